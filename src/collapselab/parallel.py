@@ -1,0 +1,102 @@
+"""Processes and devices. The only module that imports accelerate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+
+from collapselab.config import UserError
+
+T = TypeVar("T")
+
+
+class Processes:
+    """What the stages need of the processes that `accelerate launch` started (or of the only one there is)."""
+
+    def __init__(self, device: Literal["auto", "cpu", "cuda"] = "auto", precision: str = "auto"):
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device='cuda': torch sees no CUDA device here; set device=cpu or auto")
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        chosen = ("fp32" if on_cpu else "bf16") if precision == "auto" else precision
+        self.precision: str = chosen
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if chosen == "bf16" else "no")
+        self.device: torch.device = self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def share(self, value: T) -> T:
+        """Process 0's value, on every process."""
+        if self.world == 1:
+            return value
+        box: list[Any] = [value]
+        broadcast_object_list(box)
+        return box[0]  # type: ignore[no-any-return]
+
+    def collect(self, value: T) -> list[T]:
+        """Every process's value, by rank, on every process."""
+        return [value] if self.world == 1 else list(gather_object([value]))
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """Sum over processes, in rank order so that it is the same everywhere."""
+        return np.sum(np.stack(self.collect(array)), axis=0)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Process 0 runs the block, then the others do; an error of process 0 reaches all instead of a hang."""
+        if self.is_main:
+            error: UserError | None = None
+            try:
+                yield
+            except UserError as caught:
+                error = caught
+            self.share(error)
+            if error is not None:
+                raise error
+        else:
+            failed = self.share(None)
+            if failed is not None:
+                raise failed
+            yield
+
+
+def environment() -> dict[str, Any]:
+    """What the figures of a run were made with; written beside them and never part of a digest."""
+    import platform
+
+    import accelerate
+    import transformers
+
+    from collapselab import __version__
+
+    return {
+        "collapselab": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

@@ -1,0 +1,188 @@
+"""The run directory: stages talk through files, and a stage folder exists when its manifest says so.
+
+    runs/<name>/arm=<arm>/seed=<n>/gen_000/{mixture,train,samples,eval}/
+
+A stage is written into a temporary folder beside its place, flushed, and renamed; its `manifest.json` (sizes and
+digests of its files, digests of its inputs) is written last. A folder without a valid manifest does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from collapselab.config import UserError, digest
+
+SCHEMA = 1
+STAGES = ("mixture", "train", "samples", "eval")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Atomic: the file has its old content or the new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    _sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError that names the file when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this a run directory?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); remove it to have it made again") from None
+
+
+@contextmanager
+def publishing(place: Path, *, inputs: dict[str, str], time_key: str = "seconds") -> Iterator[Path]:
+    """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest."""
+    temporary = place.with_name(f".{place.name}.partial")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    started = time.perf_counter()
+    yield temporary
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(temporary.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+            files[path.relative_to(temporary).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    manifest = {
+        "schema": SCHEMA,
+        "stage": place.name,
+        "files": files,
+        "digest": digest({name: entry["sha256"] for name, entry in files.items()}),
+        "inputs": inputs,
+        "time": {time_key: round(time.perf_counter() - started, 3)},
+    }
+    write_json(temporary / "manifest.json", manifest)
+    if place.exists():
+        shutil.rmtree(place)
+    temporary.replace(place)
+    _sync_directory(place.parent)
+
+
+def manifest_of(stage: Path, *, check_files: bool = True) -> dict[str, Any] | None:
+    """The manifest of a published stage, or None where it is missing or any file differs in size or digest."""
+    try:
+        manifest: dict[str, Any] = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
+        if manifest.get("schema") != SCHEMA:
+            return None
+        for name, entry in manifest["files"].items() if check_files else ():
+            path = stage / name
+            if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+                return None
+        return manifest
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+class Chain:
+    """Paths of one chain's directory, and which of its stages are published."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def generation(self, index: int) -> Path:
+        return self.root / f"gen_{index:03d}"
+
+    def stage(self, index: int, name: str) -> Path:
+        return self.generation(index) / name
+
+    def digest_of(self, index: int, name: str) -> str:
+        """Digest of a published stage; raises UserError where there is none."""
+        manifest = manifest_of(self.stage(index, name), check_files=False)
+        if manifest is None:
+            raise UserError(f"{self.stage(index, name)}: not published; continue the run to have it made")
+        return str(manifest["digest"])
+
+    def finished(self) -> list[int]:
+        """Generations whose last stage is published, ascending, without a gap."""
+        done = []
+        while manifest_of(self.stage(len(done), "eval"), check_files=False) is not None:
+            done.append(len(done))
+        return done
+
+    def rebuild_metrics(self) -> list[dict[str, Any]]:
+        """Writes metrics.jsonl anew from the published evaluations: never a torn or a double line."""
+        rows = [read_json(self.stage(g, "eval") / "row.json") for g in self.finished()]
+        for row in rows:
+            stages = {s: manifest_of(self.stage(row["generation"], s), check_files=False) for s in STAGES}
+            row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in stages.items() if m}
+        write_text(self.root / "metrics.jsonl", "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+        return rows
+
+
+def read_metrics(chain: Path) -> list[dict[str, Any]]:
+    """The lines of a chain's metrics.jsonl."""
+    path = chain / "metrics.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; no generation is finished yet, or this is not a run")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise UserError(f"{path}, line {number}: not valid JSON; continue the run to have it rebuilt") from None
+    if rows and rows[0].get("schema") != SCHEMA:
+        raise UserError(f"{path}: schema {rows[0].get('schema')!r} is not {SCHEMA}, the one this version reads")
+    return rows
+
+
+def find_chains(run: Path) -> list[Path]:
+    """Chain directories of a run (or the chain itself), in a fixed order; raises UserError where there is none."""
+    if (run / "config.yaml").is_file():
+        return [run]
+    chains = sorted(path.parent for path in run.glob("arm=*/seed=*/config.yaml"))
+    if not chains:
+        raise UserError(f"{run}: no run here; give the directory that `collapselab run` printed")
+    return chains
+
+
+def run_root(chain: Path) -> Path:
+    """The run directory that a chain belongs to."""
+    return chain.parent.parent if chain.name.startswith("seed=") else chain
+
+
+def once(place: Path, make: Callable[[Path], None], *, inputs: dict[str, str]) -> bool:
+    """Publishes `place` through `make` unless it is already valid for these inputs. Returns whether work was done."""
+    manifest = manifest_of(place)
+    if manifest is not None and manifest["inputs"] == inputs:
+        return False
+    with publishing(place, inputs=inputs) as temporary:
+        make(temporary)
+    return True
