@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from collapselab.config import ModelConfig, UserError
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import Tokenizer, load_tokenizer
-from collapselab.rundir import write_json
+from collapselab.rundir import read_json, write_json
 
 # Every name under which transformers' configurations keep a dropout rate.
 DROPOUTS = (
@@ -54,12 +54,6 @@ class LanguageModel:
         extra = (padded - self.vocab) * width * (1 if tied else 2)
         return sum(p.numel() for p in self.net.parameters()) - extra
 
-    @property
-    def longest(self) -> int | None:
-        """Longest sequence the model can read, in tokens."""
-        value = getattr(self.net.config, "max_position_embeddings", None) or getattr(self.net.config, "n_positions", None)
-        return int(value) if value else None
-
 
 def locate(pretrained: str) -> tuple[str, str | None]:
     """(folder or hub name, GGUF file name or None); raises UserError where a named file does not exist."""
@@ -90,6 +84,25 @@ def pretrained_tokenizer(pretrained: str) -> Tokenizer:
     """The tokenizer that came with a pretrained model."""
     folder, gguf_file = locate(pretrained)
     return load_tokenizer(folder, gguf_file=gguf_file, key="model.pretrained")
+
+
+def longest_of(pretrained: str) -> int | None:
+    """Longest sequence a pretrained model reads, from its configuration alone."""
+    from transformers import AutoConfig
+
+    folder, gguf_file = locate(pretrained)
+    try:
+        settings = AutoConfig.from_pretrained(folder, **({"gguf_file": gguf_file} if gguf_file else {}), **SAFE)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({reason}); check the folder or name") from None
+    return getattr(settings, "max_position_embeddings", None)
+
+
+def trained_on(pretrained: str) -> str | None:
+    """Digest of the corpus whose training split this lab trained the model on; None for models from elsewhere."""
+    facts = Path(locate(pretrained)[0]) / "collapselab.json"
+    return read_json(facts).get("corpus") if facts.is_file() else None
 
 
 def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights: int | None = None) -> LanguageModel:

@@ -1,0 +1,299 @@
+"""The generation loop. For generation g with real share alpha_g:
+
+    mixture_g = mix(real text, samples of earlier generations, alpha_g)
+    model_g   = train(start weights, mixture_g)
+    samples_g = sample(model_g)
+    scores_g  = evaluate(model_g, samples_g, held-out real text)
+
+Each stage reads published folders and publishes another. A stage whose folder is valid is not done again, so running,
+continuing, extending and forking a chain are the same loop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from collapselab import evaluation, mixing, modeling, rundir, sampling, seeds, training
+from collapselab.config import RunConfig, UserError, as_dict, digest, drift, identity
+from collapselab.console import Console
+from collapselab.corpus import Corpus, prepare
+from collapselab.parallel import Processes, environment
+from collapselab.rundir import Chain
+from collapselab.tracking import Tracker
+
+ARM = "main"
+
+# What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
+FORK_MAY_CHANGE = (
+    *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
+    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from", "tile")),
+    *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),
+    *(f"training.{k}" for k in ("warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip", "loss_on_last")),
+    *("training.precision", "model.start", "model.dropout", "device", "generations"),
+)
+
+
+def chain_path(config: RunConfig) -> Path:
+    return Path(config.runs_dir) / config.name / f"arm={ARM}" / f"seed={config.seed}"
+
+
+def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, list[dict[str, Any]]]:
+    """Runs a chain to its last generation, from wherever it stands; returns its path and the rows of metrics.jsonl."""
+    processes = Processes(config.device, config.training.precision)
+    chain = Chain(chain_path(config))
+    corpus = open_corpus(config, processes)
+    check_lengths(config)
+    available = mixing.blocks_available(corpus.train, config)
+    mixing.check_supply(config, available)
+    budget = mixing.sample_budget(config, available)
+    evaluation.sample_tokens(config, corpus, budget)
+    with opened(chain, config, corpus, processes, fork) as console:
+        tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
+        rows = chain.rebuild_metrics() if processes.is_main else []
+        tracker.log(rows)
+        for generation in range(config.generations + 1):
+            stages = Stages(chain, generation, config, corpus, processes, console)
+            stages.do("mixture", stages.mix)
+            stages.do("train", stages.train)
+            stages.do("samples", lambda out, s=stages: s.sample(out, budget))  # type: ignore[misc]
+            if generation == 0:
+                stages.do("reference", lambda out, s=stages: s.reference(out, budget))  # type: ignore[misc]
+            if stages.do("eval", stages.evaluate) and processes.is_main:
+                rows = chain.rebuild_metrics()
+                tracker.log(rows)
+                console.say(summary_line(rows[generation]))
+        tracker.finish()
+    return chain.root, rows
+
+
+class Stages:
+    """The five stages of one generation, each from published folders to a folder."""
+
+    def __init__(
+        self, chain: Chain, generation: int, config: RunConfig, corpus: Corpus, processes: Processes, console: Console
+    ):
+        self.chain, self.g, self.config, self.corpus = chain, generation, config, corpus
+        self.processes, self.console = processes, console
+
+    def do(self, name: str, make: Callable[[Path], None]) -> bool:
+        """Publishes a stage unless it is there, made from what is there now. Returns whether it was made."""
+        place, inputs = self.place(name), self.inputs(name)
+        manifest = rundir.manifest_of(place) if self.processes.is_main else None
+        if self.processes.share(manifest is not None and manifest["inputs"] == inputs):
+            return False
+        if self.processes.is_main:
+            if place.exists():
+                self.console.say(f"{place}: not valid any more; made again")
+            with rundir.publishing(place, inputs=inputs) as out:
+                make(out)
+        else:
+            make(Path(os.devnull))  # takes part in the work, writes nothing
+        self.processes.barrier()
+        return True
+
+    def place(self, name: str) -> Path:
+        return self.chain.root / "reference" if name == "reference" else self.chain.stage(self.g, name)
+
+    def inputs(self, name: str) -> dict[str, str]:
+        """Digests of what a stage is made from."""
+        of, g = self.chain.digest_of, self.g
+        if name == "mixture":
+            before = {"previous_mixture": of(g - 1, "mixture"), "samples": of(g - 1, "samples")} if g else {}
+            return {"corpus": self.corpus.digest, **before}
+        if name == "train":
+            previous = {"previous": of(g - 1, "train")} if g and self.config.model.start == "previous" else {}
+            return {"mixture": of(g, "mixture"), **previous}
+        if name == "samples":
+            return {"train": of(g, "train")}
+        if name == "reference":
+            return {"corpus": self.corpus.digest, "mixture": of(0, "mixture")}
+        return {"train": of(g, "train"), "samples": of(g, "samples")}
+
+    def mix(self, out: Path) -> None:
+        if self.processes.is_main:
+            mixing.mix(self.config, self.chain, self.g, self.corpus.train, out)
+
+    def train(self, out: Path) -> None:
+        config, start = self.config.model, self.config.model.start
+        previous = self.chain.stage(self.g - 1, "train") if start == "previous" and self.g else None
+        seed = seeds.derive(self.config.seed, self.g if start == "scratch" else 0, "weights")
+        block, tokenizer = self.config.training.block, self.corpus.tokenizer
+        model = modeling.start_weights(config, previous=previous, tokenizer=tokenizer, block=block, seed=seed)
+        started_from = modeling.weights_digest(model)
+        data = mixing.TrainingSet(self.config, self.chain, self.g, self.corpus.train)
+        facts = training.train(model, data, self.config, self.g, self.processes, self.console)
+        if self.processes.is_main:
+            training.write_log(facts.pop("log"), out / "log.jsonl")
+            facts |= {"generation": self.g, "corpus": self.corpus.digest, "started_from": started_from}
+            modeling.publish(model, tokenizer, out, facts)
+
+    def model(self) -> modeling.LanguageModel:
+        return modeling.load(str(self.chain.stage(self.g, "train")), pad=self.config.model.pad_vocabulary)
+
+    def sample(self, out: Path, budget: int) -> None:
+        text_of = self.g if self.config.sampling.prompt_from == "previous" else 0
+        text = mixing.TrainingSet(self.config, self.chain, text_of, self.corpus.train)
+        ends = self.corpus.tokenizer.ends
+        sampling.sample(
+            self.model(), self.config, self.g, text, budget, separator=self.corpus.tokenizer.separator, ends=ends,
+            out=out, processes=self.processes, console=self.console,
+        )  # fmt: skip
+
+    def reference(self, out: Path, budget: int) -> None:
+        if self.processes.is_main:
+            data = mixing.TrainingSet(self.config, self.chain, 0, self.corpus.train)
+            evaluation.Reference.publish(self.config, self.corpus, data, self.model().vocab, budget, out)
+
+    def evaluate(self, out: Path) -> None:
+        evaluation.evaluate(
+            self.model(), self.corpus, self.config, self.g, samples=self.place("samples"),
+            reference=self.place("reference"), mixture=rundir.read_json(self.place("mixture") / "mixture.json"),
+            arm=ARM, out=out, processes=self.processes, console=self.console,
+        )  # fmt: skip
+
+
+def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
+    """The tokenised corpus; made by process 0 where the cache does not hold it."""
+    pretrained = config.model.pretrained
+    own = pretrained is not None and config.corpus.tokenizer in (None, "model")
+    with processes.main_first():
+        corpus = prepare(
+            config.corpus,
+            data_dir=config.data_dir,
+            model_tokenizer=modeling.pretrained_tokenizer(pretrained) if own and pretrained else None,
+            block=max(config.training.block, config.evaluation.context or 2),
+        )
+    return corpus
+
+
+def check_lengths(config: RunConfig) -> None:
+    """A pretrained model must be able to read what it is given. Raises UserError before anything is written."""
+    if config.model.pretrained is None:
+        return
+    longest = modeling.longest_of(config.model.pretrained)
+    context = config.evaluation.context or config.training.block
+    asked = {"training.block": config.training.block, "sampling.length": config.sequence_length, "evaluation.context": context}
+    for key, value in asked.items():
+        if longest is not None and value > longest:
+            raise UserError(f"{key}={value}: {config.model.pretrained} reads at most {longest} tokens; lower it")
+
+
+@contextmanager
+def opened(
+    chain: Chain, config: RunConfig, corpus: Corpus, processes: Processes, fork: tuple[Path, int] | None
+) -> Iterator[Console]:
+    """Holds the chain's lock; creates it, or checks that it is the same chain. Other processes wait for process 0."""
+    root = rundir.run_root(chain.root)
+    if not processes.is_main:
+        failed = processes.share(None)
+        if failed is not None:
+            raise failed
+        yield Console(speaks=False)
+        return
+    lock = None
+    error: UserError | None = None
+    try:
+        chain.root.mkdir(parents=True, exist_ok=True)
+        lock = (chain.root / "lock").open("a+")
+        _take(lock, chain)
+        _check_identity(chain, config, corpus, fork)
+    except UserError as caught:
+        error = caught
+    except OSError as caught:
+        error = UserError(f"runs_dir={config.runs_dir!r}: cannot be written ({caught.strerror}); choose another folder")
+    processes.share(error)
+    if error is not None:
+        raise error
+    console = Console(bars=config.progress, log=root / "events.log")
+    done = chain.finished()
+    at = f"continues after generation {done[-1]}" if done else "starts"
+    console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
+    if pretrained_note(config, corpus):
+        console.say(pretrained_note(config, corpus))
+    try:
+        yield console
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _take(lock: Any, chain: Chain) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise UserError(f"{chain.root}: process {lock.read().strip()} is running this chain; wait for it or stop it") from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+
+
+def _check_identity(chain: Chain, config: RunConfig, corpus: Corpus, fork: tuple[Path, int] | None) -> None:
+    mine, note = identity(config), pretrained_note(config, corpus)
+    saved = chain.root / "identity.json"
+    if saved.is_file():
+        known = rundir.read_json(saved)
+        changed = drift(known["config"], mine)
+        if changed:
+            listed = "; ".join(f"{key} was {a!r}, is {b!r}" for key, (a, b) in changed.items())
+            raise UserError(f"{chain.root}: another configuration began this chain ({listed}); use another name, or --fork")
+        if known["corpus"] != corpus.digest:
+            raise UserError(f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name")
+        if max(chain.finished(), default=0) > config.generations:
+            last = max(chain.finished())
+            raise UserError(f"generations={config.generations}: the chain has reached {last}; ask for {last} or more")
+    elif fork is not None:
+        _copy_fork(chain, mine, corpus, *fork)
+    elif chain.generation(0).exists():
+        raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
+    rundir.write_json(saved, {"config": mine, "corpus": corpus.digest})
+    rundir.write_text(chain.root / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
+    rundir.write_json(chain.root / "environment.json", environment() | {"corpus": corpus.facts, "note": note})
+
+
+def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> None:
+    """Copies generations 0 .. at of another chain, whole, and checks that the new configuration can go on from them."""
+    known = rundir.read_json(parent / "identity.json")
+    changed = {k: v for k, v in drift(known["config"], mine).items() if k not in FORK_MAY_CHANGE}
+    if changed:
+        listed = "; ".join(f"{key} was {a!r}, is {b!r}" for key, (a, b) in changed.items())
+        raise UserError(f"--fork {parent}: these keys must stay as they were: {listed}")
+    if known["corpus"] != corpus.digest:
+        raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
+    if at < 0 or at not in Chain(parent).finished():
+        raise UserError(f"--at {at}: {parent} has finished generations {Chain(parent).finished()}; choose one of them")
+    for source in [*(Chain(parent).generation(g) for g in range(at + 1)), parent / "reference"]:
+        shutil.copytree(source, chain.root / source.name, dirs_exist_ok=True)
+    rundir.write_json(chain.root / "fork.json", {"parent": digest(known["config"]), "name": str(parent), "at": at})
+
+
+def pretrained_note(config: RunConfig, corpus: Corpus) -> str:
+    """What a reader must know about a pretrained start; empty where it does not apply."""
+    if config.model.pretrained is None:
+        return ""
+    if modeling.trained_on(config.model.pretrained) == corpus.digest:
+        return "note: the pretrained model was trained by this lab on this corpus's training split, not on the held-out text"
+    return "note: the pretrained model may have seen the held-out text; its perplexity can look better than on new text"
+
+
+HEADLINE = {
+    "perplexity": "real/perplexity",
+    "bits/byte": "real/bits_per_byte",
+    "distinct-2": "diversity/words/distinct_2",
+    "tail coverage": "tails/words/coverage_5_normalised",
+}
+
+
+def summary_line(row: dict[str, Any]) -> str:
+    """One line per finished generation."""
+    metrics = row["metrics"]
+    values = "  ".join(f"{name} {metrics[key]:.4g}" for name, key in HEADLINE.items() if key in metrics)
+    return f"generation {row['generation']}: real share {row['real_share']:.3f}  {values}  ({sum(row['time'].values()):.1f} s)"

@@ -1,0 +1,330 @@
+"""Scores of a generation: its model on held-out real text, its samples beside as much fresh real text.
+
+Every value is stored with the protocol that made it and with the sums it was derived from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from collapselab.config import EvaluationConfig, RunConfig, UserError, digest
+from collapselab.console import Console
+from collapselab.corpus import Corpus, Tokens
+from collapselab.corpus.tokenizers import Tokenizer
+from collapselab.metrics.distribution import unigram_distances
+from collapselab.metrics.likelihood import (
+    frequency_sums,
+    frequency_values,
+    likelihood_sums,
+    likelihood_values,
+    windows,
+)
+from collapselab.metrics.ngrams import distinct, diversity, entropy, from_rows, from_words, gram_sums, grams, repetition
+from collapselab.metrics.tails import LEAST_TYPES, tail_sets, tail_sums, tail_values, words
+from collapselab.mixing import TrainingSet, read_samples
+from collapselab.modeling import LanguageModel
+from collapselab.parallel import Processes
+from collapselab.rundir import SCHEMA, read_json, write_json
+from collapselab.seeds import generator
+
+METRICS_VERSION = 1  # part of the protocol: raise it when a definition changes
+LOGIT_BYTES = 64 << 20  # of one evaluation batch; the result does not depend on it
+EXAMPLES = 5
+
+
+# --- protocol ---------------------------------------------------------------------------------------------------------
+
+
+def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> dict[str, Any]:
+    """Everything a number depends on beside the model and its samples."""
+    settings = config.evaluation
+    context = settings.context or config.training.block
+    return {
+        "metrics_version": METRICS_VERSION,
+        "corpus": corpus.digest,
+        "tokenizer": corpus.tokenizer.digest,
+        "split": settings.split,
+        "context": context,
+        "stride": settings.stride or context,
+        "prefix": settings.prefix,
+        "joiner": "one separator token before each document",
+        "tokens": settings.tokens,
+        "precision": settings.precision,
+        "sample_tokens": sample_tokens,
+        "sample_length": config.sequence_length - config.prompt_length,
+        "words": "complete \\w+, lower-cased, none across the ends of a sequence",
+    }
+
+
+def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The scored stream and the bytes of its tokens. The split begins with a separator: kept as the prefix, or not."""
+    tokens: Tokens = corpus.split(settings.split)
+    first = 0 if settings.prefix == "bos" else 1
+    stop = None if settings.tokens is None else settings.tokens + 1
+    return tokens.ids[first:stop], tokens.nbytes[first:stop]
+
+
+# --- the model on held-out text -----------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def token_losses(
+    model: LanguageModel, stream: np.ndarray, context: int, stride: int, precision: str, processes: Processes,
+    console: Console, title: str = "eval",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss of every scored token of a stream, in order; the same on every process.
+
+    Returns:
+        places int64 (scored,), nll float32 (scored,) in nats, correct bool (scored,).
+    """
+    plan = windows(len(stream), context, stride)
+    model.net.to(processes.device).eval()
+    rows = max(1, LOGIT_BYTES // (4 * context * model.vocab))
+    # Windows of one length go in batches of a fixed size, dealt to processes in turn.
+    full = [w for w in plan if w[1] - w[0] == context]
+    short = [[w] for w in plan if w[1] - w[0] != context]
+    batches = [full[i : i + rows] for i in range(0, len(full), rows)] + short
+    cast = torch.autocast(processes.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    with console.bar(title, len(stream)) as bar:
+        for batch in batches[processes.rank :: processes.world]:
+            ids = torch.from_numpy(np.stack([stream[b:e] for b, e, _ in batch]).astype(np.int64)).to(processes.device)
+            with cast:
+                logits = model.logits(ids)[:, :-1]
+            logits, targets = logits.float(), ids[:, 1:]
+            nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+            right = logits.argmax(-1) == targets
+            for i, (begin, end, first) in enumerate(batch):
+                keep = slice(first - begin - 1, end - begin - 1)
+                found.append((np.arange(first, end), nll[i, keep].cpu().numpy(), right[i, keep].cpu().numpy()))
+            bar.update(sum(e - f for _, e, f in batch) * processes.world)
+    everything = [item for part in processes.collect(found) for item in part]
+    everything.sort(key=lambda item: int(item[0][0]))
+    places, nll_all, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
+    return places, nll_all, correct
+
+
+def score_real_text(
+    model: LanguageModel, corpus: Corpus, config: RunConfig, processes: Processes, console: Console, title: str = "eval"
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """(sums, values) of `real/...`: NLL, perplexity, bits per byte, accuracy, NLL by training frequency."""
+    settings = config.evaluation
+    stream, nbytes = held_out(corpus, settings)
+    context = settings.context or config.training.block
+    places, nll, correct = token_losses(
+        model, stream, context, settings.stride or context, settings.precision, processes, console, title
+    )
+    sums = likelihood_sums(nll, correct, nbytes[places])
+    buckets = frequency_sums(nll, corpus.train_counts[stream[places]])
+    values = {f"real/{k}": v for k, v in likelihood_values(sums).items()}
+    values |= {f"real/nll_by_frequency/{k}": v for k, v in frequency_values(buckets).items()}
+    return {"real": sums, "real/nll_by_frequency": buckets}, values
+
+
+# --- samples, beside as much fresh real text ------------------------------------------------------------------------
+
+
+def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
+    """N0: generated tokens that the sample metrics use. Raises UserError where the text is too short for what is asked."""
+    length, head = config.sequence_length, config.prompt_length
+    whole, rest = divmod(budget, length)
+    generated = whole * (length - head) + max(0, rest - head)
+    real = len(corpus.split(config.evaluation.split).ids) // (length - head) * (length - head)
+    most = min(generated, real)
+    asked = config.evaluation.sample_tokens
+    if asked is not None and asked > most:
+        raise UserError(
+            f"evaluation.sample_tokens={asked}: a generation writes {generated} tokens after its prompts and the "
+            f"{config.evaluation.split} split has {real}; ask for at most {most}"
+        )
+    if most < 1:
+        raise UserError(
+            f"sampling.length={length}: the {config.evaluation.split} split is shorter than one sequence; shorten it"
+        )
+    return asked or most
+
+
+def generated_rows(folder: Path, count: int) -> list[np.ndarray]:
+    """The first `count` generated tokens of a samples folder, one array per sequence, prompts left out."""
+    meta = read_json(folder / "meta.json")
+    flat, length, head = read_samples(folder), meta["length"], meta["prompt_length"]
+    rows: list[np.ndarray] = []
+    left = count
+    for first in range(0, len(flat), length):
+        row = flat[first + head : first + length][:left]
+        if not len(row):
+            break
+        rows.append(np.asarray(row))
+        left -= len(row)
+    return rows
+
+
+def real_rows(config: RunConfig, corpus: Corpus, count: int) -> list[np.ndarray]:
+    """`count` tokens of held-out text in pieces as long as a generated sequence, drawn without replacement."""
+    ids = corpus.split(config.evaluation.split).ids
+    length = config.sequence_length - config.prompt_length
+    order = generator(config.seed, 0, "reference").permutation(len(ids) // length)
+    rows = [np.asarray(ids[i * length : (i + 1) * length]) for i in order[: -(-count // length)]]
+    rows[-1] = rows[-1][: count - length * (len(rows) - 1)]
+    return rows
+
+
+def word_lists(tokenizer: Tokenizer, rows: list[np.ndarray]) -> list[list[str]]:
+    return [words(text) for text in tokenizer.decode([row.tolist() for row in rows])]
+
+
+def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> tuple[dict[str, Any], dict[str, float]]:
+    """(sums, values) of `diversity/tokens/...` and `diversity/words/...`. Orders longer than any sequence are left out."""
+    sums: dict[str, Any] = {}
+    values: dict[str, float] = {}
+    for unit, text in (("tokens", from_rows(tokens)), ("words", from_words(word_rows))):
+        by_order: dict[int, dict[str, float]] = {}
+        for order in grams(text, 4):
+            if not len(order.codes):
+                break
+            by_order[order.n] = part = gram_sums(order)
+            values[f"diversity/{unit}/distinct_{order.n}"] = distinct(part)
+            values[f"diversity/{unit}/rep_{order.n}"] = repetition(part)
+            plug_in, corrected = entropy(order.counts)
+            values[f"diversity/{unit}/ngram_entropy_{order.n}"] = plug_in
+            values[f"diversity/{unit}/ngram_entropy_{order.n}_miller_madow"] = corrected
+        if len(by_order) == 4:
+            values[f"diversity/{unit}/diversity"] = diversity(by_order)
+        sums[f"diversity/{unit}"] = {str(n): part for n, part in by_order.items()}
+    return sums, values
+
+
+class Reference:
+    """Generation 0's training text counted once, and fresh real text scored like samples: what tails are measured by.
+
+    Published as the chain's `reference/` folder: `tails.json` (word counts of generation 0's training text) and
+    `eval.json` (the reference row).
+    """
+
+    def __init__(self, folder: Path, vocab: int):
+        saved = read_json(folder / "tails.json")
+        self.word_c0: dict[str, int] = saved["words"]
+        self.token_c0 = np.zeros(vocab, np.int64)
+        for token, count in saved["tokens"].items():
+            self.token_c0[int(token)] = count
+        self.fresh_words: dict[str, int] = saved["fresh_words"]
+        self.fresh_tokens = np.zeros(vocab, np.int64)
+        for token, count in saved["fresh_tokens"].items():
+            self.fresh_tokens[int(token)] = count
+
+    @staticmethod
+    def publish(config: RunConfig, corpus: Corpus, training: TrainingSet, vocab: int, budget: int, out: Path) -> None:
+        """Counts generation 0's training text and scores as much fresh real text as the sample metrics use."""
+        count = sample_tokens(config, corpus, budget)
+        rows = real_rows(config, corpus, count)
+        fresh = word_lists(corpus.tokenizer, rows)
+        word_c0: Counter[str] = Counter()
+        token_c0 = np.zeros(vocab, np.int64)
+        for first in range(0, len(training), 4096):
+            part = training[np.arange(first, min(first + 4096, len(training)))]
+            token_c0 += np.bincount(part.ravel(), minlength=vocab)
+            for row in word_lists(corpus.tokenizer, list(part)):
+                word_c0.update(row)
+        fresh_tokens = np.bincount(np.concatenate(rows).astype(np.int64), minlength=vocab)
+        write_json(
+            out / "tails.json",
+            {
+                "words": dict(sorted(word_c0.items())),
+                "tokens": {str(i): int(token_c0[i]) for i in np.flatnonzero(token_c0)},
+                "fresh_words": dict(sorted(Counter(w for row in fresh for w in row).items())),
+                "fresh_tokens": {str(i): int(fresh_tokens[i]) for i in np.flatnonzero(fresh_tokens)},
+            },
+        )
+        sums, values = score_samples(rows, fresh, corpus, Reference(out, vocab), vocab)
+        shared = protocol(config, corpus, count)
+        write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values, "text": "fresh real text"})
+
+
+def score_samples(
+    rows: list[np.ndarray], word_rows: list[list[str]], corpus: Corpus, reference: Reference, vocab: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """(sums, values) of `diversity/...` and `tails/...` for one text of the fixed budget."""
+    sums, values = diversity_metrics(rows, word_rows)
+    token_counts = np.bincount(np.concatenate(rows).astype(np.int64), minlength=vocab)
+    real_counts = np.zeros(vocab, np.int64)
+    real_counts[: len(corpus.train_counts)] = corpus.train_counts
+    values |= {f"diversity/{k}": v for k, v in unigram_distances(real_counts, token_counts).items()}
+
+    written = Counter(w for row in word_rows for w in row)
+    types = list(reference.word_c0)
+    word_tails = tail_sets(np.array(list(reference.word_c0.values()), np.int64))
+    total, fresh_total = sum(written.values()), sum(reference.fresh_words.values())
+    by_unit = {
+        "words": (
+            word_tails,
+            np.array([written.get(w, 0) for w in types], np.int64),
+            total,
+            np.array([reference.fresh_words.get(w, 0) for w in types], np.int64),
+            fresh_total,
+        )
+    }
+    token_tails = {n: mask for n, mask in tail_sets(reference.token_c0).items() if mask.sum() >= LEAST_TYPES}
+    if token_tails:
+        fresh = reference.fresh_tokens
+        by_unit["tokens"] = (token_tails, token_counts, token_counts.sum(), fresh, fresh.sum())
+    for unit, (tails, counts, count_total, fresh_counts, fresh_count_total) in by_unit.items():
+        sums[f"tails/{unit}"] = part = tail_sums(tails, counts, count_total)
+        sums[f"tails/{unit}/fresh_real"] = fresh_part = tail_sums(tails, fresh_counts, fresh_count_total)
+        values |= {f"tails/{unit}/{k}": v for k, v in tail_values(part, fresh_part).items()}
+    return sums, values
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: LanguageModel,
+    corpus: Corpus,
+    config: RunConfig,
+    generation: int,
+    *,
+    samples: Path,
+    reference: Path,
+    mixture: dict[str, Any],
+    arm: str,
+    out: Path,
+    processes: Processes,
+    console: Console,
+) -> None:
+    """Scores one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl) and
+    examples.json (the first samples as text)."""
+    real_sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
+    if processes.is_main:
+        meta = read_json(samples / "meta.json")
+        count = sample_tokens(config, corpus, meta["tokens"])
+        rows = generated_rows(samples, count)
+        counts = Reference(reference, model.vocab)
+        sums, more = score_samples(rows, word_lists(corpus.tokenizer, rows), corpus, counts, model.vocab)
+        values |= more
+        values |= {f"diversity/degenerate/{k}": v / meta["sequences"] for k, v in meta["degenerate"].items()
+                   if k != "end_of_text_tokens"}
+        shared = protocol(config, corpus, count)
+        write_json(out / "eval.json", {"protocol": shared, "sums": real_sums | sums, "metrics": values})
+        write_json(
+            out / "row.json",
+            {
+                "schema": SCHEMA,
+                "arm": arm,
+                "seed": config.seed,
+                "generation": generation,
+                "real_share": mixture["real_share"]["realised"],
+                "protocol": digest(shared),
+                "metrics": values,
+            },
+        )
+        flat, length = read_samples(samples), meta["length"]
+        shown = [flat[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
+        write_json(out / "examples.json", corpus.tokenizer.decode(shown))
+    processes.barrier()

@@ -1,0 +1,72 @@
+"""Model-side metrics on held-out real text, from the loss of every scored token."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+# Occurrences in the real training text: lower bounds of the buckets, and their names.
+BUCKETS: tuple[tuple[int, str], ...] = ((0, "0"), (1, "1"), (2, "2-5"), (6, "6-50"), (51, "51-500"), (501, ">500"))
+
+
+def windows(tokens: int, context: int, stride: int) -> list[tuple[int, int, int]]:
+    """(begin, end, first target) of every window over a stream, so that each token is scored at most once.
+
+    A window is `context` tokens, inputs and targets together; its first token has no predecessor and cannot be a
+    target. With stride < context every token but the stream's first is scored once; with stride = context the windows
+    are disjoint and the first token of each is not scored (the protocol of packed blocks).
+    """
+    out, reached = [], 0
+    for begin in range(0, tokens, stride):
+        end = min(begin + context, tokens)
+        first = max(reached, begin + 1)
+        if first < end:
+            out.append((begin, end, first))
+        reached = end
+        if end == tokens:
+            break
+    return out
+
+
+def likelihood_sums(nll: np.ndarray, correct: np.ndarray, nbytes: np.ndarray) -> dict[str, float]:
+    """Sums over scored tokens.
+
+    Args:
+        nll: (tokens,) negative log-likelihood of each scored token, nats.
+        correct: (tokens,) bool, whether the most likely token was the right one.
+        nbytes: (tokens,) UTF-8 bytes each scored token accounts for.
+    """
+    return {
+        "nats": float(nll.sum(dtype=np.float64)),
+        "tokens": float(len(nll)),
+        "correct": float(correct.sum()),
+        "bytes": float(nbytes.sum()),
+    }
+
+
+def likelihood_values(sums: dict[str, float]) -> dict[str, float]:
+    """nll_nats = nats / tokens; perplexity = exp of it; bits_per_byte = nats / (ln 2 x bytes); accuracy."""
+    nll = sums["nats"] / sums["tokens"]
+    values = {"nll_nats": nll, "perplexity": math.exp(min(nll, 700.0)), "accuracy": sums["correct"] / sums["tokens"]}
+    if sums["bytes"]:
+        values["bits_per_byte"] = sums["nats"] / (math.log(2) * sums["bytes"])
+    return values
+
+
+def frequency_sums(nll: np.ndarray, occurrences: np.ndarray) -> dict[str, dict[str, float]]:
+    """Nats and tokens by how often each scored token occurs in the real training text.
+
+    Args:
+        nll: (tokens,) nats.
+        occurrences: (tokens,) count of each scored token in the real training split.
+    """
+    bucket = np.searchsorted([low for low, _ in BUCKETS], occurrences, side="right") - 1
+    nats = np.bincount(bucket, weights=nll.astype(np.float64), minlength=len(BUCKETS))
+    tokens = np.bincount(bucket, minlength=len(BUCKETS))
+    return {name: {"nats": float(nats[i]), "tokens": float(tokens[i])} for i, (_, name) in enumerate(BUCKETS)}
+
+
+def frequency_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Mean NLL in nats per bucket; buckets without a token are left out."""
+    return {name: part["nats"] / part["tokens"] for name, part in sums.items() if part["tokens"]}

@@ -1,0 +1,73 @@
+"""Tail coverage: which rare types of generation 0's training text does a generation still write?"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+TAIL_LIMITS = (1, 5, 20)  # types seen at most so often
+TAIL_MASSES = (1, 5)  # rarest types that make up so many per cent of the text
+LEAST_TYPES = 200  # a token tail smaller than this says nothing (a small BPE vocabulary has no tail)
+
+# A word counts when both its ends lie inside the sequence: the halves of words at the cut ends of a block are not words.
+WORD = re.compile(r"(?<=\W)\w+(?=\W)")
+
+
+def words(text: str) -> list[str]:
+    """Complete words of one sequence, lower-cased."""
+    return WORD.findall(text.lower())
+
+
+def tail_sets(c0: np.ndarray) -> dict[str, np.ndarray]:
+    """The tails of a text as masks over its types.
+
+    Args:
+        c0: (types,) occurrences of each type in generation 0's training text; types with 0 belong to no tail.
+
+    Returns:
+        `1`, `5`, `20`: types seen at most so often. `mass_1`, `mass_5`: the rarest types that together make up at most
+        1 or 5 % of the text, in ascending order of count (ties in the order of types).
+    """
+    out = {str(k): (c0 >= 1) & (c0 <= k) for k in TAIL_LIMITS}
+    rising = np.argsort(c0, kind="stable")
+    share = np.cumsum(c0[rising]) / max(1, c0.sum())
+    for percent in TAIL_MASSES:
+        mask = np.zeros(len(c0), bool)
+        mask[rising[share <= percent / 100]] = True
+        out[f"mass_{percent}"] = mask & (c0 >= 1)
+    return out
+
+
+def tail_sums(tails: dict[str, np.ndarray], counts: np.ndarray, total: float) -> dict[str, dict[str, float]]:
+    """For each tail: its types, those that were written again, their occurrences, and all occurrences.
+
+    Args:
+        counts: (types,) occurrences of generation 0's types in the text under test.
+        total: occurrences of all its types, also those that generation 0's text does not have.
+    """
+    return {
+        name: {
+            "types": float(mask.sum()),
+            "seen": float((counts[mask] > 0).sum()),
+            "occurrences": float(counts[mask].sum()),
+            "total": float(total),
+        }
+        for name, mask in tails.items()
+    }
+
+
+def tail_values(sums: dict[str, dict[str, float]], fresh: dict[str, dict[str, float]]) -> dict[str, float]:
+    """coverage_k = seen / types; coverage_k_normalised = over the coverage of as much fresh real text; tail_mass_k =
+    share of occurrences in the tail over its share in fresh real text. A value that would divide by 0 is left out."""
+    values: dict[str, float] = {}
+    for name, part in sums.items():
+        if not part["types"]:
+            continue
+        values[f"coverage_{name}"] = part["seen"] / part["types"]
+        if fresh[name]["seen"]:
+            values[f"coverage_{name}_normalised"] = part["seen"] / fresh[name]["seen"]
+        if fresh[name]["occurrences"] and part["total"]:
+            real_share = fresh[name]["occurrences"] / fresh[name]["total"]
+            values[f"tail_mass_{name}"] = part["occurrences"] / part["total"] / real_share
+    return values

@@ -1,0 +1,157 @@
+"""What a run will take, before it starts: real text, parameters, disk, time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from collapselab import evaluation, mixing, modeling
+from collapselab.chain import chain_path, check_lengths, open_corpus, pretrained_note
+from collapselab.config import RunConfig
+from collapselab.parallel import Processes
+from collapselab.rundir import Chain
+from collapselab.sampling.plain import write_tile
+
+PROBE_TOKENS = 8  # sampled per sequence to time a decode step
+
+
+def plan(config: RunConfig) -> dict[str, Any]:
+    """Needs and estimates of a chain, with times measured on its own model here; writes nothing but the token cache."""
+    processes = Processes(config.device, config.training.precision)
+    corpus = open_corpus(config, processes)
+    check_lengths(config)
+    available = mixing.blocks_available(corpus.train, config)
+    supply = mixing.check_supply(config, available)
+    budget = mixing.sample_budget(config, available)
+    count = evaluation.sample_tokens(config, corpus, budget)
+    model = modeling.start_weights(
+        config.model, previous=None, tokenizer=corpus.tokenizer, block=config.training.block, seed=0
+    )
+    generations = config.generations + 1
+    blocks = [_set_blocks(config, g, available, budget) for g in range(generations)]
+    trained = [mixing.shows(config, n) * config.training.block for n in blocks]
+    scored = len(evaluation.held_out(corpus, config.evaluation)[0])
+    context = config.evaluation.context or config.training.block
+    scored = scored * context // (config.evaluation.stride or context)
+    rates = _measure(model, config, processes)
+    per_generation = model.parameters * 4 + budget * (2 if model.vocab <= 1 << 16 else 4)
+    done = len(Chain(chain_path(config)).finished())
+    left = range(done, generations)
+    seconds = sum(trained[g] / rates["train"] + budget / rates["sample"] + scored / rates["eval"] for g in left)
+    return {
+        "corpus": corpus.facts["splits"],
+        "tokenizer": f"{corpus.tokenizer.name}, {corpus.tokenizer.size:,} tokens",
+        "device": f"{processes.device.type}, {processes.world} process(es), {processes.precision}",
+        "parameters": model.parameters,
+        "note": pretrained_note(config, corpus),
+        "supply": supply,
+        "trained_tokens": trained,
+        "sampled_tokens": budget,
+        "sample_metrics_tokens": count,
+        "scored_tokens": scored,
+        "rates": rates,
+        "finished": done,
+        "seconds": seconds,
+        "disk": per_generation * len(left),
+        "disk_free": shutil.disk_usage(_existing(Path(config.runs_dir))).free,
+    }
+
+
+def _set_blocks(config: RunConfig, generation: int, available: int, budget: int) -> int:
+    size = mixing.set_size(config, available)
+    growing = config.mixing.regime == "accumulate"
+    return size + generation * (budget // config.training.block) if growing else size
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.absolute().parent)
+
+
+def _clock(work: Callable[[], object], device: torch.device) -> float:
+    work()  # the first pass pays for allocation
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _measure(model: modeling.LanguageModel, config: RunConfig, processes: Processes) -> dict[str, float]:
+    """Tokens per second of training, sampling and evaluation, from one step of each on all processes together."""
+    device, block = processes.device, config.training.block
+    rows = max(1, config.training.batch_size // (config.training.accumulation * processes.world))
+    ids = torch.randint(model.vocab, (rows, block), device=device)
+    model.net.to(device)
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=processes.precision == "bf16")
+
+    def loss() -> torch.Tensor:
+        with cast:
+            return F.cross_entropy(model.logits(ids)[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
+
+    def train_step() -> None:
+        loss().backward()
+        model.net.zero_grad()
+
+    def forward() -> None:
+        with torch.inference_mode():
+            loss()
+
+    tile, threads = config.sampling.tile, torch.get_num_threads()
+    steps = max(1, min(PROBE_TOKENS, config.sequence_length // 2))
+    # Half-full on average: a decode step in the middle of a sequence stands for all of them.
+    prompt = np.zeros((tile, max(1, config.sequence_length // 2)), np.int64)
+    u = np.full((tile, steps), 0.5)
+
+    def prefill() -> None:
+        write_tile(model, prompt, u[:, :1], config.sampling, device)
+
+    def decode() -> None:
+        write_tile(model, prompt, u, config.sampling, device)
+
+    model.net.eval()
+    trained = rows * block / _clock(train_step, device)
+    evaluated = rows * block / _clock(forward, device)
+    workers = threads if device.type == "cpu" else 1  # on a CPU each thread writes a tile of its own
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
+    first = _clock(prefill, device)
+    sampled = tile * max(1, steps - 1) / max(1e-6, _clock(decode, device) - first) * workers
+    torch.set_num_threads(threads)
+    world = processes.world
+    return {"train": trained * world, "sample": sampled * world, "eval": evaluated * world}
+
+
+def lines(config: RunConfig, found: dict[str, Any]) -> list[str]:
+    """The plan in words, for a terminal."""
+    splits = ", ".join(f"{name} {part['tokens']:,}" for name, part in found["corpus"].items())
+    shares = [("by the pool" if s is None else f"{s:.3f}") for s in found["supply"]["shares"]]
+    rates = found["rates"]
+    trained = found["trained_tokens"]
+    span = f"{trained[0]:,}" if len(set(trained)) == 1 else f"{trained[0]:,} rising to {trained[-1]:,}"
+    out = [
+        f"chain       {chain_path(config)}: generations 0 to {config.generations}, {found['finished']} finished",
+        f"corpus      {config.corpus.source}: tokens {splits}; tokenizer {found['tokenizer']}",
+        f"real text   needs {found['supply']['real_needed']:,} tokens, has {found['supply']['real_had']:,} ({config.mixing.real})",
+        f"model       {found['parameters']:,} parameters; starts from {config.model.start}; device {found['device']}",
+        f"regime      {config.mixing.regime}; real share by generation: {' '.join(shares)}",
+        f"generation  trains on {span} tokens, writes {found['sampled_tokens']:,}, "
+        f"scores {found['scored_tokens']:,} real and {found['sample_metrics_tokens']:,} written ones",
+        f"time        about {_duration(found['seconds'])}: training {rates['train']:,.0f}, sampling {rates['sample']:,.0f}, "
+        f"evaluation {rates['eval']:,.0f} tokens/s measured here",
+        f"disk        about {found['disk'] / 1e6:,.1f} MB; {found['disk_free'] / 1e6:,.0f} MB free",
+    ]
+    return [*out, found["note"]] if found["note"] else out
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

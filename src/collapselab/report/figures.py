@@ -1,0 +1,145 @@
+"""The curves of a report, by matplotlib: each function takes the chains and returns a PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib.figure import Figure  # noqa: E402 - after the backend is chosen
+
+# Okabe & Ito (2008): told apart by colour-blind readers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BUCKET_ORDER = ("0", "1", "2-5", "6-50", "51-500", ">500")
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _axes(panels: int) -> tuple[Figure, list[Any]]:
+    figure = Figure(figsize=(4.6 * panels, 3.4), layout="constrained")
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axis in axes:
+        axis.set_xlabel("generation")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure, axes
+
+
+def _curve(axis: Any, chains: list[Any], key: str, title: str, *, reference: bool = True) -> None:
+    for index, chain in enumerate(chains):
+        points = [(row["generation"], row["metrics"][key]) for row in chain.rows if key in row["metrics"]]
+        colour = COLOURS[index % len(COLOURS)]
+        axis.plot(*zip(*points, strict=True) if points else ([], []), "o-", color=colour, label=chain.name)
+        value = chain.reference["metrics"].get(key)
+        if reference and value is not None and index == 0:
+            axis.axhline(value, color="0.4", linestyle="--", linewidth=1, label="real text, same budget")
+    axis.set_title(title, fontsize=10)
+
+
+def _finish(figure: Figure, axes: list[Any]) -> bytes:
+    axes[-1].legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
+def likelihood(chains: list[Any]) -> bytes:
+    figure, axes = _axes(3)
+    for axis, key, title in zip(
+        axes,
+        ("real/perplexity", "real/bits_per_byte", "real/accuracy"),
+        ("perplexity on held-out real text", "bits per byte", "next-token accuracy"),
+        strict=True,
+    ):
+        _curve(axis, chains, key, title)
+    return _finish(figure, axes)
+
+
+def diversity(chains: list[Any]) -> bytes:
+    figure, axes = _axes(3)
+    for axis, key, title in zip(
+        axes,
+        ("diversity/words/distinct_2", "diversity/tokens/diversity", "diversity/words/ngram_entropy_1_miller_madow"),
+        ("distinct-2 (words)", "diversity (tokens)", "word entropy (nats)"),
+        strict=True,
+    ):
+        _curve(axis, chains, key, title)
+    return _finish(figure, axes)
+
+
+def tails(chains: list[Any]) -> bytes:
+    figure, axes = _axes(3)
+    for axis, k in zip(axes, (1, 5, 20), strict=True):
+        title = f"coverage of words seen {k} time{'s' if k > 1 else ''}{' or less' if k > 1 else ''}"
+        _curve(axis, chains, f"tails/words/coverage_{k}_normalised", title)
+        axis.set_ylim(bottom=0)
+    return _finish(figure, axes)
+
+
+def frequency(chains: list[Any]) -> bytes:
+    figure, axes = _axes(len(chains))
+    for axis, chain in zip(axes, chains, strict=True):
+        present = [b for b in BUCKET_ORDER if f"real/nll_by_frequency/{b}" in chain.rows[0]["metrics"]]
+        for index, bucket in enumerate(present):
+            key = f"real/nll_by_frequency/{bucket}"
+            start = chain.rows[0]["metrics"][key]
+            points = [(row["generation"], row["metrics"][key] - start) for row in chain.rows]
+            axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[index], label=f"seen {bucket}")
+        axis.set_title(f"rise of the loss by token frequency (nats)\n{chain.name}", fontsize=10)
+        axis.legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
+def ledger(chains: list[Any]) -> bytes:
+    figure, axes = _axes(len(chains))
+    for axis, chain in zip(axes, chains, strict=True):
+        ledgers = chain.ledgers
+        sources = sorted({s for one in ledgers for s in one}, key=lambda s: (s != "real", not s.startswith("prompt"), s))
+        bottom = [0.0] * len(ledgers)
+        for index, source in enumerate(sources):
+            heights = [one.get(source, {"shown": 0})["shown"] for one in ledgers]
+            axis.bar(
+                [row["generation"] for row in chain.rows], heights, bottom=bottom,
+                color=COLOURS[index % len(COLOURS)], label=source.replace("_", " "),
+            )  # fmt: skip
+            bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+        axis.set_title(f"tokens shown in training, by source\n{chain.name}", fontsize=10)
+        if len(sources) <= 12:
+            axis.legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
+FIGURES: tuple[tuple[str, str, str, Callable[[list[Any]], bytes]], ...] = (
+    (
+        "likelihood",
+        "The model on held-out real text",
+        "Perplexity and bits per byte rise, accuracy falls, as a model learns from its own text.",
+        likelihood,
+    ),
+    (
+        "tails",
+        "Rare words",
+        "Share of generation 0's rare words that are still written, over that share in as much fresh real text: "
+        "1 is as good as new real text.",
+        tails,
+    ),
+    (
+        "diversity",
+        "Diversity of the samples",
+        "Beside real text at the same budget: both a fall and a rise away from it are a loss.",
+        diversity,
+    ),
+    (
+        "frequency",
+        "Which tokens get worse",
+        "Change of the loss since generation 0, by how often a token occurs in the real training text.",
+        frequency,
+    ),
+    ("ledger", "What the model was trained on", "Tokens shown to the optimiser, by source.", ledger),
+)

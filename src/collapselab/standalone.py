@@ -1,0 +1,79 @@
+"""Single stages by hand: sampling a published model, scoring any model folder under a run's protocol."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from collapselab import evaluation, mixing, modeling, sampling
+from collapselab.chain import check_lengths, open_corpus
+from collapselab.config import RunConfig, UserError
+from collapselab.console import Console, inert
+from collapselab.corpus import prepare
+from collapselab.parallel import Processes
+from collapselab.rundir import Chain, write_json
+
+
+def sample(
+    chain_path: Path, config: RunConfig, generation: int | None, out: str | None, tokens: int | None, show: int
+) -> None:
+    """Writes text with a generation's model, by the chain's settings; prints the first samples."""
+    processes = Processes(config.device, config.training.precision)
+    chain, corpus = Chain(chain_path), open_corpus(config, processes)
+    finished = chain.finished()
+    chosen = finished[-1] if generation is None and finished else generation
+    if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
+        raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
+    available = mixing.blocks_available(corpus.train, config)
+    small = config.sampling.tile * config.sequence_length
+    budget = tokens or (mixing.sample_budget(config, available) if out else small)
+    text_of = chosen if config.sampling.prompt_from == "previous" else 0
+    text = mixing.TrainingSet(config, chain, text_of, corpus.train)
+    model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(processes.share(out or scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        sampling.sample(
+            model, config, chosen, text, budget, separator=corpus.tokenizer.separator, ends=corpus.tokenizer.ends,
+            out=folder, processes=processes, console=Console(speaks=processes.is_main, bars=config.progress),
+        )  # fmt: skip
+        if processes.is_main:
+            flat, length = mixing.read_samples(folder), config.sequence_length
+            rows = [flat[i * length : (i + 1) * length].tolist() for i in range(min(show, -(-budget // length)))]
+            for index, written in enumerate(corpus.tokenizer.decode(rows)):
+                print(f"--- {index}\n{inert(written)}")
+            if out:
+                print(f"{budget:,} tokens in {out}")
+        processes.barrier()
+
+
+def score(model_name: str, config: RunConfig, out: str | None) -> None:
+    """Scores a model on the run's held-out documents, with the model's own tokenizer; prints the values as JSON."""
+    processes = Processes(config.device, config.training.precision)
+    own = modeling.pretrained_tokenizer(model_name)
+    ran = open_corpus(config, processes)
+    if own.digest == ran.tokenizer.digest:
+        corpus = ran
+    else:
+        import dataclasses
+
+        settings = dataclasses.replace(config.corpus, tokenizer="model")
+        with processes.main_first():
+            corpus = prepare(settings, data_dir=config.data_dir, model_tokenizer=own, block=config.training.block)
+    model = modeling.load(model_name, pad=config.model.pad_vocabulary)
+    check_lengths(_with_model(config, model_name))
+    console = Console(speaks=processes.is_main, bars=config.progress)
+    sums, values = evaluation.score_real_text(model, corpus, config, processes, console)
+    if processes.is_main:
+        result = {"model": model_name, "protocol": evaluation.protocol(config, corpus, None), "sums": sums, "metrics": values}
+        print(json.dumps(values, indent=1, sort_keys=True))
+        if out:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            write_json(Path(out), result)
+
+
+def _with_model(config: RunConfig, name: str) -> RunConfig:
+    import dataclasses
+
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=name))
