@@ -165,13 +165,12 @@ def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
     pretrained = config.model.pretrained
     own = pretrained is not None and config.corpus.tokenizer in (None, "model")
     with processes.main_first():
-        corpus = prepare(
+        return prepare(
             config.corpus,
             data_dir=config.data_dir,
             model_tokenizer=modeling.pretrained_tokenizer(pretrained) if own and pretrained else None,
             block=max(config.training.block, config.evaluation.context or 2),
         )
-    return corpus
 
 
 def check_lengths(config: RunConfig) -> None:
@@ -180,7 +179,11 @@ def check_lengths(config: RunConfig) -> None:
         return
     longest = modeling.longest_of(config.model.pretrained)
     context = config.evaluation.context or config.training.block
-    asked = {"training.block": config.training.block, "sampling.length": config.sequence_length, "evaluation.context": context}
+    asked = {
+        "training.block": config.training.block,
+        "sampling.length": config.sequence_length,
+        "evaluation.context": context,
+    }
     for key, value in asked.items():
         if longest is not None and value > longest:
             raise UserError(f"{key}={value}: {config.model.pretrained} reads at most {longest} tokens; lower it")
@@ -230,7 +233,9 @@ def _take(lock: Any, chain: Chain) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
-        raise UserError(f"{chain.root}: process {lock.read().strip()} is running this chain; wait for it or stop it") from None
+        raise UserError(
+            f"{chain.root}: process {lock.read().strip()} is running this chain; wait for it or stop it"
+        ) from None
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
@@ -244,9 +249,13 @@ def _check_identity(chain: Chain, config: RunConfig, corpus: Corpus, fork: tuple
         changed = drift(known["config"], mine)
         if changed:
             listed = "; ".join(f"{key} was {a!r}, is {b!r}" for key, (a, b) in changed.items())
-            raise UserError(f"{chain.root}: another configuration began this chain ({listed}); use another name, or --fork")
+            raise UserError(
+                f"{chain.root}: another configuration began this chain ({listed}); use another name, or --fork"
+            )
         if known["corpus"] != corpus.digest:
-            raise UserError(f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name")
+            raise UserError(
+                f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name"
+            )
         if max(chain.finished(), default=0) > config.generations:
             last = max(chain.finished())
             raise UserError(f"generations={config.generations}: the chain has reached {last}; ask for {last} or more")

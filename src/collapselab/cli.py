@@ -143,7 +143,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
-            key = self.construct_object(key_node)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node)
             if isinstance(key, (str, int, float, bool)) and key in seen:
                 raise UserError(
                     f"line {key_node.start_mark.line + 1}: key {key!r} stands twice (first in line {seen[key]}); keep one"
@@ -190,11 +190,15 @@ def _add_run_config(parser: Any) -> set[str]:
 def _run_config(parser: Any, namespace: Any) -> RunConfig:
     """The dataclass from parsed values. (`parser.instantiate` would make its own class for nested groups.)"""
     values = namespace.as_dict()
-    sections = {f.name: f.default_factory for f in dataclasses.fields(RunConfig) if f.default_factory is not dataclasses.MISSING}
+    sections = {
+        f.name: f.default_factory for f in dataclasses.fields(RunConfig) if f.default_factory is not dataclasses.MISSING
+    }
     made: dict[str, Any] = {}
     for field in dataclasses.fields(RunConfig):
         value = values[field.name]
-        made[field.name] = sections[field.name](**value) if field.name in sections and isinstance(value, dict) else value
+        made[field.name] = (
+            sections[field.name](**value) if field.name in sections and isinstance(value, dict) else value
+        )
     return RunConfig(**made)
 
 
@@ -216,7 +220,9 @@ def _do_run(arguments: list[str]) -> int:
     parser = _parser("run")
     known = _add_run_config(parser)
     parser.add_argument("--dry_run", action="store_true", help="say what the run will take, and stop")
-    parser.add_argument("--fork", type=str | None, default=None, help="start a new arm from this run or chain directory")
+    parser.add_argument(
+        "--fork", type=str | None, default=None, help="start a new arm from this run or chain directory"
+    )
     parser.add_argument("--at", type=int | None, default=None, help="last generation to take from --fork")
     switches = {"dry_run"}
     known |= switches | {"fork", "at"}
@@ -320,10 +326,19 @@ def _do_sample(arguments: list[str]) -> int:
     parser = _parser("sample")
     parser.add_argument("--config", action="config", help="YAML file with these options")
     parser.add_argument("run", type=str, help="run or chain directory whose model, prompts and settings are used")
-    parser.add_argument("--generation", type=int | None, default=None, help="which model; null means the last finished one")
-    parser.add_argument("--out", type=str | None, default=None, help="folder for shards and meta.json; null writes none")
+    parser.add_argument(
+        "--generation", type=int | None, default=None, help="which model; null means the last finished one"
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="folder for shards and meta.json; null writes none"
+    )
     parser.add_argument("--show", type=int, default=3, help="how many samples to print")
-    parser.add_argument("--tokens", type=int | None, default=None, help="tokens to write; null means one tile or the run's budget with --out")
+    parser.add_argument(
+        "--tokens",
+        type=int | None,
+        default=None,
+        help="tokens to write; null means one tile or the run's budget with --out",
+    )
     settings = [k for k in flatten(as_dict(RunConfig())) if k.startswith("sampling.") or k == "seed"]
     mine = {"config", "run", "generation", "out", "show", "tokens"}
     own, overrides = _divide(arguments, set(settings))
@@ -341,7 +356,9 @@ def _do_sample(arguments: list[str]) -> int:
 
 def _divide(arguments: list[str], theirs: set[str]) -> tuple[list[str], list[str]]:
     """(other arguments, those that set one of `theirs`)."""
-    own, found, index = [], [], 0
+    own: list[str] = []
+    found: list[str] = []
+    index = 0
     while index < len(arguments):
         key = arguments[index][2:].split("=", 1)[0] if arguments[index].startswith("--") else ""
         width = 1 if "=" in arguments[index] or key not in theirs else 2
@@ -354,7 +371,9 @@ def _do_eval(arguments: list[str]) -> int:
     parser = _parser("eval")
     parser.add_argument("--config", action="config", help="YAML file with these options")
     parser.add_argument("model", type=str, help="model folder, hub name or .gguf file")
-    parser.add_argument("--run", type=str | None, default=None, help="run or chain directory whose protocol and text are used")
+    parser.add_argument(
+        "--run", type=str | None, default=None, help="run or chain directory whose protocol and text are used"
+    )
     parser.add_argument("--out", type=str | None, default=None, help="JSON file for protocol, sums and values")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
     parsed = _parse(parser, arguments, {"config", "model", "run", "out", "device"}, set())

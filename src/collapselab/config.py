@@ -17,6 +17,11 @@ class UserError(ValueError):
     """Something the user can mend: one line that names key, value and remedy. The command line exits with code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _check(holds: bool, key: str, value: object, remedy: str) -> None:
     if not holds:
         raise UserError(f"{key}={value!r}: {remedy}")
@@ -102,9 +107,7 @@ class ModelConfig:
         _check(self.width % self.heads == 0, "model.width", self.width, f"must be a multiple of heads={self.heads}")
         if self.kv_heads is not None:
             _check(self.family == "llama", "model.kv_heads", self.kv_heads, "only the llama family has it; leave null")
-            _check(
-                self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide heads={self.heads}"
-            )
+            _check(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide heads={self.heads}")
         if self.family == "llama" and self.pretrained is None:
             _check(self.width // self.heads % 2 == 0, "model.width", self.width, "llama needs an even width / heads")
             _check(self.dropout == 0, "model.dropout", self.dropout, "the llama family has no dropout; leave 0")
@@ -427,7 +430,9 @@ class RunConfig:
                 "sampling.length": self.sequence_length,
                 "evaluation.context": context,
             }.items():
-                _check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
+                _check(
+                    value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it"
+                )
 
     @property
     def sequence_length(self) -> int:

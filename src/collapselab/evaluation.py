@@ -76,8 +76,14 @@ def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np
 
 @torch.inference_mode()
 def token_losses(
-    model: LanguageModel, stream: np.ndarray, context: int, stride: int, precision: str, processes: Processes,
-    console: Console, title: str = "eval",
+    model: LanguageModel,
+    stream: np.ndarray,
+    context: int,
+    stride: int,
+    precision: str,
+    processes: Processes,
+    console: Console,
+    title: str = "eval",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Loss of every scored token of a stream, in order; the same on every process.
 
@@ -308,8 +314,11 @@ def evaluate(
         counts = Reference(reference, model.vocab)
         sums, more = score_samples(rows, word_lists(corpus.tokenizer, rows), corpus, counts, model.vocab)
         values |= more
-        values |= {f"diversity/degenerate/{k}": v / meta["sequences"] for k, v in meta["degenerate"].items()
-                   if k != "end_of_text_tokens"}
+        values |= {
+            f"diversity/degenerate/{k}": v / meta["sequences"]
+            for k, v in meta["degenerate"].items()
+            if k != "end_of_text_tokens"
+        }
         shared = protocol(config, corpus, count)
         write_json(out / "eval.json", {"protocol": shared, "sums": real_sums | sums, "metrics": values})
         write_json(

@@ -240,14 +240,18 @@ def shows(config: RunConfig, blocks: int) -> int:
     return blocks * config.epochs if config.training.tokens is None else config.training.tokens // config.training.block
 
 
-def ledger(config: RunConfig, blocks: np.ndarray, prompts: dict[int, Any], generation: int) -> dict[str, dict[str, int]]:
+def ledger(
+    config: RunConfig, blocks: np.ndarray, prompts: dict[int, Any], generation: int
+) -> dict[str, dict[str, int]]:
     """Tokens by source: in the set, shown (all epochs), and in the loss.
 
     Sources are `real`, `generation_<g>`, and `prompt_real` or `prompt_previous`: tokens at the head of a sampled
     sequence that no model wrote. A block that a sequence's head lies in is counted token by token.
     """
     block = config.training.block
-    times = np.bincount(batch_order(config.seed, generation, len(blocks), shows(config, len(blocks))), minlength=len(blocks))
+    times = np.bincount(
+        batch_order(config.seed, generation, len(blocks), shows(config, len(blocks))), minlength=len(blocks)
+    )
     first_target = block - config.training.loss_on_last if config.training.loss_on_last else 1
     places = np.arange(block)
     out: dict[str, dict[str, int]] = {}

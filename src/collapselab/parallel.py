@@ -58,7 +58,8 @@ class Processes:
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Sum over processes, in rank order so that it is the same everywhere."""
-        return np.sum(np.stack(self.collect(array)), axis=0)
+        total: np.ndarray = np.sum(np.stack(self.collect(array)), axis=0)
+        return total
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

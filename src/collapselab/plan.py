@@ -98,7 +98,7 @@ def _measure(model: modeling.LanguageModel, config: RunConfig, processes: Proces
             return F.cross_entropy(model.logits(ids)[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
     def train_step() -> None:
-        loss().backward()
+        torch.autograd.backward(loss())
         model.net.zero_grad()
 
     def forward() -> None:

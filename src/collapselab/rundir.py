@@ -132,7 +132,7 @@ class Chain:
 
     def finished(self) -> list[int]:
         """Generations whose last stage is published, ascending, without a gap."""
-        done = []
+        done: list[int] = []
         while manifest_of(self.stage(len(done), "eval"), check_files=False) is not None:
             done.append(len(done))
         return done

@@ -66,7 +66,12 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
     console = Console(speaks=processes.is_main, bars=config.progress)
     sums, values = evaluation.score_real_text(model, corpus, config, processes, console)
     if processes.is_main:
-        result = {"model": model_name, "protocol": evaluation.protocol(config, corpus, None), "sums": sums, "metrics": values}
+        result = {
+            "model": model_name,
+            "protocol": evaluation.protocol(config, corpus, None),
+            "sums": sums,
+            "metrics": values,
+        }
         print(json.dumps(values, indent=1, sort_keys=True))
         if out:
             Path(out).parent.mkdir(parents=True, exist_ok=True)

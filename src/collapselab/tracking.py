@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict, digest, identity
+from collapselab.config import RunConfig, as_dict, digest, first_line, identity
 from collapselab.console import Console
 from collapselab.rundir import read_metrics, run_root
 
@@ -68,8 +68,9 @@ class Tracker:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self.console.say(f"note: wandb is left out from here on ({reason}); `collapselab sync` can replay the run later")
+        self.console.say(
+            f"note: wandb is left out from here on ({first_line(error)}); `collapselab sync` can replay the run later"
+        )
         self.run = None
 
 

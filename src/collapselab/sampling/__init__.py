@@ -80,7 +80,8 @@ def sample(
         return np.concatenate([prompts[rows.start : rows.stop], new], 1).astype(dtype)
 
     per_shard = max(1, SHARD_TOKENS // (tile * length))
-    names, kept, notes = [], 0, _Degenerate(ends)
+    names: list[str] = []
+    kept, notes = 0, _Degenerate(ends)
     with console.bar(f"gen {generation} sample", budget) as bar:
         for first in range(0, tiles, per_shard):
             here = list(range(first, min(first + per_shard, tiles)))
@@ -113,21 +114,24 @@ def sample(
     processes.barrier()
 
 
-def _in_threads(
-    write: Any, indices: list[int], device: torch.device, bar: Any, tokens: int
-) -> dict[int, np.ndarray]:
+def _in_threads(write: Any, indices: list[int], device: torch.device, bar: Any, tokens: int) -> dict[int, np.ndarray]:
     """{tile: rows}. On a CPU each tile runs on one thread and tiles run side by side: twice as fast for small models
     as dividing each small product between threads, and the text does not depend on how many there are."""
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
     done = {}
+    threads = torch.get_num_threads()
+    workers = threads if device.type == "cpu" else 1
+
+    def one_thread() -> None:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads if device.type == "cpu" else None,
-                                initargs=(1,) if device.type == "cpu" else ()) as pool:
+        with ThreadPoolExecutor(workers, initializer=one_thread) as pool:
             for index, rows in zip(indices, pool.map(write, indices), strict=True):
                 done[index] = rows
                 bar.update(tokens)
     finally:
-        torch.set_num_threads(threads if device.type == "cpu" else torch.get_num_threads())
+        torch.set_num_threads(threads)
     return done
 
 
@@ -148,4 +152,6 @@ class _Degenerate:
     def tell(self, console: Console, generation: int, sequences: int) -> None:
         for name in ("one_token_repeated", "all_end_of_text"):
             if self.counts[name]:
-                console.say(f"note: generation {generation}: {self.counts[name]} of {sequences} samples are degenerate ({name})")
+                console.say(
+                    f"note: generation {generation}: {self.counts[name]} of {sequences} samples are degenerate ({name})"
+                )

@@ -1,0 +1,18 @@
+# The lab on a CUDA machine: docker build -t collapselab . && docker run --gpus all -v "$PWD/runs:/lab/runs" collapselab run ...
+FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
+
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3 python3-venv git \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --create-home --shell /bin/bash lab \
+ && install -d -o lab -g lab /lab
+
+USER lab
+WORKDIR /lab
+COPY --chown=lab:lab . .
+# The same install path as on a laptop. On a CUDA base pip takes torch's CUDA build.
+RUN scripts/setup.sh
+ENV PATH=/lab/.venv/bin:$PATH
+VOLUME ["/lab/runs", "/home/lab/.cache"]
+ENTRYPOINT ["collapselab"]
+CMD ["--help"]
