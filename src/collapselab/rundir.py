@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,13 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def publishing(place: Path, *, inputs: dict[str, str], time_key: str = "seconds") -> Iterator[Path]:
-    """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest."""
-    temporary = place.with_name(f".{place.name}.partial")
+def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest.
+
+    Args:
+        shared: other processes may publish the same content at the same time (a cache); the first one wins.
+    """
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.partial" if shared else f".{place.name}.partial")
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
@@ -87,9 +91,12 @@ def publishing(place: Path, *, inputs: dict[str, str], time_key: str = "seconds"
         "files": files,
         "digest": digest({name: entry["sha256"] for name, entry in files.items()}),
         "inputs": inputs,
-        "time": {time_key: round(time.perf_counter() - started, 3)},
+        "time": {"seconds": round(time.perf_counter() - started, 3)},
     }
     write_json(temporary / "manifest.json", manifest)
+    if shared and manifest_of(place) is not None:
+        shutil.rmtree(temporary)
+        return
     if place.exists():
         shutil.rmtree(place)
     temporary.replace(place)
@@ -176,13 +183,3 @@ def find_chains(run: Path) -> list[Path]:
 def run_root(chain: Path) -> Path:
     """The run directory that a chain belongs to."""
     return chain.parent.parent if chain.name.startswith("seed=") else chain
-
-
-def once(place: Path, make: Callable[[Path], None], *, inputs: dict[str, str]) -> bool:
-    """Publishes `place` through `make` unless it is already valid for these inputs. Returns whether work was done."""
-    manifest = manifest_of(place)
-    if manifest is not None and manifest["inputs"] == inputs:
-        return False
-    with publishing(place, inputs=inputs) as temporary:
-        make(temporary)
-    return True

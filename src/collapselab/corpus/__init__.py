@@ -99,7 +99,7 @@ def prepare(
     )[:32]
     folder = cache_root() / key
     if manifest_of(folder) is None:
-        with publishing(folder, inputs={}) as out:
+        with publishing(folder, inputs={}, shared=True) as out:
             _tokenise(source, config, tokenizer, out)
     corpus = _open(folder, tokenizer)
     for name in SPLITS:
