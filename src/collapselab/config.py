@@ -43,6 +43,9 @@ class CorpusConfig:
     document: Literal["file", "paragraph", "line"] = "file"
     """What is one document in a txt file: the whole file, a block between blank lines, or a line. Documents are
     never divided between splits, and one must fit in memory."""
+    joiner: str | None = None
+    """Text that joins all documents of a split into one, for sources that bring their own splits (the rows of
+    WikiText, say: ""); null keeps documents apart, with one separator token before each."""
     valid_share: float = 0.05
     """Share of documents held out for validation, (0, 1); used unless the source brings its own splits."""
     test_share: float = 0.10

@@ -35,7 +35,7 @@ from collapselab.rundir import SCHEMA, read_json, write_json
 from collapselab.seeds import generator
 
 METRICS_VERSION = 1  # part of the protocol: raise it when a definition changes
-LOGIT_BYTES = 64 << 20  # of one evaluation batch; the result does not depend on it
+LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of one evaluation batch; the result does not depend on it
 EXAMPLES = 5
 
 
@@ -54,11 +54,12 @@ def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> di
         "context": context,
         "stride": settings.stride or context,
         "prefix": settings.prefix,
-        "joiner": "one separator token before each document",
+        "joiner": "one separator token before each document" if config.corpus.joiner is None else config.corpus.joiner,
         "tokens": settings.tokens,
         "precision": settings.precision,
         "sample_tokens": sample_tokens,
         "sample_length": config.sequence_length - config.prompt_length,
+        "unigram_real": "training split",
         "words": "complete \\w+, lower-cased, none across the ends of a sequence",
     }
 
@@ -92,7 +93,7 @@ def token_losses(
     """
     plan = windows(len(stream), context, stride)
     model.net.to(processes.device).eval()
-    rows = max(1, LOGIT_BYTES // (4 * context * model.vocab))
+    rows = max(1, LOGIT_BYTES[processes.device.type] // (4 * context * model.vocab))
     # Windows of one length go in batches of a fixed size, dealt to processes in turn.
     full = [w for w in plan if w[1] - w[0] == context]
     short = [[w] for w in plan if w[1] - w[0] != context]
@@ -103,13 +104,13 @@ def token_losses(
         for batch in batches[processes.rank :: processes.world]:
             ids = torch.from_numpy(np.stack([stream[b:e] for b, e, _ in batch]).astype(np.int64)).to(processes.device)
             with cast:
-                logits = model.logits(ids)[:, :-1]
+                logits = model.logits(ids, use_cache=False)[:, :-1]
             logits, targets = logits.float(), ids[:, 1:]
             nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-            right = logits.argmax(-1) == targets
+            nll_Bt, right_Bt = nll.cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy()
             for i, (begin, end, first) in enumerate(batch):
                 keep = slice(first - begin - 1, end - begin - 1)
-                found.append((np.arange(first, end), nll[i, keep].cpu().numpy(), right[i, keep].cpu().numpy()))
+                found.append((np.arange(first, end), nll_Bt[i, keep], right_Bt[i, keep]))
             bar.update(sum(e - f for _, e, f in batch) * processes.world)
     everything = [item for part in processes.collect(found) for item in part]
     everything.sort(key=lambda item: int(item[0][0]))
@@ -128,6 +129,10 @@ def score_real_text(
         model, stream, context, settings.stride or context, settings.precision, processes, console, title
     )
     sums = likelihood_sums(nll, correct, nbytes[places])
+    if not np.isfinite(sums["nats"]):
+        raise UserError(
+            f"training.lr={config.training.lr}: the model's loss on held-out text is not finite; try a lower lr"
+        )
     buckets = frequency_sums(nll, corpus.train_counts[stream[places]])
     values = {f"real/{k}": v for k, v in likelihood_values(sums).items()}
     values |= {f"real/nll_by_frequency/{k}": v for k, v in frequency_values(buckets).items()}

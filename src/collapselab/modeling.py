@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from collapselab.config import ModelConfig, UserError, first_line
 from collapselab.corpus.sources import package_folder
@@ -205,6 +205,7 @@ def start_weights(
             f"corpus.tokenizer={tokenizer.name!r}: has {tokenizer.size} tokens, the model only {model.vocab}; "
             "leave corpus.tokenizer null to use the model's own"
         )
+    model.vocab = tokenizer.size  # some published models are padded themselves: ids that are no text are not sampled
     return model
 
 
@@ -225,41 +226,43 @@ class _seeded:  # noqa: N801 - a context manager, used like a function
 def _padded(net: Any, multiple: int) -> LanguageModel:
     vocab = int(net.config.vocab_size)
     if vocab % multiple:
-        net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
+        with _seeded(0):  # the library draws values for the new rows, which are then overwritten
+            net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
         with torch.no_grad():
             for layer in (net.get_input_embeddings(), net.get_output_embeddings()):
                 layer.weight[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
     return LanguageModel(net, vocab)
 
 
+def true_state(model: LanguageModel) -> dict[str, Tensor]:
+    """The state dict with the padded rows of the embeddings cut off."""
+    layers = (model.net.get_input_embeddings(), model.net.get_output_embeddings())
+    padded = {layer.weight.data_ptr() for layer in layers if layer is not None}
+    state: dict[str, Tensor] = model.net.state_dict()
+    return {
+        name: tensor[: model.vocab].contiguous() if tensor.data_ptr() in padded else tensor
+        for name, tensor in state.items()
+    }
+
+
 def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dict[str, Any]) -> None:
     """Writes a model folder that `AutoModelForCausalLM.from_pretrained` reads: true size, safetensors, tokenizer."""
-    net: nn.Module = model.net
     padded = int(model.net.config.vocab_size)
-    state = {}
-    for name, tensor in net.state_dict().items():
-        is_vocabulary = tensor.ndim >= 1 and tensor.shape[0] == padded and _is_embedding(model.net, tensor)
-        state[name] = tensor[: model.vocab].contiguous() if is_vocabulary else tensor
     model.net.config.vocab_size = model.vocab
     model.net.config.bos_token_id = tokenizer.hf.bos_token_id
     model.net.config.eos_token_id = tokenizer.hf.eos_token_id
     try:
-        model.net.save_pretrained(folder, state_dict=state)
+        model.net.save_pretrained(folder, state_dict=true_state(model))
     finally:
         model.net.config.vocab_size = padded
     tokenizer.save(folder)
     write_json(folder / "collapselab.json", facts)
 
 
-def _is_embedding(net: Any, tensor: Tensor) -> bool:
-    layers = (net.get_input_embeddings(), net.get_output_embeddings())
-    return any(layer is not None and layer.weight.data_ptr() == tensor.data_ptr() for layer in layers)
-
-
 def weights_digest(model: LanguageModel) -> str:
     """SHA-256 over names, shapes and values of the true weights."""
     total = hashlib.sha256()
-    for name, tensor in sorted(model.net.state_dict().items()):
+    for name, tensor in sorted(true_state(model).items()):
         total.update(f"{name} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return total.hexdigest()

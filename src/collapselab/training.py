@@ -87,7 +87,7 @@ def train(
             for index, part in enumerate(parts):
                 ids = torch.from_numpy(data[part if len(part) else batch[:1]]).to(processes.device)
                 with accelerator.no_sync(net) if index + 1 < len(parts) else nullcontext():
-                    logits = model.logits(ids, net)[:, first_target - 1 : -1].float()
+                    logits = model.logits(ids, net, use_cache=False)[:, first_target - 1 : -1].float()
                     targets = ids[:, first_target:]
                     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
                     loss = loss * bool(len(part))

@@ -79,7 +79,7 @@ def prepare(
 
     Args:
         model_tokenizer: the pretrained model's own, used where `corpus.tokenizer` is null.
-        block: every split must hold at least this many tokens.
+        block: every split must hold more tokens than this.
 
     Raises:
         UserError: missing, empty or unreadable text, no text left for a split, overlapping splits.
@@ -104,9 +104,9 @@ def prepare(
     corpus = _open(folder, tokenizer)
     for name in SPLITS:
         have = len(corpus.split(name).ids)
-        if have < block:
+        if have <= block:  # one token more, for the separator that a split begins with
             raise UserError(
-                f"corpus.source={config.source!r}: the {name} split has {have} tokens, shorter than one block of {block}; "
+                f"corpus.source={config.source!r}: the {name} split has {have} tokens, too few for one block of {block}; "
                 "use more text, or corpus.document=paragraph or line for more documents, or a shorter training.block"
             )
     return corpus

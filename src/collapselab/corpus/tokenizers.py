@@ -65,17 +65,26 @@ class Tokenizer:
 
     def decode(self, rows: list[list[int]]) -> list[str]:
         """One text per row of ids; document separators become blank lines."""
-        texts = self.raw.decode_batch(rows, skip_special_tokens=False)
-        for end in self.ends:
-            mark = self.hf.convert_ids_to_tokens(end)
-            texts = [text.replace(mark, "\n\n") for text in texts]
-        return list(texts)
+        pieces = [_cut(row, self.ends) for row in rows]
+        texts = iter(self.raw.decode_batch([piece for row in pieces for piece in row], skip_special_tokens=False))
+        return ["\n\n".join(next(texts) for _ in row) for row in pieces]
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json and its configuration, for `AutoTokenizer.from_pretrained(folder)`."""
         self.raw.encode_special_tokens = False
         self.hf.save_pretrained(folder)
         self.raw.encode_special_tokens = True
+
+
+def _cut(row: list[int], ends: list[int]) -> list[list[int]]:
+    """The runs of ids between separators."""
+    out: list[list[int]] = [[]]
+    for token in row:
+        if token in ends:
+            out.append([])
+        else:
+            out[-1].append(token)
+    return out
 
 
 def _byte_characters() -> list[str]:

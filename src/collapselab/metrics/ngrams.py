@@ -88,5 +88,5 @@ def entropy(counts: np.ndarray) -> tuple[float, float]:
     """Plug-in entropy in nats, and with Miller and Madow's correction (K - 1) / (2 N) (Miller 1955)."""
     total = counts.sum()
     p = counts[counts > 0] / total
-    plug_in = float(-(p * np.log(p)).sum())
+    plug_in = max(0.0, float(-(p * np.log(p)).sum()))
     return plug_in, plug_in + (len(p) - 1) / (2 * float(total))

@@ -11,7 +11,8 @@ TAIL_MASSES = (1, 5)  # rarest types that make up so many per cent of the text
 LEAST_TYPES = 200  # a token tail smaller than this says nothing (a small BPE vocabulary has no tail)
 
 # A word counts when both its ends lie inside the sequence: the halves of words at the cut ends of a block are not words.
-WORD = re.compile(r"(?<=\W)\w+(?=\W)")
+# U+FFFD is half a character, left where a cut falls inside one, so it is no end of a word.
+WORD = re.compile(r"(?<=[^\w\ufffd])\w+(?=[^\w\ufffd])")
 
 
 def words(text: str) -> list[str]:
@@ -27,10 +28,12 @@ def tail_sets(c0: np.ndarray) -> dict[str, np.ndarray]:
 
     Returns:
         `1`, `5`, `20`: types seen at most so often. `mass_1`, `mass_5`: the rarest types that together make up at most
-        1 or 5 % of the text, in ascending order of count (ties in the order of types).
+        1 or 5 % of the text, in ascending order of count; ties fall in a fixed random order, for where hapaxes are more
+        than that, the first of them by name would be numbers and capitals.
     """
     out = {str(k): (c0 >= 1) & (c0 <= k) for k in TAIL_LIMITS}
-    rising = np.argsort(c0, kind="stable")
+    mixed = np.random.Generator(np.random.Philox(key=0)).permutation(len(c0))
+    rising = mixed[np.argsort(c0[mixed], kind="stable")]
     share = np.cumsum(c0[rising]) / max(1, c0.sum())
     for percent in TAIL_MASSES:
         mask = np.zeros(len(c0), bool)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Makes data/base anew: generation 0 of configs/base_sotu.yaml (about 20 minutes on two cores). Its files, held-out
+# figures and digests are described in data/base/README.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh
+.venv/bin/collapselab run --config configs/base_sotu.yaml "$@"
+from=runs/base/arm=main/seed=1/gen_000
+for file in config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json collapselab.json; do
+  install -m 644 "$from/train/$file" "data/base/$file"
+done
+install -m 644 "$from/eval/eval.json" data/base/eval.json
+sha256sum data/base/model.safetensors

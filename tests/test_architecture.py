@@ -1,0 +1,104 @@
+"""The rooms: who may import whom, and a few habits that a reader relies on."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "collapselab"
+
+# Lower rows know nothing of higher ones (docs/architecture.md).
+ROWS = {
+    "config": 0, "seeds": 0, "rundir": 1, "console": 1, "parallel": 1, "tracking": 2,
+    "corpus": 2, "metrics": 2, "modeling": 3, "mixing": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4,
+    "chain": 5, "plan": 6, "standalone": 6, "cli": 7, "__main__": 8,
+}  # fmt: skip
+ONLY_IN = {
+    "wandb": {"tracking"},
+    "accelerate": {"parallel"},
+    "transformers": {
+        "modeling",
+        "corpus",
+        "sampling",
+        "cli",
+        "parallel",
+    },  # cli silences it, parallel notes its version
+    "jsonargparse": {"cli"},
+    "datasets": {"corpus"},
+    "matplotlib": {"report"},
+}
+
+
+def imports() -> list[tuple[str, str, str]]:
+    """(file, room, imported module) for every import in the package, also those inside functions."""
+    found = []
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+                if node.module == "collapselab":
+                    names = [f"collapselab.{alias.name}" for alias in node.names]
+                found += [(str(path), room, name) for name in names]
+            elif isinstance(node, ast.Import):
+                found += [(str(path), room, alias.name) for alias in node.names]
+    return found
+
+
+def test_every_module_has_a_row() -> None:
+    rooms = {p.relative_to(SOURCE).parts[0].removesuffix(".py") for p in SOURCE.rglob("*.py")} - {"__init__"}
+    assert rooms == set(ROWS)
+
+
+def test_rows_import_only_rows_below() -> None:
+    for path, room, name in imports():
+        parts = name.split(".")
+        if (
+            parts[0] == "collapselab"
+            and len(parts) > 1
+            and parts[1] in ROWS
+            and parts[1] != room
+            and room != "__init__"
+        ):
+            allowed = ROWS[parts[1]] < ROWS[room] or (ROWS[parts[1]] == ROWS[room] and room in ("rundir", "mixing"))
+            assert allowed, f"{path} imports {name}"
+
+
+def test_stages_do_not_import_each_other() -> None:
+    stages = {"training", "sampling", "evaluation"}  # all three read the mixture's files through mixing
+    for path, room, name in imports():
+        if room in stages and name.startswith("collapselab."):
+            assert name.split(".")[1] not in stages - {room}, f"{path} imports {name}"
+
+
+def test_libraries_stay_in_their_rooms() -> None:
+    for path, room, name in imports():
+        library = name.split(".")[0]
+        assert room in ONLY_IN.get(library, {room}), f"{path} imports {name}"
+
+
+def test_nothing_reads_or_writes_pickles_or_runs_strangers_code() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        for word in ("import pickle", "torch.load(", "torch.save(", "exec(", "eval(", "np.load(", "allow_pickle"):
+            assert word not in text.replace(".eval()", ""), f"{path}: {word}"
+        assert text.count("trust_remote_code") == text.count('"trust_remote_code": False'), path
+
+
+def test_modules_are_short_enough_to_read() -> None:
+    for path in SOURCE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= (480 if path.name == "config.py" else 400), path
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, collapselab; assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_product_never_names_the_developers_folder() -> None:
+    for path in [*SOURCE.rglob("*"), *(ROOT / "configs").rglob("*.yaml"), *(ROOT / "scripts").glob("*")]:
+        if path.is_file() and path.suffix not in (".pyc",):
+            assert "../shared" not in path.read_text(encoding="utf-8"), path

@@ -1,0 +1,92 @@
+"""Several processes: the same ledger, the same text, nearly the same numbers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from collapselab.rundir import Chain, read_json, read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return int(s.getsockname()[1])
+
+
+def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes"]
+    command += [
+        str(processes),
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        str(free_port()),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(
+        [*command, "-m", "collapselab", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def two_and_one(tmp_path_factory) -> dict[int, Path]:
+    runs = {}
+    for processes in (1, 2):
+        folder = tmp_path_factory.mktemp(f"p{processes}")
+        # 10,000 tokens: 156 blocks, so that the last batch is short and uneven between two processes
+        done = launch(
+            processes, "run", "--config", "configs/smoke.yaml", "--runs_dir", str(folder), "--mixing.tokens", "10000",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        runs[processes] = folder / "smoke" / "arm=main" / "seed=1"
+    return runs
+
+
+def test_ledgers_are_equal_and_perplexities_near(two_and_one) -> None:
+    one, two = (Chain(two_and_one[n]) for n in (1, 2))
+    for g in range(3):
+        assert (
+            read_json(one.stage(g, "mixture") / "mixture.json") == read_json(two.stage(g, "mixture") / "mixture.json")
+        )  # fmt: skip
+    rows = [read_metrics(two_and_one[n]) for n in (1, 2)]
+    nll = [r[0]["metrics"]["real/nll_nats"] for r in rows]
+    assert nll[1] == pytest.approx(nll[0], rel=1e-3)
+    for a, b in zip(*rows, strict=True):
+        assert b["metrics"]["real/perplexity"] == pytest.approx(a["metrics"]["real/perplexity"], rel=0.02)
+
+
+def test_one_model_writes_the_same_shards_with_one_and_two_processes(two_and_one, tmp_path) -> None:
+    texts = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        done = launch(
+            processes, "sample", str(two_and_one[1]), "--generation", "2", "--tokens", "30001", "--sampling.tile", "32",
+            "--out", str(out),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        texts.append({p.name: p.read_bytes() for p in out.iterdir()})
+    assert texts[0] == texts[1]
+    assert len(texts[0]["tokens-00000.bin"]) == 2 * 30001
+
+
+def test_an_error_is_one_line_and_ends_every_process(tmp_path) -> None:
+    done = launch(
+        2, "run", "--config", "configs/smoke.yaml", "--runs_dir", str(tmp_path), "--corpus.source", "path:none*"
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("collapselab: error:") == 1

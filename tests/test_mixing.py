@@ -1,0 +1,238 @@
+"""Schedules, regimes, and a ledger that equals what is counted token by token."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from helpers import small_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collapselab import mixing
+from collapselab.config import MixingConfig, UserError
+from collapselab.corpus import Tokens
+from collapselab.mixing import REAL, Inputs, TrainingSet, real_blocks, real_share
+from collapselab.rundir import Chain, publishing, read_json, write_json
+
+BLOCK = 32
+
+
+def tokens_of(count: int, documents: int = 4) -> Tokens:
+    ids = (np.arange(count) % 50021).astype(np.uint16)
+    starts = np.linspace(0, count, documents + 1).astype(np.int64)
+    return Tokens(ids, starts, np.ones(count, np.uint32))
+
+
+def make_samples(
+    chain: Chain, generation: int, tokens: int, length: int, head: int, source: str = "real"
+) -> np.ndarray:
+    """A samples folder whose tokens say where they stand: 50,000 less their place."""
+    flat = (50000 - np.arange(tokens) % 40000).astype("<u2")
+    meta = {"tokens": tokens, "length": length, "prompt_length": head, "prompt_from": source, "dtype": "<u2"}
+    with publishing(chain.stage(generation, "samples"), inputs={}) as out:
+        flat.tofile(out / "tokens-00000.bin")
+        write_json(out / "meta.json", meta | {"shards": ["tokens-00000.bin"]})
+    return flat
+
+
+def mix(config, chain: Chain, generation: int, train: Tokens) -> dict:
+    with publishing(chain.stage(generation, "mixture"), inputs={}) as out:
+        mixing.mix(config, chain, generation, train, out)
+    return read_json(chain.stage(generation, "mixture") / "mixture.json")
+
+
+@pytest.mark.parametrize(
+    ("settings_", "expected"),
+    [
+        ({"schedule": "constant", "start": 0.3}, [0.3, 0.3, 0.3, 0.3]),
+        ({}, [0.9, 0.81, 0.729, 0.6561]),
+        ({"schedule": "geometric", "start": 1.0, "ratio": 0.5}, [1.0, 0.5, 0.25, 0.125]),
+        ({"schedule": "linear", "start": 0.9, "end": 0.3}, [0.9, 0.7, 0.5, 0.3]),
+        ({"schedule": "cosine", "start": 1.0, "end": 0.0}, [1.0, 0.75, 0.25, 0.0]),
+        ({"schedule": "harmonic"}, [1 / 2, 1 / 3, 1 / 4, 1 / 5]),
+        ({"schedule": "power", "power": 2.0}, [1 / 4, 1 / 9, 1 / 16, 1 / 25]),
+        ({"schedule": "list", "values": [0.4, 0.1, 0.0, 0.2]}, [0.4, 0.1, 0.0, 0.2]),
+        ({"schedule": "geometric", "start": 1.0, "ratio": 0.5, "floor": 0.3}, [1.0, 0.5, 0.3, 0.3]),
+    ],
+)
+def test_every_schedule(settings_: dict, expected: list[float]) -> None:
+    config = MixingConfig(**settings_)
+    assert real_share(config, 0, 4) == 1.0
+    assert [real_share(config, g, 4) for g in range(1, 5)] == pytest.approx(expected)
+
+
+def test_every_schedule_and_regime_that_can_be_named_exists() -> None:
+    from typing import get_args, get_type_hints
+
+    hints = get_type_hints(MixingConfig)
+    named = {v for part in get_args(hints["schedule"]) for v in get_args(part)}
+    assert named == set(mixing.SCHEDULES)
+    assert set(get_args(hints["regime"])) == set(mixing.REGIMES)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 1), st.integers(1, 500), st.integers(0, 2**32))
+def test_share_is_rounded_up_or_down_to_a_neighbour(share: float, size: int, seed: int) -> None:
+    count = real_blocks(share, size, seed, 3)
+    assert math.floor(share * size - 1e-6) <= count <= math.ceil(share * size + 1e-6)
+    assert 0 <= count <= size
+
+
+def test_share_below_one_block_has_the_right_mean() -> None:
+    counts = [real_blocks(0.05, 5, seed, 1) for seed in range(4000)]  # 0.25 of a block
+    assert set(counts) == {0, 1}
+    assert np.mean(counts) == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
+
+
+def test_replace_takes_fresh_real_text_and_the_newest_samples(tmp_path) -> None:
+    config = small_config(mixing__tokens=10 * BLOCK, mixing__schedule="constant", mixing__start=0.3, generations=3)
+    chain, train = Chain(tmp_path), tokens_of(100 * BLOCK)
+    mix(config, chain, 0, train)
+    shown = [set(map(tuple, TrainingSet(config, chain, 0, train).blocks.tolist()))]
+    for g in (1, 2, 3):
+        make_samples(chain, g - 1, 10 * BLOCK, BLOCK, 1)
+        facts = mix(config, chain, g, train)
+        blocks = TrainingSet(config, chain, g, train).blocks
+        assert (blocks[:, 0] == REAL).sum() == 3 and set(blocks[:, 0]) == {REAL, g - 1}
+        assert facts["real_share"] == {"asked": 0.3, "realised": 0.3}
+        assert len(set(map(tuple, blocks.tolist()))) == 10  # nothing twice
+        shown.append({b for b in map(tuple, blocks.tolist()) if b[0] == REAL})
+    real = [b for part in shown for b in part]
+    assert len(real) == len(set(real)) == 10 + 9  # never shown before
+    assert read_json(chain.stage(3, "mixture") / "mixture.json")["real_blocks_used"] == 19
+
+
+def test_reused_real_text_is_generation_zeros(tmp_path) -> None:
+    config = small_config(
+        mixing__tokens=10 * BLOCK, mixing__schedule="list", mixing__values=[0.5, 0.2], mixing__real="reuse"
+    )
+    chain, train = Chain(tmp_path), tokens_of(11 * BLOCK)
+    mix(config, chain, 0, train)
+    first = [b for _, b in TrainingSet(config, chain, 0, train).blocks.tolist()]
+    for g, count in ((1, 5), (2, 2)):
+        make_samples(chain, g - 1, 10 * BLOCK, BLOCK, 1)
+        mix(config, chain, g, train)
+        blocks = TrainingSet(config, chain, g, train).blocks
+        assert [b for s, b in blocks.tolist() if s == REAL] == first[:count]
+
+
+def test_accumulate_keeps_everything(tmp_path) -> None:
+    config = small_config(mixing__tokens=10 * BLOCK, mixing__regime="accumulate", generations=2)
+    chain, train = Chain(tmp_path), tokens_of(40 * BLOCK)
+    mix(config, chain, 0, train)
+    for g in (1, 2):
+        make_samples(chain, g - 1, 10 * BLOCK, BLOCK, 1)
+        facts = mix(config, chain, g, train)
+        assert facts["blocks"] == 10 * (g + 1)
+        assert facts["real_share"]["realised"] == pytest.approx(1 / (g + 1))
+        assert facts["real_share"]["asked"] is None
+
+
+def test_subsample_draws_from_the_whole_pool_without_replacement(tmp_path) -> None:
+    counts = np.zeros(3)
+    for seed in range(30):
+        config = small_config(mixing__tokens=20 * BLOCK, mixing__regime="accumulate_subsample", seed=seed)
+        chain, train = Chain(tmp_path / str(seed)), tokens_of(40 * BLOCK)
+        mix(config, chain, 0, train)
+        for g in (1, 2):
+            make_samples(chain, g - 1, 20 * BLOCK, BLOCK, 1)
+            assert mix(config, chain, g, train)["blocks"] == 20
+        blocks = TrainingSet(config, chain, 2, train).blocks
+        assert len(set(map(tuple, blocks.tolist()))) == 20
+        counts += np.bincount(blocks[:, 0] + 1, minlength=3)
+    # 600 draws from three equal parts, without replacement within a chain: at most the multinomial's spread.
+    assert np.abs(counts - 200).max() < 4 * math.sqrt(600 * 2 / 9)
+
+
+@pytest.mark.parametrize("loss_on_last", [None, 10])
+@pytest.mark.parametrize(("length", "head"), [(BLOCK, 1), (BLOCK, 12), (48, 16), (20, 3)])
+def test_ledger_equals_a_count_of_every_token(tmp_path, loss_on_last, length: int, head: int) -> None:
+    config = small_config(
+        mixing__tokens=12 * BLOCK, mixing__schedule="constant", mixing__start=0.25, training__loss_on_last=loss_on_last,
+        training__tokens=29 * BLOCK, sampling__length=length, model__context=64,
+    )  # fmt: skip
+    chain, train = Chain(tmp_path), tokens_of(100 * BLOCK)
+    mix(config, chain, 0, train)
+    make_samples(chain, 0, 12 * BLOCK, length, head)
+    facts = mix(config, chain, 1, train)
+    blocks = TrainingSet(config, chain, 1, train).blocks
+    from collapselab.seeds import batch_order
+
+    times = np.bincount(batch_order(config.seed, 1, 12, 29), minlength=12)
+    assert times.sum() == 29 and set(times) == {2, 3}
+    counted: dict[str, dict[str, int]] = {}
+    for row, (source, place) in enumerate(blocks.tolist()):
+        for i in range(BLOCK):
+            in_prompt = source != REAL and (place * BLOCK + i) % length < head
+            name = "real" if source == REAL else "prompt_real" if in_prompt else f"generation_{source}"
+            entry = counted.setdefault(name, {"set": 0, "shown": 0, "loss": 0})
+            entry["set"] += 1
+            entry["shown"] += int(times[row])
+            entry["loss"] += int(times[row]) * (i >= (BLOCK - loss_on_last if loss_on_last else 1))
+    assert facts["tokens"] == counted
+
+
+def test_blocks_hold_the_text_they_name(tmp_path) -> None:
+    config = small_config(mixing__tokens=8 * BLOCK, mixing__schedule="constant", mixing__start=0.5)
+    chain, train = Chain(tmp_path), tokens_of(50 * BLOCK)
+    mix(config, chain, 0, train)
+    flat = make_samples(chain, 0, 8 * BLOCK, BLOCK, 1)
+    mix(config, chain, 1, train)
+    data = TrainingSet(config, chain, 1, train)
+    for row, (source, place) in enumerate(data.blocks.tolist()):
+        stream = train.ids if source == REAL else flat
+        assert (data[np.array([row])][0] == stream[place * BLOCK : (place + 1) * BLOCK]).all()
+
+
+def test_running_out_of_fresh_text_is_said_before_the_start() -> None:
+    config = small_config(mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, generations=4)
+    with pytest.raises(UserError, match="never shown before"):
+        mixing.check_supply(config, 149)  # needs 50 + 4 x 25
+    found = mixing.check_supply(config, 150)
+    assert found["real_needed"] == found["real_had"] == 150 * BLOCK
+    reuse = small_config(
+        mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, mixing__real="reuse"
+    )
+    assert mixing.check_supply(reuse, 50)["real_needed"] == 50 * BLOCK
+
+
+def test_advice_of_the_refusal_works() -> None:
+    import re
+
+    config = small_config(mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, generations=4)
+    with pytest.raises(UserError) as caught:
+        mixing.check_supply(config, 100)
+    most = int(re.search(r"at most (\d+)", str(caught.value)).group(1))  # type: ignore[union-attr]
+    mixing.check_supply(small_config(**{**_half(), "mixing__tokens": most, "generations": 4}), 100)
+
+
+def _half() -> dict:
+    return {"mixing__schedule": "constant", "mixing__start": 0.5}
+
+
+def test_too_few_samples_are_refused_before_the_start() -> None:
+    config = small_config(mixing__tokens=50 * BLOCK, sampling__tokens=10 * BLOCK, mixing__start=0.0)
+    with pytest.raises(UserError, match=r"sampling\.tokens"):
+        mixing.check_supply(config, 1000)
+
+
+def test_documents_as_unit_must_have_one_length() -> None:
+    config = small_config(mixing__unit="documents")
+    good = tokens_of(10 * BLOCK, documents=10)
+    assert mixing.blocks_available(good, config) == 10
+    bad = Tokens(good.ids, np.array([0, 32, 70, 320]), good.nbytes)
+    with pytest.raises(UserError, match=r"mixing\.unit"):
+        mixing.blocks_available(bad, config)
+
+
+def test_inputs_of_a_regime_are_all_a_regime_needs() -> None:
+    """A new regime is a function from Inputs to blocks: here one that takes real text only."""
+
+    def only_real(inputs: Inputs) -> np.ndarray:
+        return np.stack([np.full(inputs.size, REAL), inputs.real_order[: inputs.size]], axis=1)
+
+    inputs = Inputs(MixingConfig(), 1, 4, np.arange(9), 4, [4], 0.5, 1)
+    assert only_real(inputs).tolist() == [[REAL, 0], [REAL, 1], [REAL, 2], [REAL, 3]]
+    assert mixing.replace(inputs).shape == (4, 2)

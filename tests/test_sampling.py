@@ -1,0 +1,258 @@
+"""The draw, the truncations, and a sampler whose text does not depend on how the work is divided."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import one_process, quiet, samples_of, small_config
+from scipy import stats
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from collapselab import modeling, sampling
+from collapselab.config import ModelConfig, SamplingConfig
+from collapselab.console import Console
+from collapselab.rundir import read_json
+from collapselab.sampling.draw import draw, truncated, uniforms
+from collapselab.sampling.plain import write_tile
+
+NONE = torch.zeros(1, 0, dtype=torch.long)
+
+
+def tiny(family: str = "gpt2", vocab: int = 61, seed: int = 0, pad: int = 64, context: int = 48):
+    config = ModelConfig(family=family, layers=2, width=32, heads=2, context=context, pad_vocabulary=pad)
+    return modeling.new(config, vocab=vocab, separator=vocab - 1, block=context, seed=seed)
+
+
+def run(model, config, budget: int, out, text=None, console=None):
+    out.mkdir(parents=True, exist_ok=True)
+    sampling.sample(
+        model, config, 1, text, budget, separator=model.vocab - 1, ends=[model.vocab - 1], out=out,
+        processes=one_process(), console=console or quiet(),
+    )  # fmt: skip
+    return samples_of(out), read_json(out / "meta.json")
+
+
+class Text:
+    """A training set of blocks whose tokens are their place in the text."""
+
+    block = 32
+
+    def __init__(self, rows: int = 4, vocab: int = 60):
+        self.rows = (np.arange(rows * 32) % vocab).reshape(rows, 32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+# --- the draw -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}, {"temperature": 0.7}])
+def test_draws_follow_the_softmax(options: dict) -> None:
+    logits = torch.randn(12, generator=torch.Generator().manual_seed(3)) * 1.5
+    kept = truncated(logits[None], NONE, SamplingConfig(**options))[0]
+    p = kept.double().softmax(0).numpy()
+    n = 60_000
+    u = torch.from_numpy(uniforms(5, 0, range(1), n)[0])
+    counts = np.bincount(draw(kept.expand(n, -1), u).numpy(), minlength=12)
+    assert (counts[p == 0] == 0).all() and (p == 0).any() == bool(options.keys() & {"top_k", "top_p", "min_p"})
+    assert stats.chisquare(counts[p > 0], n * p[p > 0]).pvalue > 1e-4
+
+
+def test_rare_events_get_their_due() -> None:
+    """An event of probability 3e-8 is drawn by exactly the u that should draw it: checked at the edges of its slice,
+    where a float32 sum or a float32 uniform would lose it."""
+    rare = 3e-8
+    logits = torch.tensor([[np.log(1 - 2 * rare), np.log(rare), np.log(rare)]], dtype=torch.float32)
+    p = logits.float().softmax(1).double()[0]
+    edge = float(p[0] / p.sum())
+    inside = torch.tensor([edge + rare * f for f in (0.01, 0.5, 0.99)], dtype=torch.float64)
+    assert draw(logits.expand(3, -1), inside).tolist() == [1, 1, 1]
+    beyond = torch.tensor([edge + rare * f for f in (1.01, 1.5, 1.99)], dtype=torch.float64)
+    assert draw(logits.expand(3, -1), beyond).tolist() == [2, 2, 2]
+    # and the uniforms are fine enough: of 2^53 levels, not of 2^24
+    u = uniforms(1, 0, range(4), 50_000)
+    assert np.unique(u % 2**-24).size > 190_000
+
+
+def test_share_of_rare_draws_is_binomial() -> None:
+    p, n = 2e-5, 4_000_000
+    logits = torch.tensor([[np.log(1 - p), np.log(p)]]).float()
+    hits = 0
+    for part in range(4):
+        u = torch.from_numpy(uniforms(11, part, range(1), n // 4)[0])
+        hits += int(draw(logits.expand(n // 4, -1), u).sum())
+    assert abs(hits - n * p) < 4 * np.sqrt(n * p)
+
+
+def test_impossible_tokens_are_never_drawn_even_at_the_ends() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]])
+    u = torch.tensor([0.0, 0.5, 1.0 - 2**-53, 1.0], dtype=torch.float64)
+    assert set(draw(logits.expand(4, -1), u).tolist()) == {1, 3}
+
+
+def test_streams_depend_on_the_sequence_alone() -> None:
+    whole = uniforms(1, 2, range(10), 7)
+    assert (uniforms(1, 2, range(4, 6), 7) == whole[4:6]).all()
+    assert (uniforms(1, 2, range(10), 3) == whole[:, :3]).all()
+    assert not (uniforms(1, 3, range(10), 7) == whole).any() and np.unique(whole).size == 70
+
+
+# --- truncations, against transformers' own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs"),
+    [
+        ({"temperature": 0.6}, TemperatureLogitsWarper(0.6)),
+        ({"top_k": 7}, TopKLogitsWarper(7)),
+        ({"top_p": 0.9}, TopPLogitsWarper(0.9)),
+        ({"top_p": 0.05}, TopPLogitsWarper(0.05)),
+        ({"min_p": 0.2}, MinPLogitsWarper(0.2)),
+        ({"repetition_penalty": 1.7}, RepetitionPenaltyLogitsProcessor(1.7)),
+    ],
+)
+def test_truncations_agree_with_transformers(options: dict, theirs) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(6, 40, generator=generator) * 2
+    seen = torch.randint(40, (6, 9), generator=generator)
+    ours = truncated(logits, seen, SamplingConfig(**options))
+    expected = theirs(seen, logits.clone())
+    assert torch.equal(ours.isinf(), expected.isinf())
+    assert torch.allclose(ours.softmax(1), expected.softmax(1), atol=1e-6)
+
+
+def test_all_truncations_together_in_transformers_order() -> None:
+    logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(2)) * 2
+    seen = torch.randint(40, (5, 9), generator=torch.Generator().manual_seed(3))
+    expected = logits.clone()
+    for step in (
+        RepetitionPenaltyLogitsProcessor(1.2), TemperatureLogitsWarper(0.8), TopKLogitsWarper(20),
+        TopPLogitsWarper(0.9), MinPLogitsWarper(0.05),
+    ):  # fmt: skip
+        expected = step(seen, expected)
+    config = SamplingConfig(repetition_penalty=1.2, temperature=0.8, top_k=20, top_p=0.9, min_p=0.05)
+    assert torch.allclose(truncated(logits, seen, config).softmax(1), expected.softmax(1), atol=1e-6)
+
+
+# --- the sampler --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_cached_steps_equal_full_forward_passes(family: str) -> None:
+    """Greedy tokens through the cache are those of a full pass at every position, and of transformers' generate."""
+    model = tiny(family)
+    prompts = np.random.default_rng(0).integers(0, 61, (5, 4))
+    config = SamplingConfig(top_k=1)
+    written = write_tile(model, prompts, uniforms(1, 0, range(5), 20), config, torch.device("cpu"))
+    full = torch.from_numpy(np.concatenate([prompts, written], 1))
+    with torch.inference_mode():
+        assert (model.logits(full)[:, 3:-1].argmax(-1).numpy() == written).all()
+    if model.vocab % 64 == 0:
+        return
+    unpadded = tiny(family, pad=1)
+    theirs = unpadded.net.generate(
+        torch.from_numpy(prompts), max_new_tokens=20, min_new_tokens=20, do_sample=False, eos_token_id=None
+    )
+    assert (theirs[:, 4:].numpy() == written).all()
+
+
+def test_mean_log_probability_is_minus_the_mean_entropy() -> None:
+    model = tiny()
+    u = uniforms(4, 0, range(256), 24)
+    prompts = np.random.default_rng(1).integers(0, 61, (256, 2))
+    written = write_tile(model, prompts, u, SamplingConfig(), torch.device("cpu"))
+    full = torch.from_numpy(np.concatenate([prompts, written], 1))
+    with torch.inference_mode():
+        logp = model.logits(full)[:, 1:-1].double().log_softmax(-1)
+    score = logp.gather(-1, full[:, 2:, None]).squeeze(-1) + -(logp.exp() * logp).sum(-1)
+    assert abs(float(score.mean())) < 3 * float(score.std()) / np.sqrt(score.numel())
+
+
+def test_padding_is_never_sampled() -> None:
+    model = tiny(vocab=61)  # padded to 64: rows of zeros, whose logits 0 beat the negative ones below
+    with torch.no_grad():
+        model.net.get_input_embeddings().weight[:61] -= 0.5
+    written = write_tile(
+        model, np.zeros((64, 1), np.int64), uniforms(1, 0, range(64), 40), SamplingConfig(), torch.device("cpu")
+    )
+    assert model.net.get_input_embeddings().weight.shape[0] == 64 and written.max() < 61
+
+
+def test_text_does_not_depend_on_threads_or_on_how_much_is_written(tmp_path) -> None:
+    config = small_config(sampling__tile=8, sampling__length=24, sampling__prompt="bos")
+    before = torch.get_num_threads()
+    texts = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        texts.append(run(tiny(), config, 24 * 30, tmp_path / str(threads))[0])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert (texts[0] == texts[1]).all() and (texts[0] == texts[2]).all()
+    shorter = run(tiny(), config, 24 * 11 + 5, tmp_path / "short")[0]
+    assert (shorter == texts[0][: len(shorter)]).all()
+
+
+@pytest.mark.parametrize("budget", [24 * 8, 24 * 8 + 1, 24 * 9 - 1, 100])
+@pytest.mark.parametrize("prompt", ["bos", "first_token", "real_prefix"])
+def test_the_budget_is_exact(tmp_path, budget: int, prompt: str) -> None:
+    config = small_config(
+        sampling__tile=4, sampling__length=24, sampling__prompt=prompt, sampling__prompt_tokens=6
+    )  # fmt: skip
+    flat, meta = run(tiny(), config, budget, tmp_path, Text())
+    head = {"bos": 0, "first_token": 1, "real_prefix": 6}[prompt]
+    assert len(flat) == meta["tokens"] == budget
+    assert meta["generated"] == sum(i % 24 >= head for i in range(budget))
+
+
+def test_shards_are_cut_at_whole_tiles_and_hold_the_same_text(tmp_path, monkeypatch) -> None:
+    config = small_config(sampling__tile=4, sampling__length=24, sampling__prompt="bos")
+    whole, _ = run(tiny(), config, 24 * 18, tmp_path / "one")
+    monkeypatch.setattr(sampling, "SHARD_TOKENS", 24 * 4 * 2)
+    parts, meta = run(tiny(), config, 24 * 18, tmp_path / "many")
+    assert len(meta["shards"]) == 3 and (parts == whole).all()
+
+
+def test_prompts_come_from_the_text_and_each_block_is_used_once_per_pass() -> None:
+    config = small_config(sampling__prompt="real_prefix", sampling__prompt_tokens=5)
+    text = Text(rows=6)
+    prompts = sampling.make_prompts(config, 2, text, 15)
+    heads = {tuple(row[:5]) for row in text.rows.tolist()}
+    rows = [tuple(p) for p in prompts.tolist()]
+    assert set(rows[:6]) == heads and set(rows[6:12]) == heads and set(rows[12:]) <= heads
+    single = sampling.make_prompts(small_config(sampling__prompt="first_token"), 2, text, 4000)
+    counts, expected = np.bincount(single[:, 0], minlength=60), np.bincount(text.rows.ravel(), minlength=60)
+    assert stats.chisquare(counts, 4000 * expected / expected.sum()).pvalue > 1e-4
+
+
+def test_end_of_text_does_not_end_a_sequence_and_degenerate_output_is_said(tmp_path, capsys) -> None:
+    model = tiny(vocab=61)
+    with torch.no_grad():  # a model that writes nothing but end-of-text
+        for weight in model.net.parameters():
+            weight.zero_()
+        model.net.transformer.ln_f.bias[0] = 10.0
+        model.net.get_input_embeddings().weight[60, 0] = 10.0
+    config = small_config(sampling__tile=4, sampling__length=16, sampling__prompt="bos")
+    flat, meta = run(model, config, 16 * 6, tmp_path, console=Console(bars=False))
+    assert (flat == 60).all()
+    assert meta["degenerate"] == {"all_end_of_text": 6, "end_of_text_tokens": 96, "one_token_repeated": 0}
+    assert "6 of 6 samples are degenerate" in capsys.readouterr().err
+
+
+def test_repetition_penalty_sees_the_whole_sequence() -> None:
+    model = tiny()
+    config = SamplingConfig(repetition_penalty=1e6, top_k=1)
+    written = write_tile(
+        model, np.array([[3, 9]]), uniforms(1, 0, range(1), 30), config, torch.device("cpu")
+    )[0].tolist()  # fmt: skip
+    assert len(set(written) | {3, 9}) == 32  # nothing twice

@@ -1,0 +1,149 @@
+"""The optimiser's run: what it is given, in which order, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import one_process, quiet, small_config
+from test_mixing import mix, tokens_of
+
+from collapselab import modeling, training
+from collapselab.config import ModelConfig, TrainingConfig, UserError
+from collapselab.corpus import Tokens
+from collapselab.mixing import TrainingSet
+from collapselab.rundir import Chain
+from collapselab.seeds import batch_order
+from collapselab.training import learning_rate
+
+
+def model(config, vocab: int = 61, seed: int = 0):
+    return modeling.new(config.model, vocab=vocab, separator=vocab - 1, block=config.training.block, seed=seed)
+
+
+def small_text(count: int = 32 * 80) -> Tokens:
+    tokens = tokens_of(count)
+    return Tokens((np.random.default_rng(0).zipf(1.5, count) % 61).astype(np.uint16), tokens.starts, tokens.nbytes)
+
+
+def prepared(tmp_path, **changes):
+    config = small_config(**{"mixing__tokens": 32 * 21, **changes})
+    chain, text = Chain(tmp_path), small_text()
+    if not chain.stage(0, "mixture").exists():
+        mix(config, chain, 0, text)
+    return config, TrainingSet(config, chain, 0, text)
+
+
+def trained(config, data):
+    lm = model(config)
+    facts = training.train(lm, data, config, 0, one_process(), quiet())
+    return lm, facts
+
+
+def test_batches_are_a_function_of_seed_generation_and_place() -> None:
+    order = batch_order(3, 2, 10, 35)
+    assert (batch_order(3, 2, 10, 12) == order[:12]).all()
+    for epoch in range(3):
+        assert sorted(order[epoch * 10 : epoch * 10 + 10]) == list(range(10))
+    assert not (batch_order(3, 1, 10, 35) == order).all() and not (batch_order(4, 2, 10, 35) == order).all()
+
+
+def test_learning_rate_courses() -> None:
+    at = lambda s, **kw: learning_rate(TrainingConfig(lr=1.0, min_lr_ratio=0.2, **kw), s, 110)  # noqa: E731
+    assert [at(s, warmup_steps=10) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert at(10, warmup_steps=10) == pytest.approx(1.0)
+    assert at(60, warmup_steps=10) == pytest.approx(0.2 + 0.8 * 0.5)  # cosine, half way
+    assert at(60, warmup_steps=10, schedule="linear") == pytest.approx(0.2 + 0.8 * 0.5)
+    assert at(35, warmup_steps=10, schedule="linear") == pytest.approx(0.2 + 0.8 * 0.75)
+    assert at(35, warmup_steps=10) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
+    assert at(109, warmup_steps=10, schedule="constant") == 1.0
+
+
+def test_the_optimiser_gets_what_the_ledger_says(tmp_path) -> None:
+    config, data = prepared(tmp_path, training__tokens=32 * 50, training__loss_on_last=7)
+    _, facts = trained(config, data)
+    assert facts["steps"] == math.ceil(50 / 8)
+    assert facts["shown"] == 32 * 50 and facts["in_loss"] == 7 * 50
+    data.ledger["real"]["loss"] += 1
+    with pytest.raises(RuntimeError, match="ledger"):
+        trained(config, data)
+
+
+def test_training_is_a_plain_adamw_loop(tmp_path) -> None:
+    """Against the obvious loop, written out: same batches, same loss, same weights."""
+    config, data = prepared(tmp_path, training__epochs=2, training__warmup_steps=3, training__clip=0.5)
+    ours, facts = trained(config, data)
+    plain = model(config)
+    settings = config.training
+    groups = [
+        {"params": [p for p in plain.net.parameters() if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in plain.net.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    plain.net.train()
+    order, losses = batch_order(config.seed, 0, 21, 42), []
+    for step in range(6):
+        ids = torch.from_numpy(data[order[step * 8 : step * 8 + 8]])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step, 6)
+        logits = plain.net(ids).logits[..., :61]
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.net.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert [row["loss"] for row in facts["log"]] == pytest.approx(losses, rel=1e-5)
+    for a, b in zip(ours.net.parameters(), plain.net.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-5)
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path) -> None:
+    runs = [trained(*prepared(tmp_path, training__accumulation=n, training__epochs=2)) for n in (1, 3)]
+    losses = [[row["loss"] for row in facts["log"]] for _, facts in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path) -> None:
+    config, data = prepared(tmp_path)
+    digests = [modeling.weights_digest(trained(config, data)[0]) for _ in range(2)]
+    other = modeling.weights_digest(trained(dataclasses.replace(config, seed=2), data)[0])
+    assert digests[0] == digests[1] != other
+
+
+def test_loss_on_the_last_tokens_ignores_the_others(tmp_path) -> None:
+    config, data = prepared(tmp_path, training__loss_on_last=1, training__epochs=1, training__batch_size=21)
+    _, facts = trained(config, data)
+    ids = torch.from_numpy(data[batch_order(config.seed, 0, 21, 21)])
+    fresh = model(config)
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(fresh.logits(ids)[:, -2], ids[:, -1])
+    assert facts["log"][0]["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:
+    config, data = prepared(tmp_path, training__lr=1e30, training__clip=0.0, training__epochs=4)
+    with pytest.raises(UserError, match=r"step \d+ of \d+ \(learning rate .*try a lower lr"):
+        trained(config, data)
+
+
+def test_padding_gets_no_gradient(tmp_path) -> None:
+    config, data = prepared(tmp_path, training__epochs=2)
+    lm, _ = trained(config, data)
+    weight = lm.net.get_input_embeddings().weight
+    assert weight.shape[0] == 64 and (weight[61:] == 0).all() and (weight[:61] != 0).any()
+
+
+def test_dropout_is_off_unless_asked(tmp_path) -> None:
+    config = ModelConfig(layers=1, width=32, heads=2, context=32)
+    net = modeling.new(config, vocab=61, separator=60, block=32, seed=0).net
+    assert (net.config.resid_pdrop, net.config.embd_pdrop, net.config.attn_pdrop) == (0, 0, 0)
+    asked = modeling.new(dataclasses.replace(config, dropout=0.2), vocab=61, separator=60, block=32, seed=0).net
+    assert asked.config.resid_pdrop == asked.config.attn_pdrop == 0.2
+    net.config.resid_pdrop = 0.1
+    net.save_pretrained(tmp_path)
+    assert modeling.load(str(tmp_path)).net.config.resid_pdrop == 0
+    assert modeling.load(str(tmp_path), dropout=0.3).net.config.resid_pdrop == 0.3
