@@ -25,6 +25,7 @@ from collapselab import evaluation, mixing, modeling, rundir, sampling, seeds, t
 from collapselab.config import RunConfig, UserError, as_dict, digest, drift, identity
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
+from collapselab.metrics import HEADLINE
 from collapselab.parallel import Processes, environment
 from collapselab.rundir import Chain
 from collapselab.tracking import Tracker
@@ -94,6 +95,7 @@ class Stages:
                 self.console.say(f"{place}: not valid any more; made again")
             with rundir.publishing(place, inputs=inputs) as out:
                 make(out)
+            self.console.record(f"{place} published")
         else:
             make(Path(os.devnull))  # takes part in the work, writes nothing
         self.processes.barrier()
@@ -291,14 +293,6 @@ def pretrained_note(config: RunConfig, corpus: Corpus) -> str:
     if modeling.trained_on(config.model.pretrained) == corpus.digest:
         return "note: the pretrained model was trained by this lab on this corpus's training split, not on the held-out text"
     return "note: the pretrained model may have seen the held-out text; its perplexity can look better than on new text"
-
-
-HEADLINE = {
-    "perplexity": "real/perplexity",
-    "bits/byte": "real/bits_per_byte",
-    "distinct-2": "diversity/words/distinct_2",
-    "tail coverage": "tails/words/coverage_5_normalised",
-}
 
 
 def summary_line(row: dict[str, Any]) -> str:

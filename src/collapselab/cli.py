@@ -272,7 +272,7 @@ def _show(chain: Path) -> None:
 
     page = report.write_report(chain)
     table = Table(title=str(chain))
-    for column in report.TABLE:
+    for column in report.COLUMNS:
         table.add_column(column, justify="right")
     for row in report.table_rows(report.ChainFiles(chain)):
         table.add_row(*row)
@@ -284,6 +284,7 @@ def _quiet() -> None:
     """Libraries' own bars and hints stay out of ours; their errors still come as exceptions."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of libraries' bars; console.py sets its own
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     import transformers.utils.logging as hf_logging
 

@@ -31,12 +31,15 @@ class Console:
         """One line to the terminal and, with the time, to events.log."""
         if not self.speaks:
             return
-        text = inert(text)
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(inert(text), file=sys.stderr)
+        self.record(text)
+
+    def record(self, text: str) -> None:
+        """One line to events.log alone."""
         if self.log is not None:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
             with self.log.open("a", encoding="utf-8") as stream:
-                stream.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+                stream.writelines(f"{stamp} {line}\n" for line in inert(text).splitlines())
 
     def bar(self, title: str, total: int) -> Any:
         """A progress bar in tokens; shows the rate and the time left."""

@@ -10,17 +10,11 @@ from typing import Any
 
 import jinja2
 
+from collapselab.metrics import HEADLINE
 from collapselab.report import figures
 from collapselab.rundir import find_chains, read_json, read_metrics, run_root, write_bytes, write_text
 
-TABLE = {
-    "generation": None,
-    "real share": None,
-    "perplexity": "real/perplexity",
-    "bits/byte": "real/bits_per_byte",
-    "distinct-2": "diversity/words/distinct_2",
-    "tail coverage": "tails/words/coverage_5_normalised",
-}
+COLUMNS = ("generation", "real share", *HEADLINE)
 
 
 class ChainFiles:
@@ -53,9 +47,9 @@ def table_rows(chain: ChainFiles) -> list[list[str]]:
     out = []
     for row in chain.rows:
         cells = [str(row["generation"]), f"{row['real_share']:.3f}"]
-        out.append(cells + [_cell(row["metrics"], key) for key in TABLE.values() if key])
+        out.append(cells + [_cell(row["metrics"], key) for key in HEADLINE.values()])
     reference = chain.reference["metrics"]
-    out.append(["real text", ""] + [_cell(reference, key) for key in TABLE.values() if key])
+    out.append(["real text", ""] + [_cell(reference, key) for key in HEADLINE.values()])
     return out
 
 
@@ -88,7 +82,7 @@ def write_report(run: Path) -> Path:
             }
             for chain in chains
         ],
-        columns=list(TABLE),
+        columns=COLUMNS,
         images=images,
     )
     write_text(out / "index.html", page)

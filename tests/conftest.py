@@ -1,0 +1,60 @@
+"""What all tests share. The environment is set here, before collapselab or a Hugging Face library is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _cache() -> Path:
+    """One cache per user, checkout and version of the corpus code, so that xdist workers tokenise the default once."""
+    state = hashlib.sha256(str(ROOT).encode())
+    for path in sorted((ROOT / "src" / "collapselab" / "corpus").glob("*.py")):
+        state.update(path.read_bytes())
+    return Path(tempfile.gettempdir()) / f"collapselab-tests-{os.getuid()}" / state.hexdigest()[:16]
+
+
+os.environ["COLLAPSELAB_CACHE"] = str(_cache())
+os.environ["HF_DATASETS_CACHE"] = str(_cache().parent / "datasets")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ.pop("COLLAPSELAB_DATA", None)
+
+Lab = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of corpora and models that lies beside the checkout."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here: the corpora and models beside the checkout are needed")
+    return folder
+
+
+@pytest.fixture
+def lab(capsys: pytest.CaptureFixture[str]) -> Lab:
+    """Runs a command line in this process: lab("run", "--seed", "2") gives (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        from collapselab.cli import main
+
+        capsys.readouterr()
+        try:
+            code = main(list(arguments))
+        except SystemExit as stop:  # --help and --print_config
+            assert isinstance(stop.code, int)
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -1,0 +1,291 @@
+"""The configuration: what cannot work is refused when it is built, and a chain's identity is what it should be."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collapselab import config as cfg
+from collapselab.config import RunConfig, UserError, as_dict, digest, drift, flatten, identity
+
+SECTIONS = {
+    "corpus": cfg.CorpusConfig,
+    "model": cfg.ModelConfig,
+    "training": cfg.TrainingConfig,
+    "mixing": cfg.MixingConfig,
+    "sampling": cfg.SamplingConfig,
+    "evaluation": cfg.EvaluationConfig,
+    "tracking": cfg.TrackingConfig,
+}
+NAN, INF = float("nan"), float("inf")
+
+
+def build(flat: dict[str, Any]) -> RunConfig:
+    """RunConfig from flat keys."""
+    groups: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.rpartition(".")
+        (groups.setdefault(section, {}) if section else top)[name] = value
+    return RunConfig(**top, **{section: SECTIONS[section](**values) for section, values in groups.items()})
+
+
+REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
+    ("corpus.source", "", {}),
+    ("corpus.source", "  ", {}),
+    *[("corpus.valid_share", v, {}) for v in (0.0, 1.0, -0.1, NAN)],
+    *[("corpus.test_share", v, {}) for v in (0.0, 1.0, 2.0, NAN)],
+    ("corpus.test_share", 0.6, {"corpus.valid_share": 0.4}),
+    ("corpus.vocab_size", 256, {}),
+    *[(f"model.{k}", 0, {}) for k in ("layers", "width", "heads", "pad_vocabulary")],
+    *[(f"model.{k}", 0, {}) for k in ("kv_heads", "mlp_width", "context")],
+    ("model.width", 130, {}),
+    ("model.kv_heads", 2, {}),
+    ("model.kv_heads", 3, {"model.family": "llama"}),
+    ("model.width", 12, {"model.family": "llama"}),
+    ("model.dropout", 0.1, {"model.family": "llama"}),
+    *[("model.dropout", v, {}) for v in (1.0, -0.1, NAN)],
+    ("training.block", 1, {}),
+    ("training.batch_size", 0, {}),
+    ("training.accumulation", 0, {}),
+    ("training.accumulation", 33, {}),
+    ("training.epochs", 0, {}),
+    ("training.tokens", 127, {}),
+    ("training.tokens", 1000, {"training.epochs": 1}),
+    *[("training.lr", v, {}) for v in (0.0, -1.0, INF, NAN)],
+    *[("training.min_lr_ratio", v, {}) for v in (-0.1, 1.1, NAN)],
+    ("training.warmup_steps", -1, {}),
+    *[("training.weight_decay", v, {}) for v in (-0.1, INF, NAN)],
+    *[("training.clip", v, {}) for v in (-1.0, INF, NAN)],
+    *[(f"training.{k}", v, {}) for k in ("beta1", "beta2") for v in (1.0, -0.1, NAN)],
+    *[("training.eps", v, {}) for v in (0.0, 1.0, NAN)],
+    *[("training.loss_on_last", v, {}) for v in (0, 128)],
+    ("mixing.tokens", 0, {}),
+    ("mixing.tokens", 127, {}),
+    *[(f"mixing.{k}", v, {}) for k in ("start", "ratio", "end", "floor") for v in (-0.1, 1.1, NAN)],
+    *[("mixing.power", v, {}) for v in (-1.0, INF, NAN)],
+    ("mixing.values", [0.5, 1.5], {"mixing.schedule": "list", "generations": 2}),
+    ("mixing.values", [0.5, NAN], {"mixing.schedule": "list", "generations": 2}),
+    ("mixing.values", [0.5], {"mixing.schedule": "list", "generations": 2}),
+    ("mixing.values", [], {"mixing.schedule": "list"}),
+    ("mixing.values", [0.5] * 5, {}),
+    ("mixing.values", [0.5] * 5, {"mixing.schedule": "linear"}),
+    *[
+        ("mixing.schedule", s, {"mixing.regime": r})
+        for r in ("accumulate", "accumulate_subsample")
+        for s in ("constant", "geometric", "linear", "cosine", "harmonic", "power")
+    ],
+    ("sampling.tokens", 1, {}),
+    ("sampling.length", 1, {}),
+    ("sampling.prompt_tokens", 0, {}),
+    ("sampling.prompt_tokens", 128, {"sampling.prompt": "real_prefix"}),
+    (
+        "sampling.prompt_tokens",
+        65,
+        {"sampling.prompt": "real_prefix", "training.block": 64, "model.context": 66, "sampling.length": 66},
+    ),
+    ("sampling.tile", 0, {}),
+    *[("sampling.temperature", v, {}) for v in (0.0, -1.0, INF, NAN)],
+    ("sampling.top_k", -1, {}),
+    *[("sampling.top_p", v, {}) for v in (0.0, 1.1, NAN)],
+    *[("sampling.min_p", v, {}) for v in (-0.1, 1.0, NAN)],
+    *[("sampling.repetition_penalty", v, {}) for v in (0.0, INF, NAN)],
+    ("sampling.length", 64, {"mixing.unit": "documents"}),
+    ("sampling.length", 129, {}),
+    ("evaluation.context", 1, {}),
+    ("evaluation.context", 2, {}),
+    ("evaluation.context", 129, {}),
+    ("evaluation.tokens", 1, {}),
+    ("evaluation.stride", 0, {}),
+    ("evaluation.stride", 129, {}),
+    ("evaluation.sample_tokens", 0, {}),
+    ("training.block", 128, {"model.context": 64}),
+    *[("name", v, {}) for v in ("..", "a..b", "../a", "a/b", "", ".hidden", "-x", "a b", "a\n", "é", "x" * 101)],
+    *[("seed", v, {}) for v in (-1, 2**63)],
+    ("generations", -1, {}),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "others"), REFUSED, ids=lambda v: repr(v)[:40])
+def test_a_value_that_cannot_work_is_refused_by_key_and_value(key: str, value: Any, others: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        build({**others, key: value})
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{key}={value!r}: ")
+    assert len(text) > len(f"{key}={value!r}: ") + 5  # and a remedy
+
+
+def test_the_refused_values_are_refused_for_themselves() -> None:
+    """The settings beside a refused value are fine without it: the table above tests what it says."""
+    for key, _, others in REFUSED:
+        if key not in ("mixing.values", "training.block", "model.width") and "mixing.schedule" not in others:
+            build(others)
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        {"corpus.valid_share": 1e-9, "corpus.test_share": 0.99},
+        {"mixing.start": 0.0, "mixing.end": 1.0, "mixing.ratio": 1.0, "mixing.floor": 1.0},
+        {"mixing.tokens": 128, "training.tokens": 128},
+        {"mixing.tokens": None, "generations": 0},
+        {"training.block": 2, "training.loss_on_last": 1, "evaluation.context": 3, "model.context": 4},
+        {"sampling.prompt": "real_prefix", "sampling.prompt_tokens": 127},
+        {"sampling.length": 256, "model.context": 256},
+        {"sampling.top_p": 1.0, "sampling.min_p": 0.0, "sampling.top_k": 10**9},
+        {"evaluation.stride": 128},
+        {"model.family": "llama", "model.kv_heads": 2, "training.clip": 0.0, "training.beta1": 0.0},
+        {"model.pretrained": "somewhere", "sampling.length": 4096},
+        {"name": "a" * 100, "seed": 2**63 - 1},
+        {"mixing.regime": "accumulate"},
+        {"mixing.schedule": "list", "mixing.values": [1.0, 0.0], "generations": 2},
+    ],
+    ids=str,
+)
+def test_the_ends_of_the_ranges_are_accepted(flat: dict[str, Any]) -> None:
+    built = flatten(as_dict(build(flat)))
+    assert {key: built[key] for key in flat} == flat
+
+
+def test_settings_are_frozen_and_keyword_only() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 2  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        RunConfig("name")  # type: ignore[misc]
+
+
+def test_every_key_has_a_docstring() -> None:
+    for owner in (RunConfig, *SECTIONS.values()):
+        source = inspect.getsource(owner)
+        for field in dataclasses.fields(owner):
+            assert re.search(rf"^    {field.name}: .*\n    \"\"\"\S", source, re.M), f"{owner.__name__}.{field.name}"
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [{"name": "b"}, {"runs_dir": "x"}, {"data_dir": "d"}, {"progress": False}, {"tracking.wandb": "offline"}],
+    ids=str,
+)
+def test_where_and_how_a_run_is_watched_is_no_part_of_it(harmless: dict[str, Any]) -> None:
+    assert identity(build(harmless)) == identity(RunConfig())
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_with_a_horizon_makes_generations_part_of_the_identity(schedule: str) -> None:
+    short, long = (identity(build({"mixing.schedule": schedule, "generations": g})) for g in (3, 4))
+    assert drift(short, long) == {"generations": (3, 4)}
+
+
+@pytest.mark.parametrize("schedule", [None, "constant", "geometric", "harmonic", "power"])
+def test_other_chains_may_grow(schedule: str | None) -> None:
+    short, long = (identity(build({"mixing.schedule": schedule, "generations": g})) for g in (3, 30))
+    assert drift(short, long) == {}
+
+
+def test_a_list_of_shares_may_grow_at_its_end_only() -> None:
+    def of(*values: float) -> dict[str, Any]:
+        return identity(
+            build({"mixing.schedule": "list", "mixing.values": list(values), "generations": min(2, len(values))})
+        )
+
+    assert drift(of(0.5, 0.25), of(0.5, 0.25, 0.1)) == {}
+    assert drift(of(0.5, 0.25, 0.1), of(0.5, 0.25)) == {"mixing.values": ([0.5, 0.25, 0.1], [0.5, 0.25])}
+    assert drift(of(0.5, 0.25), of(0.25, 0.5, 0.1)) == {"mixing.values": ([0.5, 0.25], [0.25, 0.5, 0.1])}
+
+
+def test_drift_names_every_key_that_differs_with_both_values() -> None:
+    new = build({"training.lr": 0.5, "corpus.subset": "x", "seed": 7, "name": "other"})
+    assert drift(identity(RunConfig()), identity(new)) == {
+        "corpus.subset": (None, "x"),
+        "seed": (1, 7),
+        "training.lr": (1e-3, 0.5),
+    }
+
+
+def test_every_setting_that_is_not_harmless_enters_the_identity() -> None:
+    keys = set(identity(RunConfig()))
+    every = set(flatten(as_dict(RunConfig())))
+    assert every - keys == {"name", "runs_dir", "data_dir", "progress", "generations"} | {
+        key for key in every if key.startswith("tracking.")
+    }
+
+
+def test_digest_does_not_depend_on_the_order_of_keys() -> None:
+    flat = identity(RunConfig())
+    assert digest(flat) == digest(dict(reversed(flat.items())))
+    assert digest(flat) != digest({**flat, "seed": 2})
+    canonical = rb'{"a":1,"b":[true,null,"\u00e9"]}'
+    assert digest({"b": [True, None, "é"], "a": 1}) == hashlib.sha256(canonical).hexdigest()
+
+
+FLOATS = st.floats() | st.floats(0, 1)
+COUNTS = st.integers(-3, 300) | st.sampled_from([64, 128, 256]) | st.integers()
+KEYS: dict[str, st.SearchStrategy[Any]] = {
+    "name": st.text(max_size=12) | st.just("ok"),
+    "seed": st.integers(),
+    "generations": st.integers(-2, 6),
+    "corpus.source": st.text(max_size=8),
+    "corpus.valid_share": FLOATS,
+    "corpus.test_share": FLOATS,
+    "corpus.vocab_size": COUNTS,
+    "model.pretrained": st.none() | st.text(max_size=3),
+    "model.family": st.sampled_from(["gpt2", "llama"]),
+    "model.width": COUNTS,
+    "model.heads": COUNTS,
+    "model.kv_heads": st.none() | COUNTS,
+    "model.context": st.none() | COUNTS,
+    "model.dropout": FLOATS,
+    "training.block": COUNTS,
+    "training.batch_size": COUNTS,
+    "training.accumulation": COUNTS,
+    "training.epochs": st.none() | COUNTS,
+    "training.tokens": st.none() | COUNTS,
+    "training.lr": FLOATS,
+    "training.loss_on_last": st.none() | COUNTS,
+    "mixing.tokens": st.none() | COUNTS,
+    "mixing.regime": st.sampled_from(["replace", "accumulate", "accumulate_subsample"]),
+    "mixing.schedule": st.sampled_from([None, "constant", "linear", "cosine", "power", "list"]),
+    "mixing.values": st.lists(FLOATS, max_size=6),
+    "mixing.floor": FLOATS,
+    "mixing.power": FLOATS,
+    "mixing.unit": st.sampled_from(["tokens", "documents"]),
+    "sampling.length": st.none() | COUNTS,
+    "sampling.prompt": st.sampled_from(["bos", "first_token", "real_prefix"]),
+    "sampling.prompt_tokens": COUNTS,
+    "sampling.temperature": FLOATS,
+    "sampling.top_p": FLOATS,
+    "evaluation.context": st.none() | COUNTS,
+    "evaluation.stride": st.none() | COUNTS,
+}
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(st.fixed_dictionaries({}, optional=KEYS))
+def test_any_values_build_or_are_refused_as_the_users_mistake(flat: dict[str, Any]) -> None:
+    try:
+        config = build(flat)
+    except UserError as error:
+        assert any(f"{key}=" in str(error) for key in flatten(as_dict(RunConfig())))
+        return
+    again = build(flatten(as_dict(config)))
+    assert digest(identity(again)) == digest(identity(config))
+    assert drift(identity(config), identity(again)) == {}
+    assert config.prompt_length <= config.sequence_length
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(st.sampled_from(sorted(KEYS)), st.data())
+def test_a_single_value_builds_or_is_refused_by_its_own_name(key: str, data: st.DataObject) -> None:
+    value = data.draw(KEYS[key])
+    try:
+        assert flatten(as_dict(build({key: value})))[key] == value
+    except UserError as error:
+        assert key.split(".")[0] in str(error) and "\n" not in str(error)
