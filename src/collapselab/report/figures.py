@@ -113,7 +113,7 @@ def ledger(chains: list[Any]) -> bytes:
             bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
         axis.set_title(f"tokens shown in training, by source\n{chain.name}", fontsize=10)
         if len(sources) <= 12:
-            axis.legend(fontsize=7, frameon=False)
+            axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return _png(figure)
 
 
@@ -121,7 +121,7 @@ FIGURES: tuple[tuple[str, str, str, Callable[[list[Any]], bytes]], ...] = (
     (
         "likelihood",
         "The model on held-out real text",
-        "Perplexity and bits per byte rise, accuracy falls, as a model learns from its own text.",
+        "How well each generation predicts real text that it was not trained on.",
         likelihood,
     ),
     (
