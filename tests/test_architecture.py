@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "collapselab"
 ROWS = {
     "config": 0, "seeds": 0, "rundir": 1, "console": 1, "parallel": 1, "tracking": 2,
     "corpus": 2, "metrics": 2, "modeling": 3, "mixing": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4,
-    "chain": 5, "plan": 6, "standalone": 6, "cli": 7, "__main__": 8,
+    "chain": 5, "plan": 6, "standalone": 6, "options": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 ONLY_IN = {
     "wandb": {"tracking"},
@@ -26,7 +26,7 @@ ONLY_IN = {
         "cli",
         "parallel",
     },  # cli silences it, parallel notes its version
-    "jsonargparse": {"cli"},
+    "jsonargparse": {"options"},
     "datasets": {"corpus"},
     "matplotlib": {"report"},
 }
@@ -83,14 +83,14 @@ def test_libraries_stay_in_their_rooms() -> None:
 def test_nothing_reads_or_writes_pickles_or_runs_strangers_code() -> None:
     for path in SOURCE.rglob("*.py"):
         text = path.read_text()
-        for word in ("import pickle", "torch.load(", "torch.save(", "exec(", "eval(", "np.load(", "allow_pickle"):
-            assert word not in text.replace(".eval()", ""), f"{path}: {word}"
+        for word in ("import pickle", "torch.load(", "torch.save(", " exec(", " eval(", "np.load(", "allow_pickle"):
+            assert word not in text, f"{path}: {word}"
         assert text.count("trust_remote_code") == text.count('"trust_remote_code": False'), path
 
 
 def test_modules_are_short_enough_to_read() -> None:
     for path in SOURCE.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= (480 if path.name == "config.py" else 400), path
+        assert len(path.read_text().splitlines()) <= (520 if path.name == "config.py" else 350), path
 
 
 def test_importing_the_package_is_light() -> None:

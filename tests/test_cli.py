@@ -13,8 +13,9 @@ import pytest
 import yaml
 from conftest import ROOT, Lab
 
-from collapselab.cli import VERBS, _run_from_yaml, load_yaml
+from collapselab.cli import VERBS
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, flatten
+from collapselab.options import config_from, load_yaml
 
 CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 
@@ -223,7 +224,7 @@ def test_a_file_without_a_key_changes_nothing(lab: Lab, tmp_path: Path, text: st
 def test_a_section_without_a_value_is_empty_or_refused(tmp_path: Path, text: str) -> None:
     path = Path(write(tmp_path / "a.yaml", text))
     try:
-        config = _run_from_yaml(path, [])
+        config = config_from(path)
     except UserError as error:
         assert str(path) in str(error)
         return
@@ -263,7 +264,7 @@ def test_a_wrong_type_is_refused_by_its_key(lab: Lab, tmp_path: Path, key: str, 
 def test_null_is_refused_where_a_value_is_needed(tmp_path: Path, line: str) -> None:
     path = Path(write(tmp_path / "a.yaml", f"{line}\n"))
     with pytest.raises(UserError, match=line.split("{")[-1].split(":")[0]):
-        _run_from_yaml(path, [])
+        config_from(path)
 
 
 def test_values_that_look_like_something_else(lab: Lab) -> None:
@@ -310,7 +311,7 @@ def test_what_a_verb_needs_is_named(lab: Lab, tmp_path: Path) -> None:
 def test_a_fork_asked_for_in_a_file_is_not_forgotten(lab: Lab, tmp_path: Path) -> None:
     """`fork` in YAML is obeyed or refused: it must never start a chain of its own."""
     path = write(tmp_path / "a.yaml", f"name: b\nruns_dir: {tmp_path / 'runs'}\nfork: {tmp_path / 'nowhere'}\nat: 0\n")
-    refused(lab("run", "--config", path, "--corpus.source", "path:not-a-file"), "nowhere")
+    refused(lab("run", "--config", path, "--corpus.source", "path:not-a-file"), "fork")
 
 
 # --- files -------------------------------------------------------------------------------------------------------------
@@ -402,7 +403,7 @@ def test_a_file_for_another_verb(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_file_in_configs_is_a_run(lab: Lab, path: Path) -> None:
-    built = flatten(as_dict(_run_from_yaml(path, [])))
+    built = flatten(as_dict(config_from(path)))
     for key, value in flatten(load_yaml(path)).items():
         assert built[key] == value
     shown = settings(lab("run", "--config", str(path), "--print_config"))

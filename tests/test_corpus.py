@@ -439,9 +439,9 @@ def test_a_data_set_that_cannot_be_had(own_cache: Path) -> None:
 GOOD = jsonl(DOCUMENTS).encode()
 BROKEN: dict[str, tuple[str, bytes, str]] = {
     "empty": ("a.txt", b"", "empty"),
-    "whitespace": ("a.txt", b" \n\t\n\n", "no text to train on"),
-    "empty, packed": ("a.txt.xz", lzma.compress(b""), "no text to train on"),
-    "no rows": ("a.parquet", _parquet(pa.array([], pa.string())), "no text to train on"),
+    "whitespace": ("a.txt", b" \n\t\n\n", "fell to the held-out splits or are empty"),
+    "empty, packed": ("a.txt.xz", lzma.compress(b""), "fell to the held-out splits or are empty"),
+    "no rows": ("a.parquet", _parquet(pa.array([], pa.string())), "fell to the held-out splits or are empty"),
     "not UTF-8": ("a.txt", b"caf\xe9\n", "a.txt.*not UTF-8.*0xe9"),
     "not UTF-8 in a line": ("a.jsonl", GOOD + b'{"text": "\xe9"}\n', "line 121.*not UTF-8"),
     "truncated xz": ("a.jsonl.xz", lzma.compress(GOOD * 9)[:-30], "a.jsonl.xz.*cannot be read"),

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from collapselab import __version__
-from collapselab.config import RunConfig, UserError, as_dict, flatten
+from collapselab.config import UserError
 
 VERBS = {
     "run": "run a chain: train, sample, and train again on the samples; continues where it stopped",
-    "sample": "write text with a published model",
+    "sample": "write text with a published model; --seed and every --sampling.* option of `run` are accepted too",
     "eval": "score any model folder on a run's held-out text, under the run's protocol",
     "report": "make the report of a run: index.html, PNGs, CSV",
     "sync": "replay a run's metrics.jsonl to wandb",
@@ -29,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, or 2 for something the user can mend, said in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
             _usage()
             return 0
         if arguments[0] == "--version":
@@ -37,14 +34,20 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         verb = arguments[0]
         if verb not in VERBS:
-            raise UserError(f"{verb!r} is not a verb{_nearest(verb, VERBS)}; `collapselab --help` lists them")
+            from collapselab.options import nearest
+
+            raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
         return HANDLERS[verb](arguments[1:])
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # one process speaks for all
-            line = " ".join(str(error).split())
-            print(f"collapselab: error: {line}", file=sys.stderr)
+            from collapselab.console import inert
+
+            print(f"collapselab: error: {inert(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
+    except SystemExit as leaving:  # --help and --print_config
+        return int(leaving.code or 0)
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say to nobody
         return 1
     except KeyboardInterrupt:
         print("collapselab: interrupted; the same command continues where it stopped", file=sys.stderr)
@@ -58,187 +61,46 @@ def _usage() -> None:
     print("\n`collapselab VERB --help` shows the options of a verb and their defaults.")
 
 
-# --- parsing -----------------------------------------------------------------------------------------------------------
+def _options(verb: str) -> Any:
+    from collapselab.options import Options
+
+    return Options(verb, VERBS[verb])
 
 
-def _parser(verb: str) -> Any:
-    import jsonargparse
+def _quiet() -> None:
+    """Libraries' own bars and hints stay out of ours; their errors still come as exceptions."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of libraries' bars; console.py sets its own
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    import transformers.utils.logging as hf_logging
 
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return jsonargparse.ArgumentParser(
-        prog=f"collapselab {verb}", description=VERBS[verb], exit_on_error=False, allow_abbrev=False
-    )
-
-
-def _parse(parser: Any, arguments: list[str], known: set[str], switches: set[str]) -> Any:
-    """Parsed options. Order: defaults < YAML files from left to right < the command line, wherever a value stands.
-
-    Args:
-        known: keys that a YAML file or the command line may set.
-        switches: those of them that take no value.
-    """
-    import argparse
-
-    configs, rest = _split_configs(arguments)
-    for path in configs:
-        _check_yaml(Path(path), known)
-    _check_options(rest, known, switches)
-    ordered = [item for path in configs for item in ("--config", path)] + rest
-    try:
-        return parser.parse_args(ordered)
-    except UserError:
-        raise
-    except (argparse.ArgumentError, ValueError, TypeError) as error:
-        raise _one_line(error, parser) from None
-
-
-def _one_line(error: Exception, parser: Any) -> UserError:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(error).split()).replace("Parser key ", "").replace("argument ", "")
-    return UserError(f"{text[:400]}; see `{parser.prog} --help`")
-
-
-def _split_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
-    configs, rest, index = [], [], 0
-    while index < len(arguments):
-        item = arguments[index]
-        if item == "--config":
-            if index + 1 == len(arguments):
-                raise UserError("--config: give the path of a YAML file")
-            configs.append(arguments[index + 1])
-            index += 2
-            continue
-        if item.startswith("--config="):
-            configs.append(item.removeprefix("--config="))
-        else:
-            rest.append(item)
-        index += 1
-    return configs, rest
-
-
-def _nearest(key: str, known: Any) -> str:
-    found = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not found and "." not in key:  # `lr` for `training.lr`
-        found = [k for k in known if k.split(".")[-1] == key][:1]
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def _check_options(arguments: list[str], known: set[str], switches: set[str]) -> None:
-    for item in arguments:
-        if item.startswith("--") and item != "--":
-            key = item[2:].split("=", 1)[0].removesuffix("+")
-            if key not in known | {"help", "print_config"}:
-                raise UserError(f"--{key}: no such option{_nearest(key, known)}; `--help` lists them")
-            if key in switches and "=" in item:
-                raise UserError(f"--{key}: takes no value")
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that refuses a key that is given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node)
-            if isinstance(key, (str, int, float, bool)) and key in seen:
-                raise UserError(
-                    f"line {key_node.start_mark.line + 1}: key {key!r} stands twice (first in line {seen[key]}); keep one"
-                )
-            seen[key] = key_node.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as a mapping; raises UserError that names the file and the line."""
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except FileNotFoundError:
-        raise UserError(f"--config {path}: no such file; check the path") from None
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read ({error.strerror}); check the path") from None
-    except UserError as error:
-        raise UserError(f"--config {path}, {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not valid YAML ({error}); mend the file") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"--config {path}: must hold keys and values; see configs/ for examples")
-    return tree
-
-
-def _check_yaml(path: Path, known: set[str]) -> None:
-    sections = {key.rsplit(".", 1)[0] for key in known if "." in key}
-    for key, value in flatten(load_yaml(path)).items():
-        if key in known or (key in sections and value in (None, {})):
-            continue
-        if key in sections:
-            raise UserError(f"--config {path}: {key}={value!r}: holds several keys, not one value")
-        raise UserError(f"--config {path}: {key}: no such key{_nearest(key, known)}")
-
-
-def _add_run_config(parser: Any) -> set[str]:
-    parser.add_argument("--config", action="config", help="YAML file; may be given several times, later ones win")
-    parser.add_class_arguments(RunConfig, as_group=False)
-    return set(flatten(as_dict(RunConfig())))
-
-
-def _run_config(parser: Any, namespace: Any) -> RunConfig:
-    """The dataclass from parsed values. (`parser.instantiate` would make its own class for nested groups.)"""
-    values = namespace.as_dict()
-    sections = {
-        f.name: f.default_factory for f in dataclasses.fields(RunConfig) if f.default_factory is not dataclasses.MISSING
-    }
-    made: dict[str, Any] = {}
-    for field in dataclasses.fields(RunConfig):
-        value = values[field.name]
-        made[field.name] = (
-            sections[field.name](**value) if field.name in sections and isinstance(value, dict) else value
-        )
-    return RunConfig(**made)
-
-
-def config_of(chain: Path) -> RunConfig:
-    """The configuration that a chain was run with."""
-    return _run_from_yaml(chain / "config.yaml", [])
-
-
-def _run_from_yaml(path: Path, overrides: list[str]) -> RunConfig:
-    parser = _parser("run")
-    known = _add_run_config(parser)
-    return _run_config(parser, _parse(parser, ["--config", str(path), *overrides], known, set()))
-
-
-# --- verbs -------------------------------------------------------------------------------------------------------------
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
 
 
 def _do_run(arguments: list[str]) -> int:
-    parser = _parser("run")
-    known = _add_run_config(parser)
-    parser.add_argument("--dry_run", action="store_true", help="say what the run will take, and stop")
-    parser.add_argument(
-        "--fork", type=str | None, default=None, help="start a new arm from this run or chain directory"
-    )
-    parser.add_argument("--at", type=int | None, default=None, help="last generation to take from --fork")
-    switches = {"dry_run"}
-    known |= switches | {"fork", "at"}
-    fork = _value_of("fork", arguments)
-    if fork is not None:  # a fork begins with its parent's settings
+    options = _options("run")
+    options.add_run_keys()
+    options.add_switch("dry_run", "say what the run will take, and stop")
+    options.add("fork", str | None, None, "start a new arm from this run or chain directory", line_only=True)
+    options.add("at", int | None, None, "last generation to take from --fork", line_only=True)
+    gathered = options.gather(arguments)
+    parent = _last("fork", gathered)
+    if parent is not None:  # a fork begins with its parent's settings
         from collapselab.rundir import find_chains
 
-        chains = find_chains(Path(fork))
+        chains = find_chains(Path(parent))
         if len(chains) > 1:
-            raise UserError(f"--fork {fork}: holds {len(chains)} chains; name one of them, as {chains[0]}")
-        if _value_of("name", arguments) is None:
-            raise UserError(f"--name: give the fork of {fork} a name of its own")
-        arguments = ["--config", str(chains[0] / "config.yaml"), *arguments]
-    parsed = _parse(parser, arguments, known, switches)
-    config = _run_config(parser, parsed)
-    if (parsed.fork is None) != (parsed.at is None):
+            raise UserError(f"--fork {parent}: holds {len(chains)} chains; name one of them, as {chains[0]}")
+        if _last("name", gathered) is None:
+            raise UserError(f"--name: give the fork of {parent} a name of its own")
+        gathered = options.gather(["--config", str(chains[0] / "config.yaml"), *gathered])
+    from collapselab.options import run_config
+
+    parsed = options.parse(gathered)
+    config = run_config(parsed)
+    if (parent is None) != (parsed.at is None):
         raise UserError("--fork and --at go together: --fork RUN --at GENERATION")
     _quiet()
     if parsed.dry_run:
@@ -248,19 +110,15 @@ def _do_run(arguments: list[str]) -> int:
         return 0
     from collapselab import chain
 
-    path, rows = chain.run(config, (chains[0], parsed.at) if fork is not None else None)
+    path, rows = chain.run(config, (chains[0], parsed.at) if parent is not None else None)
     if rows:  # only process 0 has them
         _show(path)
     return 0
 
 
-def _value_of(option: str, arguments: list[str]) -> str | None:
-    for index, item in enumerate(arguments):
-        if item == f"--{option}" and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if item.startswith(f"--{option}="):
-            return item.split("=", 1)[1]
-    return None
+def _last(key: str, gathered: list[str]) -> str | None:
+    given = [item.split("=", 1)[1] for item in gathered if item.startswith(f"--{key}=")]
+    return given[-1] if given else None
 
 
 def _show(chain: Path) -> None:
@@ -280,74 +138,30 @@ def _show(chain: Path) -> None:
     print(f"report: {page}")
 
 
-def _quiet() -> None:
-    """Libraries' own bars and hints stay out of ours; their errors still come as exceptions."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of libraries' bars; console.py sets its own
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    import transformers.utils.logging as hf_logging
-
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-
-
-def _run_argument(parser: Any, many: bool = False) -> None:
-    parser.add_argument("--config", action="config", help="YAML file with these options")
-    parser.add_argument("run", type=str, help="run directory (runs/NAME) or chain directory")
-
-
-def _do_report(arguments: list[str]) -> int:
-    parser = _parser("report")
-    _run_argument(parser)
-    parsed = _parse(parser, arguments, {"config", "run"}, set())
-    from collapselab.report import write_report
-
-    print(f"report: {write_report(Path(parsed.run))}")
-    return 0
-
-
-def _do_sync(arguments: list[str]) -> int:
-    parser = _parser("sync")
-    _run_argument(parser)
-    parser.add_argument("--wandb", choices=["online", "offline"], default="online", help="where to replay the rows to")
-    parsed = _parse(parser, arguments, {"config", "run", "wandb"}, set())
-    from collapselab.console import Console
-    from collapselab.rundir import find_chains
-    from collapselab.tracking import replay
-
-    chains = find_chains(Path(parsed.run))
-    for chain in chains:
-        count = replay(config_of(chain), chain, Console(), parsed.wandb)
-        print(f"{chain}: {count} generations sent")
-    return 0
+RUN_HELP = "run directory (runs/NAME) or chain directory"
 
 
 def _do_sample(arguments: list[str]) -> int:
-    parser = _parser("sample")
-    parser.add_argument("--config", action="config", help="YAML file with these options")
-    parser.add_argument("run", type=str, help="run or chain directory whose model, prompts and settings are used")
-    parser.add_argument(
-        "--generation", type=int | None, default=None, help="which model; null means the last finished one"
-    )
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="folder for shards and meta.json; null writes none"
-    )
-    parser.add_argument("--show", type=int, default=3, help="how many samples to print")
-    parser.add_argument(
-        "--tokens",
-        type=int | None,
-        default=None,
-        help="tokens to write; null means one tile or the run's budget with --out",
-    )
-    settings = [k for k in flatten(as_dict(RunConfig())) if k.startswith("sampling.") or k == "seed"]
-    mine = {"config", "run", "generation", "out", "show", "tokens"}
-    own, overrides = _divide(arguments, set(settings))
-    parsed = _parse(parser, own, mine | set(settings), set())
+    options = _options("sample")
+    options.add_positional("run", f"{RUN_HELP} whose model, prompts and settings are used")
+    options.add("generation", int | None, None, "which model; null means the last finished one")
+    options.add("out", str | None, None, "folder for shards and meta.json; null writes none")
+    options.add("show", int, 3, "how many samples to print")
+    options.add("tokens", int | None, None, "tokens to write; null means one tile, or the run's budget with --out")
+    from collapselab.options import config_from, run_keys
+
+    passed_on = {k: v for k, v in run_keys().items() if k.startswith("sampling.") or k == "seed"}
+    options.accept(passed_on)
+    options.sections = {"sampling"}
+    gathered = options.gather(arguments)
+    overrides = [item for item in gathered if item[2:].split("=", 1)[0] in passed_on]
+    parsed = options.parse([item for item in gathered if item not in overrides])
+    if parsed.tokens is not None and parsed.tokens < 1:
+        raise UserError(f"--tokens={parsed.tokens}: must be 1 or more")
     from collapselab.rundir import find_chains
 
     chain = find_chains(Path(parsed.run))[0]
-    config = _run_from_yaml(chain / "config.yaml", overrides)
+    config = config_from(chain / "config.yaml", overrides)
     _quiet()
     from collapselab import standalone
 
@@ -355,46 +169,60 @@ def _do_sample(arguments: list[str]) -> int:
     return 0
 
 
-def _divide(arguments: list[str], theirs: set[str]) -> tuple[list[str], list[str]]:
-    """(other arguments, those that set one of `theirs`)."""
-    own: list[str] = []
-    found: list[str] = []
-    index = 0
-    while index < len(arguments):
-        key = arguments[index][2:].split("=", 1)[0] if arguments[index].startswith("--") else ""
-        width = 1 if "=" in arguments[index] or key not in theirs else 2
-        (found if key in theirs else own).extend(arguments[index : index + width])
-        index += width
-    return own, found
-
-
 def _do_eval(arguments: list[str]) -> int:
-    parser = _parser("eval")
-    parser.add_argument("--config", action="config", help="YAML file with these options")
-    parser.add_argument("model", type=str, help="model folder, hub name or .gguf file")
-    parser.add_argument(
-        "--run", type=str | None, default=None, help="run or chain directory whose protocol and text are used"
-    )
-    parser.add_argument("--out", type=str | None, default=None, help="JSON file for protocol, sums and values")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    parsed = _parse(parser, arguments, {"config", "model", "run", "out", "device"}, set())
+    options = _options("eval")
+    options.add_positional("model", "model folder, hub name or .gguf file")
+    options.add("run", str | None, None, f"{RUN_HELP} whose protocol and text are used")
+    options.add("out", str | None, None, "JSON file for protocol, sums and values")
+    options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
+    parsed = options.parse(options.gather(arguments))
     if parsed.run is None:
         raise UserError("--run: name the run whose protocol the model is scored under")
+    if parsed.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
+    from collapselab.options import config_from
     from collapselab.rundir import find_chains
 
-    config = dataclasses.replace(config_of(find_chains(Path(parsed.run))[0]), device=parsed.device)
+    config = config_from(find_chains(Path(parsed.run))[0] / "config.yaml")
     _quiet()
     from collapselab import standalone
 
-    standalone.score(parsed.model, config, parsed.out)
+    standalone.score(parsed.model, dataclasses.replace(config, device=parsed.device), parsed.out)
+    return 0
+
+
+def _do_report(arguments: list[str]) -> int:
+    options = _options("report")
+    options.add_positional("run", RUN_HELP)
+    parsed = options.parse(options.gather(arguments))
+    from collapselab.report import write_report
+
+    print(f"report: {write_report(Path(parsed.run))}")
+    return 0
+
+
+def _do_sync(arguments: list[str]) -> int:
+    options = _options("sync")
+    options.add_positional("run", RUN_HELP)
+    options.add("wandb", str, "online", "where to replay the rows to: online or offline")
+    parsed = options.parse(options.gather(arguments))
+    if parsed.wandb not in ("online", "offline"):
+        raise UserError(f"wandb={parsed.wandb!r}: must be online or offline")
+    from collapselab.console import Console
+    from collapselab.options import config_from
+    from collapselab.rundir import find_chains
+    from collapselab.tracking import replay
+
+    for chain in find_chains(Path(parsed.run)):
+        count = replay(config_from(chain / "config.yaml"), chain, Console(), parsed.wandb)
+        print(f"{chain}: {count} generations sent")
     return 0
 
 
 def _do_corpus(arguments: list[str]) -> int:
-    parser = _parser("corpus")
-    parser.add_argument("--config", action="config", help="YAML file with these options")
-    parser.add_argument("--clear", type=str | None, default=None, help="remove: `all`, or the beginning of a digest")
-    parsed = _parse(parser, arguments, {"config", "clear"}, set())
+    options = _options("corpus")
+    options.add("clear", str | None, None, "remove: `all`, or the beginning of a digest")
+    parsed = options.parse(options.gather(arguments))
     from rich.console import Console
     from rich.table import Table
 

@@ -66,7 +66,8 @@ class CorpusConfig:
             self.test_share,
             "valid_share + test_share must leave text to train on",
         )
-        _check(self.vocab_size >= 257, "corpus.vocab_size", self.vocab_size, "must be 257 or more")
+        _check(257 <= self.vocab_size <= 1 << 20, "corpus.vocab_size", self.vocab_size, "must lie in [257, 1048576]")
+        _check(self.tokenizer != "", "corpus.tokenizer", self.tokenizer, "name a tokenizer, or null for the default")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,12 @@ def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> 
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
     started = time.perf_counter()
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        if shared:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(temporary.rglob("*")):
         if path.is_file():

@@ -29,9 +29,9 @@ from collapselab.corpus.tokenizers import (
 )
 from collapselab.rundir import manifest_of, publishing, read_json, write_json
 
-FORMAT = 1  # of the cached shards; raise it when their meaning changes
+FORMAT = 2  # of the cached shards; raise it when their meaning changes
 PIECE = 1 << 20  # characters: longer documents are tokenised in pieces that end at a line's end
-LINE_END = re.compile(r"\n(?= ?\S)")
+CUT = re.compile(r"(?:\n|(?<=\n) )(?=\S)")
 OVERLAP_LEAST = 64  # characters: shorter documents (headings, rules) may stand in two splits
 
 
@@ -99,8 +99,14 @@ def prepare(
     )[:32]
     folder = cache_root() / key
     if manifest_of(folder) is None:
-        with publishing(folder, inputs={}, shared=True) as out:
-            _tokenise(source, config, tokenizer, out)
+        try:
+            with publishing(folder, inputs={}, shared=True) as out:
+                _tokenise(source, config, tokenizer, out)
+        except OSError as error:
+            where = cache_root()
+            raise UserError(
+                f"COLLAPSELAB_CACHE={where}: cannot be written ({error.strerror}); name another folder"
+            ) from None
     corpus = _open(folder, tokenizer)
     for name in SPLITS:
         have = len(corpus.split(name).ids)
@@ -150,7 +156,10 @@ def _tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None,
         for writer in writers.values():
             writer.close()
     if not writers["train"].documents:
-        raise UserError(f"corpus.source={config.source!r}: no text to train on; check the files")
+        raise UserError(
+            f"corpus.source={config.source!r}: all of its documents fell to the held-out splits or are empty; "
+            "use more text, or corpus.document=paragraph or line"
+        )
     counts.tofile(out / "train.counts.bin")
     write_json(
         out / "corpus.json",
@@ -214,12 +223,12 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[list[int], lis
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cuts a long text after a line's end that a word (or one space and a word) follows: there byte-level
-    pre-tokenisers cut anyway, so the tokens are those of the whole text."""
+    """Cuts a long text before the last white space of a line's end, where byte-level pre-tokenisers cut anyway: the
+    tokens are those of the whole. (A tokenizer that puts a space before each text adds it at each cut.)"""
     start = 0
     while start < len(text):
-        cut = LINE_END.search(text, start + PIECE)
-        stop = cut.end() if cut else len(text)
+        cut = CUT.search(text, start + PIECE)
+        stop = cut.start() if cut else len(text)
         yield text[start:stop]
         start = stop
 
@@ -288,8 +297,11 @@ def cached() -> list[dict[str, Any]]:
     """What lies in the cache: digest, source, tokenizer, tokens and bytes on disk, one dict per corpus."""
     rows = []
     for folder in sorted(cache_root().glob("*")):
-        if (folder / "corpus.json").is_file():
-            facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        if not folder.name.startswith(".") and (folder / "corpus.json").is_file():
+            try:
+                facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+            except ValueError:
+                facts = {"source": "(broken)", "tokenizer": {"name": "?"}, "splits": {}}
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             tokens = sum(split["tokens"] for split in facts["splits"].values())
             rows.append(
@@ -306,6 +318,8 @@ def cached() -> list[dict[str, Any]]:
 
 def clear(prefix: str) -> list[str]:
     """Removes cached corpora whose digest begins with `prefix` ("all" for every one); returns their digests."""
+    if not prefix:
+        raise UserError("clear='': give `all` or the beginning of a digest")
     doomed = [row["digest"] for row in cached() if prefix == "all" or row["digest"].startswith(prefix)]
     if not doomed and prefix != "all":
         raise UserError(f"clear={prefix!r}: no cached corpus begins so; `collapselab corpus` lists them")

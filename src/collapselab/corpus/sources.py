@@ -11,6 +11,7 @@ import lzma
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ OWN_SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
 }
 FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 TEXT_LIMIT = 1 << 30  # characters of one document; it is held in memory
 
 
@@ -114,7 +116,13 @@ def _files(config: CorpusConfig, names: list[str], shown: str) -> Source:
             raise UserError(f"corpus.source: {path}: the file is empty; remove it or put text in it")
     named = {path: OWN_SPLIT_NAMES.get(path.name.split(".")[0].split("-")[0].lower()) for path in paths}
     brings = {split for split in named.values() if split is not None}
-    if brings & {"valid", "test"} and "train" in brings:
+    if brings & {"valid", "test"}:
+        if "train" not in brings:
+            held = next(str(path) for path, split in named.items() if split is not None)
+            raise UserError(
+                f"corpus.source: {held}: is named as held-out text but no file is named train; name the training "
+                "files train..., or rename this one"
+            )
         strays = [str(path) for path, split in named.items() if split is None]
         if strays:
             raise UserError(
@@ -125,7 +133,7 @@ def _files(config: CorpusConfig, names: list[str], shown: str) -> Source:
             groups.setdefault(split, []).append(path)
     else:
         groups = {None: paths}
-    stats = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    stats = [[str(path.absolute()), named[path], path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     fingerprint = {"files": stats, "column": config.column, "document": config.document}
 
     def read(split: Split | None) -> Iterator[str]:
@@ -159,7 +167,7 @@ def _read_text(path: Path) -> str:
     try:
         with _open(path) as stream:
             data = stream.read(TEXT_LIMIT + 1)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         raise UserError(f"corpus.source: {path}: cannot be read ({error}); check or replace the file") from None
     if len(data) > TEXT_LIMIT:
         raise UserError(f"corpus.source: {path}: over 1 GiB as one document; set corpus.document to paragraph or line")
@@ -170,8 +178,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with _open(path) as stream:
             for number, line in enumerate(stream, 1):
-                yield number, _decode(line, path, f", line {number}")
-    except (OSError, EOFError, lzma.LZMAError) as error:
+                start = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                yield number, _decode(start, path, f", line {number}")
+    except UNREADABLE as error:
         raise UserError(f"corpus.source: {path}: cannot be read ({error}); check or replace the file") from None
 
 
@@ -202,8 +211,10 @@ def _read_documents(path: Path, config: CorpusConfig) -> Iterator[str]:
 def _column_of_line(line: str, path: Path, number: int, column: str) -> str:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"corpus.source: {path}, line {number}: not valid JSON ({error.msg}); mend the line") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"corpus.source: {path}, line {number}: not valid JSON ({first_line(error)}); mend the line"
+        ) from None
     if not isinstance(row, dict) or column not in row:
         have = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
         raise UserError(f"corpus.column={column!r}: {path}, line {number} has no such column; it has: {have}")
@@ -215,6 +226,12 @@ def _as_text(value: object, column: str, place: str) -> str:
         raise UserError(
             f"corpus.column={column!r}: {place} holds {type(value).__name__}, not text; name another column"
         )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"corpus.column={column!r}: {place} holds half a surrogate pair, which is not text; mend it"
+        ) from None
     return value
 
 
@@ -223,11 +240,11 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     with tempfile.TemporaryFile() as plain:
-        if _format_of(path)[1]:
-            with _open(path) as stream:
-                shutil.copyfileobj(stream, plain)  # Parquet is read from its end: unpacked to disk, not to memory
-            plain.seek(0)
         try:
+            if _format_of(path)[1]:
+                with _open(path) as stream:
+                    shutil.copyfileobj(stream, plain)  # Parquet is read from its end: unpacked to disk, not to memory
+                plain.seek(0)
             table = pq.ParquetFile(plain if _format_of(path)[1] else path)
             if column not in table.schema_arrow.names:
                 have = ", ".join(table.schema_arrow.names)
@@ -235,7 +252,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
             for batch in table.iter_batches(batch_size=1024, columns=[column]):
                 for value in batch.column(0).to_pylist():
                     yield _as_text(value, column, str(path))
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, *UNREADABLE) as error:
             raise UserError(
                 f"corpus.source: {path}: not a readable Parquet file ({first_line(error)}); replace it"
             ) from None

@@ -1,0 +1,263 @@
+"""Options of a verb: defaults < YAML files from left to right < the command line, wherever a value stands on it.
+
+jsonargparse knows the types and the help. YAML files are read here, once, into options of their own, so that a key given
+twice, an unknown key, a null where none is allowed and a wrong type are each one clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from collapselab.config import RunConfig, UserError, first_line
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+BUILT_IN = ("help", "config", "print_config")
+
+
+def _sections() -> dict[str, Any]:
+    """{"corpus": CorpusConfig, ...}: the fields of RunConfig that hold keys of their own."""
+    return {
+        f.name: f.default_factory
+        for f in dataclasses.fields(RunConfig)
+        if f.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(f.default_factory)
+    }
+
+
+def run_keys() -> dict[str, str]:
+    """Every key of a run, dotted, with its annotation as written."""
+    sections = _sections()
+    keys = {name: text for name, text in RunConfig.__annotations__.items() if name not in sections}
+    return keys | {f"{s}.{name}": text for s, made in sections.items() for name, text in made.__annotations__.items()}
+
+
+class Options:
+    """The parser of one verb. `keys` may stand in a YAML file; other options only on the command line."""
+
+    def __init__(self, verb: str, description: str):
+        self.parser: Any = jsonargparse.ArgumentParser(
+            prog=f"collapselab {verb}", description=description, exit_on_error=False, allow_abbrev=False
+        )
+        self.parser.add_argument(
+            "--config", action="config", help="YAML file; may be given several times, later ones win"
+        )
+        self.keys: dict[str, str] = {}
+        self.switches: set[str] = set()
+        self.line_only: set[str] = set()
+        self.sections: set[str] = set()
+        self.positional: str | None = None
+        self.origin: dict[str, str] = {}  # the YAML file that a value came from
+
+    def add_run_keys(self) -> None:
+        self.parser.add_class_arguments(RunConfig, as_group=False)
+        self.keys |= run_keys()
+        self.sections = set(_sections())
+        for action in self.parser._actions:
+            if action.dest in self.sections:  # a section is set key by key, so it is not offered as an option
+                action.help = argparse.SUPPRESS
+
+    def accept(self, keys: dict[str, str]) -> None:
+        """Keys that are passed on, not parsed here."""
+        self.keys |= keys
+
+    def add(self, name: str, kind: Any, default: Any, help_text: str, *, line_only: bool = False) -> None:
+        """An option `--name`; with `line_only` it cannot stand in a YAML file."""
+        self.parser.add_argument(f"--{name}", type=kind, default=default, help=help_text)
+        if line_only:
+            self.line_only.add(name)
+        else:
+            self.keys[name] = getattr(kind, "__name__", str(kind))
+
+    def add_switch(self, name: str, help_text: str) -> None:
+        self.parser.add_argument(f"--{name}", action="store_true", help=help_text)
+        self.switches.add(name)
+
+    def add_positional(self, name: str, help_text: str) -> None:
+        self.parser.add_argument(name, type=str, help=help_text)
+        self.positional = name
+        self.keys[name] = "str"
+
+    # --- from a command line to values ------------------------------------------------------------------------------
+
+    def gather(self, arguments: list[str]) -> list[str]:
+        """The command line with its YAML files turned into options before it, and `--key value` into `--key=value`."""
+        files, line = self._command_line(arguments)
+        settings: dict[str, str] = {}
+        for path in files:
+            found = self._from_yaml(Path(path))
+            settings |= {key: f"--{key}={_as_option(value)}" for key, value in found.items()}
+            self.origin |= dict.fromkeys(found, f"--config {path}: ")
+        for item in line:
+            self.origin.pop(item[2:].split("=", 1)[0], None)
+        if self.positional in settings:
+            value = settings.pop(self.positional).split("=", 1)[1]
+            line = line if any(not item.startswith("--") for item in line) else [value, *line]
+        return [*settings.values(), *line]
+
+    def parse(self, arguments: list[str]) -> Any:
+        """Parsed values of gathered options, as a jsonargparse namespace. Raises UserError, one line."""
+        try:
+            return self.parser.parse_args(arguments)
+        except UserError:
+            raise
+        except (argparse.ArgumentError, ValueError, TypeError) as error:
+            raise self._one_line(error, arguments) from None
+
+    def _command_line(self, arguments: list[str]) -> tuple[list[str], list[str]]:
+        files, line = [], []
+        known = [*self.keys, *self.line_only, *self.switches, *BUILT_IN]
+        rest = iter(arguments)
+        for item in rest:
+            if not item.startswith("--") or item == "--":
+                line.append(item)
+                continue
+            key, has_value, value = item[2:].partition("=")
+            if key not in known or key == self.positional:
+                raise UserError(f"--{key}: no such option{nearest(key, known)}; `--help` lists them")
+            if key in self.switches:
+                if has_value:
+                    raise UserError(f"--{key}: takes no value")
+                line.append(item)
+            elif key in ("help", "print_config"):
+                line.append(item)
+            else:
+                if not has_value:
+                    value = next(rest, "--")
+                    if value.startswith("--"):
+                        raise UserError(f"--{key}: give a value, as in --{key}=VALUE")
+                if key == "config":
+                    files.append(value)
+                else:
+                    line.append(f"--{key}={value}")
+        return files, line
+
+    def _from_yaml(self, path: Path) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+
+        def refuse(name: str, known: Iterable[str]) -> UserError:
+            return UserError(f"--config {path}: {name}: no such key{nearest(name, known)}")
+
+        def walk(tree: dict[Any, Any], prefix: str) -> None:
+            for key, value in tree.items():
+                name = f"{prefix}{key}"
+                if name in self.sections:
+                    if value is not None and not isinstance(value, dict):
+                        raise UserError(f"--config {path}: {name}={value!r}: holds several keys, not one value")
+                    walk(value or {}, f"{name}.")
+                elif name in self.line_only | self.switches:
+                    if value not in (None, False):
+                        raise UserError(f"--config {path}: {name}: give it on the command line, as --{name}")
+                elif name not in self.keys:
+                    within = [str(k) for k in value][:1] if isinstance(value, dict) else []
+                    raise refuse(".".join([name, *within]), self.keys)
+                elif name in flat:
+                    raise UserError(f"--config {path}: {name}: stands twice; keep one")
+                elif value is None and "None" not in self.keys[name]:
+                    raise UserError(f"--config {path}: {name}=null: needs a value; leave the key out for its default")
+                else:
+                    flat[name] = value
+
+        walk(load_yaml(path), "")
+        return flat
+
+    def _one_line(self, error: Exception, arguments: list[str]) -> UserError:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                return cause
+            cause = cause.__cause__ or cause.__context__
+        text = " ".join(str(error).split())
+        found = re.search(r'[Pp]arser key "([^"]+)"|argument --([\w.]+)', text)
+        key = (found.group(1) or found.group(2)) if found else ""
+        if key in self.keys:
+            given = [a.split("=", 1)[1] for a in arguments if a.startswith(f"--{key}=")]
+            said = f"{key}={given[-1] if given else ''!r}: must be {_in_words(self.keys[key])}"
+            return UserError(self.origin.get(key, "") + said)
+        return UserError(f"{text[:300]}; see `{self.parser.prog} --help`")
+
+
+def run_config(namespace: Any) -> RunConfig:
+    """The dataclass from parsed values."""
+    values, sections = namespace.as_dict(), _sections()
+    made = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
+    return RunConfig(**{key: sections[key](**value) if key in sections else value for key, value in made.items()})
+
+
+def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
+    """The configuration in one YAML file, with options that override it."""
+    options = Options("run", "")
+    options.add_run_keys()
+    return run_config(options.parse(options.gather(["--config", str(path), *(overrides or [])])))
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?", or nothing."""
+    known = list(known)
+    found = [k for k in known if "." not in key and k.split(".")[-1] == key][:1]  # `lr` for `training.lr`
+    found = found or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _as_option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _in_words(annotation: str) -> str:
+    """`Literal["a", "b"] | None` becomes `a, b or null`."""
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+    choices = re.findall(r"""["']([^"']+)["']""", annotation)
+    plain = [
+        names.get(p.strip(), p.strip()) for p in re.sub(r"Literal\[[^]]*\]", "", annotation).split("|") if p.strip()
+    ]
+    parts = choices + [("a list of numbers" if p.startswith("list") else p) for p in plain]
+    return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A YAML loader that refuses a key that is given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, int] = {}
+        for key_node, _ in node.value:
+            line = key_node.start_mark.line + 1
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"line {line}: a key must be a plain word")
+            if key_node.value in seen:
+                raise UserError(
+                    f"line {line}: key {key_node.value!r} stands twice (first in line {seen[key_node.value]}); keep one"
+                )
+            seen[key_node.value] = line
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as a mapping; raises UserError that names the file and the line."""
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8-sig"), _UniqueKeys)
+        json.dumps(tree, default=str, skipkeys=True)  # refuses a file that holds itself
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file; check the path") from None
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror}); check the path") from None
+    except UserError as error:
+        raise UserError(f"--config {path}, {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else first_line(error)
+        raise UserError(f"--config {path}: not valid YAML ({reason[:200]}); mend the file") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"--config {path}: must hold keys and values; see configs/ for examples")
+    return tree
