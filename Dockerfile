@@ -5,7 +5,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 python3-venv git \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --shell /bin/bash lab \
- && install -d -o lab -g lab /lab
+ && install -d -o lab -g lab /lab /lab/runs /home/lab/.cache
 
 USER lab
 WORKDIR /lab

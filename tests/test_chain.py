@@ -281,3 +281,84 @@ def test_no_pickle_in_a_run(finished) -> None:
         if file.is_file():
             assert file.suffix in allowed and (file.suffix or file.name == "lock"), file
             assert file.read_bytes()[:1] != b"\x80" and file.read_bytes()[:2] != b"PK", file
+
+
+def test_changed_samples_redo_all_that_was_made_from_them(copied) -> None:
+    """Other text under a valid manifest, as when lost samples are made again on another machine."""
+    import numpy as np
+
+    from collapselab.rundir import publishing
+
+    config, path = copied
+    before = digests(path, 2)
+    old = (path / "gen_000" / "samples" / "meta.json").read_bytes()
+    tokens = np.fromfile(path / "gen_000" / "samples" / "tokens-00000.bin", "<u2")
+    inputs = manifest_of(path / "gen_000" / "samples")["inputs"]
+    with publishing(path / "gen_000" / "samples", inputs=inputs) as out:
+        tokens[::-1].tofile(out / "tokens-00000.bin")
+        (out / "meta.json").write_bytes(old)
+    run(config)
+    after = digests(path, 2)
+    assert after["0/train"] == before["0/train"]
+    assert all(after[f"{g}/{s}"] != before[f"{g}/{s}"] for g in (1, 2) for s in ("mixture", "train", "samples", "eval"))
+
+
+def test_other_weights_in_the_pretrained_folder_are_noticed(tmp_path, finished) -> None:
+    _, path, _ = finished
+    base = tmp_path / "base"
+    shutil.copytree(path / "gen_000" / "train", base)
+    config = small_config(runs_dir=str(tmp_path), model__pretrained=str(base), corpus__tokenizer=None, generations=0)
+    run(config)
+    shutil.copy(path / "gen_001" / "train" / "model.safetensors", base / "model.safetensors")
+    with pytest.raises(UserError, match="other weights than generation 0"):
+        run(dataclasses.replace(config, generations=1))
+
+
+def test_what_a_pretrained_model_may_have_seen_is_said(tmp_path, finished) -> None:
+    """Trained here from random weights on this corpus: clean. From elsewhere: said, and it stays said."""
+    _, path, _ = finished
+    own = small_config(
+        runs_dir=str(tmp_path), model__pretrained=str(path / "gen_000" / "train"), corpus__tokenizer=None,
+        generations=0, name="own",
+    )  # fmt: skip
+    first, _ = run(own)
+    assert "trained by this lab" in read_json(first / "environment.json")["note"]
+    stranger = tmp_path / "stranger"
+    shutil.copytree(path / "gen_000" / "train", stranger)
+    (stranger / "collapselab.json").unlink()
+    second, _ = run(
+        dataclasses.replace(own, name="other", model=dataclasses.replace(own.model, pretrained=str(stranger)))
+    )
+    assert "may have seen" in read_json(second / "environment.json")["note"]
+    assert "corpus" not in read_json(second / "gen_000" / "train" / "collapselab.json")
+    assert "may have seen the held-out text" in write_report(second).read_text()
+
+
+def test_documents_as_unit_write_documents(tmp_path) -> None:
+    import numpy as np
+
+    text = tmp_path / "text.txt"
+    chance = np.random.default_rng(0)
+    text.write_text("\n".join("".join(chance.choice(list("abcdefgh "), 14)) + "." for _ in range(1500)))
+    config = small_config(
+        runs_dir=str(tmp_path), corpus__source=f"path:{text}", corpus__document="line", mixing__unit="documents",
+        training__block=16, sampling__prompt="bos", mixing__tokens=1024, generations=1, evaluation__tokens=512,
+    )  # fmt: skip
+    path, _ = run(config)
+    rows = np.fromfile(path / "gen_000" / "samples" / "tokens-00000.bin", "<u2").reshape(-1, 16)
+    assert (rows[:, 0] == 256).all()
+    ledger = read_json(path / "gen_001" / "mixture" / "mixture.json")["tokens"]
+    assert ledger["prompt_separator"]["set"] * 15 == ledger["generation_0"]["set"]
+    with pytest.raises(UserError, match="begins like a document"):
+        small_config(mixing__unit="documents", sampling__prompt="first_token")
+
+
+def test_a_second_fork_elsewhere_is_refused(copied) -> None:
+    config, path = copied
+    other = dataclasses.replace(config, name="twice")
+    run(other, fork=(path, 1))
+    run(other, fork=(path, 1))
+    with pytest.raises(UserError, match="not forked there"):
+        run(other, fork=(path, 0))
+    with pytest.raises(UserError, match="ends at generations=1"):
+        run(dataclasses.replace(config, name="short", generations=1), fork=(path, 2))

@@ -22,7 +22,9 @@ def free_port() -> int:
 
 
 def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes"]
+    # `--multi_gpu` is accelerate's name for "several processes": without a GPU they are CPU processes over gloo.
+    kind = ["--multi_gpu"] if processes > 1 else ["--cpu"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_machines", "1", "--num_processes"]
     command += [
         str(processes),
         "--mixed_precision",
@@ -58,6 +60,8 @@ def two_and_one(tmp_path_factory) -> dict[int, Path]:
 
 
 def test_ledgers_are_equal_and_perplexities_near(two_and_one) -> None:
+    for n, path in two_and_one.items():
+        assert read_json(path / "environment.json")["processes"] == n
     one, two = (Chain(two_and_one[n]) for n in (1, 2))
     for g in range(3):
         assert (
@@ -82,6 +86,17 @@ def test_one_model_writes_the_same_shards_with_one_and_two_processes(two_and_one
         texts.append({p.name: p.read_bytes() for p in out.iterdir()})
     assert texts[0] == texts[1]
     assert len(texts[0]["tokens-00000.bin"]) == 2 * 30001
+
+
+def test_one_process_where_two_were_asked_for_is_said(tmp_path) -> None:
+    """accelerate's `--cpu --num_processes 2` starts one process: the run says so, and how to have two."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "collapselab"]
+    options = ["run", "--config", "configs/smoke.yaml", "--runs_dir", str(tmp_path), "--generations", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = read_json(tmp_path / "smoke" / "arm=main" / "seed=1" / "environment.json")
+    assert facts["processes"] == 2 or "accelerate started one process" in done.stderr
 
 
 def test_an_error_is_one_line_and_ends_every_process(tmp_path) -> None:

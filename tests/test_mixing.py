@@ -39,7 +39,7 @@ def make_samples(
 
 def mix(config, chain: Chain, generation: int, train: Tokens) -> dict:
     with publishing(chain.stage(generation, "mixture"), inputs={}) as out:
-        mixing.mix(config, chain, generation, train, out)
+        mixing.mix(config, chain, generation, train, "text", out)
     return read_json(chain.stage(generation, "mixture") / "mixture.json")
 
 
@@ -236,3 +236,37 @@ def test_inputs_of_a_regime_are_all_a_regime_needs() -> None:
     inputs = Inputs(MixingConfig(), 1, 4, np.arange(9), 4, [4], 0.5, 1)
     assert only_real(inputs).tolist() == [[REAL, 0], [REAL, 1], [REAL, 2], [REAL, 3]]
     assert mixing.replace(inputs).shape == (4, 2)
+
+
+def test_a_mixture_names_the_text_it_points_at(tmp_path) -> None:
+    config = small_config(mixing__tokens=8 * BLOCK, mixing__schedule="constant", mixing__start=0.5)
+    chain, train = Chain(tmp_path), tokens_of(50 * BLOCK)
+    mix(config, chain, 0, train)
+    make_samples(chain, 0, 8 * BLOCK, BLOCK, 1)
+    assert mix(config, chain, 1, train)["sources"] == {"real": "text", "generation_0": chain.digest_of(0, "samples")}
+
+
+def test_supply_counts_what_the_past_has_really_used() -> None:
+    """A fork whose past used more, or less, than its own schedule would have."""
+    config = small_config(mixing__tokens=10 * BLOCK, mixing__schedule="constant", mixing__start=0.6, generations=5)
+    with pytest.raises(UserError, match="never shown before"):
+        mixing.check_supply(config, 48, done=4, used=37)  # 37 + 2 x 6
+    assert mixing.check_supply(config, 49, done=4, used=37)["real_needed"] == 49 * BLOCK
+    assert mixing.check_supply(config, 22, done=4, used=10)["real_needed"] == 22 * BLOCK
+
+
+def test_a_regime_never_runs_short_in_silence() -> None:
+    inputs = Inputs(MixingConfig(), 1, 10, np.arange(12), 10, [10], 0.5, 1)
+    with pytest.raises(UserError, match="5 real and 5 written blocks, 2 and 10 are left"):
+        mixing.replace(inputs)
+    with pytest.raises(UserError, match="0 real and 10 written blocks, 2 and 4 are left"):
+        mixing.replace(Inputs(MixingConfig(), 1, 10, np.arange(12), 10, [4], 0.0, 1))
+
+
+def test_a_samples_folder_from_a_stranger_is_not_mapped(tmp_path) -> None:
+    folder = tmp_path / "samples"
+    for dtype, shard in (("O", "tokens-00000.bin"), ("<u2", "../../secret"), ("|V8", "tokens-00000.bin")):
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "meta.json", {"dtype": dtype, "shards": [shard]})
+        with pytest.raises(UserError, match="not written by this lab"):
+            mixing.read_samples(folder)

@@ -226,11 +226,11 @@ def test_shards_are_cut_at_whole_tiles_and_hold_the_same_text(tmp_path, monkeypa
 def test_prompts_come_from_the_text_and_each_block_is_used_once_per_pass() -> None:
     config = small_config(sampling__prompt="real_prefix", sampling__prompt_tokens=5)
     text = Text(rows=6)
-    prompts = sampling.make_prompts(config, 2, text, 15)
+    prompts = sampling.make_prompts(config, 2, text, 15, 60)
     heads = {tuple(row[:5]) for row in text.rows.tolist()}
     rows = [tuple(p) for p in prompts.tolist()]
     assert set(rows[:6]) == heads and set(rows[6:12]) == heads and set(rows[12:]) <= heads
-    single = sampling.make_prompts(small_config(sampling__prompt="first_token"), 2, text, 4000)
+    single = sampling.make_prompts(small_config(sampling__prompt="first_token"), 2, text, 4000, 60)
     counts, expected = np.bincount(single[:, 0], minlength=60), np.bincount(text.rows.ravel(), minlength=60)
     assert stats.chisquare(counts, 4000 * expected / expected.sum()).pvalue > 1e-4
 

@@ -147,3 +147,18 @@ def test_dropout_is_off_unless_asked(tmp_path) -> None:
     net.save_pretrained(tmp_path)
     assert modeling.load(str(tmp_path)).net.config.resid_pdrop == 0
     assert modeling.load(str(tmp_path), dropout=0.3).net.config.resid_pdrop == 0.3
+
+
+def test_a_head_with_a_bias_is_published_at_its_true_size(tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, PhiConfig, PhiForCausalLM
+
+    from collapselab.corpus.tokenizers import bytes_tokenizer
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    PhiForCausalLM(PhiConfig(vocab_size=257, max_position_embeddings=32, **small)).save_pretrained(tmp_path / "phi")
+    plain, padded = (modeling.load(str(tmp_path / "phi"), pad=n) for n in (1, 64))
+    assert plain.parameters == padded.parameters == sum(p.numel() for p in plain.net.parameters())
+    assert modeling.weights_digest(plain) == modeling.weights_digest(padded)
+    modeling.publish(padded, bytes_tokenizer(), tmp_path / "out", {})
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.config.vocab_size == 257 and torch.equal(again.lm_head.bias, plain.net.lm_head.bias)

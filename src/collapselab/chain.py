@@ -53,7 +53,7 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
     corpus = open_corpus(config, processes)
     check_lengths(config)
     available = mixing.blocks_available(corpus.train, config)
-    mixing.check_supply(config, available)
+    mixing.check_supply(config, available, *mixed_so_far(chain, fork))
     budget = mixing.sample_budget(config, available)
     evaluation.sample_tokens(config, corpus, budget)
     with opened(chain, config, corpus, processes, fork) as console:
@@ -73,6 +73,18 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
                 console.say(summary_line(rows[generation]))
         tracker.finish()
     return chain.root, rows
+
+
+def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[int, int]:
+    """(generations whose training sets exist, real blocks they have used): of the chain, or of what it will copy."""
+    source, last = chain, 10**9
+    if not (chain.root / "identity.json").is_file() and fork is not None:
+        source, last = Chain(fork[0]), fork[1]
+    done, used = 0, 0
+    while done <= last and (source.stage(done, "mixture") / "manifest.json").is_file():
+        used = rundir.read_json(source.stage(done, "mixture") / "mixture.json")["real_blocks_used"]
+        done += 1
+    return done, used
 
 
 class Stages:
@@ -115,13 +127,14 @@ class Stages:
             return {"mixture": of(g, "mixture"), **previous}
         if name == "samples":
             return {"train": of(g, "train")}
+        version = {"metrics": str(evaluation.METRICS_VERSION)}
         if name == "reference":
-            return {"corpus": self.corpus.digest, "mixture": of(0, "mixture")}
-        return {"train": of(g, "train"), "samples": of(g, "samples")}
+            return {"corpus": self.corpus.digest, "mixture": of(0, "mixture"), **version}
+        return {"train": of(g, "train"), "samples": of(g, "samples"), **version}
 
     def mix(self, out: Path) -> None:
         if self.processes.is_main:
-            mixing.mix(self.config, self.chain, self.g, self.corpus.train, out)
+            mixing.mix(self.config, self.chain, self.g, self.corpus.train, self.corpus.digest, out)
 
     def train(self, out: Path) -> None:
         config, start = self.config.model, self.config.model.start
@@ -130,11 +143,20 @@ class Stages:
         block, tokenizer = self.config.training.block, self.corpus.tokenizer
         model = modeling.start_weights(config, previous=previous, tokenizer=tokenizer, block=block, seed=seed)
         started_from = modeling.weights_digest(model)
+        if self.g and start == "base":
+            began = rundir.read_json(self.chain.stage(0, "train") / "collapselab.json")["started_from"]
+            if started_from != began:
+                raise UserError(
+                    f"model.pretrained={config.pretrained!r}: other weights than generation 0 started from; restore them"
+                )
         data = mixing.TrainingSet(self.config, self.chain, self.g, self.corpus.train)
         facts = training.train(model, data, self.config, self.g, self.processes, self.console)
         if self.processes.is_main:
             training.write_log(facts.pop("log"), out / "log.jsonl")
-            facts |= {"generation": self.g, "corpus": self.corpus.digest, "started_from": started_from}
+            facts |= {"generation": self.g, "started_from": started_from}
+            base = config.pretrained if start != "scratch" else None
+            if base is None or modeling.trained_on(base) == self.corpus.digest:
+                facts["corpus"] = self.corpus.digest  # all that its weights have ever seen
             modeling.publish(model, tokenizer, out, facts)
 
     def model(self) -> modeling.LanguageModel:
@@ -209,7 +231,7 @@ def opened(
         chain.root.mkdir(parents=True, exist_ok=True)
         lock = (chain.root / "lock").open("a+")
         _take(lock, chain)
-        _check_identity(chain, config, corpus, fork)
+        _check_identity(chain, config, corpus, processes, fork)
     except UserError as caught:
         error = caught
     except OSError as caught:
@@ -221,6 +243,11 @@ def opened(
     done = chain.finished()
     at = f"continues after generation {done[-1]}" if done else "starts"
     console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
+    if processes.alone_by_mistake:
+        console.say(
+            "note: accelerate started one process (--cpu has no others without an MPI host file); "
+            "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
+        )
     if pretrained_note(config, corpus):
         console.say(pretrained_note(config, corpus))
     try:
@@ -243,8 +270,12 @@ def _take(lock: Any, chain: Chain) -> None:
     lock.flush()
 
 
-def _check_identity(chain: Chain, config: RunConfig, corpus: Corpus, fork: tuple[Path, int] | None) -> None:
-    mine, note = identity(config), pretrained_note(config, corpus)
+def _check_identity(
+    chain: Chain, config: RunConfig, corpus: Corpus, processes: Processes, fork: tuple[Path, int] | None
+) -> None:
+    # What "auto" means on this machine is part of what a chain is: a GPU does not go on from where a CPU stopped.
+    mine = identity(config) | {"device": processes.device.type, "training.precision": processes.precision}
+    note = pretrained_note(config, corpus)
     saved = chain.root / "identity.json"
     if saved.is_file():
         known = rundir.read_json(saved)
@@ -261,13 +292,19 @@ def _check_identity(chain: Chain, config: RunConfig, corpus: Corpus, fork: tuple
         if max(chain.finished(), default=0) > config.generations:
             last = max(chain.finished())
             raise UserError(f"generations={config.generations}: the chain has reached {last}; ask for {last} or more")
+        if fork is not None and rundir.read_json(chain.root / "fork.json").get("at") != fork[1]:
+            raise UserError(f"--at {fork[1]}: {chain.root} exists and was not forked there; give the fork another name")
     elif fork is not None:
+        if fork[1] > config.generations:
+            raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
         _copy_fork(chain, mine, corpus, *fork)
     elif chain.generation(0).exists():
         raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
     rundir.write_json(saved, {"config": mine, "corpus": corpus.digest})
     rundir.write_text(chain.root / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
-    rundir.write_json(chain.root / "environment.json", environment() | {"corpus": corpus.facts, "note": note})
+    rundir.write_json(
+        chain.root / "environment.json", environment() | processes.facts | {"corpus": corpus.facts, "note": note}
+    )
 
 
 def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> None:

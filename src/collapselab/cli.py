@@ -105,8 +105,11 @@ def _do_run(arguments: list[str]) -> int:
     _quiet()
     if parsed.dry_run:
         from collapselab import plan
+        from collapselab.console import inert
 
-        print("\n".join(plan.lines(config, plan.plan(config))))
+        found = plan.plan(config)
+        if os.environ.get("RANK", "0") == "0":
+            print(inert("\n".join(plan.lines(config, found))))
         return 0
     from collapselab import chain
 
@@ -125,11 +128,13 @@ def _show(chain: Path) -> None:
     """The table at the end of a run, and where the report is."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from collapselab import report
+    from collapselab.rundir import run_root
 
-    page = report.write_report(chain)
-    table = Table(title=str(chain))
+    page = report.write_report(run_root(chain))
+    table = Table(title=Text(str(chain)))
     for column in report.COLUMNS:
         table.add_column(column, justify="right")
     for row in report.table_rows(report.ChainFiles(chain)):
@@ -225,18 +230,21 @@ def _do_corpus(arguments: list[str]) -> int:
     parsed = options.parse(options.gather(arguments))
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from collapselab.console import inert
     from collapselab.corpus import cache_root, cached, clear
 
     if parsed.clear is not None:
         for name in clear(parsed.clear):
             print(f"removed {name}")
         return 0
-    table = Table(title=f"tokenised text in {cache_root()}")
+    table = Table(title=Text(f"tokenised text in {cache_root()}"))
     for column in ("digest", "source", "tokenizer", "tokens", "MB"):
         table.add_column(column)
     for row in cached():
-        table.add_row(row["digest"], row["source"], row["tokenizer"], f"{row['tokens']:,}", f"{row['bytes'] / 1e6:.1f}")
+        cells = (row["digest"], row["source"], row["tokenizer"], f"{row['tokens']:,}", f"{row['bytes'] / 1e6:.1f}")
+        table.add_row(*(Text(inert(cell)) for cell in cells))
     Console().print(table)
     return 0
 

@@ -58,6 +58,13 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         _check(bool(self.source.strip()), "corpus.source", self.source, "name a source: sotu, path:GLOB or hub:NAME")
+        for key in ("subset", "split"):
+            _check(
+                getattr(self, key) is None or self.source.startswith("hub:"),
+                f"corpus.{key}",
+                getattr(self, key),
+                "only a hub: source has it; set null",
+            )
         for key in ("valid_share", "test_share"):
             _check(0 < getattr(self, key) < 1, f"corpus.{key}", getattr(self, key), "must lie between 0 and 1")
         _check(
@@ -261,8 +268,8 @@ class SamplingConfig:
     length: int | None = None
     """Tokens per sequence, prompt included; null means `training.block`."""
     prompt: Literal["bos", "first_token", "real_prefix"] = "first_token"
-    """Each sequence begins with: the document separator (not stored), one token at a random place of a text, or the
-    first `prompt_tokens` tokens of a training block."""
+    """Each sequence begins with: the document separator (stored only with mixing.unit=documents), one token at a random
+    place of a text, or the first `prompt_tokens` tokens of a training block."""
     prompt_tokens: int = 32
     """Length of a `real_prefix`, in tokens."""
     prompt_from: Literal["real", "previous"] = "real"
@@ -409,6 +416,12 @@ class RunConfig:
             )
         if self.mixing.unit == "documents":
             _check(
+                self.sampling.prompt != "first_token",
+                "sampling.prompt",
+                self.sampling.prompt,
+                "with mixing.unit=documents a sequence begins like a document: set bos or real_prefix",
+            )
+            _check(
                 self.sequence_length == block,
                 "sampling.length",
                 self.sampling.length,
@@ -445,8 +458,13 @@ class RunConfig:
 
     @property
     def prompt_length(self) -> int:
-        """Stored prompt tokens at the head of each sampled sequence (a `bos` prompt is not stored)."""
-        return {"bos": 0, "first_token": 1, "real_prefix": self.sampling.prompt_tokens}[self.sampling.prompt]
+        """Stored prompt tokens at the head of each sampled sequence. A `bos` prompt is stored only where a sequence is a
+        whole document, which begins with its separator."""
+        return {
+            "bos": int(self.mixing.unit == "documents"),
+            "first_token": 1,
+            "real_prefix": self.sampling.prompt_tokens,
+        }[self.sampling.prompt]
 
     @property
     def epochs(self) -> int:
@@ -476,8 +494,6 @@ def identity(config: RunConfig) -> dict[str, Any]:
     flat = flatten({k: v for k, v in as_dict(config).items() if k not in HARMLESS})
     if config.mixing.uses_horizon:
         flat["generations"] = config.generations
-    if config.mixing.schedule == "list":  # a longer list is the same schedule, extended; see drift()
-        flat["mixing.values"] = list(config.mixing.values)
     return flat
 
 

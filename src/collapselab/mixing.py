@@ -9,6 +9,7 @@ A new regime is a function from `Inputs` to such a list, and a line in `REGIMES`
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +110,14 @@ def _blocks(source: int, places: np.ndarray) -> np.ndarray:
 
 
 def replace(inputs: Inputs) -> np.ndarray:
-    """alpha real blocks, the rest from the generation before."""
+    """alpha real blocks, the rest from the generation before. Raises UserError where either runs out."""
     count = real_blocks(inputs.share or 0.0, inputs.size, inputs.seed, inputs.generation)
     first = inputs.real_used if inputs.config.real == "fresh" else 0
+    if first + count > len(inputs.real_order) or inputs.size - count > inputs.sampled[-1]:
+        raise UserError(
+            f"mixing.tokens: generation {inputs.generation} needs {count} real and {inputs.size - count} written blocks, "
+            f"{len(inputs.real_order) - first} and {inputs.sampled[-1]} are left; fork with a smaller real share"
+        )
     synthetic = inputs.draw("mixture").permutation(inputs.sampled[-1])[: inputs.size - count]
     return np.concatenate(
         [_blocks(REAL, inputs.real_order[first : first + count]), _blocks(inputs.generation - 1, synthetic)]
@@ -175,12 +181,20 @@ def sample_budget(config: RunConfig, available: int) -> int:
     return config.sampling.tokens or set_size(config, available) * config.training.block
 
 
-def check_supply(config: RunConfig, available: int) -> dict[str, Any]:
-    """Real blocks and samples the whole chain needs and has; raises UserError before the start where they run out."""
+def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0) -> dict[str, Any]:
+    """Real text and samples the whole chain needs and has, in tokens.
+
+    Args:
+        done: generations whose training sets exist already (a continued chain, a fork).
+        used: real blocks that they have shown.
+
+    Raises:
+        UserError: real text or samples run out, said before the start.
+    """
     size, block = set_size(config, available), config.training.block
     shares = [real_share(config.mixing, g, config.generations) for g in range(config.generations + 1)]
-    later = [real_blocks(s, size, config.seed, g) for g, s in enumerate(shares) if g and s is not None]
-    need = size + (sum(later) if config.mixing.real == "fresh" else 0)
+    later = [real_blocks(s, size, config.seed, g) for g, s in enumerate(shares) if g >= max(1, done) and s is not None]
+    need = (used if done else size) + (sum(later) if config.mixing.real == "fresh" else 0)
     if need > available:
         most = int(available / (need / size)) * block
         raise UserError(
@@ -200,10 +214,12 @@ def check_supply(config: RunConfig, available: int) -> dict[str, Any]:
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, out: Path) -> None:
+def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: str, out: Path) -> None:
     """Chooses the blocks of one generation's training set: `blocks.bin` and the ledger `mixture.json` in `out`.
 
     blocks.bin: int64 (blocks, 2), little-endian: source (REAL = -1, or a generation) and place in that source.
+    mixture.json names the digest of every source (`text` is the corpus's), so a stage made from a mixture is made again
+    when the text that the blocks point at is another one.
     """
     available = blocks_available(train, config)
     size, block = set_size(config, available), config.training.block
@@ -219,7 +235,8 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, out: Pa
         blocks = REGIMES[config.mixing.regime](inputs)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
     blocks.astype("<i8").tofile(out / "blocks.bin")
-    prompts = {g: read_json(chain.stage(g, "samples") / "meta.json") for g in set(blocks[:, 0].tolist()) - {REAL}}
+    sources = sorted(set(blocks[:, 0].tolist()))
+    prompts = {g: read_json(chain.stage(g, "samples") / "meta.json") for g in sources if g != REAL}
     write_json(
         out / "mixture.json",
         {
@@ -228,11 +245,16 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, out: Pa
             "unit": config.mixing.unit,
             "block": block,
             "blocks": len(blocks),
+            "sources": {_name(g): text if g == REAL else chain.digest_of(g, "samples") for g in sources},
             "real_share": {"asked": share, "realised": float((blocks[:, 0] == REAL).mean())},
             "real_blocks_used": max(used, size) if not fresh else used + fresh,
             "tokens": ledger(config, blocks, prompts, generation),
         },
     )
+
+
+def _name(source: int) -> str:
+    return "real" if source == REAL else f"generation_{source}"
 
 
 def shows(config: RunConfig, blocks: int) -> int:
@@ -245,8 +267,8 @@ def ledger(
 ) -> dict[str, dict[str, int]]:
     """Tokens by source: in the set, shown (all epochs), and in the loss.
 
-    Sources are `real`, `generation_<g>`, and `prompt_real` or `prompt_previous`: tokens at the head of a sampled
-    sequence that no model wrote. A block that a sequence's head lies in is counted token by token.
+    Sources are `real`, `generation_<g>`, and `prompt_real`, `prompt_previous` or `prompt_separator`: tokens at the head
+    of a sampled sequence that no model wrote.
     """
     block = config.training.block
     times = np.bincount(
@@ -265,15 +287,17 @@ def ledger(
     for source in np.unique(blocks[:, 0]).tolist():
         rows = np.flatnonzero(blocks[:, 0] == source)
         if source == REAL:
-            add("real", block, block - first_target, rows)
+            add(_name(source), block, block - first_target, rows)
             continue
         meta = prompts[source]
-        # The samples are one stream: token i belongs to a prompt where i modulo the sequence length says so.
-        phase = (blocks[rows, 1, None] * block + places) % meta["length"] < meta["prompt_length"]
-        in_prompt, prompt_loss = phase.sum(axis=1), phase[:, first_target:].sum(axis=1)
+        # The samples are one stream: token i belongs to a prompt where i modulo the sequence length says so. A block's
+        # counts depend on where in a sequence it begins, and there are few such phases.
+        begins, phase = np.unique(blocks[rows, 1] * block % meta["length"], return_inverse=True)
+        prompted = (begins[:, None] + places) % meta["length"] < meta["prompt_length"]
+        in_prompt, prompt_loss = prompted.sum(axis=1)[phase], prompted[:, first_target:].sum(axis=1)[phase]
         if meta["prompt_length"]:
             add(f"prompt_{meta['prompt_from']}", in_prompt, prompt_loss, rows)
-        add(f"generation_{source}", block - in_prompt, block - first_target - prompt_loss, rows)
+        add(_name(source), block - in_prompt, block - first_target - prompt_loss, rows)
     return out
 
 
@@ -304,5 +328,9 @@ class TrainingSet:
 def read_samples(folder: Path) -> np.ndarray:
     """All tokens of a samples folder, in order: a memory map where they lie in one shard."""
     meta = read_json(folder / "meta.json")
+    if meta["dtype"] not in ("<u2", "<u4") or not all(
+        re.fullmatch(r"tokens-\d{5}\.bin", name) for name in meta["shards"]
+    ):
+        raise UserError(f"{folder / 'meta.json'}: not written by this lab; remove the folder to have it made again")
     parts = [np.memmap(folder / name, meta["dtype"], "r") for name in meta["shards"]]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from collapselab.config import ModelConfig, UserError, first_line
 from collapselab.corpus.sources import package_folder
-from collapselab.corpus.tokenizers import Tokenizer, load_tokenizer
+from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
 from collapselab.rundir import read_json, write_json
 
 # Every name under which transformers' configurations keep a dropout rate.
@@ -31,7 +31,6 @@ DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
 )
-SAFE = {"trust_remote_code": False}  # a stranger's model folder is data, never code
 
 
 @dataclass
@@ -49,9 +48,8 @@ class LanguageModel:
     @property
     def parameters(self) -> int:
         """Parameters of the published model, padding left out."""
-        padded, width = self.net.get_input_embeddings().weight.shape
-        tied = self.net.get_output_embeddings().weight is self.net.get_input_embeddings().weight
-        extra = (padded - self.vocab) * width * (1 if tied else 2)
+        rows = _vocabulary_tensors(self.net)
+        extra = sum((len(t) - self.vocab) * (t.numel() // len(t)) for t in rows)
         return int(sum(p.numel() for p in self.net.parameters()) - extra)
 
 
@@ -229,15 +227,21 @@ def _padded(net: Any, multiple: int) -> LanguageModel:
         with _seeded(0):  # the library draws values for the new rows, which are then overwritten
             net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
         with torch.no_grad():
-            for layer in (net.get_input_embeddings(), net.get_output_embeddings()):
-                layer.weight[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
+            for tensor in _vocabulary_tensors(net):
+                tensor[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
     return LanguageModel(net, vocab)
 
 
+def _vocabulary_tensors(net: Any) -> list[Tensor]:
+    """Parameters with one row per token, each once: embeddings, head, and the head's bias where it has one."""
+    head = net.get_output_embeddings()
+    found = [net.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)]
+    return list({tensor.data_ptr(): tensor for tensor in found if tensor is not None}.values())
+
+
 def true_state(model: LanguageModel) -> dict[str, Tensor]:
-    """The state dict with the padded rows of the embeddings cut off."""
-    layers = (model.net.get_input_embeddings(), model.net.get_output_embeddings())
-    padded = {layer.weight.data_ptr() for layer in layers if layer is not None}
+    """The state dict with the padded rows of the embeddings, and of the head's bias, cut off."""
+    padded = {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
     state: dict[str, Tensor] = model.net.state_dict()
     return {
         name: tensor[: model.vocab].contiguous() if tensor.data_ptr() in padded else tensor

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from collapselab.config import UserError
 
@@ -26,8 +27,29 @@ class Processes:
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         chosen = ("fp32" if on_cpu else "bf16") if precision == "auto" else precision
         self.precision: str = chosen
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if chosen == "bf16" else "no")
+        # Others wait for process 0 while it tokenises or counts: longer than the ten minutes that NCCL would wait.
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+        self.accelerator = Accelerator(
+            cpu=on_cpu, mixed_precision="bf16" if chosen == "bf16" else "no", kwargs_handlers=[patience]
+        )
         self.device: torch.device = self.accelerator.device
+
+    @property
+    def alone_by_mistake(self) -> bool:
+        """Whether `accelerate launch --cpu --num_processes N` was asked for N > 1 and started one: it sets the address
+        of a process group but, without an MPI host file, no group (accelerate 1.15)."""
+        launched = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
+        return launched and self.world == 1 and "RANK" not in os.environ
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How this process computes, for environment.json."""
+        return {
+            "device": self.device.type,
+            "precision": self.precision,
+            "processes": self.world,
+            "threads": torch.get_num_threads(),
+        }
 
     @property
     def rank(self) -> int:
@@ -97,7 +119,6 @@ def environment() -> dict[str, Any]:
         "accelerate": accelerate.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

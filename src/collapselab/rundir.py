@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from collapselab.config import UserError, digest
 
@@ -73,10 +74,14 @@ def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> 
     Args:
         shared: other processes may publish the same content at the same time (a cache); the first one wins.
     """
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.partial" if shared else f".{place.name}.partial")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if shared:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+    else:
+        temporary = place.with_name(f".{place.name}.partial")
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
     started = time.perf_counter()
     try:
         yield temporary
@@ -108,15 +113,15 @@ def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> 
     _sync_directory(place.parent)
 
 
-def manifest_of(stage: Path, *, check_files: bool = True) -> dict[str, Any] | None:
+def manifest_of(stage: Path, *, check: Literal["digests", "sizes", "nothing"] = "digests") -> dict[str, Any] | None:
     """The manifest of a published stage, or None where it is missing or any file differs in size or digest."""
     try:
         manifest: dict[str, Any] = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
         if manifest.get("schema") != SCHEMA:
             return None
-        for name, entry in manifest["files"].items() if check_files else ():
+        for name, entry in manifest["files"].items() if check != "nothing" else ():
             path = stage / name
-            if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+            if path.stat().st_size != entry["bytes"] or (check == "digests" and sha256_of(path) != entry["sha256"]):
                 return None
         return manifest
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
@@ -137,7 +142,7 @@ class Chain:
 
     def digest_of(self, index: int, name: str) -> str:
         """Digest of a published stage; raises UserError where there is none."""
-        manifest = manifest_of(self.stage(index, name), check_files=False)
+        manifest = manifest_of(self.stage(index, name), check="nothing")
         if manifest is None:
             raise UserError(f"{self.stage(index, name)}: not published; continue the run to have it made")
         return str(manifest["digest"])
@@ -145,7 +150,7 @@ class Chain:
     def finished(self) -> list[int]:
         """Generations whose last stage is published, ascending, without a gap."""
         done: list[int] = []
-        while manifest_of(self.stage(len(done), "eval"), check_files=False) is not None:
+        while manifest_of(self.stage(len(done), "eval"), check="nothing") is not None:
             done.append(len(done))
         return done
 
@@ -153,7 +158,7 @@ class Chain:
         """Writes metrics.jsonl anew from the published evaluations: never a torn or a double line."""
         rows = [read_json(self.stage(g, "eval") / "row.json") for g in self.finished()]
         for row in rows:
-            stages = {s: manifest_of(self.stage(row["generation"], s), check_files=False) for s in STAGES}
+            stages = {s: manifest_of(self.stage(row["generation"], s), check="nothing") for s in STAGES}
             row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in stages.items() if m}
         write_text(self.root / "metrics.jsonl", "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
         return rows
@@ -187,4 +192,5 @@ def find_chains(run: Path) -> list[Path]:
 
 def run_root(chain: Path) -> Path:
     """The run directory that a chain belongs to."""
+    chain = chain.absolute()
     return chain.parent.parent if chain.name.startswith("seed=") else chain

@@ -20,6 +20,7 @@ def sample(
 ) -> None:
     """Writes text with a generation's model, by the chain's settings; prints the first samples."""
     processes = Processes(config.device, config.training.precision)
+    check_lengths(config)
     chain, corpus = Chain(chain_path), open_corpus(config, processes)
     finished = chain.finished()
     chosen = finished[-1] if generation is None and finished else generation

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict, digest, first_line, identity
+from collapselab.config import RunConfig, UserError, as_dict, digest, first_line, identity
 from collapselab.console import Console
 from collapselab.rundir import read_metrics, run_root
 
@@ -21,6 +21,7 @@ class Tracker:
         self.console = console
         self.run: Any = None
         self.sent: set[int] = set()
+        self.failed = ""
         mode = mode or config.tracking.wandb
         if mode == "off":
             return
@@ -68,15 +69,19 @@ class Tracker:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
+        self.failed = first_line(error)
         self.console.say(
-            f"note: wandb is left out from here on ({first_line(error)}); `collapselab sync` can replay the run later"
+            f"note: wandb is left out from here on ({self.failed}); `collapselab sync` can replay the run later"
         )
         self.run = None
 
 
 def replay(config: RunConfig, chain: Path, console: Console, mode: str) -> int:
-    """Sends every row of a chain's metrics.jsonl; returns how many."""
+    """Sends every row of a chain's metrics.jsonl; returns how many. Raises UserError where wandb cannot be reached."""
+    rows = read_metrics(chain)
     tracker = Tracker(config, chain, console, mode)
-    count = tracker.log(read_metrics(chain))
+    count = tracker.log(rows)
     tracker.finish()
+    if tracker.failed:
+        raise UserError(f"--wandb {mode}: wandb did not take the rows ({tracker.failed}); check login and network")
     return count

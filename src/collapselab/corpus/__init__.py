@@ -98,7 +98,7 @@ def prepare(
         }
     )[:32]
     folder = cache_root() / key
-    if manifest_of(folder) is None:
+    if manifest_of(folder, check="sizes") is None:  # digests of a large corpus would take minutes at every start
         try:
             with publishing(folder, inputs={}, shared=True) as out:
                 _tokenise(source, config, tokenizer, out)
@@ -134,6 +134,7 @@ def _tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None,
     dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
     counts = np.zeros(tokenizer.size, np.int64)
     writers = {name: _Writer(out, name, dtype, tokenizer.separator) for name in SPLITS}
+    brings_splits = source.splits != (None,)  # otherwise equal documents fall to the same split
     held_out: dict[bytes, Split] = {}
     text_digest: dict[str, int] = dict.fromkeys(SPLITS, 0)
     try:
@@ -142,12 +143,12 @@ def _tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None,
             for text, (ids, sizes) in zip(texts, _encode(tokenizer, texts), strict=True):
                 key = document_key(text)
                 text_digest[name] = (text_digest[name] * 31 + int.from_bytes(key, "big")) % (1 << 128)
-                if len(text) >= OVERLAP_LEAST and held_out.get(key, name) != name:
+                if brings_splits and len(text) >= OVERLAP_LEAST and held_out.get(key, name) != name:
                     raise UserError(
                         f"corpus.source={config.source!r}: a document stands in both {held_out[key]} and {name} "
                         f"({text[:40]!r}...); remove it from one of them"
                     )
-                if name != "train":
+                if brings_splits and name != "train":
                     held_out[key] = name
                 writers[name].add(ids, sizes)
                 if name == "train":
@@ -323,6 +324,7 @@ def clear(prefix: str) -> list[str]:
     doomed = [row["digest"] for row in cached() if prefix == "all" or row["digest"].startswith(prefix)]
     if not doomed and prefix != "all":
         raise UserError(f"clear={prefix!r}: no cached corpus begins so; `collapselab corpus` lists them")
+    doomed += [path.name for path in cache_root().glob(".*.partial")] if prefix == "all" else []
     for name in doomed:
         shutil.rmtree(cache_root() / name)
     return doomed

