@@ -1,17 +1,20 @@
 # The lab on a CUDA machine: docker build -t collapselab . && docker run --gpus all -v "$PWD/runs:/lab/runs" collapselab run ...
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
 
+# The user of an Ubuntu image has the id that most hosts give their first user: ours takes its place.
+ARG UID=1000
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 python3-venv git \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --create-home --shell /bin/bash lab \
+ && (userdel --remove ubuntu || true) \
+ && useradd --create-home --uid "$UID" --shell /bin/bash lab \
  && install -d -o lab -g lab /lab /lab/runs /home/lab/.cache
 
 USER lab
 WORKDIR /lab
 COPY --chown=lab:lab . .
 # The same install path as on a laptop. On a CUDA base pip takes torch's CUDA build.
-RUN scripts/setup.sh
+RUN PIP_NO_CACHE_DIR=1 scripts/setup.sh
 ENV PATH=/lab/.venv/bin:$PATH
 VOLUME ["/lab/runs", "/home/lab/.cache"]
 ENTRYPOINT ["collapselab"]

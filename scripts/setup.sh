@@ -17,7 +17,7 @@ wanted=$(cat pyproject.toml scripts/constraints.txt scripts/setup.sh | sha256sum
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
 echo "setup: installing into .venv (a few minutes on the first call)"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv  # new, or half made before
 pip() { .venv/bin/python -m pip --disable-pip-version-check -q "$@"; }
 pip install -c scripts/constraints.txt torch
 pip install -c scripts/constraints.txt -e '.[dev,gguf]'

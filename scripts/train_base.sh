@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes data/base anew: generation 0 of configs/base_sotu.yaml (about 10 minutes on two cores). Its files, held-out
+# Makes data/base anew: generation 0 of configs/base_sotu.yaml (10 to 20 minutes on two cores). Its files, held-out
 # figures and digests are described in data/base/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

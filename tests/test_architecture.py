@@ -102,3 +102,12 @@ def test_the_product_never_names_the_developers_folder() -> None:
     for path in [*SOURCE.rglob("*"), *(ROOT / "configs").rglob("*.yaml"), *(ROOT / "scripts").glob("*")]:
         if path.is_file() and path.suffix not in (".pyc",):
             assert "../shared" not in path.read_text(encoding="utf-8"), path
+
+
+def test_every_path_that_the_readme_names_exists() -> None:
+    import re
+
+    text = (ROOT / "README.md").read_text()
+    named = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"(?:scripts|configs|docs|data)/[\w./-]+\w", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert len(named) > 8 and not missing, missing

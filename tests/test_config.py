@@ -97,7 +97,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
     *[("sampling.top_p", v, {}) for v in (0.0, 1.1, NAN)],
     *[("sampling.min_p", v, {}) for v in (-0.1, 1.0, NAN)],
     *[("sampling.repetition_penalty", v, {}) for v in (0.0, INF, NAN)],
-    ("sampling.length", 64, {"mixing.unit": "documents"}),
+    ("sampling.length", 64, {"mixing.unit": "documents", "sampling.prompt": "bos"}),
     ("sampling.length", 129, {}),
     ("evaluation.context", 1, {}),
     ("evaluation.context", 2, {}),
@@ -202,9 +202,9 @@ def test_a_list_of_shares_may_grow_at_its_end_only() -> None:
 
 
 def test_drift_names_every_key_that_differs_with_both_values() -> None:
-    new = build({"training.lr": 0.5, "corpus.subset": "x", "seed": 7, "name": "other"})
+    new = build({"training.lr": 0.5, "corpus.column": "x", "seed": 7, "name": "other"})
     assert drift(identity(RunConfig()), identity(new)) == {
-        "corpus.subset": (None, "x"),
+        "corpus.column": ("text", "x"),
         "seed": (1, 7),
         "training.lr": (1e-3, 0.5),
     }

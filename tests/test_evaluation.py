@@ -587,7 +587,7 @@ def many_types(make_corpus: Any, texts: Any) -> Corpus:
 def training_set(config: RunConfig, corpus: Corpus, root: Path) -> mixing.TrainingSet:
     chain = Chain(root)
     with publishing(chain.stage(0, "mixture"), inputs={}) as out:
-        mixing.mix(config, chain, 0, corpus.train, out)
+        mixing.mix(config, chain, 0, corpus.train, corpus.digest, out)
     return mixing.TrainingSet(config, chain, 0, corpus.train)
 
 

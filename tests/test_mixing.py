@@ -219,7 +219,7 @@ def test_too_few_samples_are_refused_before_the_start() -> None:
 
 
 def test_documents_as_unit_must_have_one_length() -> None:
-    config = small_config(mixing__unit="documents")
+    config = small_config(mixing__unit="documents", sampling__prompt="bos")
     good = tokens_of(10 * BLOCK, documents=10)
     assert mixing.blocks_available(good, config) == 10
     bad = Tokens(good.ids, np.array([0, 32, 70, 320]), good.nbytes)

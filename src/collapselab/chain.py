@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
     corpus = open_corpus(config, processes)
     check_lengths(config)
     available = mixing.blocks_available(corpus.train, config)
-    mixing.check_supply(config, available, *mixed_so_far(chain, fork))
+    shown, used = mixed_so_far(chain, fork)
+    mixing.check_supply(config, available, len(shown), used)
     budget = mixing.sample_budget(config, available)
     evaluation.sample_tokens(config, corpus, budget)
     with opened(chain, config, corpus, processes, fork) as console:
@@ -75,16 +76,18 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
     return chain.root, rows
 
 
-def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[int, int]:
-    """(generations whose training sets exist, real blocks they have used): of the chain, or of what it will copy."""
+def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[list[float], int]:
+    """(real shares of the training sets that exist, real blocks used): of the chain, or of what a fork will copy."""
     source, last = chain, 10**9
     if not (chain.root / "identity.json").is_file() and fork is not None:
         source, last = Chain(fork[0]), fork[1]
-    done, used = 0, 0
-    while done <= last and (source.stage(done, "mixture") / "manifest.json").is_file():
-        used = rundir.read_json(source.stage(done, "mixture") / "mixture.json")["real_blocks_used"]
-        done += 1
-    return done, used
+    shares: list[float] = []
+    used = 0
+    while len(shares) <= last and (source.stage(len(shares), "mixture") / "manifest.json").is_file():
+        facts = rundir.read_json(source.stage(len(shares), "mixture") / "mixture.json")
+        shares.append(facts["real_share"]["realised"])
+        used = facts["real_blocks_used"]
+    return shares, used
 
 
 class Stages:
@@ -238,6 +241,13 @@ def opened(
         error = UserError(f"runs_dir={config.runs_dir!r}: cannot be written ({caught.strerror}); choose another folder")
     processes.share(error)
     if error is not None:
+        if lock is not None:
+            lock.close()
+        if not (chain.root / "identity.json").is_file():
+            shutil.rmtree(chain.root, ignore_errors=True)  # nothing but the lock: a refused run leaves no trace
+            for folder in (chain.root.parent, root):
+                with suppress(OSError):
+                    folder.rmdir()
         raise error
     console = Console(bars=config.progress, log=root / "events.log")
     done = chain.finished()

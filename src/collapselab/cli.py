@@ -25,6 +25,8 @@ VERBS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, or 2 for something the user can mend, said in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Threads that spin while they wait make a run ten times slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             _usage()
@@ -107,7 +109,7 @@ def _do_run(arguments: list[str]) -> int:
         from collapselab import plan
         from collapselab.console import inert
 
-        found = plan.plan(config)
+        found = plan.plan(config, (chains[0], parsed.at) if parent is not None else None)
         if os.environ.get("RANK", "0") == "0":
             print(inert("\n".join(plan.lines(config, found))))
         return 0

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from collapselab import evaluation, mixing, modeling
-from collapselab.chain import chain_path, check_lengths, open_corpus, pretrained_note
+from collapselab.chain import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
 from collapselab.config import RunConfig
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain
@@ -22,13 +22,15 @@ from collapselab.sampling.plain import write_tile
 PROBE_TOKENS = 8  # sampled per sequence to time a decode step
 
 
-def plan(config: RunConfig) -> dict[str, Any]:
+def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, Any]:
     """Needs and estimates of a chain, with times measured on its own model here; writes nothing but the token cache."""
     processes = Processes(config.device, config.training.precision)
     corpus = open_corpus(config, processes)
     check_lengths(config)
     available = mixing.blocks_available(corpus.train, config)
-    supply = mixing.check_supply(config, available)
+    shown, used = mixed_so_far(Chain(chain_path(config)), fork)
+    supply = mixing.check_supply(config, available, len(shown), used)
+    supply["shares"][: len(shown)] = shown
     budget = mixing.sample_budget(config, available)
     count = evaluation.sample_tokens(config, corpus, budget)
     model = modeling.start_weights(
@@ -42,9 +44,11 @@ def plan(config: RunConfig) -> dict[str, Any]:
     scored = scored * context // (config.evaluation.stride or context)
     rates = _measure(model, config, processes)
     per_generation = model.parameters * 4 + budget * (2 if model.vocab <= 1 << 16 else 4)
-    done = len(Chain(chain_path(config)).finished())
+    done = min(len(shown), fork[1] + 1) if fork and shown else len(Chain(chain_path(config)).finished())
     left = range(done, generations)
-    seconds = sum(trained[g] / rates["train"] + budget / rates["sample"] + scored / rates["eval"] for g in left)
+    tile_tokens = config.sampling.tile * config.sequence_length
+    written = -(-budget // tile_tokens) * tile_tokens  # the last tile is computed whole
+    seconds = sum(trained[g] / rates["train"] + written / rates["sample"] + scored / rates["eval"] for g in left)
     return {
         "corpus": corpus.facts["splits"],
         "tokenizer": f"{corpus.tokenizer.name}, {corpus.tokenizer.size:,} tokens",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from collapselab import evaluation, mixing, modeling, sampling
 from collapselab.chain import check_lengths, open_corpus
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console, inert
-from collapselab.corpus import prepare
+from collapselab.corpus import Corpus, prepare
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json
 
@@ -57,11 +60,10 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
     if own.digest == ran.tokenizer.digest:
         corpus = ran
     else:
-        import dataclasses
-
         settings = dataclasses.replace(config.corpus, tokenizer="model")
         with processes.main_first():
             corpus = prepare(settings, data_dir=config.data_dir, model_tokenizer=own, block=config.training.block)
+        config = _same_text(config, ran, corpus)
     model = modeling.load(model_name, pad=config.model.pad_vocabulary)
     check_lengths(_with_model(config, model_name))
     console = Console(speaks=processes.is_main, bars=config.progress)
@@ -79,7 +81,15 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
             write_json(Path(out), result)
 
 
-def _with_model(config: RunConfig, name: str) -> RunConfig:
-    import dataclasses
+def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:
+    """`evaluation.tokens` counts the run's tokens: in another tokenizer's, as many as make up the same bytes."""
+    if config.evaluation.tokens is None:
+        return config
+    wanted = int(evaluation.held_out(ran, config.evaluation)[1].sum())
+    reach = np.cumsum(corpus.split(config.evaluation.split).nbytes[1:], dtype=np.int64)
+    tokens = max(2, int(np.searchsorted(reach, wanted, side="right")))
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, tokens=tokens))
 
+
+def _with_model(config: RunConfig, name: str) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=name))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito (2008): told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LEAST_TOKENS = 100  # a mean over fewer scored tokens is noise and is not drawn
 BUCKET_ORDER = ("0", "1", "2-5", "6-50", "51-500", ">500")
 
 
@@ -85,7 +86,8 @@ def tails(chains: list[Any]) -> bytes:
 def frequency(chains: list[Any]) -> bytes:
     figure, axes = _axes(len(chains))
     for axis, chain in zip(axes, chains, strict=True):
-        present = [b for b in BUCKET_ORDER if f"real/nll_by_frequency/{b}" in chain.rows[0]["metrics"]]
+        tokens = chain.generation(0, "eval", "eval.json")["sums"]["real/nll_by_frequency"]
+        present = [b for b in BUCKET_ORDER if tokens[b]["tokens"] >= LEAST_TOKENS]
         for index, bucket in enumerate(present):
             key = f"real/nll_by_frequency/{bucket}"
             start = chain.rows[0]["metrics"][key]
@@ -96,19 +98,26 @@ def frequency(chains: list[Any]) -> bytes:
     return _png(figure)
 
 
+def _source_colour(source: str, generations: int) -> Any:
+    """Real text blue, prompts orange, written text the lighter the newer."""
+    if not source.startswith("generation_"):
+        return COLOURS[0] if source == "real" else COLOURS[4]
+    return matplotlib.colormaps["Greys"](0.95 - 0.65 * int(source.removeprefix("generation_")) / max(1, generations))
+
+
 def ledger(chains: list[Any]) -> bytes:
     figure, axes = _axes(len(chains))
     for axis, chain in zip(axes, chains, strict=True):
         ledgers = chain.ledgers
         sources = sorted(
-            {s for one in ledgers for s in one}, key=lambda s: (s != "real", not s.startswith("prompt"), s)
+            {s for one in ledgers for s in one}, key=lambda s: (s != "real", not s.startswith("prompt"), len(s), s)
         )
         bottom = [0.0] * len(ledgers)
-        for index, source in enumerate(sources):
+        for source in sources:
             heights = [one.get(source, {"shown": 0})["shown"] for one in ledgers]
             axis.bar(
                 [row["generation"] for row in chain.rows], heights, bottom=bottom,
-                color=COLOURS[index % len(COLOURS)], label=source.replace("_", " "),
+                color=_source_colour(source, len(ledgers)), label=source.replace("_", " "),
             )  # fmt: skip
             bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
         axis.set_title(f"tokens shown in training, by source\n{chain.name}", fontsize=10)

@@ -1,0 +1,191 @@
+"""Documents into shards: split, tokenised, counted, compared between splits, streamed to raw arrays."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collapselab.config import CorpusConfig, UserError
+from collapselab.corpus.sources import SPLITS, Source, Split, document_key, split_of
+from collapselab.corpus.tokenizers import Tokenizer, train_bpe
+from collapselab.rundir import write_json
+
+PIECE = 1 << 20  # characters: longer documents are tokenised in pieces that end at a line's end
+CUT = re.compile(r"(?:\n|(?<=\n) )(?=\S)")
+OVERLAP_LEAST = 64  # characters: shorter documents (headings, rules) may stand in two splits
+OVERLAP_SHARE = 0.01  # of a held-out split's text that may stand in the training text line by line (boilerplate)
+
+
+def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, out: Path) -> None:
+    if tokenizer is None:
+        tokenizer = train_bpe(_training_texts(source, config), config.vocab_size)
+        tokenizer.save(out / "tokenizer")
+    dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
+    counts = np.zeros(tokenizer.size, np.int64)
+    writers = {name: _Writer(out, name, dtype, tokenizer.separator) for name in SPLITS}
+    brings_splits = source.splits != (None,)  # otherwise equal documents fall to the same split
+    held_out: dict[bytes, Split] = {}
+    lines = _Lines()
+    text_digest: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    try:
+        # Held-out splits first: their documents are remembered, and training text is compared with them.
+        for name, texts in _batches(_divided(source, config)):
+            for text, (ids, sizes) in zip(texts, encode(tokenizer, texts), strict=True):
+                key = document_key(text)
+                text_digest[name] = (text_digest[name] * 31 + int.from_bytes(key, "big")) % (1 << 128)
+                if brings_splits and len(text) >= OVERLAP_LEAST and held_out.get(key, name) != name:
+                    raise UserError(
+                        f"corpus.source={config.source!r}: a document stands in both {held_out[key]} and {name} "
+                        f"({text[:40]!r}...); remove it from one of them"
+                    )
+                if brings_splits:
+                    lines.look_at(name, text)
+                    if name != "train":
+                        held_out[key] = name
+                writers[name].add(ids, sizes)
+                if name == "train":
+                    counts += np.bincount(np.asarray([*ids, tokenizer.separator]), minlength=tokenizer.size)
+    finally:
+        for writer in writers.values():
+            writer.close()
+    if not writers["train"].documents:
+        raise UserError(
+            f"corpus.source={config.source!r}: all of its documents fell to the held-out splits or are empty; "
+            "use more text, or corpus.document=paragraph or line"
+        )
+    if lines.shared_share() > OVERLAP_SHARE:
+        raise UserError(
+            f"corpus.source={config.source!r}: {lines.shared_share():.0%} of the held-out text stands in the training text "
+            f"line by line ({lines.example!r}...); take it out of one of them"
+        )
+    counts.tofile(out / "train.counts.bin")
+    write_json(
+        out / "corpus.json",
+        {
+            "source": config.source,
+            "text_digest": {name: f"{value:032x}" for name, value in text_digest.items()},
+            "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest, "separator": tokenizer.separator},
+            "dtype": np.dtype(dtype).name,
+            "splits": {
+                name: {"documents": w.documents, "tokens": w.tokens, "bytes": w.bytes} for name, w in writers.items()
+            },
+            "split": "by the source" if source.splits != (None,) else "by a digest of each document",
+        },
+    )
+
+
+def _divided(source: Source, config: CorpusConfig) -> Iterator[tuple[Split, str]]:
+    """Every document with its split. Empty documents are left out. What a source does not bring is cut from train."""
+    brought = set(source.splits)
+    held_out_first: tuple[Split | None, ...] = ("test", "valid", "train", None)
+    for split in [s for s in held_out_first if s in brought]:
+        for text in source.read(split):
+            if not text.strip():
+                continue
+            if split in ("test", "valid"):
+                yield split, text
+                continue
+            valid = 0.0 if "valid" in brought else config.valid_share
+            test = 0.0 if "test" in brought else config.test_share
+            yield split_of(document_key(text), valid, test), text
+
+
+def _training_texts(source: Source, config: CorpusConfig) -> Iterator[str]:
+    return (text for split, text in _divided(source, config) if split == "train")
+
+
+def _batches(documents: Iterator[tuple[Split, str]]) -> Iterator[tuple[Split, list[str]]]:
+    """Consecutive documents of one split, about PIECE characters at a time."""
+    held: list[str] = []
+    current: Split = "test"
+    for split, text in documents:
+        if held and (split != current or sum(map(len, held)) + len(text) > PIECE or len(held) >= 1024):
+            yield current, held
+            held = []
+        current = split
+        held.append(text)
+    if held:
+        yield current, held
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+    if len(texts) > 1 or len(texts[0]) <= PIECE:
+        return tokenizer.encode(texts)
+    ids: list[int] = []
+    sizes: list[int] = []
+    for piece in pieces(texts[0]):
+        for more_ids, more_sizes in tokenizer.encode([piece]):
+            ids += more_ids
+            sizes += more_sizes
+    return [(ids, sizes)]
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Cuts a long text before the last white space of a line's end, where byte-level pre-tokenisers cut anyway: the
+    tokens are those of the whole. (A tokenizer that puts a space before each text adds it at each cut.)"""
+    start = 0
+    while start < len(text):
+        cut = CUT.search(text, start + PIECE)
+        stop = cut.start() if cut else len(text)
+        yield text[start:stop]
+        start = stop
+
+
+class _Lines:
+    """Lines of held-out text that stand in the training text too (held-out splits are looked at first)."""
+
+    def __init__(self) -> None:
+        self.held: dict[bytes, int] = {}
+        self.total = self.shared = 0
+        self.example = ""
+
+    def look_at(self, split: Split, text: str) -> None:
+        for line in text.splitlines():
+            if len(line) < OVERLAP_LEAST:
+                continue
+            key = document_key(line.strip())
+            if split != "train":
+                self.total += len(line)
+                self.held[key] = self.held.get(key, 0) + len(line)
+            elif key in self.held:
+                self.shared += self.held.pop(key)
+                self.example = self.example or line.strip()[:40]
+
+    def shared_share(self) -> float:
+        return self.shared / max(1, self.total)
+
+
+class _Writer:
+    """Appends documents to one split's shard files."""
+
+    def __init__(self, out: Path, name: Split, dtype: Any, separator: int):
+        self.ids = (out / f"{name}.ids.bin").open("wb")
+        self.sizes = (out / f"{name}.bytes.bin").open("wb")
+        self.starts_path = out / f"{name}.starts.bin"
+        self.dtype, self.separator = dtype, separator
+        self.starts = array("q", [0])
+        self.bytes = 0
+
+    @property
+    def documents(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def tokens(self) -> int:
+        return self.starts[-1]
+
+    def add(self, ids: list[int], sizes: list[int]) -> None:
+        self.ids.write(np.asarray([self.separator, *ids], self.dtype).tobytes())
+        self.sizes.write(np.asarray([0, *sizes], np.uint32).tobytes())
+        self.starts.append(self.starts[-1] + len(ids) + 1)
+        self.bytes += sum(sizes)
+
+    def close(self) -> None:
+        self.ids.close()
+        self.sizes.close()
+        np.asarray(self.starts, np.int64).tofile(self.starts_path)
