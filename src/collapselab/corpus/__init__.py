@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +23,8 @@ from collapselab.corpus.tokenizers import (
     bytes_tokenizer,
     gpt2_tokenizer,
     load_tokenizer,
-    train_bpe,
 )
-from collapselab.rundir import manifest_of, publishing, read_json, write_json
+from collapselab.rundir import manifest_of, publishing, read_json
 
 FORMAT = 2  # of the cached shards; raise it when their meaning changes
 VERIFY_LIMIT = 2 << 30  # bytes of a cached corpus whose digests are checked at each start (about a second per GB)
