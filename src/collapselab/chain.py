@@ -11,39 +11,20 @@ continuing, extending and forking a chain are the same loop.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from collapselab import evaluation, mixing, modeling, rundir, sampling, seeds, training
-from collapselab.config import RunConfig, UserError, as_dict, digest, drift, identity
+from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
-from collapselab.corpus import Corpus, prepare
+from collapselab.corpus import Corpus
 from collapselab.metrics import HEADLINE
-from collapselab.parallel import Processes, environment
+from collapselab.opening import ARM, chain_path, check_lengths, mixed_so_far, open_corpus, opened
+from collapselab.parallel import Processes
 from collapselab.rundir import Chain
 from collapselab.tracking import Tracker
-
-ARM = "main"
-
-# What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
-FORK_MAY_CHANGE = (
-    *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
-    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from", "tile")),
-    *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),
-    *(f"training.{k}" for k in ("warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip", "loss_on_last")),
-    *("training.precision", "model.start", "model.dropout", "device", "generations"),
-)
-
-
-def chain_path(config: RunConfig) -> Path:
-    return Path(config.runs_dir) / config.name / f"arm={ARM}" / f"seed={config.seed}"
 
 
 def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, list[dict[str, Any]]]:
@@ -62,12 +43,12 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
         rows = chain.rebuild_metrics() if processes.is_main else []
         tracker.log(rows)
         for generation in range(config.generations + 1):
-            stages = Stages(chain, generation, config, corpus, processes, console)
+            stages = Stages(chain, generation, config, corpus, budget, processes, console)
             stages.do("mixture", stages.mix)
             stages.do("train", stages.train)
-            stages.do("samples", lambda out, s=stages: s.sample(out, budget))  # type: ignore[misc]
+            stages.do("samples", stages.sample)
             if generation == 0:
-                stages.do("reference", lambda out, s=stages: s.reference(out, budget))  # type: ignore[misc]
+                stages.do("reference", stages.reference)
             if stages.do("eval", stages.evaluate) and processes.is_main:
                 rows = chain.rebuild_metrics()
                 tracker.log(rows)
@@ -76,27 +57,20 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
     return chain.root, rows
 
 
-def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[list[float], int]:
-    """(real shares of the training sets that exist, real blocks used): of the chain, or of what a fork will copy."""
-    source, last = chain, 10**9
-    if not (chain.root / "identity.json").is_file() and fork is not None:
-        source, last = Chain(fork[0]), fork[1]
-    shares: list[float] = []
-    used = 0
-    while len(shares) <= last and (source.stage(len(shares), "mixture") / "manifest.json").is_file():
-        facts = rundir.read_json(source.stage(len(shares), "mixture") / "mixture.json")
-        shares.append(facts["real_share"]["realised"])
-        used = facts["real_blocks_used"]
-    return shares, used
-
-
 class Stages:
     """The five stages of one generation, each from published folders to a folder."""
 
     def __init__(
-        self, chain: Chain, generation: int, config: RunConfig, corpus: Corpus, processes: Processes, console: Console
+        self,
+        chain: Chain,
+        generation: int,
+        config: RunConfig,
+        corpus: Corpus,
+        budget: int,
+        processes: Processes,
+        console: Console,
     ):
-        self.chain, self.g, self.config, self.corpus = chain, generation, config, corpus
+        self.chain, self.g, self.config, self.corpus, self.budget = chain, generation, config, corpus, budget
         self.processes, self.console = processes, console
 
     def do(self, name: str, make: Callable[[Path], None]) -> bool:
@@ -165,19 +139,19 @@ class Stages:
     def model(self) -> modeling.LanguageModel:
         return modeling.load(str(self.chain.stage(self.g, "train")), pad=self.config.model.pad_vocabulary)
 
-    def sample(self, out: Path, budget: int) -> None:
+    def sample(self, out: Path) -> None:
         text_of = self.g if self.config.sampling.prompt_from == "previous" else 0
         text = mixing.TrainingSet(self.config, self.chain, text_of, self.corpus.train)
         ends = self.corpus.tokenizer.ends
         sampling.sample(
-            self.model(), self.config, self.g, text, budget, separator=self.corpus.tokenizer.separator, ends=ends,
+            self.model(), self.config, self.g, text, self.budget, separator=self.corpus.tokenizer.separator, ends=ends,
             out=out, processes=self.processes, console=self.console,
         )  # fmt: skip
 
-    def reference(self, out: Path, budget: int) -> None:
+    def reference(self, out: Path) -> None:
         if self.processes.is_main:
             data = mixing.TrainingSet(self.config, self.chain, 0, self.corpus.train)
-            evaluation.Reference.publish(self.config, self.corpus, data, self.model().vocab, budget, out)
+            evaluation.Reference.publish(self.config, self.corpus, data, self.model().vocab, self.budget, out)
 
     def evaluate(self, out: Path) -> None:
         evaluation.evaluate(
@@ -185,161 +159,6 @@ class Stages:
             reference=self.place("reference"), mixture=rundir.read_json(self.place("mixture") / "mixture.json"),
             arm=ARM, out=out, processes=self.processes, console=self.console,
         )  # fmt: skip
-
-
-def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
-    """The tokenised corpus; made by process 0 where the cache does not hold it."""
-    pretrained = config.model.pretrained
-    own = pretrained is not None and config.corpus.tokenizer in (None, "model")
-    with processes.main_first():
-        return prepare(
-            config.corpus,
-            data_dir=config.data_dir,
-            model_tokenizer=modeling.pretrained_tokenizer(pretrained) if own and pretrained else None,
-            block=max(config.training.block, config.evaluation.context or 2),
-        )
-
-
-def check_lengths(config: RunConfig) -> None:
-    """A pretrained model must be able to read what it is given. Raises UserError before anything is written."""
-    if config.model.pretrained is None:
-        return
-    longest = modeling.longest_of(config.model.pretrained)
-    context = config.evaluation.context or config.training.block
-    asked = {
-        "training.block": config.training.block,
-        "sampling.length": config.sequence_length,
-        "evaluation.context": context,
-    }
-    for key, value in asked.items():
-        if longest is not None and value > longest:
-            raise UserError(f"{key}={value}: {config.model.pretrained} reads at most {longest} tokens; lower it")
-
-
-@contextmanager
-def opened(
-    chain: Chain, config: RunConfig, corpus: Corpus, processes: Processes, fork: tuple[Path, int] | None
-) -> Iterator[Console]:
-    """Holds the chain's lock; creates it, or checks that it is the same chain. Other processes wait for process 0."""
-    root = rundir.run_root(chain.root)
-    if not processes.is_main:
-        failed = processes.share(None)
-        if failed is not None:
-            raise failed
-        yield Console(speaks=False)
-        return
-    lock = None
-    error: UserError | None = None
-    try:
-        chain.root.mkdir(parents=True, exist_ok=True)
-        lock = (chain.root / "lock").open("a+")
-        _take(lock, chain)
-        _check_identity(chain, config, corpus, processes, fork)
-    except UserError as caught:
-        error = caught
-    except OSError as caught:
-        error = UserError(f"runs_dir={config.runs_dir!r}: cannot be written ({caught.strerror}); choose another folder")
-    processes.share(error)
-    if error is not None:
-        if lock is not None:
-            lock.close()
-        if not (chain.root / "identity.json").is_file():
-            shutil.rmtree(chain.root, ignore_errors=True)  # nothing but the lock: a refused run leaves no trace
-            for folder in (chain.root.parent, root):
-                with suppress(OSError):
-                    folder.rmdir()
-        raise error
-    console = Console(bars=config.progress, log=root / "events.log")
-    done = chain.finished()
-    at = f"continues after generation {done[-1]}" if done else "starts"
-    console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
-    if processes.alone_by_mistake:
-        console.say(
-            "note: accelerate started one process (--cpu has no others without an MPI host file); "
-            "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
-        )
-    if pretrained_note(config, corpus):
-        console.say(pretrained_note(config, corpus))
-    try:
-        yield console
-    finally:
-        if lock is not None:
-            lock.close()
-
-
-def _take(lock: Any, chain: Chain) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise UserError(
-            f"{chain.root}: process {lock.read().strip()} is running this chain; wait for it or stop it"
-        ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-
-
-def _check_identity(
-    chain: Chain, config: RunConfig, corpus: Corpus, processes: Processes, fork: tuple[Path, int] | None
-) -> None:
-    # What "auto" means on this machine is part of what a chain is: a GPU does not go on from where a CPU stopped.
-    mine = identity(config) | {"device": processes.device.type, "training.precision": processes.precision}
-    note = pretrained_note(config, corpus)
-    saved = chain.root / "identity.json"
-    if saved.is_file():
-        known = rundir.read_json(saved)
-        changed = drift(known["config"], mine)
-        if changed:
-            listed = "; ".join(f"{key} was {a!r}, is {b!r}" for key, (a, b) in changed.items())
-            raise UserError(
-                f"{chain.root}: another configuration began this chain ({listed}); use another name, or --fork"
-            )
-        if known["corpus"] != corpus.digest:
-            raise UserError(
-                f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name"
-            )
-        if max(chain.finished(), default=0) > config.generations:
-            last = max(chain.finished())
-            raise UserError(f"generations={config.generations}: the chain has reached {last}; ask for {last} or more")
-        if fork is not None and rundir.read_json(chain.root / "fork.json").get("at") != fork[1]:
-            raise UserError(f"--at {fork[1]}: {chain.root} exists and was not forked there; give the fork another name")
-    elif fork is not None:
-        if fork[1] > config.generations:
-            raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
-        _copy_fork(chain, mine, corpus, *fork)
-    elif chain.generation(0).exists():
-        raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
-    rundir.write_json(saved, {"config": mine, "corpus": corpus.digest})
-    rundir.write_text(chain.root / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
-    rundir.write_json(
-        chain.root / "environment.json", environment() | processes.facts | {"corpus": corpus.facts, "note": note}
-    )
-
-
-def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> None:
-    """Copies generations 0 .. at of another chain, whole, and checks that the new configuration can go on from them."""
-    known = rundir.read_json(parent / "identity.json")
-    changed = {k: v for k, v in drift(known["config"], mine).items() if k not in FORK_MAY_CHANGE}
-    if changed:
-        listed = "; ".join(f"{key} was {a!r}, is {b!r}" for key, (a, b) in changed.items())
-        raise UserError(f"--fork {parent}: these keys must stay as they were: {listed}")
-    if known["corpus"] != corpus.digest:
-        raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
-    if at < 0 or at not in Chain(parent).finished():
-        raise UserError(f"--at {at}: {parent} has finished generations {Chain(parent).finished()}; choose one of them")
-    for source in [*(Chain(parent).generation(g) for g in range(at + 1)), parent / "reference"]:
-        shutil.copytree(source, chain.root / source.name, dirs_exist_ok=True)
-    rundir.write_json(chain.root / "fork.json", {"parent": digest(known["config"]), "name": str(parent), "at": at})
-
-
-def pretrained_note(config: RunConfig, corpus: Corpus) -> str:
-    """What a reader must know about a pretrained start; empty where it does not apply."""
-    if config.model.pretrained is None:
-        return ""
-    if modeling.trained_on(config.model.pretrained) == corpus.digest:
-        return "note: the pretrained model was trained by this lab on this corpus's training split, not on the held-out text"
-    return "note: the pretrained model may have seen the held-out text; its perplexity can look better than on new text"
 
 
 def summary_line(row: dict[str, Any]) -> str:

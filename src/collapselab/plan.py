@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional as F
 
 from collapselab import evaluation, mixing, modeling
-from collapselab.chain import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
 from collapselab.config import RunConfig
+from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain
 from collapselab.sampling.plain import write_tile

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from collapselab import evaluation, mixing, modeling, sampling
-from collapselab.chain import check_lengths, open_corpus
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
+from collapselab.opening import check_lengths, open_corpus
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json
 

@@ -108,6 +108,7 @@ def train(
                 if step % max(1, steps // LOG_ROWS) < check_every or step + 1 == steps:
                     rows.append({"step": step, "loss": values[-1], "lr": lr, "grad_norm": float(norm)})
                     bar.set_postfix(loss=f"{values[-1]:.3f}")
+    accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # or its patched forward keeps the weights alive
     accelerator.free_memory()
     shown, in_loss = processes.sum(given).tolist()
     for name, counted in (("shown", shown), ("loss", in_loss)):

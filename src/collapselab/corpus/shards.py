@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
         tokenizer = train_bpe(_training_texts(source, config), config.vocab_size)
         tokenizer.save(out / "tokenizer")
     dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
-    counts = np.zeros(tokenizer.size, np.int64)
-    writers = {name: _Writer(out, name, dtype, tokenizer.separator) for name in SPLITS}
+    writers = {name: _Writer(out, name, dtype, tokenizer) for name in SPLITS}
     brings_splits = source.splits != (None,)  # otherwise equal documents fall to the same split
     held_out: dict[bytes, Split] = {}
     lines = _Lines()
@@ -35,7 +35,7 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
     try:
         # Held-out splits first: their documents are remembered, and training text is compared with them.
         for name, texts in _batches(_divided(source, config)):
-            for text, (ids, sizes) in zip(texts, encode(tokenizer, texts), strict=True):
+            for text, document in zip(texts, encode(tokenizer, texts), strict=True):
                 key = document_key(text)
                 text_digest[name] = (text_digest[name] * 31 + int.from_bytes(key, "big")) % (1 << 128)
                 if brings_splits and len(text) >= OVERLAP_LEAST and held_out.get(key, name) != name:
@@ -47,9 +47,7 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
                     lines.look_at(name, text)
                     if name != "train":
                         held_out[key] = name
-                writers[name].add(ids, sizes)
-                if name == "train":
-                    counts += np.bincount(np.asarray([*ids, tokenizer.separator]), minlength=tokenizer.size)
+                writers[name].add(document)
     finally:
         for writer in writers.values():
             writer.close()
@@ -63,7 +61,7 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
             f"corpus.source={config.source!r}: {lines.shared_share():.0%} of the held-out text stands in the training text "
             f"line by line ({lines.example!r}...); take it out of one of them"
         )
-    counts.tofile(out / "train.counts.bin")
+    writers["train"].counts.tofile(out / "train.counts.bin")
     write_json(
         out / "corpus.json",
         {
@@ -113,16 +111,15 @@ def _batches(documents: Iterator[tuple[Split, str]]) -> Iterator[tuple[Split, li
         yield current, held
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+Encoded = tuple[list[int], list[int]]  # ids, and the bytes that each accounts for
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[Iterable[Encoded]]:
+    """For each document its tokens, in one part, or in several where the document is long."""
     if len(texts) > 1 or len(texts[0]) <= PIECE:
-        return tokenizer.encode(texts)
-    ids: list[int] = []
-    sizes: list[int] = []
-    for piece in pieces(texts[0]):
-        for more_ids, more_sizes in tokenizer.encode([piece]):
-            ids += more_ids
-            sizes += more_sizes
-    return [(ids, sizes)]
+        yield from ([encoded] for encoded in tokenizer.encode(texts))
+    else:
+        yield (encoded for piece in pieces(texts[0]) for encoded in tokenizer.encode([piece]))
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -161,15 +158,18 @@ class _Lines:
 
 
 class _Writer:
-    """Appends documents to one split's shard files."""
+    """Appends documents to one split's shard files and counts their tokens."""
 
-    def __init__(self, out: Path, name: Split, dtype: Any, separator: int):
+    def __init__(self, out: Path, name: Split, dtype: Any, tokenizer: Tokenizer):
         self.ids = (out / f"{name}.ids.bin").open("wb")
         self.sizes = (out / f"{name}.bytes.bin").open("wb")
         self.starts_path = out / f"{name}.starts.bin"
-        self.dtype, self.separator = dtype, separator
+        self.dtype, self.separator = dtype, tokenizer.separator
+        self.counts = np.zeros(tokenizer.size, np.int64)
         self.starts = array("q", [0])
         self.bytes = 0
+        self.held: list[list[int]] = []
+        self.held_tokens = 0
 
     @property
     def documents(self) -> int:
@@ -179,13 +179,26 @@ class _Writer:
     def tokens(self) -> int:
         return self.starts[-1]
 
-    def add(self, ids: list[int], sizes: list[int]) -> None:
-        self.ids.write(np.asarray([self.separator, *ids], self.dtype).tobytes())
-        self.sizes.write(np.asarray([0, *sizes], np.uint32).tobytes())
-        self.starts.append(self.starts[-1] + len(ids) + 1)
-        self.bytes += sum(sizes)
+    def add(self, document: Iterable[Encoded]) -> None:
+        length = 0
+        for ids, sizes in chain([([self.separator], [0])], document):
+            self.sizes.write(np.asarray(sizes, np.uint32).tobytes())
+            self.bytes += sum(sizes)
+            self.held.append(ids)
+            self.held_tokens += len(ids)
+            length += len(ids)
+            if self.held_tokens >= PIECE:
+                self._flush()
+        self.starts.append(self.starts[-1] + length)
+
+    def _flush(self) -> None:
+        tokens = np.fromiter(chain.from_iterable(self.held), np.int64, self.held_tokens)
+        self.ids.write(tokens.astype(self.dtype).tobytes())
+        self.counts += np.bincount(tokens, minlength=len(self.counts))
+        self.held, self.held_tokens = [], 0
 
     def close(self) -> None:
+        self._flush()
         self.ids.close()
         self.sizes.close()
         np.asarray(self.starts, np.int64).tofile(self.starts_path)

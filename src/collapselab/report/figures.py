@@ -43,44 +43,44 @@ def _curve(axis: Any, chains: list[Any], key: str, title: str, *, reference: boo
         if reference and value is not None and index == 0:
             axis.axhline(value, color="0.4", linestyle="--", linewidth=1, label="real text, same budget")
     axis.set_title(title, fontsize=10)
+    if "coverage" in key:
+        axis.set_ylim(bottom=0)
 
 
-def _finish(figure: Figure, axes: list[Any]) -> bytes:
+def _panels(chains: list[Any], titles: dict[str, str]) -> bytes:
+    """One curve per chain in a panel for each key of metrics.jsonl."""
+    figure, axes = _axes(len(titles))
+    for axis, (key, title) in zip(axes, titles.items(), strict=True):
+        _curve(axis, chains, key, title)
     axes[-1].legend(fontsize=7, frameon=False)
     return _png(figure)
 
 
 def likelihood(chains: list[Any]) -> bytes:
-    figure, axes = _axes(3)
-    for axis, key, title in zip(
-        axes,
-        ("real/perplexity", "real/bits_per_byte", "real/accuracy"),
-        ("perplexity on held-out real text", "bits per byte", "next-token accuracy"),
-        strict=True,
-    ):
-        _curve(axis, chains, key, title)
-    return _finish(figure, axes)
+    return _panels(
+        chains,
+        {
+            "real/perplexity": "perplexity on held-out real text",
+            "real/bits_per_byte": "bits per byte",
+            "real/accuracy": "next-token accuracy",
+        },
+    )
 
 
 def diversity(chains: list[Any]) -> bytes:
-    figure, axes = _axes(3)
-    for axis, key, title in zip(
-        axes,
-        ("diversity/words/distinct_2", "diversity/tokens/diversity", "diversity/words/ngram_entropy_1_miller_madow"),
-        ("distinct-2 (words)", "diversity (tokens)", "word entropy (nats)"),
-        strict=True,
-    ):
-        _curve(axis, chains, key, title)
-    return _finish(figure, axes)
+    return _panels(
+        chains,
+        {
+            "diversity/words/distinct_2": "distinct-2 (words)",
+            "diversity/tokens/diversity": "diversity (tokens)",
+            "diversity/words/ngram_entropy_1_miller_madow": "word entropy (nats)",
+        },
+    )
 
 
 def tails(chains: list[Any]) -> bytes:
-    figure, axes = _axes(3)
-    for axis, k in zip(axes, (1, 5, 20), strict=True):
-        title = f"coverage of words seen {k} time{'s' if k > 1 else ''}{' or less' if k > 1 else ''}"
-        _curve(axis, chains, f"tails/words/coverage_{k}_normalised", title)
-        axis.set_ylim(bottom=0)
-    return _finish(figure, axes)
+    seen = {1: "once", 5: "5 times or less", 20: "20 times or less"}
+    return _panels(chains, {f"tails/words/coverage_{k}_normalised": f"words seen {often}" for k, often in seen.items()})
 
 
 def frequency(chains: list[Any]) -> bytes:
