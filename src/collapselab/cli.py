@@ -75,8 +75,11 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # the default of libraries' bars; console.py sets its own
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    import logging
+
     import transformers.utils.logging as hf_logging
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed comes as one line
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
 
