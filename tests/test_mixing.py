@@ -218,6 +218,12 @@ def test_too_few_samples_are_refused_before_the_start() -> None:
         mixing.check_supply(config, 1000)
 
 
+def test_accumulating_nothing_is_refused() -> None:
+    config = small_config(mixing__tokens=50 * BLOCK, mixing__regime="accumulate", sampling__tokens=BLOCK - 1)
+    with pytest.raises(UserError, match="nothing would be accumulated"):
+        mixing.check_supply(config, 1000)
+
+
 def test_documents_as_unit_must_have_one_length() -> None:
     config = small_config(mixing__unit="documents", sampling__prompt="bos")
     good = tokens_of(10 * BLOCK, documents=10)

@@ -202,6 +202,11 @@ def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0
             f"the training split has {available * block:,}; lower mixing.tokens to at most {most}, or set mixing.real=reuse"
         )
     written = sample_budget(config, available) // block
+    if config.mixing.regime != "replace" and config.generations and not written:
+        raise UserError(
+            f"sampling.tokens={config.sampling.tokens}: less than one block of {block} tokens, so nothing would be "
+            "accumulated; raise it or leave it null"
+        )
     wanted = max((size - n for n in later), default=0)
     if written < wanted:
         raise UserError(
