@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito (2008): told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LEAST_TOKENS = 100  # a mean over fewer scored tokens is noise and is not drawn
+LEAST_TOKENS = 20  # a mean over fewer scored tokens is noise and is not drawn
 BUCKET_ORDER = ("0", "1", "2-5", "6-50", "51-500", ">500")
 
 
@@ -92,7 +92,8 @@ def frequency(chains: list[Any]) -> bytes:
             key = f"real/nll_by_frequency/{bucket}"
             start = chain.rows[0]["metrics"][key]
             points = [(row["generation"], row["metrics"][key] - start) for row in chain.rows]
-            axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[index], label=f"seen {bucket}")
+            label = f"seen {bucket} ({tokens[bucket]['tokens']:,.0f} scored)"
+            axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[index], label=label)
         axis.set_title(f"rise of the loss by token frequency (nats)\n{chain.name}", fontsize=10)
         axis.legend(fontsize=7, frameon=False)
     return _png(figure)
