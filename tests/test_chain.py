@@ -362,3 +362,12 @@ def test_a_second_fork_elsewhere_is_refused(copied) -> None:
         run(other, fork=(path, 0))
     with pytest.raises(UserError, match="ends at generations=1"):
         run(dataclasses.replace(config, name="short", generations=1), fork=(path, 2))
+
+
+def test_a_run_mirrors_its_rows_while_it_runs(copied) -> None:
+    config, path = copied
+    watched = dataclasses.replace(config, generations=3, tracking=dataclasses.replace(config.tracking, wandb="offline"))
+    _, rows = run(watched)
+    mirrored = wandb_rows(path / "wandb")
+    assert [row["generation"] for row in mirrored] == [0, 1, 2, 3]
+    assert [row["real/perplexity"] for row in mirrored] == [row["metrics"]["real/perplexity"] for row in rows]

@@ -64,7 +64,10 @@ class Tracker:
     def finish(self) -> None:
         if self.run is not None:
             try:
+                import wandb
+
                 self.run.finish()
+                wandb.teardown()  # waits for wandb's own process, which else is still writing the last rows
             except Exception as error:
                 self._give_up(error)
 
