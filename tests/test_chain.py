@@ -371,3 +371,30 @@ def test_a_run_mirrors_its_rows_while_it_runs(copied) -> None:
     mirrored = wandb_rows(path / "wandb")
     assert [row["generation"] for row in mirrored] == [0, 1, 2, 3]
     assert [row["real/perplexity"] for row in mirrored] == [row["metrics"]["real/perplexity"] for row in rows]
+
+
+def test_a_refused_run_removes_nothing_it_did_not_make(copied, tmp_path) -> None:
+    """Generations without identity.json, and a folder that another process has just locked, are left as they are."""
+    import fcntl
+
+    config, path = copied
+    (path / "identity.json").unlink()
+    before = digests(path, 2)
+    with pytest.raises(UserError, match=r"no identity\.json"):
+        run(config)
+    assert digests(path, 2) == before
+
+    other = tmp_path / "starting" / "arm=main" / "seed=1"
+    other.mkdir(parents=True)
+    with (other / "lock").open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="is running this chain"):
+            run(dataclasses.replace(config, name="starting"))
+        assert (other / "lock").is_file()
+
+
+def test_a_refused_fork_leaves_no_trace(copied, tmp_path) -> None:
+    config, path = copied
+    with pytest.raises(UserError, match="--at 9"):
+        run(dataclasses.replace(config, name="never", generations=9), fork=(path, 9))
+    assert not (tmp_path / "never").exists()

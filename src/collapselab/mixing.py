@@ -231,17 +231,16 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
     order = generator(config.seed, 0, "real_order").permutation(available)
     used = read_json(chain.stage(generation - 1, "mixture") / "mixture.json")["real_blocks_used"] if generation else 0
     share = real_share(config.mixing, generation, config.generations)
+    metas = {g: read_json(chain.stage(g, "samples") / "meta.json") for g in range(generation)}
     if generation == 0:
-        blocks, sampled = _blocks(REAL, order[:size]), []
+        blocks = _blocks(REAL, order[:size])
     else:
-        metas = [read_json(chain.stage(g, "samples") / "meta.json") for g in range(generation)]
-        sampled = [meta["tokens"] // block for meta in metas]
+        sampled = [meta["tokens"] // block for meta in metas.values()]
         inputs = Inputs(config.mixing, generation, size, order, used, sampled, share, config.seed)
         blocks = REGIMES[config.mixing.regime](inputs)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
     blocks.astype("<i8").tofile(out / "blocks.bin")
     sources = sorted(set(blocks[:, 0].tolist()))
-    prompts = {g: read_json(chain.stage(g, "samples") / "meta.json") for g in sources if g != REAL}
     write_json(
         out / "mixture.json",
         {
@@ -253,7 +252,7 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
             "sources": {_name(g): text if g == REAL else chain.digest_of(g, "samples") for g in sources},
             "real_share": {"asked": share, "realised": float((blocks[:, 0] == REAL).mean())},
             "real_blocks_used": max(used, size) if not fresh else used + fresh,
-            "tokens": ledger(config, blocks, prompts, generation),
+            "tokens": ledger(config, blocks, metas, generation),
         },
     )
 
@@ -267,9 +266,7 @@ def shows(config: RunConfig, blocks: int) -> int:
     return blocks * config.epochs if config.training.tokens is None else config.training.tokens // config.training.block
 
 
-def ledger(
-    config: RunConfig, blocks: np.ndarray, prompts: dict[int, Any], generation: int
-) -> dict[str, dict[str, int]]:
+def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generation: int) -> dict[str, dict[str, int]]:
     """Tokens by source: in the set, shown (all epochs), and in the loss.
 
     Sources are `real`, `generation_<g>`, and `prompt_real`, `prompt_previous` or `prompt_separator`: tokens at the head
@@ -294,7 +291,7 @@ def ledger(
         if source == REAL:
             add(_name(source), block, block - first_target, rows)
             continue
-        meta = prompts[source]
+        meta = metas[source]
         # The samples are one stream: token i belongs to a prompt where i modulo the sequence length says so. A block's
         # counts depend on where in a sequence it begins, and there are few such phases.
         begins, phase = np.unique(blocks[rows, 1] * block % meta["length"], return_inverse=True)

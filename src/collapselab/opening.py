@@ -91,11 +91,14 @@ def opened(
         yield Console(speaks=False)
         return
     lock = None
+    ours = False  # whether this call made the folder and holds it, and so may remove it again
     error: UserError | None = None
     try:
+        is_new = not chain.root.exists()
         chain.root.mkdir(parents=True, exist_ok=True)
         lock = (chain.root / "lock").open("a+")
         _take(lock, chain)
+        ours = is_new
         _check_identity(chain, config, corpus, processes, fork)
     except UserError as caught:
         error = caught
@@ -103,13 +106,13 @@ def opened(
         error = UserError(f"runs_dir={config.runs_dir!r}: cannot be written ({caught.strerror}); choose another folder")
     processes.share(error)
     if error is not None:
-        if lock is not None:
-            lock.close()
-        if not (chain.root / "identity.json").is_file():
-            shutil.rmtree(chain.root, ignore_errors=True)  # nothing but the lock: a refused run leaves no trace
+        if ours:  # a refused run leaves no trace
+            shutil.rmtree(chain.root, ignore_errors=True)
             for folder in (chain.root.parent, root):
                 with suppress(OSError):
                     folder.rmdir()
+        if lock is not None:
+            lock.close()
         raise error
     console = Console(bars=config.progress, log=root / "events.log")
     done = chain.finished()

@@ -23,6 +23,12 @@ OVERLAP_SHARE = 0.01  # of a held-out split's text that may stand in the trainin
 
 
 def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, out: Path) -> None:
+    """Writes one tokenised corpus into `out`: for each split `.ids.bin`, `.bytes.bin` and `.starts.bin` (see `Tokens`),
+    the training split's token counts, corpus.json, and the tokenizer where it is trained here (`tokenizer` None).
+
+    Raises:
+        UserError: no training text, or held-out text that stands in the training text.
+    """
     if tokenizer is None:
         tokenizer = train_bpe(_training_texts(source, config), config.vocab_size)
         tokenizer.save(out / "tokenizer")
@@ -100,13 +106,15 @@ def _training_texts(source: Source, config: CorpusConfig) -> Iterator[str]:
 def _batches(documents: Iterator[tuple[Split, str]]) -> Iterator[tuple[Split, list[str]]]:
     """Consecutive documents of one split, about PIECE characters at a time."""
     held: list[str] = []
+    size = 0
     current: Split = "test"
     for split, text in documents:
-        if held and (split != current or sum(map(len, held)) + len(text) > PIECE or len(held) >= 1024):
+        if held and (split != current or size + len(text) > PIECE or len(held) >= 1024):
             yield current, held
-            held = []
+            held, size = [], 0
         current = split
         held.append(text)
+        size += len(text)
     if held:
         yield current, held
 

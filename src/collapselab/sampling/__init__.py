@@ -62,7 +62,7 @@ def sample(
 
     Args:
         text: what prompts are drawn from; None for `bos`.
-        separator: the token a `bos` prompt consists of (read by the model, not stored).
+        separator: the token a `bos` prompt consists of (stored only where a sequence is a whole document).
         ends: ids that count as end-of-text in the note on degenerate output.
     """
     length, head = config.sequence_length, config.prompt_length
