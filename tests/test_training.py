@@ -162,3 +162,10 @@ def test_a_head_with_a_bias_is_published_at_its_true_size(tmp_path) -> None:
     modeling.publish(padded, bytes_tokenizer(), tmp_path / "out", {})
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert again.config.vocab_size == 257 and torch.equal(again.lm_head.bias, plain.net.lm_head.bias)
+
+
+def test_a_last_update_that_is_not_finite_is_not_published(tmp_path) -> None:
+    """One step only: its loss is finite, the weights after it are not, and no later loss would tell."""
+    config, data = prepared(tmp_path, training__lr=1e39, training__clip=0.0, training__tokens=32 * 8)
+    with pytest.raises(UserError, match=r"training\.lr=1e\+39: weights are not finite after step 0 of 1"):
+        trained(config, data)

@@ -46,7 +46,7 @@ def train(
     last loss in nats per token, and the rows of the training log.
 
     Raises:
-        UserError: the loss is not finite (step, learning rate and what to try).
+        UserError: the loss or the final weights are not finite (step, learning rate and what to try).
     """
     settings = config.training
     total = shows(config, len(data))
@@ -108,6 +108,11 @@ def train(
                 if step % max(1, steps // LOG_ROWS) < check_every or step + 1 == steps:
                     rows.append({"step": step, "loss": values[-1], "lr": lr, "grad_norm": float(norm)})
                     bar.set_postfix(loss=f"{values[-1]:.3f}")
+    if not all(bool(torch.isfinite(p).all()) for p in model.net.parameters()):  # the last step has no later loss
+        raise UserError(
+            f"training.lr={settings.lr}: weights are not finite after step {steps - 1} of {steps}; "
+            "try a lower lr, warmup_steps or clip=1"
+        )
     accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # or its patched forward keeps the weights alive
     accelerator.free_memory()
     shown, in_loss = processes.sum(given).tolist()
