@@ -306,6 +306,11 @@ class SamplingConfig:
             "must be above 0; 1 is off",
         )
 
+    @property
+    def truncates(self) -> bool:
+        """Whether any token is kept from being drawn."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
