@@ -1,14 +1,18 @@
-"""How a generation writes its text: prompts, fixed tiles, shards, and a note on degenerate output.
+"""How a generation writes its text: prompts, batches of equal length, shards, and a note on degenerate output.
 
-Sequences run in tiles of a fixed number of rows, the last one padded, each tile on one CPU thread: in float32 on a CPU
-the text is therefore the same for any number of threads and processes.
+The engine (engine.py) writes for GPT-2 and Llama weights, the plain sampler for everything else. Batches have a fixed
+number of rows, the last one padded; on a CPU each runs on one thread, several side by side: in float32 on a CPU the text
+is therefore the same for any number of threads and processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -19,12 +23,19 @@ from collapselab.console import Console
 from collapselab.mixing import TrainingSet
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
-from collapselab.rundir import write_bytes, write_json
-from collapselab.sampling.draw import uniforms
-from collapselab.sampling.plain import write_tile
+from collapselab.rundir import read_json, write_bytes, write_json
+from collapselab.sampling.draw import stream_key, uniforms
+from collapselab.sampling.engine import Engine, Weights, form_of, unsupported
+from collapselab.sampling.plain import beam_batch, write_batch
 from collapselab.seeds import generator
 
 SHARD_TOKENS = 1 << 22
+CPU_BATCH = 128
+CUDA_BATCH, FIXED_CUDA_BATCH = 4096, 1024  # at most; with deterministic=true, where free memory has no say
+MEMORY_SHARE = 0.85  # of free GPU memory that a batch may take
+
+# write(prompts int64 (rows, P), number of the first sequence) -> new tokens int64 (rows, N)
+Write = Callable[[np.ndarray, int], np.ndarray]
 
 
 def make_prompts(
@@ -45,81 +56,225 @@ def make_prompts(
     return text[np.concatenate(passes)[:sequences]][:, : config.prompt_length].copy()
 
 
-def sample(
-    model: LanguageModel,
-    config: RunConfig,
-    generation: int,
-    text: TrainingSet | None,
-    budget: int,
-    *,
-    separator: int,
-    ends: list[int],
-    out: Path,
-    processes: Processes,
-    console: Console,
-) -> None:
-    """Writes exactly `budget` tokens (prompts included) as token shards and meta.json into `out`.
+class Sampler:
+    """Writes the samples of all generations of a chain: memory, weights and a recorded GPU step are made once.
 
     Args:
-        text: what prompts are drawn from; None for `bos`.
-        separator: the token a `bos` prompt consists of (stored only where a sequence is a whole document).
-        ends: ids that count as end-of-text in the note on degenerate output.
+        batch_file: where the batch size that was chosen is kept, so that a continued chain takes the same one; None
+            keeps it nowhere.
     """
-    length, head = config.sequence_length, config.prompt_length
-    tile = config.sampling.tile
-    sequences = -(-budget // length)
-    tiles = -(-sequences // tile)
-    prompts = make_prompts(
-        config, generation, text, tiles * tile, separator
-    )  # the last tile is padded with whole sequences
-    dtype = np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
-    model.net.to(processes.device).eval()
 
-    def write(index: int) -> np.ndarray:
-        rows = range(index * tile, (index + 1) * tile)
-        read = prompts[rows.start : rows.stop] if head else np.full((tile, 1), separator, np.int64)
-        new = write_tile(
-            model, read, uniforms(config.seed, generation, rows, length - head), config.sampling, processes.device
-        )
-        return np.concatenate([prompts[rows.start : rows.stop], new], 1).astype(dtype)
+    def __init__(self, config: RunConfig, processes: Processes, console: Console, batch_file: Path | None = None):
+        self.config, self.processes, self.console, self.batch_file = config, processes, console, batch_file
+        self.weights: Weights | None = None
+        self.idle: SimpleQueue[Engine] = SimpleQueue()
+        self.told = False
+        wanted = config.sampling.precision
+        self.precision = ("bf16" if processes.device.type == "cuda" else "fp32") if wanted == "auto" else wanted
 
-    per_shard = max(1, SHARD_TOKENS // (tile * length))
-    names: list[str] = []
-    kept, notes = 0, _Degenerate(ends)
-    with console.bar(f"gen {generation} sample", budget) as bar:
-        for first in range(0, tiles, per_shard):
-            here = list(range(first, min(first + per_shard, tiles)))
-            mine = _in_threads(write, here[processes.rank :: processes.world], processes.device, bar, tile * length)
-            written = {index: rows for part in processes.collect(mine) for index, rows in part.items()}
-            rows_SL = np.concatenate([written[index] for index in here])[: sequences - first * tile]
-            if processes.is_main:
-                notes.look_at(rows_SL[:, head:])
-                flat = rows_SL.reshape(-1)[: budget - kept]
-                kept += len(flat)
-                names.append(f"tokens-{len(names):05d}.bin")
-                write_bytes(out / names[-1], flat.tobytes())
-    if processes.is_main:
-        whole, rest = divmod(budget, length)
-        meta = {
-            "tokens": budget,
-            "generated": whole * (length - head) + max(0, rest - head),
-            "sequences": sequences,
-            "length": length,
-            "prompt_length": head,
-            "prompt_from": "separator" if config.sampling.prompt == "bos" else config.sampling.prompt_from,
-            "dtype": dtype.str,
-            "vocab": model.vocab,
-            "shards": names,
-            "sampling": asdict(config.sampling),
-            "degenerate": notes.counts,
-        }
-        write_json(out / "meta.json", meta)
-        notes.tell(console, generation, sequences)
-    processes.barrier()
+    # --- batch size -----------------------------------------------------------------------------------------------
+
+    def batch_size(self, model: LanguageModel, length: int, sequences: int) -> int:
+        """Sequences computed side by side: what was recorded, else what is configured, else what fits; recorded."""
+        kept = self.batch_file is not None and self.batch_file.is_file()
+        recorded = int(read_json(self.batch_file)["batch_size"]) if kept and self.batch_file else None
+        asked = recorded or self.config.sampling.batch_size
+        chosen = min(self.processes.collect(asked or self._fitting(model, length, sequences)))
+        if recorded is None:
+            self._record(chosen)
+        return chosen
+
+    def _record(self, batch: int) -> None:
+        if self.batch_file is not None and self.processes.is_main:
+            write_json(self.batch_file, {"batch_size": batch})
+        self.processes.barrier()
+
+    def _fitting(self, model: LanguageModel, length: int, sequences: int) -> int:
+        device = self.processes.device
+        if device.type != "cuda":
+            return CPU_BATCH
+        most = FIXED_CUDA_BATCH
+        if not self.config.deterministic:
+            each = row_bytes(model, length, self.precision)
+            unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            free = torch.cuda.mem_get_info(device)[0] + unused - 4 * model.parameters
+            most = max(1, min(CUDA_BATCH, int(free * MEMORY_SHARE) // each))
+        share = -(-sequences // self.processes.world)
+        even = -(-share // -(-share // most))  # batches of one size, the last one nearly full
+        return min(most, -(-even // 64) * 64)
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def writer(self, model: LanguageModel, generation: int, read: int, new: int, batch: int) -> Write:
+        """What writes a batch with this model: the engine where it can, else the plain sampler, with a line.
+
+        Args:
+            read: tokens of each prompt. new: tokens that follow.
+        """
+        config, device = self.config.sampling, self.processes.device
+        key = stream_key(self.config.seed, generation)
+        why = f"beam search ({config.beams} beams)" if config.beams > 1 else unsupported(model.net)
+        if why is None:
+            return self._engine_writer(model, key, read + new, batch)
+        if not self.told:
+            self.console.say(f"sampling: {why} is not for the fast engine; the plain sampler writes")
+            self.told = True
+        model.net.to(device).eval()
+
+        def write(prompts: np.ndarray, first: int) -> np.ndarray:
+            with torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
+                if config.beams > 1:
+                    return beam_batch(model, prompts, new, config.beams, device)
+                u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
+                return write_batch(model, prompts, u, config, device)
+
+        return write
+
+    def _engine_writer(self, model: LanguageModel, key: int, length: int, batch: int) -> Write:
+        device, dtype = self.processes.device, torch.bfloat16 if self.precision == "bf16" else torch.float32
+        old = self.weights
+        if old is None or old.length != length or not old.load(model):
+            self.weights = None  # before the new ones are made: there may be no room for both
+            self.idle = SimpleQueue()
+            self.weights = Weights(model, length, device, dtype)
+        weights = self.weights
+        assert weights is not None
+
+        def write(prompts: np.ndarray, first: int) -> np.ndarray:
+            try:
+                engine = self.idle.get_nowait()
+            except Empty:
+                engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
+            if engine.rows != batch:
+                engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
+            written: np.ndarray = engine.write(prompts, key, first).cpu().numpy()
+            self.idle.put(engine)
+            return written
+
+        return write
+
+    def sample(
+        self,
+        model: LanguageModel,
+        generation: int,
+        text: TrainingSet | None,
+        budget: int,
+        *,
+        separator: int,
+        ends: list[int],
+        out: Path,
+    ) -> None:
+        """Writes exactly `budget` tokens (prompts included) as token shards and meta.json into `out`.
+
+        A batch that does not fit into GPU memory is halved, and the text begun anew: one text has one batch size.
+
+        Args:
+            text: what prompts are drawn from; None for `bos`.
+            separator: the token a `bos` prompt consists of (stored only where a sequence is a whole document).
+            ends: ids that count as end-of-text in the note on degenerate output.
+        """
+        config, processes = self.config, self.processes
+        length, head = config.sequence_length, config.prompt_length
+        read, sequences = max(1, head), -(-budget // length)
+        batch = self.batch_size(model, read + length - head, sequences)
+        dtype = np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
+        while True:
+            # The last batch is padded with whole sequences.
+            prompts = make_prompts(config, generation, text, -(-sequences // batch) * batch, separator)
+            notes = _Degenerate(ends)
+            names = self._write_shards(model, generation, prompts, separator, batch, budget, dtype, out, notes)
+            if names is not None:
+                break
+            batch //= 2
+            self.weights, self.idle = None, SimpleQueue()
+            torch.cuda.empty_cache()
+            self.console.say(f"out of GPU memory while sampling: batches of {batch} sequences from here on")
+            self._record(batch)
+        if processes.is_main:
+            whole, rest = divmod(budget, length)
+            meta = {
+                "tokens": budget,
+                "generated": whole * (length - head) + max(0, rest - head),
+                "sequences": sequences,
+                "length": length,
+                "prompt_length": head,
+                "prompt_from": "separator" if config.sampling.prompt == "bos" else config.sampling.prompt_from,
+                "dtype": dtype.str,
+                "vocab": model.vocab,
+                "shards": names,
+                "sampling": asdict(config.sampling),
+                "batch_size": batch,
+                "precision": self.precision,
+                "sampler": "plain" if self.told else "engine",
+                "degenerate": notes.counts,
+            }
+            write_json(out / "meta.json", meta)
+            notes.tell(self.console, generation, sequences)
+        processes.barrier()
+
+    def _write_shards(
+        self,
+        model: LanguageModel,
+        generation: int,
+        prompts: np.ndarray,
+        separator: int,
+        batch: int,
+        budget: int,
+        dtype: np.dtype[Any],
+        out: Path,
+        notes: _Degenerate,
+    ) -> list[str] | None:
+        """Names of the shards, or None where a process ran out of GPU memory."""
+        processes, head, length = self.processes, prompts.shape[1], self.config.sequence_length
+        reads = prompts if head else np.full((len(prompts), 1), separator, np.int64)
+        batches, sequences = len(prompts) // batch, -(-budget // length)
+        per_shard = max(1, SHARD_TOKENS // (batch * length))
+        names: list[str] = []
+        kept = 0
+        with self.console.bar(f"gen {generation} sample", budget) as bar:
+            for start in range(0, batches, per_shard):
+                here = list(range(start, min(start + per_shard, batches)))
+                mine: dict[int, np.ndarray] | None = None
+                try:
+                    write = self.writer(model, generation, reads.shape[1], length - head, batch)
+
+                    def one(index: int, write: Write = write) -> np.ndarray:
+                        rows = slice(index * batch, (index + 1) * batch)
+                        return np.concatenate([prompts[rows], write(reads[rows], rows.start)], 1).astype(dtype)
+
+                    mine = side_by_side(one, here[processes.rank :: processes.world], processes.device, bar, batch * length)
+                except torch.OutOfMemoryError:
+                    if batch == 1:
+                        raise
+                parts = processes.collect(mine)
+                if any(part is None for part in parts):
+                    return None
+                written = {index: rows for part in parts if part for index, rows in part.items()}
+                rows_SL = np.concatenate([written[index] for index in here])[: sequences - start * batch]
+                if processes.is_main:
+                    notes.look_at(rows_SL[:, head:])
+                    flat = rows_SL.reshape(-1)[: budget - kept]
+                    kept += len(flat)
+                    names.append(f"tokens-{len(names):05d}.bin")
+                    write_bytes(out / names[-1], flat.tobytes())
+        return names
 
 
-def _in_threads(write: Any, indices: list[int], device: torch.device, bar: Any, tokens: int) -> dict[int, np.ndarray]:
-    """{tile: rows}. On a CPU each tile runs on one thread and tiles run side by side: twice as fast for small models
+def row_bytes(model: LanguageModel, length: int, precision: str) -> int:
+    """GPU memory that one more sequence of a batch takes, in bytes: its cache, its logits, what a layer holds."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    hidden = int(model.net.config.hidden_size)
+    if unsupported(model.net) is None:
+        cache = form_of(model).cache_bytes(length, dtype)
+    else:
+        cache = 2 * 2 * int(model.net.config.num_hidden_layers) * hidden * length * 4  # copied as it grows
+    return cache + 3 * 4 * model.vocab + 64 * hidden + 8 * length
+
+
+def side_by_side(
+    write: Callable[[int], np.ndarray], indices: list[int], device: torch.device, bar: Any, tokens: int
+) -> dict[int, np.ndarray]:
+    """{batch: rows}. On a CPU each batch runs on one thread and batches run side by side: twice as fast for small models
     as dividing each small product between threads, and the text does not depend on how many there are."""
     done = {}
     if device.type != "cpu":

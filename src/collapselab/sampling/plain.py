@@ -1,4 +1,4 @@
-"""The obvious, correct sampler: one forward pass per token with transformers' key-value cache."""
+"""The obvious, correct samplers, for any architecture that transformers knows: what the engine is tested against."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collapselab.sampling.draw import draw, truncated
 
 
 @torch.inference_mode()
-def write_tile(
+def write_batch(
     model: LanguageModel, prompts_BP: np.ndarray, uniforms_BN: np.ndarray, config: SamplingConfig, device: torch.device
 ) -> np.ndarray:
     """Continues each prompt by N tokens. All sequences have equal length, so there is no padding.
@@ -38,3 +38,34 @@ def write_tile(
         if config.repetition_penalty != 1:
             seen_BT = torch.cat([seen_BT, inputs], 1)
     return torch.stack(written, 1).cpu().numpy()
+
+
+@torch.inference_mode()
+def beam_batch(
+    model: LanguageModel, prompts_BP: np.ndarray, tokens: int, beams: int, device: torch.device
+) -> np.ndarray:
+    """Continues each prompt by the most likely text that beam search finds: at every token the `beams` best
+    beginnings are kept, and the best one is returned. All have equal length, so there is no length penalty.
+
+    Returns:
+        int64 (B, tokens).
+    """
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.net.config)
+    rows = len(prompts_BP)
+    inputs = torch.from_numpy(prompts_BP).to(device).repeat_interleave(beams, 0)
+    # At first all beams of a sequence are the same: only one of them may be continued.
+    score_BK = torch.full((rows, beams), -torch.inf, device=device)
+    score_BK[:, 0] = 0
+    text_RN = inputs.new_empty(rows * beams, 0)
+    first_B1 = torch.arange(rows, device=device).unsqueeze(1) * beams
+    for _ in range(tokens):
+        logits_RV = model.logits(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)[:, -1]
+        gain_BKV = logits_RV.float().log_softmax(-1).view(rows, beams, -1)
+        score_BK, best_BK = (score_BK.unsqueeze(2) + gain_BKV).flatten(1).topk(beams, dim=1)
+        parent_R = (first_B1 + best_BK // gain_BKV.shape[2]).flatten()
+        inputs = (best_BK % gain_BKV.shape[2]).view(-1, 1)
+        text_RN = torch.cat([text_RN[parent_R], inputs], 1)
+        cache.reorder_cache(parent_R)
+    return text_RN.view(rows, beams, tokens)[:, 0].cpu().numpy()
