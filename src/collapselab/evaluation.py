@@ -165,14 +165,15 @@ def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
 def generated_rows(folder: Path, count: int) -> list[np.ndarray]:
     """The first `count` generated tokens of a samples folder, one array per sequence, prompts left out."""
     meta = read_json(folder / "meta.json")
-    flat, length, head = read_samples(folder), meta["length"], meta["prompt_length"]
+    flat = np.asarray(read_samples(folder))  # slices of a memory map are slow to make
+    length, head = meta["length"], meta["prompt_length"]
     rows: list[np.ndarray] = []
     left = count
     for first in range(0, len(flat), length):
         row = flat[first + head : first + length][:left]
         if not len(row):
             break
-        rows.append(np.asarray(row))
+        rows.append(row)
         left -= len(row)
     return rows
 
@@ -188,7 +189,9 @@ def real_rows(config: RunConfig, corpus: Corpus, count: int) -> list[np.ndarray]
 
 
 def word_lists(tokenizer: Tokenizer, rows: list[np.ndarray]) -> list[list[str]]:
-    return [words(text) for text in tokenizer.decode([row.tolist() for row in rows])]
+    """Complete words of each sequence. Decoded in parts: as a list a token takes 36 bytes, as an array 2."""
+    parts = (rows[first : first + 4096] for first in range(0, len(rows), 4096))
+    return [words(text) for part in parts for text in tokenizer.decode([row.tolist() for row in part])]
 
 
 def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -198,7 +201,7 @@ def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> t
     for unit, text in (("tokens", from_rows(tokens)), ("words", from_words(word_rows))):
         by_order: dict[int, dict[str, float]] = {}
         for order in grams(text, 4):
-            if not len(order.codes):
+            if not len(order.counts):
                 break
             by_order[order.n] = part = gram_sums(order)
             values[f"diversity/{unit}/distinct_{order.n}"] = distinct(part)

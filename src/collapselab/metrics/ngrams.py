@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 
 import numpy as np
+
+CHUNK = 1 << 18  # n-grams that are sorted within their sequences at a time
+KEYS = 1 << 64  # what a uint64 can tell apart
 
 
 @dataclass(frozen=True)
@@ -14,23 +19,22 @@ class Sequences:
     """Symbols of many sequences, one after the other."""
 
     ids: np.ndarray
-    """(symbols,) int64."""
-    owner: np.ndarray
-    """(symbols,) int64, ascending: the sequence each symbol belongs to."""
+    """(symbols,) integers from 0 on."""
+    lengths: np.ndarray
+    """(sequences,) int64: symbols of each sequence."""
 
 
 def from_rows(rows: list[np.ndarray]) -> Sequences:
     """Sequences from one array of ids per sequence (their lengths may differ)."""
-    lengths = [len(row) for row in rows]
-    ids = np.concatenate(rows).astype(np.int64) if rows else np.empty(0, np.int64)
-    return Sequences(ids, np.repeat(np.arange(len(rows)), lengths))
+    ids = np.concatenate(rows) if rows else np.empty(0, np.int64)
+    return Sequences(ids, np.array([len(row) for row in rows], np.int64))
 
 
 def from_words(words: list[list[str]]) -> Sequences:
     """Sequences of word ids, numbered by first appearance."""
-    numbers: dict[str, int] = {}
-    rows = [np.array([numbers.setdefault(w, len(numbers)) for w in row], np.int64) for row in words]
-    return from_rows(rows)
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)
+    ids = np.fromiter(map(numbers.__getitem__, chain.from_iterable(words)), np.int64)
+    return Sequences(ids, np.array([len(row) for row in words], np.int64))
 
 
 @dataclass(frozen=True)
@@ -38,35 +42,73 @@ class Grams:
     """All n-grams of one order."""
 
     n: int
-    codes: np.ndarray
-    """(grams,) int64: equal codes are equal n-grams; 0 .. types - 1."""
-    owner: np.ndarray
-    """(grams,) the sequence each n-gram lies in."""
     counts: np.ndarray
-    """(types,) occurrences of each type."""
+    """(types,) int64: occurrences of each type, in ascending order of the n-grams."""
+    types_within: int
+    """Types of each sequence on its own, summed over sequences."""
 
 
 def grams(text: Sequences, longest: int) -> Iterator[Grams]:
-    """The n-grams of orders 1 .. longest, exactly (no hashing): an n-gram is its first n - 1 symbols and its last."""
-    _, symbol, counts = np.unique(text.ids, return_inverse=True, return_counts=True)
-    symbols = len(counts)
-    codes, owner = symbol, text.owner
-    place = np.arange(len(symbol))  # where each n-gram begins
-    yield Grams(1, codes, owner, counts)
+    """The n-grams of orders 1 .. longest, exactly (no hashing).
+
+    An n-gram's key is its first n - 1 symbols' key x symbols + its last symbol: a uint64, and equal keys are equal
+    n-grams. Where that would pass 64 bits, keys give way to their ranks, which are fewer than 2^32 as the text is.
+    """
+    symbol = text.ids.astype(np.uint64)
+    symbols = int(symbol.max(initial=0)) + 1
+    if symbols**2 > KEYS:
+        symbol, symbols = _ranks(symbol)
+    blocks = list(_blocks(text.lengths))
+    keys, bound = symbol, symbols
+    yield _count(1, keys, blocks)
     for n in range(2, longest + 1):
-        inside = place + n - 1 < len(symbol)
-        inside[inside] = text.owner[place[inside] + n - 1] == owner[inside]
-        place, owner = place[inside], owner[inside]
-        keys = codes[inside] * symbols + symbol[place + n - 1]
-        _, codes, counts = np.unique(keys, return_inverse=True, return_counts=True)
-        yield Grams(n, codes, owner, counts)
+        if bound * symbols > KEYS:
+            keys, bound = _ranks(keys)
+        keys, bound = keys[:-1] * symbols + symbol[n - 1 :], bound * symbols  # also across sequences: never counted
+        yield _count(n, keys, blocks)
+
+
+def _ranks(keys: np.ndarray) -> tuple[np.ndarray, int]:
+    """Each key's rank among the different keys, as uint64, and how many those are."""
+    types, ranks = np.unique(keys, return_inverse=True)
+    return ranks.astype(np.uint64), len(types)
+
+
+def _blocks(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Where the sequences of one length begin, and that length; at most CHUNK symbols or one sequence at a time."""
+    first = (np.cumsum(lengths) - lengths)[np.argsort(lengths, kind="stable")]
+    end = 0
+    for length, same in zip(*(a.tolist() for a in np.unique(lengths, return_counts=True)), strict=True):
+        begin, end = end, end + same
+        rows = max(1, CHUNK // max(1, length))
+        for i in range(begin, end, rows):
+            yield first[i : min(i + rows, end)], length
+
+
+def _count(n: int, keys: np.ndarray, blocks: list[tuple[np.ndarray, int]]) -> Grams:
+    """Sorts keys (symbols - n + 1,) within each sequence, then all together; types are runs of equal keys."""
+    found = np.empty(sum(len(first) * max(0, length - n + 1) for first, length in blocks), np.uint64)
+    place = within = 0
+    for first, length in blocks:
+        if length >= n:
+            block = keys[first[:, None] + np.arange(length - n + 1)]
+            block.sort(axis=1)
+            within += len(block) + int(np.count_nonzero(block[:, 1:] != block[:, :-1]))
+            found[place : place + block.size] = block.ravel()
+            place += block.size
+    found.sort()
+    begins = np.ones(len(found) + 1, bool)  # where a run begins; the last is the end
+    np.not_equal(found[1:], found[:-1], out=begins[1:-1])
+    return Grams(n, np.diff(np.flatnonzero(begins)), within)
 
 
 def gram_sums(order: Grams) -> dict[str, float]:
     """Types and occurrences over the whole text, and types summed over sequences (each sequence on its own)."""
-    types = len(order.counts)
-    within = len(np.unique(order.owner * max(types, 1) + order.codes))
-    return {"types": float(types), "grams": float(len(order.codes)), "types_within": float(within)}
+    return {
+        "types": float(len(order.counts)),
+        "grams": float(order.counts.sum()),
+        "types_within": float(order.types_within),
+    }
 
 
 def distinct(sums: dict[str, float]) -> float:
