@@ -16,7 +16,7 @@ SMALL: dict[str, Any] = {
     "model": {"layers": 2, "width": 32, "heads": 2},
     "training": {"block": 32, "batch_size": 8, "lr": 3e-3},
     "mixing": {"tokens": 2048, "start": 0.5, "ratio": 0.5},
-    "sampling": {"tile": 16},
+    "sampling": {"batch_size": 16},
     "evaluation": {"tokens": 1024},
     "corpus": {"tokenizer": "bytes"},
 }

@@ -14,7 +14,8 @@ import yaml
 from conftest import ROOT, Lab
 
 from collapselab.cli import VERBS
-from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, flatten
+from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict
+from collapselab.identity import flatten
 from collapselab.options import config_from, load_yaml
 
 CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))

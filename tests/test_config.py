@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapselab import config as cfg
-from collapselab.config import RunConfig, UserError, as_dict, digest, drift, flatten, identity
+from collapselab.config import RunConfig, UserError, as_dict, digest
+from collapselab.identity import drift, flatten, identity
 
 SECTIONS = {
     "corpus": cfg.CorpusConfig,
@@ -91,7 +92,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
         65,
         {"sampling.prompt": "real_prefix", "training.block": 64, "model.context": 66, "sampling.length": 66},
     ),
-    ("sampling.tile", 0, {}),
+    ("sampling.batch_size", 0, {}),
     *[("sampling.temperature", v, {}) for v in (0.0, -1.0, INF, NAN)],
     ("sampling.top_k", -1, {}),
     *[("sampling.top_p", v, {}) for v in (0.0, 1.1, NAN)],

@@ -79,7 +79,7 @@ def test_one_model_writes_the_same_shards_with_one_and_two_processes(two_and_one
     for processes in (1, 2):
         out = tmp_path / str(processes)
         done = launch(
-            processes, "sample", str(two_and_one[1]), "--generation", "2", "--tokens", "30001", "--sampling.tile", "32",
+            processes, "sample", str(two_and_one[1]), "--generation", "2", "--tokens", "30001", "--sampling.batch_size", "32",
             "--out", str(out),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]

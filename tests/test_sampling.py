@@ -20,7 +20,7 @@ from collapselab.config import ModelConfig, SamplingConfig
 from collapselab.console import Console
 from collapselab.rundir import read_json
 from collapselab.sampling.draw import draw, truncated, uniforms
-from collapselab.sampling.plain import write_tile
+from collapselab.sampling.plain import write_batch
 
 NONE = torch.zeros(1, 0, dtype=torch.long)
 
@@ -32,10 +32,8 @@ def tiny(family: str = "gpt2", vocab: int = 61, seed: int = 0, pad: int = 64, co
 
 def run(model, config, budget: int, out, text=None, console=None):
     out.mkdir(parents=True, exist_ok=True)
-    sampling.sample(
-        model, config, 1, text, budget, separator=model.vocab - 1, ends=[model.vocab - 1], out=out,
-        processes=one_process(), console=console or quiet(),
-    )  # fmt: skip
+    sampler = sampling.Sampler(config, one_process(), console or quiet())
+    sampler.sample(model, 1, text, budget, separator=model.vocab - 1, ends=[model.vocab - 1], out=out)
     return samples_of(out), read_json(out / "meta.json")
 
 
@@ -154,7 +152,7 @@ def test_cached_steps_equal_full_forward_passes(family: str) -> None:
     model = tiny(family)
     prompts = np.random.default_rng(0).integers(0, 61, (5, 4))
     config = SamplingConfig(top_k=1)
-    written = write_tile(model, prompts, uniforms(1, 0, range(5), 20), config, torch.device("cpu"))
+    written = write_batch(model, prompts, uniforms(1, 0, range(5), 20), config, torch.device("cpu"))
     full = torch.from_numpy(np.concatenate([prompts, written], 1))
     with torch.inference_mode():
         assert (model.logits(full)[:, 3:-1].argmax(-1).numpy() == written).all()
@@ -171,7 +169,7 @@ def test_mean_log_probability_is_minus_the_mean_entropy() -> None:
     model = tiny()
     u = uniforms(4, 0, range(256), 24)
     prompts = np.random.default_rng(1).integers(0, 61, (256, 2))
-    written = write_tile(model, prompts, u, SamplingConfig(), torch.device("cpu"))
+    written = write_batch(model, prompts, u, SamplingConfig(), torch.device("cpu"))
     full = torch.from_numpy(np.concatenate([prompts, written], 1))
     with torch.inference_mode():
         logp = model.logits(full)[:, 1:-1].double().log_softmax(-1)
@@ -183,14 +181,14 @@ def test_padding_is_never_sampled() -> None:
     model = tiny(vocab=61)  # padded to 64: rows of zeros, whose logits 0 beat the negative ones below
     with torch.no_grad():
         model.net.get_input_embeddings().weight[:61] -= 0.5
-    written = write_tile(
+    written = write_batch(
         model, np.zeros((64, 1), np.int64), uniforms(1, 0, range(64), 40), SamplingConfig(), torch.device("cpu")
     )
     assert model.net.get_input_embeddings().weight.shape[0] == 64 and written.max() < 61
 
 
 def test_text_does_not_depend_on_threads_or_on_how_much_is_written(tmp_path) -> None:
-    config = small_config(sampling__tile=8, sampling__length=24, sampling__prompt="bos")
+    config = small_config(sampling__batch_size=8, sampling__length=24, sampling__prompt="bos")
     before = torch.get_num_threads()
     texts = []
     for threads in (1, 2, 3):
@@ -207,7 +205,7 @@ def test_text_does_not_depend_on_threads_or_on_how_much_is_written(tmp_path) -> 
 @pytest.mark.parametrize("prompt", ["bos", "first_token", "real_prefix"])
 def test_the_budget_is_exact(tmp_path, budget: int, prompt: str) -> None:
     config = small_config(
-        sampling__tile=4, sampling__length=24, sampling__prompt=prompt, sampling__prompt_tokens=6
+        sampling__batch_size=4, sampling__length=24, sampling__prompt=prompt, sampling__prompt_tokens=6
     )  # fmt: skip
     flat, meta = run(tiny(), config, budget, tmp_path, Text())
     head = {"bos": 0, "first_token": 1, "real_prefix": 6}[prompt]
@@ -216,7 +214,7 @@ def test_the_budget_is_exact(tmp_path, budget: int, prompt: str) -> None:
 
 
 def test_shards_are_cut_at_whole_tiles_and_hold_the_same_text(tmp_path, monkeypatch) -> None:
-    config = small_config(sampling__tile=4, sampling__length=24, sampling__prompt="bos")
+    config = small_config(sampling__batch_size=4, sampling__length=24, sampling__prompt="bos")
     whole, _ = run(tiny(), config, 24 * 18, tmp_path / "one")
     monkeypatch.setattr(sampling, "SHARD_TOKENS", 24 * 4 * 2)
     parts, meta = run(tiny(), config, 24 * 18, tmp_path / "many")
@@ -242,7 +240,7 @@ def test_end_of_text_does_not_end_a_sequence_and_degenerate_output_is_said(tmp_p
             weight.zero_()
         model.net.transformer.ln_f.bias[0] = 10.0
         model.net.get_input_embeddings().weight[60, 0] = 10.0
-    config = small_config(sampling__tile=4, sampling__length=16, sampling__prompt="bos")
+    config = small_config(sampling__batch_size=4, sampling__length=16, sampling__prompt="bos")
     flat, meta = run(model, config, 16 * 6, tmp_path, console=Console(bars=False))
     assert (flat == 60).all()
     assert meta["degenerate"] == {"all_end_of_text": 6, "end_of_text_tokens": 96, "one_token_repeated": 0}
@@ -252,7 +250,7 @@ def test_end_of_text_does_not_end_a_sequence_and_degenerate_output_is_said(tmp_p
 def test_repetition_penalty_sees_the_whole_sequence() -> None:
     model = tiny()
     config = SamplingConfig(repetition_penalty=1e6, top_k=1)
-    written = write_tile(
+    written = write_batch(
         model, np.array([[3, 9]]), uniforms(1, 0, range(1), 30), config, torch.device("cpu")
     )[0].tolist()  # fmt: skip
     assert len(set(written) | {3, 9}) == 32  # nothing twice

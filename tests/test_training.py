@@ -38,9 +38,9 @@ def prepared(tmp_path, **changes):
 
 
 def trained(config, data):
-    lm = model(config)
-    facts = training.train(lm, data, config, 0, one_process(), quiet())
-    return lm, facts
+    trainer = training.Trainer(config, one_process(), quiet())
+    facts = trainer.train(model(config), data, 0)
+    return trainer.model, facts
 
 
 def test_batches_are_a_function_of_seed_generation_and_place() -> None:

@@ -29,7 +29,7 @@ from collapselab.tracking import Tracker
 
 def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, list[dict[str, Any]]]:
     """Runs a chain to its last generation, from wherever it stands; returns its path and the rows of metrics.jsonl."""
-    processes = Processes(config.device, config.training.precision)
+    processes = Processes(config.device, config.training.precision, config.deterministic)
     chain = Chain(chain_path(config))
     corpus = open_corpus(config, processes)
     check_lengths(config)
@@ -42,8 +42,9 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rebuild_metrics() if processes.is_main else []
         tracker.log(rows)
+        stages = Stages(chain, config, corpus, budget, processes, console)
         for generation in range(config.generations + 1):
-            stages = Stages(chain, generation, config, corpus, budget, processes, console)
+            stages.g = generation
             stages.do("mixture", stages.mix)
             stages.do("train", stages.train)
             stages.do("samples", stages.sample)
@@ -58,20 +59,22 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
 
 
 class Stages:
-    """The five stages of one generation, each from published folders to a folder."""
+    """The five stages of a generation, each from published folders to a folder.
+
+    What passes from one generation to the next are those folders. The trainer, the sampler and the model that is read
+    back live as long as the process and are refilled in place, for compiling and allocating take longer than copying.
+    """
 
     def __init__(
-        self,
-        chain: Chain,
-        generation: int,
-        config: RunConfig,
-        corpus: Corpus,
-        budget: int,
-        processes: Processes,
-        console: Console,
+        self, chain: Chain, config: RunConfig, corpus: Corpus, budget: int, processes: Processes, console: Console
     ):
-        self.chain, self.g, self.config, self.corpus, self.budget = chain, generation, config, corpus, budget
+        self.chain, self.config, self.corpus, self.budget = chain, config, corpus, budget
         self.processes, self.console = processes, console
+        self.g = 0  # the generation at hand
+        self.trainer = training.Trainer(config, processes, console)
+        self.sampler = sampling.Sampler(config, processes, console, chain.root / "batch.json")
+        self.published = modeling.Published(config.model.pad_vocabulary)
+        self.base: tuple[modeling.LanguageModel, str] | None = None  # start weights that do not change, their digest
 
     def do(self, name: str, make: Callable[[Path], None]) -> bool:
         """Publishes a stage unless it is there, made from what is there now. Returns whether it was made."""
@@ -113,13 +116,21 @@ class Stages:
         if self.processes.is_main:
             mixing.mix(self.config, self.chain, self.g, self.corpus.train, self.corpus.digest, out)
 
-    def train(self, out: Path) -> None:
+    def start(self) -> tuple[modeling.LanguageModel, str]:
+        """The weights this generation starts from, and their digest."""
         config, start = self.config.model, self.config.model.start
         previous = self.chain.stage(self.g - 1, "train") if start == "previous" and self.g else None
+        if self.base is not None and start == "base":
+            return self.base
         seed = seeds.derive(self.config.seed, self.g if start == "scratch" else 0, "weights")
         block, tokenizer = self.config.training.block, self.corpus.tokenizer
         model = modeling.start_weights(config, previous=previous, tokenizer=tokenizer, block=block, seed=seed)
-        started_from = modeling.weights_digest(model)
+        self.base = model, modeling.weights_digest(model)
+        return self.base
+
+    def train(self, out: Path) -> None:
+        config, start = self.config.model, self.config.model.start
+        model, started_from = self.start()
         if self.g and start == "base":
             began = rundir.read_json(self.chain.stage(0, "train") / "collapselab.json")["started_from"]
             if started_from != began:
@@ -127,26 +138,26 @@ class Stages:
                     f"model.pretrained={config.pretrained!r}: other weights than generation 0 started from; restore them"
                 )
         data = mixing.TrainingSet(self.config, self.chain, self.g, self.corpus.train)
-        facts = training.train(model, data, self.config, self.g, self.processes, self.console)
+        facts = self.trainer.train(model, data, self.g)
         if self.processes.is_main:
             training.write_log(facts.pop("log"), out / "log.jsonl")
             facts |= {"generation": self.g, "started_from": started_from}
             base = config.pretrained if start != "scratch" else None
             if base is None or modeling.trained_on(base) == self.corpus.digest:
                 facts["corpus"] = self.corpus.digest  # all that its weights have ever seen
-            modeling.publish(model, tokenizer, out, facts)
+            modeling.publish(self.trainer.model, self.corpus.tokenizer, out, facts)
 
     def model(self) -> modeling.LanguageModel:
-        return modeling.load(str(self.chain.stage(self.g, "train")), pad=self.config.model.pad_vocabulary)
+        """The model of this generation, as it was published."""
+        return self.published.read(self.chain.stage(self.g, "train"), self.chain.digest_of(self.g, "train"))
 
     def sample(self, out: Path) -> None:
         text_of = self.g if self.config.sampling.prompt_from == "previous" else 0
         text = mixing.TrainingSet(self.config, self.chain, text_of, self.corpus.train)
-        ends = self.corpus.tokenizer.ends
-        sampling.sample(
-            self.model(), self.config, self.g, text, self.budget, separator=self.corpus.tokenizer.separator, ends=ends,
-            out=out, processes=self.processes, console=self.console,
-        )  # fmt: skip
+        tokenizer = self.corpus.tokenizer
+        self.sampler.sample(
+            self.model(), self.g, text, self.budget, separator=tokenizer.separator, ends=tokenizer.ends, out=out
+        )
 
     def reference(self, out: Path) -> None:
         if self.processes.is_main:

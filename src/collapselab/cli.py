@@ -157,7 +157,7 @@ def _do_sample(arguments: list[str]) -> int:
     options.add("generation", int | None, None, "which model; null means the last finished one")
     options.add("out", str | None, None, "folder for shards and meta.json; null writes none")
     options.add("show", int, 3, "how many samples to print")
-    options.add("tokens", int | None, None, "tokens to write; null means one tile, or the run's budget with --out")
+    options.add("tokens", int | None, None, "tokens to write; null means a few, or the run's budget with --out")
     from collapselab.options import config_from, run_keys
 
     passed_on = {k: v for k, v in run_keys().items() if k.startswith("sampling.") or k == "seed"}

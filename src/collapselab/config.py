@@ -159,9 +159,15 @@ class TrainingConfig:
     """Largest gradient norm (all parameters together); 0 switches clipping off."""
     loss_on_last: int | None = None
     """Take the loss on the last n tokens of each block only (for prompted protocols); null means on all."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass: bf16 autocast or fp32; auto means bf16 on CUDA and fp32 on a CPU. Master
-    weights and the optimiser are float32 in every case."""
+    precision: Literal["auto", "bf16", "fp32", "bf16_pure"] = "auto"
+    """Arithmetic: bf16 autocast over float32 weights, fp32, or bf16_pure (weights and optimiser in bf16 too, as some
+    papers ran). auto means bf16 on CUDA and fp32 on a CPU."""
+    compile: bool | None = None
+    """Compile the training step with torch, once per process (needs a C++ compiler); null means on CUDA."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention in training: torch's fused kernels, or products written out."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third slower."""
 
     def __post_init__(self) -> None:
         for key in ("block", "batch_size", "accumulation"):
@@ -285,16 +291,22 @@ class SamplingConfig:
     """Drop tokens less likely than this share of the most likely one, [0, 1); 0 is off."""
     repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of tokens already in the sequence; 1 is off."""
-    tile: int = 128
-    """Sequences computed side by side. Part of the result on a CPU: text does not depend on the number of processes
-    or threads, but on this (float32 products differ in the last bits with the number of rows)."""
+    beams: int = 1
+    """Beam search with this many beams instead of drawing (deterministic, and slow); 1 draws."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the sampling model; auto means bf16 on CUDA and fp32 on a CPU. Logits are float32 in any case."""
+    batch_size: int | None = None
+    """Sequences computed side by side; null means 128 on a CPU, on CUDA what fits into free memory (recorded, and
+    taken again when a run continues). Part of the result: text does not depend on the number of processes or threads,
+    but on this (products differ in the last bits with the number of rows)."""
 
     def __post_init__(self) -> None:
         for key in ("tokens", "length"):
             value = getattr(self, key)
             _check(value is None or value >= 2, f"sampling.{key}", value, "must be 2 or more, or null")
-        for key in ("prompt_tokens", "tile"):
-            _check(getattr(self, key) >= 1, f"sampling.{key}", getattr(self, key), "must be 1 or more")
+        for key in ("prompt_tokens", "beams", "batch_size"):
+            value = getattr(self, key)
+            _check(value is None or value >= 1, f"sampling.{key}", value, "must be 1 or more")
         _check(0 < self.temperature < float("inf"), "sampling.temperature", self.temperature, "must be above 0")
         _check(self.top_k >= 0, "sampling.top_k", self.top_k, "must be 0 (off) or more")
         _check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "must be above 0 and at most 1 (off)")
@@ -304,6 +316,13 @@ class SamplingConfig:
             "sampling.repetition_penalty",
             self.repetition_penalty,
             "must be above 0; 1 is off",
+        )
+        shaped = self.truncates or self.temperature != 1 or self.repetition_penalty != 1
+        _check(
+            self.beams == 1 or not shaped,
+            "sampling.beams",
+            self.beams,
+            "beam search draws nothing: leave temperature, top_k, top_p, min_p and repetition_penalty off",
         )
 
     @property
@@ -369,6 +388,9 @@ class RunConfig:
     """Last generation; the chain has generations 0 to this one. May be raised later."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto means CUDA where there is one."""
+    deterministic: bool = False
+    """On CUDA: deterministic algorithms only, and a sampling batch that does not depend on free memory, so that a run
+    can be repeated to the bit on the same kind of card. On a CPU it always can."""
     progress: bool = True
     """Show progress bars (on a terminal)."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
@@ -477,41 +499,9 @@ class RunConfig:
         return self.training.epochs or 1
 
 
-# Where a run lives and how it is watched: no part of what a chain is.
-HARMLESS = ("name", "runs_dir", "data_dir", "progress", "generations", "tracking")
-
-
 def as_dict(config: Any) -> dict[str, Any]:
     """Nested plain values, ready for YAML or JSON."""
     return dataclasses.asdict(config)
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} becomes {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-def identity(config: RunConfig) -> dict[str, Any]:
-    """The keys that make a chain what it is, flat; `generations` counts only where the schedule uses it."""
-    flat = flatten({k: v for k, v in as_dict(config).items() if k not in HARMLESS})
-    if config.mixing.uses_horizon:
-        flat["generations"] = config.generations
-    return flat
-
-
-def drift(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys of two identities that differ, with both values; a list of shares may grow at its end."""
-    changed = {}
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if key == "mixing.values" and isinstance(before, list) and list(after or [])[: len(before)] == before:
-            continue
-        if before != after:
-            changed[key] = (before, after)
-    return changed
 
 
 def digest(value: Any) -> str:

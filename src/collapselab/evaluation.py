@@ -35,11 +35,9 @@ from collapselab.rundir import SCHEMA, read_json, write_json
 from collapselab.seeds import generator
 
 METRICS_VERSION = 1  # part of the protocol: raise it when a definition changes
-LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of one evaluation batch; the result does not depend on it
+BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
+LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
 EXAMPLES = 5
-
-
-# --- protocol ---------------------------------------------------------------------------------------------------------
 
 
 def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> dict[str, Any]:
@@ -75,7 +73,6 @@ def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np
 # --- the model on held-out text -----------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
 def token_losses(
     model: LanguageModel,
     stream: np.ndarray,
@@ -92,8 +89,9 @@ def token_losses(
         places int64 (scored,), nll float32 (scored,) in nats, correct bool (scored,).
     """
     plan = windows(len(stream), context, stride)
-    model.net.to(processes.device).eval()
-    rows = max(1, LOGIT_BYTES[processes.device.type] // (4 * context * model.vocab))
+    model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
+    chunk = max(1, LOGIT_BYTES[processes.device.type] // (4 * model.vocab))
+    rows = max(1, (BATCH_TOKENS[processes.device.type] if model.plain_head else chunk) // context)
     # Windows of one length go in batches of a fixed size, dealt to processes in turn.
     full = [w for w in plan if w[1] - w[0] == context]
     short = [[w] for w in plan if w[1] - w[0] != context]
@@ -103,11 +101,15 @@ def token_losses(
     with console.bar(title, len(stream)) as bar:
         for batch in batches[processes.rank :: processes.world]:
             ids = torch.from_numpy(np.stack([stream[b:e] for b, e, _ in batch]).astype(np.int64)).to(processes.device)
-            with cast:
-                logits = model.logits(ids, use_cache=False)[:, :-1]
-            logits, targets = logits.float(), ids[:, 1:]
-            nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-            nll_Bt, right_Bt = nll.cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy()
+            targets = ids[:, 1:]
+            nll, right = [], []
+            with torch.inference_mode(), cast:
+                features = model.features(ids)[:, :-1].flatten(0, 1)
+                for some, wanted in zip(features.split(chunk), targets.flatten().split(chunk), strict=True):
+                    logits = model.head(some).float()
+                    nll.append(F.cross_entropy(logits, wanted, reduction="none"))
+                    right.append(logits.argmax(-1) == wanted)
+            nll_Bt, right_Bt = (torch.cat(part).view_as(targets).cpu().numpy() for part in (nll, right))
             for i, (begin, end, first) in enumerate(batch):
                 keep = slice(first - begin - 1, end - begin - 1)
                 found.append((np.arange(first, end), nll_Bt[i, keep], right_Bt[i, keep]))

@@ -45,6 +45,26 @@ class LanguageModel:
         out: Tensor = (net or self.net)(input_ids=ids_BT, **options).logits
         return out[..., : self.vocab]
 
+    def features(self, ids_BT: Tensor) -> Tensor:
+        """What `head` turns into logits, (B, T, width): for families whose head is one product after the last norm.
+        Of others these are the logits themselves."""
+        if not self.plain_head:
+            return self.logits(ids_BT, use_cache=False)
+        out: Tensor = self.net.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        return out
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits over the true vocabulary, (..., vocab), of some rows of `features`."""
+        if not self.plain_head:
+            return features
+        out: Tensor = self.net.get_output_embeddings()(features)
+        return out[..., : self.vocab]
+
+    @property
+    def plain_head(self) -> bool:
+        """Whether the head is one product."""
+        return type(self.net).__name__ in ("GPT2LMHeadModel", "LlamaForCausalLM")
+
     @property
     def parameters(self) -> int:
         """Parameters of the published model, padding left out."""
@@ -207,6 +227,46 @@ def start_weights(
     return model
 
 
+class Published:
+    """The model of a published folder, read into the same memory each time: building one takes longer than reading.
+
+    Args:
+        pad: pad the vocabulary in memory to a multiple of this.
+    """
+
+    def __init__(self, pad: int):
+        self.pad = pad
+        self.model: LanguageModel | None = None
+        self.digest: str | None = None
+
+    def read(self, folder: Path, digest: str) -> LanguageModel:
+        """The model in `folder`; not read again where `digest` says that it is the one at hand."""
+        weights = folder / "model.safetensors"
+        if self.model is None or not weights.is_file():  # very large models lie in several files
+            self.model = load(str(folder), pad=self.pad)
+        elif digest != self.digest:
+            from safetensors.torch import load_file
+
+            copy_weights(load_file(weights), self.model)
+        self.digest = digest
+        return self.model
+
+
+def copy_weights(state: dict[str, Tensor], model: LanguageModel) -> None:
+    """Copies true weights (as `true_state` gives them) into a model of the same shape, in place.
+
+    Raises RuntimeError where a weight is missing: tied ones may stand there once.
+    """
+    own = true_state(model)
+    filled = {own[name].data_ptr() for name in state}
+    missing = [name for name, tensor in own.items() if tensor.data_ptr() not in filled]
+    if missing:
+        raise RuntimeError(f"weights are missing: {', '.join(missing)}")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
 class _seeded:  # noqa: N801 - a context manager, used like a function
     """Draws of torch's global generator inside the block depend on `seed` only; outside nothing changes."""
 
@@ -240,13 +300,10 @@ def _vocabulary_tensors(net: Any) -> list[Tensor]:
 
 
 def true_state(model: LanguageModel) -> dict[str, Tensor]:
-    """The state dict with the padded rows of the embeddings, and of the head's bias, cut off."""
+    """The state dict with the padded rows of the embeddings, and of the head's bias, cut off; views of the weights."""
     padded = {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
     state: dict[str, Tensor] = model.net.state_dict()
-    return {
-        name: tensor[: model.vocab].contiguous() if tensor.data_ptr() in padded else tensor
-        for name, tensor in state.items()
-    }
+    return {name: tensor[: model.vocab] if tensor.data_ptr() in padded else tensor for name, tensor in state.items()}
 
 
 def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from collapselab import modeling, rundir
-from collapselab.config import RunConfig, UserError, as_dict, digest, drift, identity
+from collapselab.config import RunConfig, UserError, as_dict, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
+from collapselab.identity import drift, identity
 from collapselab.parallel import Processes, environment
 from collapselab.rundir import Chain
 
@@ -24,10 +25,12 @@ ARM = "main"
 # What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
 FORK_MAY_CHANGE = (
     *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
-    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from", "tile")),
+    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from")),
+    *(f"sampling.{k}" for k in ("beams", "batch_size", "precision")),
     *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),
     *(f"training.{k}" for k in ("warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip", "loss_on_last")),
-    *("training.precision", "model.start", "model.dropout", "device", "generations"),
+    *(f"training.{k}" for k in ("precision", "compile", "attention", "gradient_checkpointing")),
+    *("model.start", "model.dropout", "device", "deterministic", "generations"),
 )
 
 

@@ -21,7 +21,9 @@ T = TypeVar("T")
 class Processes:
     """What the stages need of the processes that `accelerate launch` started (or of the only one there is)."""
 
-    def __init__(self, device: Literal["auto", "cpu", "cuda"] = "auto", precision: str = "auto"):
+    def __init__(
+        self, device: Literal["auto", "cpu", "cuda"] = "auto", precision: str = "auto", deterministic: bool = False
+    ):
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("device='cuda': torch sees no CUDA device here; set device=cpu or auto")
         on_cpu = device == "cpu" or not torch.cuda.is_available()
@@ -29,9 +31,11 @@ class Processes:
         self.precision: str = chosen
         # Others wait for process 0 while it tokenises or counts: longer than the ten minutes that NCCL would wait.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-        self.accelerator = Accelerator(
-            cpu=on_cpu, mixed_precision="bf16" if chosen == "bf16" else "no", kwargs_handlers=[patience]
-        )
+        if deterministic and not on_cpu:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        # The stages cast for themselves (training.py): accelerate's patched forward would keep weights alive.
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
         self.device: torch.device = self.accelerator.device
 
     @property

@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import evaluation, mixing, modeling
+from collapselab import evaluation, mixing, modeling, sampling
 from collapselab.config import RunConfig
+from collapselab.console import Console
 from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain
-from collapselab.sampling.plain import write_tile
 
 PROBE_TOKENS = 8  # sampled per sequence to time a decode step
 
 
 def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, Any]:
     """Needs and estimates of a chain, with times measured on its own model here; writes nothing but the token cache."""
-    processes = Processes(config.device, config.training.precision)
+    processes = Processes(config.device, config.training.precision, config.deterministic)
     corpus = open_corpus(config, processes)
     check_lengths(config)
     available = mixing.blocks_available(corpus.train, config)
@@ -46,8 +46,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     per_generation = model.parameters * 4 + budget * (2 if model.vocab <= 1 << 16 else 4)
     done = min(len(shown), fork[1] + 1) if fork and shown else len(Chain(chain_path(config)).finished())
     left = range(done, generations)
-    tile_tokens = config.sampling.tile * config.sequence_length
-    written = -(-budget // tile_tokens) * tile_tokens  # the last tile is computed whole
+    batch_tokens = (config.sampling.batch_size or sampling.CPU_BATCH) * config.sequence_length
+    written = -(-budget // batch_tokens) * batch_tokens  # the last batch is computed whole
     seconds = sum(trained[g] / rates["train"] + written / rates["sample"] + scored / rates["eval"] for g in left)
     return {
         "corpus": corpus.facts["splits"],
@@ -109,25 +109,26 @@ def _measure(model: modeling.LanguageModel, config: RunConfig, processes: Proces
         with torch.inference_mode():
             loss()
 
-    tile, threads = config.sampling.tile, torch.get_num_threads()
-    steps = max(1, min(PROBE_TOKENS, config.sequence_length // 2))
-    # Half-full on average: a decode step in the middle of a sequence stands for all of them.
-    prompt = np.zeros((tile, max(1, config.sequence_length // 2)), np.int64)
-    u = np.full((tile, steps), 0.5)
+    sampler = sampling.Sampler(config, processes, Console(speaks=False))
+    read = max(1, config.prompt_length)
+    length = read + config.sequence_length - config.prompt_length
+    batch = sampler.batch_size(model, length, sampling.CPU_BATCH)
+    # From the middle of a sequence to its end, and only a few tokens: such a step stands for all of them.
+    new = max(1, min(PROBE_TOKENS, length // 2))
+    prompt = np.zeros((batch, max(1, length // 2)), np.int64)
+    threads = torch.get_num_threads()
 
-    def prefill() -> None:
-        write_tile(model, prompt, u[:, :1], config.sampling, device)
-
-    def decode() -> None:
-        write_tile(model, prompt, u, config.sampling, device)
+    def sample(count: int) -> float:
+        write = sampler.writer(model, 0, prompt.shape[1], count, batch)
+        return _clock(lambda: write(prompt, 0), device)
 
     model.net.eval()
     trained = rows * block / _clock(train_step, device)
     evaluated = rows * block / _clock(forward, device)
-    workers = threads if device.type == "cpu" else 1  # on a CPU each thread writes a tile of its own
+    workers = threads if device.type == "cpu" else 1  # on a CPU each thread writes a batch of its own
     torch.set_num_threads(1 if device.type == "cpu" else threads)
-    first = _clock(prefill, device)
-    sampled = tile * max(1, steps - 1) / max(1e-6, _clock(decode, device) - first) * workers
+    first = sample(1)
+    sampled = batch * max(1, new - 1) / max(1e-6, sample(new) - first) * workers
     torch.set_num_threads(threads)
     world = processes.world
     return {"train": trained * world, "sample": sampled * world, "eval": evaluated * world}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from collapselab import evaluation, mixing, modeling, sampling
+from collapselab import evaluation, mixing, modeling, rundir, sampling
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
@@ -22,7 +22,7 @@ def sample(
     chain_path: Path, config: RunConfig, generation: int | None, out: str | None, tokens: int | None, show: int
 ) -> None:
     """Writes text with a generation's model, by the chain's settings; prints the first samples."""
-    processes = Processes(config.device, config.training.precision)
+    processes = Processes(config.device, config.training.precision, config.deterministic)
     check_lengths(config)
     chain, corpus = Chain(chain_path), open_corpus(config, processes)
     finished = chain.finished()
@@ -30,18 +30,21 @@ def sample(
     if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
     available = mixing.blocks_available(corpus.train, config)
-    small = config.sampling.tile * config.sequence_length
+    small = sampling.CPU_BATCH * config.sequence_length
     budget = tokens or (mixing.sample_budget(config, available) if out else small)
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
     text = mixing.TrainingSet(config, chain, text_of, corpus.train)
     model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
+    recorded = chain.root / "batch.json"
+    if config.sampling.batch_size is None and recorded.is_file():  # the chain's own text, to the bit
+        batch = rundir.read_json(recorded)["batch_size"]
+        config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(processes.share(out or scratch))
         folder.mkdir(parents=True, exist_ok=True)
-        sampling.sample(
-            model, config, chosen, text, budget, separator=corpus.tokenizer.separator, ends=corpus.tokenizer.ends,
-            out=folder, processes=processes, console=Console(speaks=processes.is_main, bars=config.progress),
-        )  # fmt: skip
+        sampler = sampling.Sampler(config, processes, Console(speaks=processes.is_main, bars=config.progress))
+        separator, ends = corpus.tokenizer.separator, corpus.tokenizer.ends
+        sampler.sample(model, chosen, text, budget, separator=separator, ends=ends, out=folder)
         if processes.is_main:
             flat, length = mixing.read_samples(folder), config.sequence_length
             rows = [flat[i * length : (i + 1) * length].tolist() for i in range(min(show, -(-budget // length)))]
@@ -54,7 +57,7 @@ def sample(
 
 def score(model_name: str, config: RunConfig, out: str | None) -> None:
     """Scores a model on the run's held-out documents, with the model's own tokenizer; prints the values as JSON."""
-    processes = Processes(config.device, config.training.precision)
+    processes = Processes(config.device, config.training.precision, config.deterministic)
     own = modeling.pretrained_tokenizer(model_name)
     ran = open_corpus(config, processes)
     if own.digest == ran.tokenizer.digest:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from collapselab.config import RunConfig, UserError, as_dict, digest, first_line, identity
+from collapselab.config import RunConfig, UserError, as_dict, digest, first_line
 from collapselab.console import Console
+from collapselab.identity import identity
 from collapselab.rundir import read_metrics, run_root
 
 

@@ -6,26 +6,31 @@ whole batch, and so neither the number of processes nor the accumulation changes
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapselab.config import RunConfig, TrainingConfig, UserError
+from collapselab.config import RunConfig, TrainingConfig, UserError, first_line
 from collapselab.console import Console
 from collapselab.mixing import TrainingSet, shows
-from collapselab.modeling import LanguageModel
+from collapselab.modeling import LanguageModel, copy_weights, true_state
 from collapselab.parallel import Processes
 from collapselab.rundir import write_text
 from collapselab.seeds import batch_order, derive
 
 LOG_ROWS = 500  # at most about this many lines in a generation's training log
 CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
+AHEAD = 4  # batches assembled before they are needed
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
@@ -37,93 +42,178 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * fall)
 
 
-def train(
-    model: LanguageModel, data: TrainingSet, config: RunConfig, generation: int, processes: Processes, console: Console
-) -> dict[str, Any]:
-    """Trains `model` in place on the blocks of `data`.
+class Loss(nn.Module):
+    """A model with its loss, as one module: compiled and wrapped together, the logits are never stored in float32."""
 
-    Returns steps, tokens shown and in the loss (counted on what the optimiser was given; they equal the ledger), the
-    last loss in nats per token, and the rows of the training log.
+    def __init__(self, model: LanguageModel, first_target: int, device: str, precision: str):
+        super().__init__()
+        self.net, self.model, self.first, self.device = model.net, model, first_target, device
+        self.autocast = precision == "bf16"
 
-    Raises:
-        UserError: the loss or the final weights are not finite (step, learning rate and what to try).
-    """
-    settings = config.training
-    total = shows(config, len(data))
-    order = batch_order(config.seed, generation, len(data), total)
-    steps = -(-total // settings.batch_size)
-    first_target = settings.block - settings.loss_on_last if settings.loss_on_last else 1
-    targets_per_block = settings.block - first_target
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Cross-entropy in nats, summed over the targets of a batch; a scalar."""
+        with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
+            logits = self.model.logits(ids_BT, use_cache=False)
+        logits = logits[:, self.first - 1 : -1].float()
+        return F.cross_entropy(logits.flatten(0, 1), ids_BT[:, self.first :].flatten(), reduction="sum")
 
-    model.net.to(processes.device).train()
-    matrices = [p for p in model.net.parameters() if p.ndim >= 2]
-    others = [p for p in model.net.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        fused=True,
-    )
-    accelerator = processes.accelerator
-    net, optimizer = accelerator.prepare(model.net, optimizer)
-    torch.manual_seed(derive(config.seed, generation, "dropout", processes.rank) % 2**63)
 
-    rows: list[dict[str, float]] = []
-    losses: list[torch.Tensor] = []
-    norm = torch.tensor(0.0)
-    given = np.zeros(2, np.int64)  # tokens shown, tokens in the loss
-    check_every = CUDA_CHECK_EVERY if processes.device.type == "cuda" else 1
-    with console.bar(f"gen {generation} train", total * settings.block) as bar:
-        for step in range(steps):
+class Trainer:
+    """Trains the model of each generation in the same memory, with the same optimiser and the same compiled step."""
+
+    def __init__(self, config: RunConfig, processes: Processes, console: Console):
+        self.config, self.processes, self.console = config, processes, console
+        self.settings = config.training
+        self.model: LanguageModel
+        """The weights as they stand; made from the first model that is trained."""
+        self.optimizer: torch.optim.AdamW
+        self.loss: Any = None
+        self.compiled_rows = 0  # blocks of the batches that the compiled step takes; 0: nothing is compiled
+
+    def _begin(self, start: LanguageModel) -> None:
+        """Takes the start weights over, in place after the first time, and empties the optimiser."""
+        if self.loss is not None:
+            copy_weights(true_state(start), self.model)
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+            return
+        settings, device = self.settings, self.processes.device
+        net = copy.deepcopy(start.net).to(device)
+        if self.processes.precision == "bf16_pure":
+            net.to(torch.bfloat16)
+        if settings.attention != "sdpa":
+            net.set_attn_implementation(settings.attention)
+        if settings.gradient_checkpointing:
+            net.gradient_checkpointing_enable()
+        self.model = LanguageModel(net, start.vocab)
+        matrices = [p for p in net.parameters() if p.ndim >= 2]
+        others = [p for p in net.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            fused=True,
+        )
+        self.module = Loss(self.model, self.first_target, device.type, self.processes.precision)
+        if settings.compile or (settings.compile is None and device.type == "cuda"):
+            self.module.compile(dynamic=False)
+            self.compiled_rows = settings.batch_size // (self.processes.world * settings.accumulation)
+        self.loss = self.processes.accelerator.prepare(self.module)
+
+    @property
+    def first_target(self) -> int:
+        return self.settings.block - self.settings.loss_on_last if self.settings.loss_on_last else 1
+
+    def train(self, start: LanguageModel, data: TrainingSet, generation: int) -> dict[str, Any]:
+        """Trains a copy of `start` on the blocks of `data`; the result is `self.model`.
+
+        Returns steps, tokens shown and in the loss (counted on what the optimiser was given; they equal the ledger), the
+        last loss in nats per token, and the rows of the training log.
+
+        Raises:
+            UserError: the loss or the final weights are not finite (step, learning rate and what to try).
+        """
+        self._begin(start)
+        settings, processes, config = self.settings, self.processes, self.config
+        accelerator, net = processes.accelerator, self.model.net
+        total = shows(config, len(data))
+        order = batch_order(config.seed, generation, len(data), total)
+        steps = -(-total // settings.batch_size)
+        targets_per_block = settings.block - self.first_target
+        torch.manual_seed(derive(config.seed, generation, "dropout", processes.rank) % 2**63)
+
+        rows: list[dict[str, float]] = []
+        losses: list[Tensor] = []
+        norm = torch.tensor(0.0)
+        given = np.zeros(2, np.int64)  # tokens shown, tokens in the loss
+        check_every = CUDA_CHECK_EVERY if processes.device.type == "cuda" else 1
+        net.train()
+        with self.console.bar(f"gen {generation} train", total * settings.block) as bar:
+            for step, parts in enumerate(self._batches(data, order, steps)):
+                blocks = min(settings.batch_size, total - step * settings.batch_size)
+                lr = learning_rate(settings, step, steps)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr
+                loss_sum = torch.zeros((), device=processes.device)
+                for index, (ids, counts) in enumerate(parts):
+                    with accelerator.no_sync(self.loss) if index + 1 < len(parts) else nullcontext():
+                        loss = self._forward(ids) * counts
+                        # Processes' gradients are averaged; times world gives the sum over the batch.
+                        (loss * (processes.world / (blocks * targets_per_block))).backward()
+                    loss_sum += loss.detach()
+                    given += (ids.numel(), len(ids) * targets_per_block) if counts else (0, 0)
+                if settings.clip:
+                    norm = nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                losses.append(loss_sum / (blocks * targets_per_block))
+                bar.update(blocks * settings.block)
+                if len(losses) == check_every or step + 1 == steps:
+                    values = accelerator.reduce(torch.stack(losses), "sum").tolist()
+                    _check_finite(values, step + 1 - len(values), settings, steps)
+                    losses = []
+                    if step % max(1, steps // LOG_ROWS) < check_every or step + 1 == steps:
+                        rows.append({"step": step, "loss": values[-1], "lr": lr, "grad_norm": float(norm)})
+                        bar.set_postfix(loss=f"{values[-1]:.3f}")
+        if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):  # the last step has no later loss
+            raise UserError(
+                f"training.lr={settings.lr}: weights are not finite after step {steps - 1} of {steps}; "
+                "try a lower lr, warmup_steps or clip=1"
+            )
+        shown, in_loss = processes.sum(given).tolist()
+        for name, counted in (("shown", shown), ("loss", in_loss)):
+            promised = sum(source[name] for source in data.ledger.values())
+            if promised != counted:
+                raise RuntimeError(
+                    f"generation {generation}: ledger has {promised} tokens {name}, the optimiser had {counted}"
+                )
+        net.eval()
+        return {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": rows[-1]["loss"], "log": rows}
+
+    def _batches(self, data: TrainingSet, order: np.ndarray, steps: int) -> Iterator[list[tuple[Tensor, bool]]]:
+        """This process's micro-batches of each step, on the device; assembled ahead by a thread of their own.
+
+        An empty share (a short last batch on many processes) still takes part: one block that does not count.
+        """
+        settings, processes = self.settings, self.processes
+        pinned = processes.device.type == "cuda"
+
+        def assemble(step: int) -> list[tuple[Tensor, bool]]:
             batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-            lr = learning_rate(settings, step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            # An empty share (a short last batch on many processes) still takes part, with weight 0.
             mine = batch[processes.rank :: processes.world]
             parts = np.array_split(mine, settings.accumulation) if len(mine) >= settings.accumulation else [mine]
-            loss_sum = torch.zeros((), device=processes.device)
-            for index, part in enumerate(parts):
-                ids = torch.from_numpy(data[part if len(part) else batch[:1]]).to(processes.device)
-                with accelerator.no_sync(net) if index + 1 < len(parts) else nullcontext():
-                    logits = model.logits(ids, net, use_cache=False)[:, first_target - 1 : -1].float()
-                    targets = ids[:, first_target:]
-                    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-                    loss = loss * bool(len(part))
-                    # Processes' gradients are averaged; times world gives the sum over the batch.
-                    accelerator.backward(loss * (processes.world / (len(batch) * targets_per_block)))
-                loss_sum += loss.detach()
-                given += (ids.numel(), targets.numel()) if len(part) else (0, 0)
-            if settings.clip:
-                norm = accelerator.clip_grad_norm_(net.parameters(), settings.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss_sum / (len(batch) * targets_per_block))
-            bar.update(len(batch) * settings.block)
-            if len(losses) == check_every or step + 1 == steps:
-                values = accelerator.reduce(torch.stack(losses), "sum").tolist()
-                _check_finite(values, step + 1 - len(values), settings, steps)
-                losses = []
-                if step % max(1, steps // LOG_ROWS) < check_every or step + 1 == steps:
-                    rows.append({"step": step, "loss": values[-1], "lr": lr, "grad_norm": float(norm)})
-                    bar.set_postfix(loss=f"{values[-1]:.3f}")
-    if not all(bool(torch.isfinite(p).all()) for p in model.net.parameters()):  # the last step has no later loss
-        raise UserError(
-            f"training.lr={settings.lr}: weights are not finite after step {steps - 1} of {steps}; "
-            "try a lower lr, warmup_steps or clip=1"
-        )
-    accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # or its patched forward keeps the weights alive
-    accelerator.free_memory()
-    shown, in_loss = processes.sum(given).tolist()
-    for name, counted in (("shown", shown), ("loss", in_loss)):
-        promised = sum(source[name] for source in data.ledger.values())
-        if promised != counted:
-            raise RuntimeError(
-                f"generation {generation}: ledger has {promised} tokens {name}, the optimiser had {counted}"
-            )
-    model.net.eval()
-    return {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": rows[-1]["loss"], "log": rows}
+            found = []
+            for part in parts:
+                ids = torch.from_numpy(data[part if len(part) else batch[:1]])
+                found.append((ids.pin_memory() if pinned else ids, bool(len(part))))
+            return found
+
+        with ThreadPoolExecutor(1) as pool:
+            coming = [pool.submit(assemble, step) for step in range(min(AHEAD, steps))]
+            for step in range(steps):
+                ready = coming.pop(0).result()
+                if step + AHEAD < steps:
+                    coming.append(pool.submit(assemble, step + AHEAD))
+                yield [(ids.to(processes.device, non_blocking=True), counts) for ids, counts in ready]
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        """The summed loss of a micro-batch. Another size than the usual is not worth a compilation of its own."""
+        usual = not self.compiled_rows or len(ids) == self.compiled_rows
+        try:
+            with nullcontext() if usual else torch.compiler.set_stance("force_eager"):
+                loss: Tensor = self.loss(ids)
+            return loss
+        except torch._dynamo.exc.TorchDynamoException as error:  # no compiler, or one that cannot do this
+            if self.settings.compile:
+                raise UserError(
+                    f"training.compile=True: torch cannot compile here ({first_line(error)}); install a C++ compiler, "
+                    "or leave it null"
+                ) from None
+            self.console.say(f"training: not compiled ({first_line(error)}); slower, otherwise the same")
+            self.compiled_rows, self.module._compiled_call_impl = 0, None
+            return self._forward(ids)
 
 
 def _check_finite(values: list[float], first: int, settings: TrainingConfig, steps: int) -> None:

@@ -25,8 +25,9 @@ from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
 from collapselab.rundir import read_json, write_bytes, write_json
 from collapselab.sampling.draw import stream_key, uniforms
-from collapselab.sampling.engine import Engine, Weights, form_of, unsupported
+from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch, write_batch
+from collapselab.sampling.weights import Weights, form_of, unsupported
 from collapselab.seeds import generator
 
 SHARD_TOKENS = 1 << 22
@@ -242,7 +243,9 @@ class Sampler:
                         rows = slice(index * batch, (index + 1) * batch)
                         return np.concatenate([prompts[rows], write(reads[rows], rows.start)], 1).astype(dtype)
 
-                    mine = side_by_side(one, here[processes.rank :: processes.world], processes.device, bar, batch * length)
+                    mine = side_by_side(
+                        one, here[processes.rank :: processes.world], processes.device, bar, batch * length
+                    )
                 except torch.OutOfMemoryError:
                     if batch == 1:
                         raise

@@ -76,7 +76,9 @@ def _attention(
     tl.store(out + (row * H + head) * D + d, (mixed / total).to(v_new.dtype), mask=real)
 
 
-def decode_attention(qkv: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, place: Tensor, heads: int) -> Tensor:
+def decode_attention(
+    qkv: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, place: Tensor, heads: int
+) -> Tensor:
     """Attention of one new token per sequence; writes its cache entry.
 
     Args:
@@ -155,7 +157,9 @@ def _read(logits, columns, stride, V, inverse, least, CUT: tl.constexpr):
 
 
 @triton.jit
-def _search(logits, stride, V, inverse, top, low, goal, WEIGHTED: tl.constexpr, DIGITS: tl.constexpr, BLOCK: tl.constexpr):
+def _search(
+    logits, stride, V, inverse, top, low, goal, WEIGHTED: tl.constexpr, DIGITS: tl.constexpr, BLOCK: tl.constexpr
+):
     """The largest threshold whose logits above it still number (or weigh) `goal`: four bits per pass, eight passes.
 
     A sort would move 50,000 numbers to answer this; the passes only read them.
