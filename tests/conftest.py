@@ -28,6 +28,8 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ.pop("COLLAPSELAB_DATA", None)
+if not Path("/dev/nvidiactl").exists():  # without a GPU, Triton's interpreter runs the kernels (read at import)
+    os.environ["TRITON_INTERPRET"] = "1"
 
 Lab = Callable[..., tuple[int, str, str]]
 

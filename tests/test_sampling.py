@@ -19,8 +19,10 @@ from collapselab import modeling, sampling
 from collapselab.config import ModelConfig, SamplingConfig
 from collapselab.console import Console
 from collapselab.rundir import read_json
-from collapselab.sampling.draw import draw, truncated, uniforms
+from collapselab.sampling.draw import draw, philox, stream_key, truncated, uniforms
+from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
+from collapselab.sampling.weights import Weights
 
 NONE = torch.zeros(1, 0, dtype=torch.long)
 
@@ -28,6 +30,18 @@ NONE = torch.zeros(1, 0, dtype=torch.long)
 def tiny(family: str = "gpt2", vocab: int = 61, seed: int = 0, pad: int = 64, context: int = 48):
     config = ModelConfig(family=family, layers=2, width=32, heads=2, context=context, pad_vocabulary=pad)
     return modeling.new(config, vocab=vocab, separator=vocab - 1, block=context, seed=seed)
+
+
+def write(model, prompts, new: int, options: dict | None = None, sampler: str = "engine", key: int = 1) -> np.ndarray:
+    """`new` tokens after each prompt, by the engine or by the plain sampler: the same randomness for both."""
+    config, device, read = SamplingConfig(**options or {}), torch.device("cpu"), prompts.shape[1]
+    if sampler == "engine":
+        weights = Weights(model, read + new, device, torch.float32)
+        return Engine(weights, len(prompts), config, kernels=False).write(prompts, key, 0).numpy()
+    return write_batch(model, prompts, uniforms(key, range(len(prompts)), range(read, read + new)), config, device)
+
+
+BOTH = pytest.mark.parametrize("sampler", ["engine", "plain"])
 
 
 def run(model, config, budget: int, out, text=None, console=None):
@@ -61,7 +75,7 @@ def test_draws_follow_the_softmax(options: dict) -> None:
     kept = truncated(logits[None], NONE, SamplingConfig(**options))[0]
     p = kept.double().softmax(0).numpy()
     n = 60_000
-    u = torch.from_numpy(uniforms(5, 0, range(1), n)[0])
+    u = torch.from_numpy(uniforms(5, range(1), range(n))[0])
     counts = np.bincount(draw(kept.expand(n, -1), u).numpy(), minlength=12)
     assert (counts[p == 0] == 0).all() and (p == 0).any() == bool(options.keys() & {"top_k", "top_p", "min_p"})
     assert stats.chisquare(counts[p > 0], n * p[p > 0]).pvalue > 1e-4
@@ -79,7 +93,7 @@ def test_rare_events_get_their_due() -> None:
     beyond = torch.tensor([edge + rare * f for f in (1.01, 1.5, 1.99)], dtype=torch.float64)
     assert draw(logits.expand(3, -1), beyond).tolist() == [2, 2, 2]
     # and the uniforms are fine enough: of 2^53 levels, not of 2^24
-    u = uniforms(1, 0, range(4), 50_000)
+    u = uniforms(1, range(4), range(50_000))
     assert np.unique(u % 2**-24).size > 190_000
 
 
@@ -88,7 +102,7 @@ def test_share_of_rare_draws_is_binomial() -> None:
     logits = torch.tensor([[np.log(1 - p), np.log(p)]]).float()
     hits = 0
     for part in range(4):
-        u = torch.from_numpy(uniforms(11, part, range(1), n // 4)[0])
+        u = torch.from_numpy(uniforms(11, range(part, part + 1), range(n // 4))[0])
         hits += int(draw(logits.expand(n // 4, -1), u).sum())
     assert abs(hits - n * p) < 4 * np.sqrt(n * p)
 
@@ -100,10 +114,24 @@ def test_impossible_tokens_are_never_drawn_even_at_the_ends() -> None:
 
 
 def test_streams_depend_on_the_sequence_alone() -> None:
-    whole = uniforms(1, 2, range(10), 7)
-    assert (uniforms(1, 2, range(4, 6), 7) == whole[4:6]).all()
-    assert (uniforms(1, 2, range(10), 3) == whole[:, :3]).all()
-    assert not (uniforms(1, 3, range(10), 7) == whole).any() and np.unique(whole).size == 70
+    key = stream_key(1, 2)
+    whole = uniforms(key, range(10), range(7))
+    assert (uniforms(key, range(4, 6), range(7)) == whole[4:6]).all()
+    assert (uniforms(key, range(10), range(2, 5)) == whole[:, 2:5]).all()
+    other = uniforms(stream_key(1, 3), range(10), range(7))
+    assert not (other == whole).any() and np.unique(whole).size == 70
+
+
+def test_philox_is_the_published_one() -> None:
+    """Known answers of Random123 (kat_vectors, philox4x32 with 10 rounds)."""
+    pi = [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344]
+    known = [
+        (0, [0] * 4, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        (2**64 - 1, [0xFFFFFFFF] * 4, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (0x299F31D0_A4093822, pi, [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
+    ]
+    for key, counter, words in known:
+        assert philox(key, np.array([counter], np.uint32))[0].tolist() == words
 
 
 # --- truncations, against transformers' own ---------------------------------------------------------------------------
@@ -146,30 +174,26 @@ def test_all_truncations_together_in_transformers_order() -> None:
 # --- the sampler --------------------------------------------------------------------------------------------------
 
 
+@BOTH
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_cached_steps_equal_full_forward_passes(family: str) -> None:
-    """Greedy tokens through the cache are those of a full pass at every position, and of transformers' generate."""
+def test_greedy_tokens_are_those_of_a_full_pass_and_of_transformers(family: str, sampler: str) -> None:
     model = tiny(family)
     prompts = np.random.default_rng(0).integers(0, 61, (5, 4))
-    config = SamplingConfig(top_k=1)
-    written = write_batch(model, prompts, uniforms(1, 0, range(5), 20), config, torch.device("cpu"))
+    written = write(model, prompts, 20, {"top_k": 1}, sampler)
     full = torch.from_numpy(np.concatenate([prompts, written], 1))
     with torch.inference_mode():
         assert (model.logits(full)[:, 3:-1].argmax(-1).numpy() == written).all()
-    if model.vocab % 64 == 0:
-        return
-    unpadded = tiny(family, pad=1)
-    theirs = unpadded.net.generate(
+    theirs = tiny(family, pad=1).net.generate(
         torch.from_numpy(prompts), max_new_tokens=20, min_new_tokens=20, do_sample=False, eos_token_id=None
     )
     assert (theirs[:, 4:].numpy() == written).all()
 
 
-def test_mean_log_probability_is_minus_the_mean_entropy() -> None:
+@BOTH
+def test_mean_log_probability_is_minus_the_mean_entropy(sampler: str) -> None:
     model = tiny()
-    u = uniforms(4, 0, range(256), 24)
     prompts = np.random.default_rng(1).integers(0, 61, (256, 2))
-    written = write_batch(model, prompts, u, SamplingConfig(), torch.device("cpu"))
+    written = write(model, prompts, 24, sampler=sampler, key=4)
     full = torch.from_numpy(np.concatenate([prompts, written], 1))
     with torch.inference_mode():
         logp = model.logits(full)[:, 1:-1].double().log_softmax(-1)
@@ -177,13 +201,12 @@ def test_mean_log_probability_is_minus_the_mean_entropy() -> None:
     assert abs(float(score.mean())) < 3 * float(score.std()) / np.sqrt(score.numel())
 
 
-def test_padding_is_never_sampled() -> None:
+@BOTH
+def test_padding_is_never_sampled(sampler: str) -> None:
     model = tiny(vocab=61)  # padded to 64: rows of zeros, whose logits 0 beat the negative ones below
     with torch.no_grad():
         model.net.get_input_embeddings().weight[:61] -= 0.5
-    written = write_batch(
-        model, np.zeros((64, 1), np.int64), uniforms(1, 0, range(64), 40), SamplingConfig(), torch.device("cpu")
-    )
+    written = write(model, np.zeros((64, 1), np.int64), 40, sampler=sampler)
     assert model.net.get_input_embeddings().weight.shape[0] == 64 and written.max() < 61
 
 
@@ -247,10 +270,8 @@ def test_end_of_text_does_not_end_a_sequence_and_degenerate_output_is_said(tmp_p
     assert "6 of 6 samples are degenerate" in capsys.readouterr().err
 
 
-def test_repetition_penalty_sees_the_whole_sequence() -> None:
-    model = tiny()
-    config = SamplingConfig(repetition_penalty=1e6, top_k=1)
-    written = write_batch(
-        model, np.array([[3, 9]]), uniforms(1, 0, range(1), 30), config, torch.device("cpu")
-    )[0].tolist()  # fmt: skip
+@BOTH
+def test_repetition_penalty_sees_the_whole_sequence(sampler: str) -> None:
+    options = {"repetition_penalty": 1e6, "top_k": 1}
+    written = write(tiny(), np.array([[3, 9]]), 30, options, sampler)[0].tolist()
     assert len(set(written) | {3, 9}) == 32  # nothing twice
