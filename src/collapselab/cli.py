@@ -19,14 +19,17 @@ VERBS = {
     "report": "make the report of a run: index.html, PNGs, CSV",
     "sync": "replay a run's metrics.jsonl to wandb",
     "corpus": "list or clear the cache of tokenised text",
+    "bench": "measure this machine: sampling, training, metrics, or a whole generation",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, or 2 for something the user can mend, said in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Threads that spin while they wait make a run ten times slower as soon as another process wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin while they wait make a run ten times slower as soon as another process wants a core. A benchmark
+    # leaves it as it is: what it compares with is faster so.
+    if arguments[:1] != ["bench"]:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             _usage()
@@ -254,6 +257,33 @@ def _do_corpus(arguments: list[str]) -> int:
     return 0
 
 
+def _do_bench(arguments: list[str]) -> int:
+    options = _options("bench")
+    options.add_positional("what", "sampling, training, metrics or generation")
+    options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
+    options.add("repeats", int, 5, "measurements whose median counts, 5 or more")
+    options.add(
+        "out", str | None, None, "folder that keeps the figures: a JSON document and a page, by machine and day"
+    )
+    parsed = options.parse(options.gather(arguments))
+    if parsed.what not in ("sampling", "training", "metrics", "generation"):
+        raise UserError(f"bench {parsed.what!r}: must be sampling, training, metrics or generation")
+    if parsed.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
+    if parsed.repeats < 5:
+        raise UserError(f"--repeats={parsed.repeats}: must be 5 or more; a median of fewer says little")
+    _quiet()
+    from collapselab import bench
+    from collapselab.parallel import Processes
+
+    device = Processes(parsed.device).device
+    document = bench.bench(parsed.what, device, parsed.repeats, f"collapselab bench {' '.join(arguments)}")
+    if parsed.out:
+        print(f"kept: {bench.keep(document, Path(parsed.out))}")
+    print(bench.last_line(document))
+    return 0
+
+
 HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "run": _do_run,
     "sample": _do_sample,
@@ -261,4 +291,5 @@ HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "report": _do_report,
     "sync": _do_sync,
     "corpus": _do_corpus,
+    "bench": _do_bench,
 }

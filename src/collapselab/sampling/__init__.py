@@ -8,7 +8,6 @@ is therefore the same for any number of threads and processes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from collapselab.rundir import read_json, write_bytes, write_json
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch, write_batch
+from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights, form_of, unsupported
 from collapselab.seeds import generator
 
@@ -272,28 +272,6 @@ def row_bytes(model: LanguageModel, length: int, precision: str) -> int:
     else:
         cache = 2 * 2 * int(model.net.config.num_hidden_layers) * hidden * length * 4  # copied as it grows
     return cache + 3 * 4 * model.vocab + 64 * hidden + 8 * length
-
-
-def side_by_side(
-    write: Callable[[int], np.ndarray], indices: list[int], device: torch.device, bar: Any, tokens: int
-) -> dict[int, np.ndarray]:
-    """{batch: rows}. On a CPU each batch runs on one thread and batches run side by side: twice as fast for small models
-    as dividing each small product between threads, and the text does not depend on how many there are."""
-    done = {}
-    if device.type != "cpu":
-        for index in indices:
-            done[index] = write(index)
-            bar.update(tokens)
-        return done
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for index, rows in zip(indices, pool.map(write, indices), strict=True):
-                done[index] = rows
-                bar.update(tokens)
-    finally:
-        torch.set_num_threads(threads)
-    return done
 
 
 class _Degenerate:

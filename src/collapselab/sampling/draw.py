@@ -121,7 +121,7 @@ def draw(logits_BV: Tensor, u_B: Tensor) -> Tensor:
     probability 1e-9 comes as often as it should; `-log(rand)` in float32 would never draw one below 6e-8.
     """
     rows, vocab = logits_BV.shape
-    weight_BV = (logits_BV - logits_BV.amax(1, keepdim=True)).float().exp_()
+    weight_BV = logits_BV.float().softmax(1)
     if vocab % GROUP:
         weight_BV = torch.nn.functional.pad(weight_BV, (0, -vocab % GROUP))
     weight_BGc = weight_BV.view(rows, -1, GROUP)

@@ -22,6 +22,7 @@ The tricks, and what each is for (figures: docs/log.md; GPU figures are those of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from collapselab.config import SamplingConfig
 from collapselab.sampling.draw import draw, penalised, truncated, uniforms
 from collapselab.sampling.weights import Weights
 
+CONTIGUOUS = torch.contiguous_format
 PREFILL_TOKENS = 1 << 17  # prompt tokens that are read at once: what a prefill needs beside the cache
 
 
@@ -47,9 +49,13 @@ class Engine:
     def __init__(self, weights: Weights, rows: int, config: SamplingConfig, *, kernels: bool):
         form, device = weights.form, weights.device
         self.weights, self.form, self.rows, self.config, self.kernels = weights, form, rows, config, kernels
-        shape = (form.layers, rows, form.kv_heads, weights.length - 1, form.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=weights.dtype)
-        self.values = torch.zeros(shape, device=device, dtype=weights.dtype)
+        self.values = torch.zeros(
+            form.layers, rows, form.kv_heads, weights.length - 1, form.head_dim, device=device, dtype=weights.dtype
+        )
+        # On a CPU keys lie with their places last: products of small matrices are three times faster that way round.
+        self.keys = torch.zeros_like(
+            self.values if kernels else self.values.transpose(-1, -2), memory_format=CONTIGUOUS
+        )
         self.tokens = torch.zeros(rows, weights.length, device=device, dtype=torch.int64)
         self.place = torch.zeros(1, device=device, dtype=torch.int64)  # of the token that is read next
         self.t = 0  # the same on the host; only the plain step reads it
@@ -57,19 +63,23 @@ class Engine:
         self.head = 1  # tokens read first
         self.u_NB: Tensor | None = None
         self.graph: Any = None
+        self.logits = torch.empty(0)
         if kernels:
             from collapselab.sampling.kernels import Draw
 
             self.drawer = Draw(rows, form.vocab, config, device)
 
     @torch.inference_mode()
-    def write(self, prompts_BP: np.ndarray, key: int, first: int) -> Tensor:
+    def write(
+        self, prompts_BP: np.ndarray, key: int, first: int, watch: Callable[[Tensor], None] | None = None
+    ) -> Tensor:
         """Continues each prompt to the full length.
 
         Args:
             prompts_BP: int64 (rows, P), P >= 1: what the model reads first.
             key: Philox key of the generation.
             first: number of the first sequence; row i draws from the stream of sequence first + i.
+            watch: is shown the logits of each step, (rows, padded vocabulary); they are overwritten by the next.
 
         Returns:
             int64 (rows, length - P) on the engine's device: overwritten by the next call.
@@ -93,7 +103,9 @@ class Engine:
             if self.graph is not None:
                 self.graph.replay()
             else:
-                self.step()
+                self.logits = self.step()
+            if watch is not None:
+                watch(self.logits)
         return self.tokens[:, head:]
 
     def capture(self) -> None:
@@ -108,7 +120,7 @@ class Engine:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.step()
+            self.logits = self.step()
         self.graph = graph
         self.place.copy_(before[0])
         self.tokens.copy_(before[1])
@@ -159,13 +171,13 @@ class Engine:
         q, k, v = heads.split([form.heads, form.kv_heads, form.kv_heads], 1)
         if turns is not None:
             q, k = _turned(heads[:, : -form.kv_heads], turns[self.t]).split([form.heads, form.kv_heads], 1)
-        end = self.t + 1
-        self.keys[layer, :, :, self.t] = k
+        self.keys[layer, ..., self.t] = k
         self.values[layer, :, :, self.t] = v
-        # Queries that share a key-value head stand in the place of queries at several places.
-        q = q.reshape(self.rows, form.kv_heads, -1, form.head_dim)
-        keys, values = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-        return F.scaled_dot_product_attention(q, keys, values).reshape(self.rows, -1)
+        # R = rows kv_heads; G queries share a key-value head; T places are filled.
+        q_RGD = (q * form.head_dim**-0.5).reshape(self.rows * form.kv_heads, -1, form.head_dim)
+        keys_RDT = self.keys[layer].flatten(0, 1)[:, :, : self.t + 1]
+        values_RTD = self.values[layer].flatten(0, 1)[:, : self.t + 1]
+        return torch.bmm(torch.bmm(q_RGD, keys_RDT).softmax(-1), values_RTD).view(self.rows, -1)
 
     def _draw(self, logits: Tensor) -> None:
         """Draws the next token and writes it; `place` moves on."""
@@ -199,7 +211,10 @@ class Engine:
                     turns = w.turns[:count, None]
                     q, k = _turned(q, turns), _turned(k, turns)
                 q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-                self.keys[number, rows, :, :count] = k
+                if self.kernels:
+                    self.keys[number, rows, :, :count] = k
+                else:
+                    self.keys[number, rows, ..., :count] = k.transpose(-1, -2)
                 self.values[number, rows, :, :count] = v
                 if number + 1 == form.layers:
                     break  # nothing reads what the last layer would make of a prompt's inside

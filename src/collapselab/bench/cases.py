@@ -1,0 +1,234 @@
+"""The benches: the same work by the obvious way, by transformers, and by this lab."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from collapselab import chain, evaluation, mixing, modeling, rundir, training
+from collapselab.bench import Case, Peak, Row, clock, limits, measured, obvious
+from collapselab.bench.sampler import GPT2, QUIET, SMALL, Size, sampling
+from collapselab.config import (
+    CorpusConfig,
+    EvaluationConfig,
+    MixingConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
+from collapselab.corpus.tokenizers import bytes_tokenizer
+from collapselab.opening import open_corpus
+from collapselab.parallel import Processes
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class Blocks:
+    """Random training text in memory, with the ledger that a trainer checks itself against."""
+
+    def __init__(self, count: int, block: int, vocab: int):
+        self.ids = np.random.default_rng(0).integers(0, vocab, (count, block))
+        self.block = block
+        self.ledger = {"real": {"set": count * block, "shown": count * block, "loss": count * (block - 1)}}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self.ids[rows])
+
+
+def trainer(device: torch.device, repeats: int) -> Iterator[Case]:
+    """Optimiser steps on the same blocks: forward, backward, clipping, AdamW."""
+    cuda = device.type == "cuda"
+    found = limits(device)
+    plan = [(GPT2, 1024, 64, 20), (GPT2, 512, 64, 20)] if cuda else [(size, 128, 32, 16) for size in SMALL]
+    for size, block, batch, steps in plan:
+        config = RunConfig(
+            model=size.config(block), training=TrainingConfig(block=block, batch_size=batch),
+            mixing=MixingConfig(tokens=None), device="cuda" if cuda else "cpu",
+        )  # fmt: skip
+        data = Blocks(steps * batch, block, size.vocab)
+        ids = torch.from_numpy(data.ids).to(device)
+        amount = steps * batch * block
+        plain = size.model(block, pad=1)
+        plain.net.to(device)
+
+        def reference(plain: modeling.LanguageModel = plain, ids: torch.Tensor = ids, batch: int = batch) -> None:
+            optimizer = torch.optim.AdamW(plain.net.parameters(), lr=1e-3, foreach=False)
+            plain.net.train()
+            for step in range(0, len(ids), batch):
+                part = ids[step : step + batch].cpu().to(device)
+                logits = plain.net(part).logits
+                loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), part[:, 1:].flatten())
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(plain.net.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                loss.item()
+
+        def theirs(plain: modeling.LanguageModel = plain, ids: torch.Tensor = ids, batch: int = batch) -> None:
+            obvious.train(plain.net, ids, batch, bf16=cuda)
+
+        lab = training.Trainer(config, Processes(config.device), QUIET)
+        start = size.model(block)
+
+        def ours(lab: training.Trainer = lab, start: modeling.LanguageModel = start, data: Blocks = data) -> None:
+            lab.train(start, data, 0)  # type: ignore[arg-type]
+
+        rows = [
+            measured("reference (float32, .item() per step)", reference, amount, device, repeats),
+            measured("transformers model, eager", theirs, amount, device, repeats),
+            measured("ours", ours, amount, device, repeats),
+        ]
+        peak = found.datasheet or found.flops
+        for row in rows:
+            row.share = row.rate * size.flops(block) / peak
+        limit = "the data sheet's products (MFU)" if found.datasheet else "measured float32 products (MFU)"
+        yield Case(f"Training, {size.name}, {batch} blocks of {block}", rows, limit=limit)
+
+
+# --- metrics and files ------------------------------------------------------------------------------------------------
+
+
+def metrics(device: torch.device, repeats: int) -> Iterator[Case]:
+    """Sample metrics of 10 M tokens (vocabulary 50,257, Zipf's law), and publishing 124 M parameters."""
+    count, length = 10_000_000, 512
+    ids = (np.random.default_rng(0).zipf(1.2, count) % 50257).astype(np.uint16)
+    rows = [ids[i : i + length] for i in range(0, count, length)]
+    some = rows[: 200_000 // length]
+    cpu = torch.device("cpu")
+
+    def counters() -> dict[int, int]:
+        return {n: len(Counter(tuple(r[i : i + n]) for r in plain for i in range(len(r) - n + 1))) for n in range(1, 5)}
+
+    plain = [row.tolist() for row in some]
+    agree = [int(part["types"]) for part in evaluation.diversity_metrics(some, [])[0]["diversity/tokens"].values()]
+    yield Case(
+        "n-grams, n = 1 .. 4, distinct-n, repetition, entropy",
+        [
+            measured("reference (collections.Counter, 200,000 tokens)", counters, len(some) * length, cpu, repeats),
+            measured("ours, 10 M tokens", lambda: evaluation.diversity_metrics(rows, []), count, cpu, repeats),
+        ],
+        parity={"types equal": agree == list(counters().values())},
+    )
+    model, tokenizer = GPT2.model(1024), bytes_tokenizer()
+    model.net.to(device)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def publish() -> None:
+            with rundir.publishing(Path(folder) / "train", inputs={}) as out:
+                modeling.publish(model, tokenizer, out, {})
+
+        yield Case(
+            "Publishing a model folder: safetensors, flushed to disk, digests",
+            [measured("ours, GPT-2 124M", publish, model.parameters, device, repeats)],
+            unit="parameters/s",
+        )
+
+
+# --- a whole generation -----------------------------------------------------------------------------------------------
+
+
+def generation(device: torch.device, repeats: int) -> Iterator[Case]:
+    """Train, publish, sample as much, score: a chain of this lab against the obvious script, on real text."""
+    cuda = device.type == "cuda"
+    if cuda:
+        # The counts of Drayson et al. 2025: 4,669 blocks of 256 prompt and 256 new tokens, one epoch.
+        tokens, block, evaluated, plan = 4669 * 512, 512, 65536, [(GPT2, 64), (GPT2, 8)]
+        written = SamplingConfig(tokens=tokens, prompt="real_prefix", prompt_tokens=256)
+    else:
+        tokens, block, evaluated, plan = 131072, 128, 65536, [(SMALL[0], 32), (SMALL[1], 32)]
+        written = SamplingConfig()
+    for size, batch in plan:
+        config = RunConfig(
+            name="bench", generations=repeats, device="cuda" if cuda else "cpu", progress=False,
+            corpus=CorpusConfig(tokenizer="gpt2" if cuda else "bpe", vocab_size=min(size.vocab, 2048)),
+            model=size.config(1024 if cuda else block), sampling=written, evaluation=EvaluationConfig(tokens=evaluated),
+            training=TrainingConfig(block=block, batch_size=batch, tokens=tokens),
+            mixing=MixingConfig(tokens=None if cuda else tokens, start=0.5, real="reuse"),
+        )  # fmt: skip
+        yield _generation(config, size, tokens, device)
+
+
+def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device) -> Case:
+    cuda, block, batch = device.type == "cuda", config.training.block, config.training.batch_size
+    repeats = config.generations
+    corpus = open_corpus(config, Processes(config.device))
+    size = dataclasses.replace(size, vocab=corpus.tokenizer.size)
+    whole = torch.from_numpy(corpus.train.ids[: len(corpus.train.ids) // block * block].astype(np.int64)).view(
+        -1, block
+    )
+    blocks = whole.repeat(-(-tokens // whole.numel()), 1)[: tokens // block].to(device)
+    held = corpus.split("test").ids[: config.evaluation.tokens]
+    held_out = torch.from_numpy(held[: len(held) // block * block].astype(np.int64)).view(-1, block).to(device)
+    head = config.prompt_length
+    net = size.model(config.model.context or block, pad=1).net.to(device)
+    best, best_rate = 0, 0.0
+    for candidate in (256, 1024) if cuda else (64, 128, 256, 512):  # generate's best batch
+        few = blocks[:candidate, :head].repeat(-(-candidate // len(blocks)), 1)[:candidate]
+
+        def trial(few: torch.Tensor = few, candidate: int = candidate) -> None:
+            obvious.generate(net, few, head + 32, candidate)
+
+        rate = candidate / min(clock(trial, device, 2))
+        if rate > best_rate:
+            best, best_rate = candidate, rate
+    start = copy.deepcopy(net.state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+
+        def script() -> None:
+            net.load_state_dict(start)
+            obvious.train(net, blocks, batch, bf16=cuda)
+            net.save_pretrained(Path(folder) / "model")
+            obvious.generate(net, blocks[:, :head], config.sequence_length, best)
+            obvious.perplexity(net, held_out, batch, bf16=cuda)
+
+        theirs = measured(f"obvious script (generate at batch {best})", script, 2 * tokens, device, repeats)
+        perplexity = obvious.perplexity(net, held_out, batch, bf16=cuda)
+        with Peak(device) as peak:
+            began = time.perf_counter()
+            path, rows = chain.run(dataclasses.replace(config, runs_dir=folder))
+            total = time.perf_counter() - began
+        # Generation 0 has the start-up (compilation, the reference) in it: left out of the median, told in the note.
+        seconds = [sum(row["time"].values()) for row in rows[1:]]
+        reached = rows[-1]["metrics"]["real/perplexity"]
+        stages = {k: statistics.median(row["time"][k] for row in rows[1:]) for k in sorted(rows[1]["time"])}
+        assert mixing.sample_budget(config, mixing.blocks_available(corpus.train, config)) == tokens and path.is_dir()
+    note = f"{len(rows)} generations in {total:.1f} s with start-up; " + ", ".join(
+        f"{name.removesuffix('_seconds')} {value:.2g}" for name, value in stages.items()
+    )
+    ours = Row(
+        "ours (and the sample metrics)",
+        2 * tokens / statistics.median(seconds),
+        seconds,
+        peak_bytes=peak.bytes,
+        note=note,
+    )
+    return Case(
+        f"A generation, {size.name}: {tokens:,} tokens trained in batches of {batch}, {tokens:,} sampled",
+        [theirs, ours],
+        parity={
+            "speed-up": round(ours.rate / theirs.rate, 2),
+            "held-out perplexity, script on real text": round(perplexity, 1),
+            "chain after its last generation": round(reached, 1),
+        },
+    )
+
+
+BENCHES: dict[str, Callable[[torch.device, int], Iterator[Case]]] = {
+    "sampling": sampling,
+    "training": trainer,
+    "metrics": metrics,
+    "generation": generation,
+}

@@ -1,0 +1,64 @@
+"""What one would write without this lab: the yardstick of the benchmarks. Plain transformers, nothing clever, no traps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def train(net: Any, blocks: Tensor, batch: int, *, bf16: bool, lr: float = 1e-3) -> float:
+    """One pass of AdamW over blocks (N, T) on the net's device; the model's own loss. Returns the last loss."""
+    net.train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr)
+    for step in range(0, len(blocks), batch):
+        ids = blocks[step : step + batch]
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
+            loss = net(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    net.eval()
+    return float(loss)
+
+
+@torch.no_grad()
+def generate(net: Any, prompts: Tensor, length: int, batch: int) -> Tensor:
+    """Pure ancestral samples of `length` tokens, prompts (S, P) included, with `generate`."""
+    net.eval()
+    new = length - prompts.shape[1]
+    rows = [
+        net.generate(
+            prompts[i : i + batch], max_new_tokens=new, min_new_tokens=new, do_sample=True, top_k=0, top_p=1.0,
+            temperature=1.0, eos_token_id=None, pad_token_id=0,
+        )
+        for i in range(0, len(prompts), batch)
+    ]  # fmt: skip
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def perplexity(net: Any, blocks: Tensor, batch: int, *, bf16: bool) -> float:
+    """Of held-out blocks (N, T), by the model's own loss."""
+    net.eval()
+    total = 0.0
+    for step in range(0, len(blocks), batch):
+        ids = blocks[step : step + batch]
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
+            total += float(net(input_ids=ids, labels=ids).loss) * len(ids)
+    return float(torch.tensor(total / len(blocks)).exp())
+
+
+def generation(
+    net: Any, blocks: Tensor, held_out: Tensor, length: int, batch: int, sample_batch: int, folder: Path, *, bf16: bool
+) -> Tensor:
+    """Trains, saves, samples as much text as it was trained on, and scores: one generation. Returns the samples."""
+    train(net, blocks, batch, bf16=bf16)
+    net.save_pretrained(folder)
+    prompts = blocks[:, :1]
+    samples = generate(net, prompts, length, sample_batch)
+    perplexity(net, held_out, batch, bf16=bf16)
+    return samples
