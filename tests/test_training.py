@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_mixing import mix, tokens_of
 
 from collapselab import modeling, training
 from collapselab.config import ModelConfig, TrainingConfig, UserError
+from collapselab.console import Console
 from collapselab.corpus import Tokens
 from collapselab.mixing import TrainingSet
 from collapselab.rundir import Chain
@@ -169,3 +171,108 @@ def test_a_last_update_that_is_not_finite_is_not_published(tmp_path) -> None:
     config, data = prepared(tmp_path, training__lr=1e39, training__clip=0.0, training__tokens=32 * 8)
     with pytest.raises(UserError, match=r"training\.lr=1e\+39: weights are not finite after step 0 of 1"):
         trained(config, data)
+
+
+# --- one trainer for all generations ---------------------------------------------------------------------------------
+
+
+def test_a_used_trainer_is_as_good_as_a_new_one(tmp_path) -> None:
+    """Weights copied in place, optimiser emptied in place: to the bit what a fresh process would train."""
+    config, data = prepared(tmp_path, training__epochs=2)
+    used = training.Trainer(config, one_process(), quiet())
+    used.train(model(config, seed=7), data, 1)
+    places = [p.data_ptr() for p in used.model.net.parameters()]
+    first, again = model(config), model(config)
+    facts = used.train(first, data, 0)
+    fresh = training.Trainer(config, one_process(), quiet())
+    assert fresh.train(again, data, 0)["log"] == facts["log"]
+    assert modeling.weights_digest(used.model) == modeling.weights_digest(fresh.model)
+    assert places == [p.data_ptr() for p in used.model.net.parameters()]
+    assert modeling.weights_digest(first) == modeling.weights_digest(model(config))  # start weights are left alone
+
+
+@pytest.mark.parametrize("change", [{"attention": "eager"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_options_that_change_how_but_not_what(tmp_path, family: str, change: dict) -> None:
+    """Other kernels, other memory, the same losses; and the option does reach the network."""
+    options = {f"training__{key}": value for key, value in change.items()}
+    usual, facts = trained(*prepared(tmp_path, model__family=family))
+    config, data = prepared(tmp_path, model__family=family, **options)
+    other, more = trained(config, data)
+    assert [row["loss"] for row in more["log"]] == pytest.approx([row["loss"] for row in facts["log"]], rel=1e-4)
+    assert other.net.config._attn_implementation == change.get("attention", "sdpa")
+    assert other.net.base_model.gradient_checkpointing == change.get("gradient_checkpointing", False)
+    assert usual.net.config._attn_implementation == "sdpa" and not usual.net.base_model.gradient_checkpointing
+
+
+def test_pure_bf16_has_bf16_weights_and_optimiser_and_is_published_so(tmp_path) -> None:
+    from safetensors.torch import load_file
+
+    from collapselab.corpus.tokenizers import bytes_tokenizer
+    from collapselab.parallel import Processes
+
+    config, data = prepared(tmp_path, training__precision="bf16_pure", training__epochs=3)
+    trainer = training.Trainer(config, Processes("cpu", "bf16_pure"), quiet())
+    facts = trainer.train(model(config), data, 0)
+    assert {p.dtype for p in trainer.model.net.parameters()} == {torch.bfloat16}
+    moments = [state["exp_avg"].dtype for state in trainer.optimizer.state.values()]
+    assert moments and set(moments) == {torch.bfloat16}
+    _, exact = trained(*prepared(tmp_path, training__epochs=3))
+    assert facts["log"][0]["loss"] == pytest.approx(exact["log"][0]["loss"], rel=0.02)
+    assert facts["last_loss"] < facts["log"][0]["loss"] and facts["last_loss"] != exact["last_loss"]
+    modeling.publish(trainer.model, bytes_tokenizer(), tmp_path / "out", {})
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    again = modeling.load(str(tmp_path / "out"), pad=64)
+    assert torch.equal(again.net.transformer.wpe.weight, trainer.model.net.transformer.wpe.weight.float())
+
+
+def test_autocast_keeps_float32_weights(tmp_path) -> None:
+    from collapselab.parallel import Processes
+
+    config, data = prepared(tmp_path, training__precision="bf16")
+    trainer = training.Trainer(config, Processes("cpu", "bf16"), quiet())
+    facts = trainer.train(model(config), data, 0)
+    _, exact = trained(*prepared(tmp_path))
+    assert {p.dtype for p in trainer.model.net.parameters()} == {torch.float32}
+    losses = [[row["loss"] for row in f["log"]] for f in (facts, exact)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02) and losses[0] != losses[1]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles on a CPU with g++, which is not here")
+def test_the_compiled_step_is_compiled_once_for_all_generations(tmp_path) -> None:
+    config, data = prepared(tmp_path, training__compile=True, model__layers=1)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    trainer = training.Trainer(config, one_process(), quiet())
+    facts = trainer.train(model(config), data, 0)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs >= 1
+    trainer.train(model(config, seed=3), data, 1)  # the last batch is short in each: it is not worth a compilation
+    trainer.train(model(config), data, 0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    _, plain = trained(*prepared(tmp_path, model__layers=1))
+    assert [row["loss"] for row in facts["log"]] == pytest.approx([row["loss"] for row in plain["log"]], rel=1e-4)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("asked", [True, None])
+def test_where_nothing_can_be_compiled(tmp_path, capsys, asked) -> None:
+    """A compiler that is not there: an error where compiling was asked for, a line where it was left to the lab."""
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    config, data = prepared(tmp_path, training__compile=asked, model__layers=1)
+    trainer = training.Trainer(config, one_process(), Console(bars=False))
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+        if asked:
+            with pytest.raises(UserError, match=r"training\.compile=True: torch cannot compile here"):
+                trainer.train(model(config), data, 0)
+        else:
+            trainer._begin(model(config))
+            trainer.module.compile(dynamic=False)  # as it is on a GPU
+            trainer.compiled_rows = config.training.batch_size
+            facts = trainer.train(model(config), data, 0)
+            assert capsys.readouterr().err.count("not compiled") == 1
+            _, plain = trained(*prepared(tmp_path, model__layers=1))
+            assert facts["log"] == plain["log"]
+    torch._dynamo.reset()

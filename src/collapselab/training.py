@@ -53,9 +53,10 @@ class Loss(nn.Module):
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Cross-entropy in nats, summed over the targets of a batch; a scalar."""
         with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
-            logits = self.model.logits(ids_BT, use_cache=False)
-        logits = logits[:, self.first - 1 : -1].float()
-        return F.cross_entropy(logits.flatten(0, 1), ids_BT[:, self.first :].flatten(), reduction="sum")
+            # Cut before the head: logits are by far the largest tensor, and a cut of them is a copy, and another back.
+            features = self.model.features(ids_BT)[:, self.first - 1 : -1]
+            logits = self.model.head(features.flatten(0, 1)).float()
+        return F.cross_entropy(logits, ids_BT[:, self.first :].flatten(), reduction="sum")
 
 
 class Trainer:
@@ -84,8 +85,12 @@ class Trainer:
             net.to(torch.bfloat16)
         if settings.attention != "sdpa":
             net.set_attn_implementation(settings.attention)
+        for module in net.modules():  # transformers writes GPT-2's GELU out in eight steps; torch has it as one
+            if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
+                module.act = nn.GELU(approximate="tanh")
         if settings.gradient_checkpointing:
-            net.gradient_checkpointing_enable()
+            # Its name since transformers 5.2x, and the one before.
+            (getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable)()
         self.model = LanguageModel(net, start.vocab)
         matrices = [p for p in net.parameters() if p.ndim >= 2]
         others = [p for p in net.parameters() if p.ndim < 2]

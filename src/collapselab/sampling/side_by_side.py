@@ -73,9 +73,10 @@ def _forked(write: Callable[[int], np.ndarray], indices: list[int], workers: int
             readers.append(reader)
         left = len(indices)
         while readers:
-            for reader in wait(readers):
+            ready: list[Any] = wait(readers)
+            for reader in ready:
                 try:
-                    index, result = reader.recv()  # type: ignore[union-attr]
+                    index, result = reader.recv()
                 except EOFError:  # this worker has nothing more to say
                     readers.remove(reader)
                     continue
