@@ -189,10 +189,8 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
 
         def script() -> None:
             net.load_state_dict(start)
-            obvious.train(net, blocks, batch, bf16=cuda)
-            net.save_pretrained(Path(folder) / "model")
-            obvious.generate(net, blocks[:, :head], config.sequence_length, best)
-            obvious.perplexity(net, held_out, batch, bf16=cuda)
+            place = Path(folder) / "model"
+            obvious.generation(net, blocks, blocks[:, :head], held_out, batch, best, place, bf16=cuda)
 
         theirs = measured(f"obvious script (generate at batch {best})", script, 2 * tokens, device, repeats)
         perplexity = obvious.perplexity(net, held_out, batch, bf16=cuda)

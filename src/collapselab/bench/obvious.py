@@ -22,7 +22,7 @@ def train(net: Any, blocks: Tensor, batch: int, *, bf16: bool, lr: float = 1e-3)
         optimizer.step()
         optimizer.zero_grad()
     net.eval()
-    return float(loss)
+    return float(loss.detach())
 
 
 @torch.no_grad()
@@ -53,12 +53,18 @@ def perplexity(net: Any, blocks: Tensor, batch: int, *, bf16: bool) -> float:
 
 
 def generation(
-    net: Any, blocks: Tensor, held_out: Tensor, length: int, batch: int, sample_batch: int, folder: Path, *, bf16: bool
-) -> Tensor:
-    """Trains, saves, samples as much text as it was trained on, and scores: one generation. Returns the samples."""
+    net: Any,
+    blocks: Tensor,
+    prompts: Tensor,
+    held_out: Tensor,
+    batch: int,
+    sample_batch: int,
+    folder: Path,
+    *,
+    bf16: bool,
+) -> float:
+    """One generation: trains on blocks (N, T), saves, samples as much, scores. Returns the held-out perplexity."""
     train(net, blocks, batch, bf16=bf16)
     net.save_pretrained(folder)
-    prompts = blocks[:, :1]
-    samples = generate(net, prompts, length, sample_batch)
-    perplexity(net, held_out, batch, bf16=bf16)
-    return samples
+    generate(net, prompts, blocks.shape[1], sample_batch)
+    return perplexity(net, held_out, batch, bf16=bf16)
