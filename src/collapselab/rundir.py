@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,11 @@ STAGES = ("mixture", "train", "samples", "eval")
 def sha256_of(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sync_directory(path: Path) -> None:
@@ -89,12 +95,14 @@ def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> 
         if shared:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
-    files: dict[str, dict[str, Any]] = {}
-    for path in sorted(temporary.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-            files[path.relative_to(temporary).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+    with ThreadPoolExecutor(1) as flusher:  # the disk works while the digests are computed
+        flushed = flusher.map(_flush, paths)
+        files: dict[str, dict[str, Any]] = {
+            path.relative_to(temporary).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in paths
+        }
+        list(flushed)  # raises what went wrong there
     manifest = {
         "schema": SCHEMA,
         "stage": place.name,

@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -196,10 +197,10 @@ def show(case: Case) -> None:
     shown = asdict(case)
     table = Table(title=case.title)
     for index, column in enumerate(_columns(shown)):
-        table.add_column(column, justify="left" if index in (0, 6) else "right")
+        table.add_column(column, justify="left" if index in (0, 6) else "right", no_wrap=index < 6)
     for row in shown["rows"]:
         table.add_row(*_cells(row))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     if case.parity:
         print("parity: " + ", ".join(f"{key} {value}" for key, value in case.parity.items()))
 
