@@ -97,16 +97,6 @@ def test_rare_events_get_their_due() -> None:
     assert np.unique(u % 2**-24).size > 190_000
 
 
-def test_share_of_rare_draws_is_binomial() -> None:
-    p, n = 2e-5, 4_000_000
-    logits = torch.tensor([[np.log(1 - p), np.log(p)]]).float()
-    hits = 0
-    for part in range(4):
-        u = torch.from_numpy(uniforms(11, range(part, part + 1), range(n // 4))[0])
-        hits += int(draw(logits.expand(n // 4, -1), u).sum())
-    assert abs(hits - n * p) < 4 * np.sqrt(n * p)
-
-
 def test_impossible_tokens_are_never_drawn_even_at_the_ends() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]])
     u = torch.tensor([0.0, 0.5, 1.0 - 2**-53, 1.0], dtype=torch.float64)

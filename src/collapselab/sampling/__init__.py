@@ -97,8 +97,9 @@ class Sampler:
         most = FIXED_CUDA_BATCH
         if not self.config.deterministic:
             each = row_bytes(model, length, self.precision)
-            unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            free = torch.cuda.mem_get_info(device)[0] + unused - 4 * model.parameters
+            # Training comes again while the cache stays: what it took at its peak is not for the cache.
+            ours = torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
+            free = torch.cuda.mem_get_info(device)[0] + ours - 6 * model.parameters
             most = max(1, min(CUDA_BATCH, int(free * MEMORY_SHARE) // each))
         share = -(-sequences // self.processes.world)
         even = -(-share // -(-share // most))  # batches of one size, the last one nearly full
