@@ -1,10 +1,10 @@
 # The lab on a CUDA machine: docker build -t collapselab . && docker run --gpus all -v "$PWD/runs:/lab/runs" collapselab run ...
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
 
-# The user of an Ubuntu image has the id that most hosts give their first user: ours takes its place.
+# A compiler: Triton and torch build their kernels' launchers with it. The user of an Ubuntu image has the id that most hosts give their first user: ours takes its place.
 ARG UID=1000
 RUN apt-get update \
- && apt-get install -y --no-install-recommends python3 python3-venv git \
+ && apt-get install -y --no-install-recommends python3 python3-venv python3-dev gcc g++ libc6-dev git \
  && rm -rf /var/lib/apt/lists/* \
  && (userdel --remove ubuntu || true) \
  && useradd --create-home --uid "$UID" --shell /bin/bash lab \

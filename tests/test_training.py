@@ -226,6 +226,52 @@ def test_pure_bf16_has_bf16_weights_and_optimiser_and_is_published_so(tmp_path) 
     assert torch.equal(again.net.transformer.wpe.weight, trainer.model.net.transformer.wpe.weight.float())
 
 
+def test_pure_bf16_trains_the_model_that_it_publishes(tmp_path) -> None:
+    """Rotary angles are no weights: rounded to bf16 they would move far places, and come back exact from the file."""
+    from collapselab.corpus.tokenizers import bytes_tokenizer
+    from collapselab.parallel import Processes
+
+    config, data = prepared(tmp_path, training__precision="bf16_pure", model__family="llama", model__context=512)
+    trainer = training.Trainer(config, Processes("cpu", "bf16_pure"), quiet())
+    trainer.train(model(config), data, 0)
+    modeling.publish(trainer.model, bytes_tokenizer(), tmp_path / "out", {})
+    again = modeling.load(str(tmp_path / "out"), pad=64)
+    ours, theirs = (m.net.model.rotary_emb.inv_freq for m in (trainer.model, again))
+    assert ours.dtype == torch.float32 and torch.equal(ours, theirs)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles on a CPU with g++, which is not here")
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_compiled_step_has_causal_attention_without_a_mask(tmp_path, family: str) -> None:
+    """A mask would keep a GPU from its flash kernel."""
+    calls = []
+
+    def look(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
+        for node in graph.graph.nodes:
+            if node.target is torch.nn.functional.scaled_dot_product_attention:
+                calls.append((node.kwargs.get("attn_mask"), node.kwargs.get("is_causal")))
+        return graph
+
+    config, data = prepared(tmp_path, training__compile=True, model__family=family)
+    trainer = training.Trainer(config, one_process(), quiet())
+    trainer._begin(model(config))
+    torch._dynamo.reset()
+    trainer.module.compile(backend=look, dynamic=False)
+    facts = trainer.train(model(config), data, 0)
+    assert calls == [(None, True)] * 2  # one for each layer
+    _, plain = trained(*prepared(tmp_path, model__family=family))
+    assert [row["loss"] for row in facts["log"]] == pytest.approx([row["loss"] for row in plain["log"]], rel=1e-4)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("batch", "accumulation", "rows"), [(8, 3, 3), (64, 6, 11), (8, 1, 8), (3, 3, 1)])
+def test_the_compiled_size_is_the_usual_one(batch: int, accumulation: int, rows: int) -> None:
+    config = small_config(training__batch_size=batch, training__accumulation=accumulation, training__compile=True)
+    trainer = training.Trainer(config, one_process(), quiet())
+    trainer._begin(model(config))
+    assert trainer.compiled_rows == rows
+
+
 def test_autocast_keeps_float32_weights(tmp_path) -> None:
     from collapselab.parallel import Processes
 

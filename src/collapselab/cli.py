@@ -261,6 +261,7 @@ def _do_bench(arguments: list[str]) -> int:
     options = _options("bench")
     options.add_positional("what", "sampling, training, metrics or generation")
     options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
+    options.add("only", int | None, None, "number of the one case to measure, from 1; null measures all")
     options.add("repeats", int, 5, "measurements whose median counts, 5 or more")
     options.add(
         "out", str | None, None, "folder that keeps the figures: a JSON document and a page, by machine and day"
@@ -277,9 +278,11 @@ def _do_bench(arguments: list[str]) -> int:
     from collapselab.parallel import Processes
 
     device = Processes(parsed.device).device
-    document = bench.bench(parsed.what, device, parsed.repeats, f"collapselab bench {' '.join(arguments)}")
-    if parsed.out:
-        print(f"kept: {bench.keep(document, Path(parsed.out))}")
+    command = f"collapselab bench {' '.join(arguments)}"
+    out = Path(parsed.out) if parsed.out else None
+    document = bench.bench(parsed.what, device, parsed.repeats, command, parsed.only, out)
+    if not document["cases"]:
+        raise UserError(f"--only={parsed.only}: bench {parsed.what} has no such case here")
     print(bench.last_line(document))
     return 0
 

@@ -229,6 +229,16 @@ def start_weights(
     return model
 
 
+def causal_attention(net: Any) -> None:
+    """Lets the network's attention say that it is causal instead of adding a mask, which a compiled step would otherwise do
+    (transformers builds one while it is traced), and which keeps torch from its flash kernel. For packed blocks only."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register("sdpa_causal", sdpa_attention_forward)  # a name for which no mask is known
+    net.set_attn_implementation("sdpa_causal")
+
+
 class Published:
     """The model of a published folder, read into the same memory each time: building one takes longer than reading.
 

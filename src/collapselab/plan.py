@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import evaluation, mixing, modeling, sampling
+from collapselab import evaluation, mixing, modeling, rundir, sampling
 from collapselab.config import RunConfig
 from collapselab.console import Console
 from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
@@ -42,11 +42,20 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     scored = len(evaluation.held_out(corpus, config.evaluation)[0])
     context = config.evaluation.context or config.training.block
     scored = scored * context // (config.evaluation.stride or context)
-    rates = _measure(model, config, processes)
+    sampler = sampling.Sampler(config, processes, Console(speaks=False))
+    read = max(1, config.prompt_length)
+    length = read + config.sequence_length - config.prompt_length
+    recorded = Chain(chain_path(config)).root / "batch.json"
+    batch = (
+        int(rundir.read_json(recorded)["batch_size"])
+        if recorded.is_file()
+        else sampler.batch_size(model, length, -(-budget // config.sequence_length))
+    )
+    rates = _measure(model, config, processes, sampler, length, batch)
     per_generation = model.parameters * 4 + budget * (2 if model.vocab <= 1 << 16 else 4)
     done = min(len(shown), fork[1] + 1) if fork and shown else len(Chain(chain_path(config)).finished())
     left = range(done, generations)
-    batch_tokens = (config.sampling.batch_size or sampling.CPU_BATCH) * config.sequence_length
+    batch_tokens = batch * config.sequence_length
     written = -(-budget // batch_tokens) * batch_tokens  # the last batch is computed whole
     seconds = sum(trained[g] / rates["train"] + written / rates["sample"] + scored / rates["eval"] for g in left)
     return {
@@ -89,7 +98,14 @@ def _clock(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _measure(model: modeling.LanguageModel, config: RunConfig, processes: Processes) -> dict[str, float]:
+def _measure(
+    model: modeling.LanguageModel,
+    config: RunConfig,
+    processes: Processes,
+    sampler: sampling.Sampler,
+    length: int,
+    batch: int,
+) -> dict[str, float]:
     """Tokens per second of training, sampling and evaluation, from one step of each on all processes together."""
     device, block = processes.device, config.training.block
     rows = max(1, config.training.batch_size // (config.training.accumulation * processes.world))
@@ -109,10 +125,6 @@ def _measure(model: modeling.LanguageModel, config: RunConfig, processes: Proces
         with torch.inference_mode():
             loss()
 
-    sampler = sampling.Sampler(config, processes, Console(speaks=False))
-    read = max(1, config.prompt_length)
-    length = read + config.sequence_length - config.prompt_length
-    batch = sampler.batch_size(model, length, sampling.CPU_BATCH)
     # From the middle of a sequence to its end, and only a few tokens: such a step stands for all of them.
     new = max(1, min(PROBE_TOKENS, length // 2))
     prompt = np.zeros((batch, max(1, length // 2)), np.int64)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from collapselab.config import RunConfig, TrainingConfig, UserError, first_line
 from collapselab.console import Console
 from collapselab.mixing import TrainingSet, shows
-from collapselab.modeling import LanguageModel, copy_weights, true_state
+from collapselab.modeling import LanguageModel, causal_attention, copy_weights, true_state
 from collapselab.parallel import Processes
 from collapselab.rundir import write_text
 from collapselab.seeds import batch_order, derive
@@ -82,8 +82,14 @@ class Trainer:
         settings, device = self.settings, self.processes.device
         net = copy.deepcopy(start.net).to(device)
         if self.processes.precision == "bf16_pure":
-            net.to(torch.bfloat16)
-        if settings.attention != "sdpa":
+            for (
+                weight
+            ) in net.parameters():  # not buffers: rotary angles in bf16 would be another model than is published
+                weight.data = weight.data.to(torch.bfloat16)
+        compiles = settings.compile or (settings.compile is None and device.type == "cuda")
+        if compiles and settings.attention == "sdpa":
+            causal_attention(net)
+        else:
             net.set_attn_implementation(settings.attention)
         for module in net.modules():  # transformers writes GPT-2's GELU out in eight steps; torch has it as one
             if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
@@ -102,9 +108,10 @@ class Trainer:
             fused=True,
         )
         self.module = Loss(self.model, self.first_target, device.type, self.processes.precision)
-        if settings.compile or (settings.compile is None and device.type == "cuda"):
+        if compiles:
             self.module.compile(dynamic=False)
-            self.compiled_rows = settings.batch_size // (self.processes.world * settings.accumulation)
+            share = -(-settings.batch_size // self.processes.world)  # the larger ones, where shares are uneven
+            self.compiled_rows = -(-share // settings.accumulation)
         self.loss = self.processes.accelerator.prepare(self.module)
 
     @property

@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,12 +72,12 @@ def clock(work: Callable[[], object], device: torch.device, repeats: int, warm_u
 
 
 def measured(
-    name: str, work: Callable[[], object], amount: float, device: torch.device, repeats: int, **facts: Any
+    name: str, work: Callable[[], object], amount: float, device: torch.device, repeats: int, warm_up: int = 1
 ) -> Row:
     """A row: the median time of `work`, which does `amount` units, and its peak memory."""
     with Peak(device) as peak:
-        seconds = clock(work, device, repeats)
-    return Row(name, amount / statistics.median(seconds), seconds, peak_bytes=peak.bytes, **facts)
+        seconds = clock(work, device, repeats, warm_up)
+    return Row(name, amount / statistics.median(seconds), seconds, peak_bytes=peak.bytes)
 
 
 class Peak:
@@ -100,6 +101,35 @@ class Peak:
         elif Path("/proc/self/status").is_file():
             lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
             self.bytes = int(lines["VmHWM"].split()[0]) * 1024
+
+
+class Busy:
+    """The share of the block's second half in which the GPU ran a kernel, as its driver reports it; None on a CPU."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.share: float | None = None
+        self.seen: list[float] = []
+        self.over = threading.Event()
+
+    def __enter__(self) -> Busy:
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        if self.cuda:
+            self.watcher.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.5):
+            answer = _output("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
+            if answer.split():
+                self.seen.append(float(answer.split()[0]) / 100)
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        if self.cuda:
+            self.watcher.join()
+            late = self.seen[len(self.seen) // 2 :]
+            self.share = statistics.mean(late) if late else None
 
 
 @dataclass
@@ -158,14 +188,23 @@ def _output(*command: str) -> str:
         return ""
 
 
-def bench(name: str, device: torch.device, repeats: int, command: str) -> dict[str, Any]:
-    """Runs one bench; returns the document that is printed and kept."""
+def chosen(plan: list[Any], only: int | None) -> list[Any]:
+    """All of a plan, or its case number `only`, counted from 1."""
+    return plan if only is None else plan[only - 1 : only]
+
+
+def bench(
+    name: str, device: torch.device, repeats: int, command: str, only: int | None, out: Path | None
+) -> dict[str, Any]:
+    """Runs one bench; returns the document that is printed. What is finished is kept in `out` case by case."""
     from collapselab.bench import cases
 
     document: dict[str, Any] = {"bench": name, "command": command, "machine": machine(device), "cases": []}
-    for case in cases.BENCHES[name](device, max(LEAST_REPEATS, repeats)):
+    for case in cases.BENCHES[name](device, max(LEAST_REPEATS, repeats), only):
         document["cases"].append(asdict(case))
         show(case)
+        if out is not None:
+            keep(document, out)
     return document
 
 
@@ -211,7 +250,12 @@ def keep(document: dict[str, Any], folder: Path) -> Path:
     kind = "cpu" if "driver" not in facts else facts["hardware"].replace("NVIDIA ", "").replace(" ", "-").lower()
     stem = f"{facts['date']}-{kind}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{stem}-{document['bench']}.json", document)
+    kept_as = folder / f"{stem}-{document['bench']}.json"
+    if kept_as.is_file():  # cases measured by themselves stand beside those that were there
+        titles = {case["title"] for case in document["cases"]}
+        others = [case for case in read_json(kept_as)["cases"] if case["title"] not in titles]
+        document = document | {"cases": [*others, *document["cases"]]}
+    write_json(kept_as, document)
     lines = [f"# {facts['hardware']}, {facts['date']}", ""]
     for path in sorted(folder.glob(f"{stem}-*.json")):
         kept = read_json(path)

@@ -10,13 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from collapselab import chain, evaluation, mixing, modeling, rundir, training
-from collapselab.bench import Case, Peak, Row, clock, limits, measured, obvious
+from collapselab.bench import Busy, Case, Peak, Row, chosen, clock, limits, measured, obvious
 from collapselab.bench.sampler import GPT2, QUIET, SMALL, Size, sampling
 from collapselab.config import (
     CorpusConfig,
@@ -48,12 +49,12 @@ class Blocks:
         return np.asarray(self.ids[rows])
 
 
-def trainer(device: torch.device, repeats: int) -> Iterator[Case]:
+def trainer(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
     """Optimiser steps on the same blocks: forward, backward, clipping, AdamW."""
     cuda = device.type == "cuda"
     found = limits(device)
     plan = [(GPT2, 1024, 64, 20), (GPT2, 512, 64, 20)] if cuda else [(size, 128, 32, 16) for size in SMALL]
-    for size, block, batch, steps in plan:
+    for size, block, batch, steps in chosen(plan, only):
         config = RunConfig(
             model=size.config(block), training=TrainingConfig(block=block, batch_size=batch),
             mixing=MixingConfig(tokens=None), device="cuda" if cuda else "cpu",
@@ -101,7 +102,7 @@ def trainer(device: torch.device, repeats: int) -> Iterator[Case]:
 # --- metrics and files ------------------------------------------------------------------------------------------------
 
 
-def metrics(device: torch.device, repeats: int) -> Iterator[Case]:
+def metrics(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
     """Sample metrics of 10 M tokens (vocabulary 50,257, Zipf's law), and publishing 124 M parameters."""
     count, length = 10_000_000, 512
     ids = (np.random.default_rng(0).zipf(1.2, count) % 50257).astype(np.uint16)
@@ -140,7 +141,7 @@ def metrics(device: torch.device, repeats: int) -> Iterator[Case]:
 # --- a whole generation -----------------------------------------------------------------------------------------------
 
 
-def generation(device: torch.device, repeats: int) -> Iterator[Case]:
+def generation(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
     """Train, publish, sample as much, score: a chain of this lab against the obvious script, on real text."""
     cuda = device.type == "cuda"
     if cuda:
@@ -150,7 +151,7 @@ def generation(device: torch.device, repeats: int) -> Iterator[Case]:
     else:
         tokens, block, evaluated, plan = 131072, 128, 65536, [(SMALL[0], 32), (SMALL[1], 32)]
         written = SamplingConfig()
-    for size, batch in plan:
+    for size, batch in chosen(plan, only):
         config = RunConfig(
             name="bench", generations=repeats, device="cuda" if cuda else "cpu", progress=False,
             corpus=CorpusConfig(tokenizer="gpt2" if cuda else "bpe", vocab_size=min(size.vocab, 2048)),
@@ -176,10 +177,11 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
     net = size.model(config.model.context or block, pad=1).net.to(device)
     best, best_rate = 0, 0.0
     for candidate in (256, 1024) if cuda else (64, 128, 256, 512):  # generate's best batch
+        quick = copy.deepcopy(net).bfloat16() if cuda else net
         few = blocks[:candidate, :head].repeat(-(-candidate // len(blocks)), 1)[:candidate]
 
-        def trial(few: torch.Tensor = few, candidate: int = candidate) -> None:
-            obvious.generate(net, few, head + 32, candidate)
+        def trial(few: torch.Tensor = few, candidate: int = candidate, quick: Any = quick) -> None:
+            obvious.generate(quick, few, head + 32, candidate)
 
         rate = candidate / min(clock(trial, device, 2))
         if rate > best_rate:
@@ -192,9 +194,9 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
             place = Path(folder) / "model"
             obvious.generation(net, blocks, blocks[:, :head], held_out, batch, best, place, bf16=cuda)
 
-        theirs = measured(f"obvious script (generate at batch {best})", script, 2 * tokens, device, repeats)
+        theirs = measured(f"obvious script (generate at batch {best})", script, 2 * tokens, device, repeats, warm_up=0)
         perplexity = obvious.perplexity(net, held_out, batch, bf16=cuda)
-        with Peak(device) as peak:
+        with Peak(device) as peak, Busy(device) as busy:
             began = time.perf_counter()
             path, rows = chain.run(dataclasses.replace(config, runs_dir=folder))
             total = time.perf_counter() - began
@@ -206,6 +208,8 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
     note = f"{len(rows)} generations in {total:.1f} s with start-up; " + ", ".join(
         f"{name.removesuffix('_seconds')} {value:.2g}" for name, value in stages.items()
     )
+    if busy.share is not None:
+        note += f"; GPU busy {100 * busy.share:.0f} % of the second half of the run"
     ours = Row(
         "ours (and the sample metrics)",
         2 * tokens / statistics.median(seconds),
@@ -224,7 +228,7 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
     )
 
 
-BENCHES: dict[str, Callable[[torch.device, int], Iterator[Case]]] = {
+BENCHES: dict[str, Callable[[torch.device, int, int | None], Iterator[Case]]] = {
     "sampling": sampling,
     "training": trainer,
     "metrics": metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -66,5 +67,5 @@ def generation(
     """One generation: trains on blocks (N, T), saves, samples as much, scores. Returns the held-out perplexity."""
     train(net, blocks, batch, bf16=bf16)
     net.save_pretrained(folder)
-    generate(net, prompts, blocks.shape[1], sample_batch)
+    generate(copy.deepcopy(net).bfloat16() if bf16 else net, prompts, blocks.shape[1], sample_batch)
     return perplexity(net, held_out, batch, bf16=bf16)

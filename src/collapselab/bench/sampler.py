@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from collapselab import modeling
-from collapselab.bench import Case, Limits, limits, measured, obvious
+from collapselab.bench import Case, Limits, chosen, limits, measured, obvious
 from collapselab.config import MixingConfig, ModelConfig, RunConfig, SamplingConfig, TrainingConfig
 from collapselab.console import Console
 from collapselab.parallel import Processes
@@ -51,12 +51,12 @@ SMALL = [Size("2 layers, 64 wide", 2, 64, 2, 2048), Size("4 layers, 128 wide", 4
 GPT2 = Size("GPT-2 124M", 12, 768, 12, 50257)
 
 
-def sampling(device: torch.device, repeats: int) -> Iterator[Case]:
+def sampling(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
     """Pure ancestral samples. On a CPU all rows have batches of the same size; on a GPU each has its best."""
     cuda = device.type == "cuda"
     found = limits(device)
     plan = [(GPT2, length) for length in (128, 512, 1024)] if cuda else [(size, 128) for size in SMALL]
-    for size, length in plan:
+    for size, length in chosen(plan, only):
         yield _sampling(size, length, device, repeats, found)
 
 
@@ -65,7 +65,7 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
     model, plain = size.model(length), size.model(length, pad=1)
     dtype = torch.bfloat16 if cuda else torch.float32
     plain.net.to(device, dtype)
-    batches = ([256, 1024] if length == 128 else [256]) if cuda else [128]
+    batches = ([256, 1024] if length < 1024 else [256]) if cuda else [128]  # of 1024 a row takes a quarter of an hour
     config = RunConfig(
         model=size.config(length), training=TrainingConfig(block=length), sampling=SamplingConfig(length=length),
         mixing=MixingConfig(tokens=length), device="cuda" if cuda else "cpu",
@@ -91,8 +91,11 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
     for batch in [sampler.batch_size(model, length, 1 << 20)] if cuda else [batches[0], batches[0] // 2]:
         sequences = batch if cuda else 4 * batches[0]
         start = np.zeros((batch, 1), np.int64)
+        sampler = Sampler(config, Processes(config.device), QUIET)
 
-        def ours(batch: int = batch, sequences: int = sequences, start: np.ndarray = start) -> None:
+        def ours(
+            batch: int = batch, sequences: int = sequences, start: np.ndarray = start, sampler: Sampler = sampler
+        ) -> None:
             write = sampler.writer(model, 0, 1, length - 1, batch)
             several = list(range(sequences // batch))
             side_by_side(lambda i: write(start, i * batch), several, device, QUIET.bar("", 0), 0)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from collapselab.config import RunConfig
+from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.mixing import TrainingSet
 from collapselab.modeling import LanguageModel
@@ -96,12 +96,13 @@ class Sampler:
             return CPU_BATCH
         most = FIXED_CUDA_BATCH
         if not self.config.deterministic:
-            each = row_bytes(model, length, self.precision)
+            each = row_bytes(model, length, self.precision, self.config.sampling.beams)
             # Training comes again while the cache stays: what it took at its peak is not for the cache.
             ours = torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
             free = torch.cuda.mem_get_info(device)[0] + ours - 6 * model.parameters
             most = max(1, min(CUDA_BATCH, int(free * MEMORY_SHARE) // each))
-        share = -(-sequences // self.processes.world)
+            most -= most % 64 if most > 64 else 0
+        share = sequences if self.config.deterministic else -(-sequences // self.processes.world)
         even = -(-share // -(-share // most))  # batches of one size, the last one nearly full
         return min(most, -(-even // 64) * 64)
 
@@ -147,9 +148,14 @@ class Sampler:
                 engine = self.idle.get_nowait()
             except Empty:
                 engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
-            if engine.rows != batch:
-                engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
-            written: np.ndarray = engine.write(prompts, key, first).cpu().numpy()
+            try:
+                written: np.ndarray = engine.write(prompts, key, first).cpu().numpy()
+            except RuntimeError as error:
+                if "C compiler" not in str(error):
+                    raise
+                raise UserError(
+                    "device=cuda: Triton needs a C compiler and Python's headers for its kernels; install gcc and python3-dev"
+                ) from None
             self.idle.put(engine)
             return written
 
@@ -188,6 +194,8 @@ class Sampler:
             if names is not None:
                 break
             batch //= 2
+            for shard in out.glob("tokens-*.bin"):
+                shard.unlink()
             self.weights, self.idle = None, SimpleQueue()
             torch.cuda.empty_cache()
             self.console.say(f"out of GPU memory while sampling: batches of {batch} sequences from here on")
@@ -264,15 +272,15 @@ class Sampler:
         return names
 
 
-def row_bytes(model: LanguageModel, length: int, precision: str) -> int:
+def row_bytes(model: LanguageModel, length: int, precision: str, beams: int = 1) -> int:
     """GPU memory that one more sequence of a batch takes, in bytes: its cache, its logits, what a layer holds."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     hidden = int(model.net.config.hidden_size)
-    if unsupported(model.net) is None:
+    if unsupported(model.net) is None and beams == 1:
         cache = form_of(model).cache_bytes(length, dtype)
     else:
         cache = 2 * 2 * int(model.net.config.num_hidden_layers) * hidden * length * 4  # copied as it grows
-    return cache + 3 * 4 * model.vocab + 64 * hidden + 8 * length
+    return beams * (cache + 3 * 4 * model.vocab + 64 * hidden + 8 * length)
 
 
 class _Degenerate:

@@ -7,10 +7,12 @@ shares the weights and waits for nobody.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
@@ -18,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from collapselab.config import UserError
 
 
 def side_by_side(
@@ -45,7 +49,7 @@ def _results(
     workers = min(threads, len(indices))
     torch.set_num_threads(1)
     try:
-        if workers < 2:
+        if workers < 2 or multiprocessing.current_process().daemon:  # a daemon may have no children
             yield from ((index, write(index)) for index in indices)
         elif sys.platform == "linux":
             yield from _forked(write, indices, workers)
@@ -57,55 +61,54 @@ def _results(
 
 
 def _forked(write: Callable[[int], np.ndarray], indices: list[int], workers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Forks workers that only ever write to a pipe: where their reader dies, they end at their next result."""
+    """Forks workers that only ever write to a pipe, and that end with their parent."""
     context = multiprocessing.get_context("fork")
     sys.stdout.flush()
     sys.stderr.flush()
     running: list[Any] = []
-    readers: list[Any] = []
+    owed: dict[Any, int] = {}  # what is still to come through each pipe
     try:
         for worker in range(workers):
             reader, writer = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(write, indices[worker::workers], reader, writer), daemon=True)
+            mine = indices[worker::workers]
+            process = context.Process(target=_work, args=(write, mine, writer, os.getpid()), daemon=True)
             process.start()
             writer.close()
             running.append(process)
-            readers.append(reader)
-        left = len(indices)
-        while readers:
-            ready: list[Any] = wait(readers)
+            owed[reader] = len(mine)
+        while owed:
+            ready: list[Any] = wait(list(owed))
             for reader in ready:
                 try:
                     index, result = reader.recv()
-                except EOFError:  # this worker has nothing more to say
-                    readers.remove(reader)
-                    continue
+                except (EOFError, OSError):
+                    raise UserError(
+                        "sampling: a process was ended from outside; where memory was short, lower sampling.batch_size"
+                    ) from None
                 if isinstance(result, BaseException):
                     raise result
-                left -= 1
+                owed[reader] -= 1
+                if not owed[reader]:
+                    del owed[reader]
                 yield index, result
-        if left:
-            for process in running:
-                process.join()
-            codes = [process.exitcode for process in running]
-            raise RuntimeError(f"a sampling process ended early (exit codes {codes}); was it short of memory?")
     finally:
         for process in running:
             process.terminate()
             process.join()
 
 
-def _work(write: Callable[[int], np.ndarray], indices: list[int], reader: Connection, writer: Connection) -> None:
-    reader.close()
+def _work(write: Callable[[int], np.ndarray], indices: list[int], writer: Connection, parent: int) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan holds the chain's lock
+    if os.getppid() != parent:
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    try:
-        for index in indices:
-            try:
-                result: Any = write(index)
-            except Exception as error:
-                result = error
-            writer.send((index, result))
-    except BrokenPipeError:
-        os._exit(1)
+    for index in indices:
+        try:
+            result: Any = write(index)
+        except (UserError, torch.OutOfMemoryError) as error:
+            result = error
+        except Exception:  # not every exception can be sent through a pipe, its text can
+            result = RuntimeError(f"in a sampling process: {traceback.format_exc()}")
+        writer.send((index, result))
