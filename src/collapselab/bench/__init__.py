@@ -225,7 +225,11 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _columns(case: dict[str, Any]) -> list[str]:
     share = f"share of {case['limit']}" if case["limit"] else "share"
-    return ["", case["unit"], "seconds (median)", "range", share, "peak memory", ""]
+    return ["", case["unit"], "seconds (median)", "range", share, "peak memory (this process)", ""]
+
+
+def _said(parity: dict[str, Any]) -> str:
+    return "; ".join(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in parity.items())
 
 
 def show(case: Case) -> None:
@@ -241,7 +245,7 @@ def show(case: Case) -> None:
         table.add_row(*_cells(row))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     if case.parity:
-        print("parity: " + ", ".join(f"{key} {value}" for key, value in case.parity.items()))
+        print(f"parity: {_said(case.parity)}")
 
 
 def keep(document: dict[str, Any], folder: Path) -> Path:
@@ -271,7 +275,7 @@ def keep(document: dict[str, Any], folder: Path) -> Path:
             lines += [f"### {case['title']}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
             lines += ["| " + " | ".join(_cells(row)) + " |" for row in case["rows"]] + [""]
             if case["parity"]:
-                lines += ["Parity: " + ", ".join(f"{key} {value}" for key, value in case["parity"].items()) + ".", ""]
+                lines += [f"Parity: {_said(case['parity'])}.", ""]
     page = folder / f"{stem}.md"
     write_text(page, "\n".join(lines))
     return page
