@@ -81,8 +81,8 @@ def test_logits_are_those_of_a_full_pass_at_every_place(family: str, options: di
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_bf16_logits_are_as_near_as_those_of_transformers_in_bf16(family: str) -> None:
     model = shaped(family, heads=4, vocab=301)
-    prompts = np.random.default_rng(1).integers(0, 301, (4, 3))
-    engine = Engine(Weights(model, 15, DEVICE, torch.bfloat16), 4, SamplingConfig(), kernels=True)
+    prompts = np.random.default_rng(1).integers(0, 301, (2, 3))
+    engine = Engine(Weights(model, 15, DEVICE, torch.bfloat16), 2, SamplingConfig(), kernels=True)
     text, ours = logits_of(engine, prompts)
     with torch.inference_mode():
         exact = model.logits(text)[:, 2:-1]
@@ -309,7 +309,7 @@ for kernel, types, constants, warps in cases:
 # --- rare events --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rare", "kinds", "draws"), [(1e-7, 63, 4_000_000), (1e-8, 4000, 600_000)])
+@pytest.mark.parametrize(("rare", "kinds", "draws"), [(1e-7, 63, 3_000_000), (1e-8, 4000, 450_000)])
 def test_events_of_one_in_ten_or_a_hundred_million_come_as_often_as_they_should(
     rare: float, kinds: int, draws: int
 ) -> None:
@@ -328,7 +328,7 @@ def test_events_of_one_in_ten_or_a_hundred_million_come_as_often_as_they_should(
             naive = -torch.log(-torch.log(torch.rand(rows, kinds + 1, generator=generator).clamp_min(1e-20)))
             gumbel += int(((logits + naive).argmax(1) != kinds // 2).sum())
         done += rows
-    assert expected > 20 and abs(seen - expected) < 4 * np.sqrt(expected)
+    assert expected > 15 and abs(seen - expected) < 4 * np.sqrt(expected)
     assert gumbel < expected / 8 / 2 if rare > 6e-8 else gumbel == 0
 
 
