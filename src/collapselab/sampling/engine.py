@@ -3,21 +3,26 @@
 All sequences of a batch have equal length and move in lock step. So the cache is one block of memory that is never moved
 or grown, a step differs from the next only by a number (the place), and a GPU can replay one recorded step for all.
 
-The tricks, and what each is for (figures: docs/log.md; GPU figures are those of the first prototype on one H200, GPT-2
-124M in bf16, batch 1024, where not said otherwise; this file has not been measured on a GPU):
+The tricks, with what each is for and what it bought. CPU figures: one core, tokens/s at 128 tokens (docs/log.md has the
+trials). GPU figures: the first prototype on one H200, GPT-2 124M in bf16, batch 1024. THIS FILE HAS NOT RUN ON A GPU.
 
-1. A static cache. transformers copies its whole cache at every token; here a token costs one write.
+1. A static cache. transformers copies its whole cache at every token; here a token costs one write. CPU: 80,000 for 2 layers
+   of 64 and 17,700 for 4 of 128, where `generate` has 20,300 and 11,500 with two cores.
 2. On a GPU the place lies in device memory, and a step is one CUDA graph, recorded once and replayed for every place of
-   every sequence of every generation: no launch costs, nothing to wait for inside a sequence. 196,869 tokens/s against
-   28,663 by `generate`, with attention still over the whole cache.
-3. Attention reads only the filled part and writes the new entry itself (kernels.py): 559,934 tokens/s.
+   every sequence of every generation: no launch costs, nothing to wait for inside a sequence. GPU: 28,663 by `generate`
+   (batch 256), 196,869 so, with attention still over the whole cache.
+3. Attention reads only the filled part and writes the new entry itself (kernels.py). GPU: 559,934, with the prototype's draw.
 4. Weights live in the engine, packed as the step wants them (q, k and v in one matrix, gate and up in one), and a new
-   generation is copied into the same memory: the graph stays valid.
-5. Sums of the residual stream are fused with the norm that follows, the draw is one pass over the logits (kernels.py).
-6. The last product writes float32: logits of real GPT-2 weights lie near -100, where bf16 has steps of 0.5, and a
-   probability would be off by up to 28 %.
-7. On a CPU the same step runs eagerly, without a compiler, several batches side by side with one thread each (see
-   `Sampler`): for a model this small, dividing one product between threads costs more than it brings.
+   generation is copied into the same memory: the graph stays valid. GPU: not measured; it saves recording and compiling.
+5. Sums of the residual stream are fused with the norm that follows (kernels.py): two launches and two passes fewer per
+   layer. GPU: not measured.
+6. The draw reads all logits once (kernels.py); on a CPU it is one softmax, and sums over groups (draw.py): 231 us where
+   exp(x - max) alone took 230, for 128 x 2,048. GPU: 275 us for 1,024 x 50,304 in the prototype; this one not measured.
+7. The last product writes float32: logits of real GPT-2 weights lie near -100, where bf16 has steps of 0.5, and a
+   probability would be off by up to 28 %. It buys exactness, and costs about 4 % of a step by the memory ceiling.
+8. On a CPU keys lie with their places last. CPU: 15,400 -> 17,900 for 4 layers of 128.
+9. On a CPU the step runs eagerly, without a compiler, several batches at a time in forked processes (side_by_side.py).
+   Two cores: 69,000 -> 105,000 or more for 2 layers of 64, 19,800 -> 28,000 for 4 of 128, against Python threads.
 """
 
 from __future__ import annotations
@@ -34,7 +39,6 @@ from collapselab.config import SamplingConfig
 from collapselab.sampling.draw import draw, penalised, truncated, uniforms
 from collapselab.sampling.weights import Weights
 
-CONTIGUOUS = torch.contiguous_format
 PREFILL_TOKENS = 1 << 17  # prompt tokens that are read at once: what a prefill needs beside the cache
 
 
@@ -49,13 +53,11 @@ class Engine:
     def __init__(self, weights: Weights, rows: int, config: SamplingConfig, *, kernels: bool):
         form, device = weights.form, weights.device
         self.weights, self.form, self.rows, self.config, self.kernels = weights, form, rows, config, kernels
-        self.values = torch.zeros(
-            form.layers, rows, form.kv_heads, weights.length - 1, form.head_dim, device=device, dtype=weights.dtype
-        )
-        # On a CPU keys lie with their places last: products of small matrices are three times faster that way round.
-        self.keys = torch.zeros_like(
-            self.values if kernels else self.values.transpose(-1, -2), memory_format=CONTIGUOUS
-        )
+        head = (form.layers, rows, form.kv_heads)
+        entries = (weights.length - 1, form.head_dim)  # the last token of a sequence is written, never read
+        self.values = torch.zeros(*head, *entries, device=device, dtype=weights.dtype)
+        # On a CPU keys lie with their places last: small products are faster that way round.
+        self.keys = torch.zeros(*head, *(entries if kernels else entries[::-1]), device=device, dtype=weights.dtype)
         self.tokens = torch.zeros(rows, weights.length, device=device, dtype=torch.int64)
         self.place = torch.zeros(1, device=device, dtype=torch.int64)  # of the token that is read next
         self.t = 0  # the same on the host; only the plain step reads it
