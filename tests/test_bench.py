@@ -36,6 +36,8 @@ def test_a_bench_from_the_command_line(lab, tmp_path, monkeypatch) -> None:
     [
         (["everything"], "must be sampling, training, metrics or generation"),
         (["metrics", "--repeats", "3"], "--repeats=3: must be 5 or more"),
+        (["metrics", "--only", "-1"], "--only=-1: cases are counted from 1"),
+        (["training", "--only", "9", "--device", "cpu"], "--only=9: bench training has no such case here"),
         (["metrics", "--device", "tpu"], "device='tpu': must be auto, cpu or cuda"),
     ],
 )

@@ -290,3 +290,16 @@ def test_a_single_value_builds_or_is_refused_by_its_own_name(key: str, data: st.
         assert flatten(as_dict(build({key: value})))[key] == value
     except UserError as error:
         assert key.split(".")[0] in str(error) and "\n" not in str(error)
+
+
+def test_which_forks_take_the_recorded_batch_along(tmp_path) -> None:
+    from collapselab.opening import inherited_batch
+
+    base = identity(build({}))
+    assert inherited_batch(tmp_path, base, base) is None  # nothing was recorded
+    (tmp_path / "batch.json").write_text("{}")
+    assert inherited_batch(tmp_path, base, base | {"sampling.temperature": 0.5}) == tmp_path / "batch.json"
+    for key, value in {
+        "device": "cuda", "deterministic": True, "sampling.precision": "bf16", "sampling.beams": 5, "sampling.batch_size": 7,
+    }.items():  # fmt: skip
+        assert inherited_batch(tmp_path, base, base | {key: value}) is None, key

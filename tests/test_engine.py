@@ -309,7 +309,7 @@ for kernel, types, constants, warps in cases:
 # --- rare events --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rare", "kinds", "draws"), [(1e-7, 63, 3_000_000), (1e-8, 4000, 450_000)])
+@pytest.mark.parametrize(("rare", "kinds", "draws"), [(1e-7, 255, 1_600_000), (1e-8, 16_000, 160_000)])
 def test_events_of_one_in_ten_or_a_hundred_million_come_as_often_as_they_should(
     rare: float, kinds: int, draws: int
 ) -> None:
@@ -328,7 +328,7 @@ def test_events_of_one_in_ten_or_a_hundred_million_come_as_often_as_they_should(
             naive = -torch.log(-torch.log(torch.rand(rows, kinds + 1, generator=generator).clamp_min(1e-20)))
             gumbel += int(((logits + naive).argmax(1) != kinds // 2).sum())
         done += rows
-    assert expected > 15 and abs(seen - expected) < 4 * np.sqrt(expected)
+    assert expected > 25 and abs(seen - expected) < 2 * np.sqrt(expected)  # the stream is fixed: no chance of a flake
     assert gumbel < expected / 8 / 2 if rare > 6e-8 else gumbel == 0
 
 

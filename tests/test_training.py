@@ -264,6 +264,24 @@ def test_the_compiled_step_has_causal_attention_without_a_mask(tmp_path, family:
     torch._dynamo.reset()
 
 
+def test_a_sliding_window_keeps_its_mask(tmp_path) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config, data = prepared(tmp_path, training__compile=True)
+    net = MistralForCausalLM(
+        MistralConfig(
+            hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+            vocab_size=61, sliding_window=4,
+        )
+    )  # fmt: skip
+    trainer = training.Trainer(config, one_process(), quiet())
+    trainer._begin(modeling.LanguageModel(net, 61))
+    assert trainer.model.net.config._attn_implementation == net.config._attn_implementation == "sdpa"
+    ids = torch.from_numpy(data[np.arange(2)])
+    with torch.no_grad():
+        assert torch.allclose(trainer.model.logits(ids), net(ids).logits, atol=1e-5)
+
+
 @pytest.mark.parametrize(("batch", "accumulation", "rows"), [(8, 3, 3), (64, 6, 11), (8, 1, 8), (3, 3, 1)])
 def test_the_compiled_size_is_the_usual_one(batch: int, accumulation: int, rows: int) -> None:
     config = small_config(training__batch_size=batch, training__accumulation=accumulation, training__compile=True)

@@ -271,6 +271,8 @@ def _do_bench(arguments: list[str]) -> int:
         raise UserError(f"bench {parsed.what!r}: must be sampling, training, metrics or generation")
     if parsed.device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
+    if parsed.only is not None and parsed.only < 1:
+        raise UserError(f"--only={parsed.only}: cases are counted from 1")
     if parsed.repeats < 5:
         raise UserError(f"--repeats={parsed.repeats}: must be 5 or more; a median of fewer says little")
     _quiet()

@@ -175,7 +175,7 @@ def _check_identity(
     elif fork is not None:
         if fork[1] > config.generations:
             raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
-        _copy_fork(chain, config, mine, corpus, *fork)
+        _copy_fork(chain, mine, corpus, *fork)
     elif chain.generation(0).exists():
         raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
     rundir.write_json(saved, {"config": mine, "corpus": corpus.digest})
@@ -185,7 +185,16 @@ def _check_identity(
     )
 
 
-def _copy_fork(chain: Chain, config: RunConfig, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> None:
+def inherited_batch(parent: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Path | None:
+    """The recorded sampling batch that a fork takes along, so that arms that are compared write alike; None where it was
+    chosen for another device, precision or way of sampling, or the fork sets its own."""
+    decides = ("device", "deterministic", "sampling.precision", "sampling.beams", "sampling.batch_size")
+    same = all(theirs.get(key) == mine.get(key) for key in decides)
+    recorded = parent / "batch.json"
+    return recorded if same and recorded.is_file() else None
+
+
+def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> None:
     """Copies generations 0 .. at of another chain, whole, and checks that the new configuration can go on from them."""
     known = rundir.read_json(parent / "identity.json")
     changed = {k: v for k, v in drift(known["config"], mine).items() if k not in FORK_MAY_CHANGE}
@@ -198,8 +207,8 @@ def _copy_fork(chain: Chain, config: RunConfig, mine: dict[str, Any], corpus: Co
         raise UserError(f"--at {at}: {parent} has finished generations {Chain(parent).finished()}; choose one of them")
     for source in [*(Chain(parent).generation(g) for g in range(at + 1)), parent / "reference"]:
         shutil.copytree(source, chain.root / source.name, dirs_exist_ok=True)
-    if config.sampling.batch_size is None and (parent / "batch.json").is_file():  # arms that are compared write alike
-        shutil.copy(parent / "batch.json", chain.root)
+    if (batch := inherited_batch(parent, known["config"], mine)) is not None:
+        shutil.copy(batch, chain.root)
     rundir.write_json(chain.root / "fork.json", {"parent": digest(known["config"]), "name": str(parent), "at": at})
 
 

@@ -46,6 +46,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     read = max(1, config.prompt_length)
     length = read + config.sequence_length - config.prompt_length
     recorded = Chain(chain_path(config)).root / "batch.json"
+    if not recorded.is_file() and fork is not None:
+        recorded = fork[0] / "batch.json"  # near enough for an estimate where the fork computes otherwise
     batch = (
         int(rundir.read_json(recorded)["batch_size"])
         if recorded.is_file()

@@ -87,10 +87,10 @@ class Trainer:
             ) in net.parameters():  # not buffers: rotary angles in bf16 would be another model than is published
                 weight.data = weight.data.to(torch.bfloat16)
         compiles = settings.compile or (settings.compile is None and device.type == "cuda")
-        if compiles and settings.attention == "sdpa":
-            causal_attention(net)
-        else:
+        if settings.attention != "sdpa":
             net.set_attn_implementation(settings.attention)
+        elif compiles and self._purely_causal(net):
+            causal_attention(net)
         for module in net.modules():  # transformers writes GPT-2's GELU out in eight steps; torch has it as one
             if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
                 module.act = nn.GELU(approximate="tanh")
@@ -113,6 +113,11 @@ class Trainer:
             share = -(-settings.batch_size // self.processes.world)  # the larger ones, where shares are uneven
             self.compiled_rows = -(-share // settings.accumulation)
         self.loss = self.processes.accelerator.prepare(self.module)
+
+    @staticmethod
+    def _purely_causal(net: nn.Module) -> bool:
+        """Families whose mask is the causal one and nothing else: a sliding window would be lost with the mask."""
+        return type(net).__name__ in ("GPT2LMHeadModel", "LlamaForCausalLM")
 
     @property
     def first_target(self) -> int:

@@ -120,9 +120,10 @@ class Busy:
 
     def _watch(self) -> None:
         while not self.over.wait(0.5):
-            answer = _output("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
-            if answer.split():
-                self.seen.append(float(answer.split()[0]) / 100)
+            card = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
+            answer = _output("nvidia-smi", card, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
+            if answer.strip().isdigit():
+                self.seen.append(int(answer) / 100)
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
@@ -255,7 +256,7 @@ def keep(document: dict[str, Any], folder: Path) -> Path:
     stem = f"{facts['date']}-{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     kept_as = folder / f"{stem}-{document['bench']}.json"
-    if kept_as.is_file():  # cases measured by themselves stand beside those that were there
+    if kept_as.is_file() and read_json(kept_as)["machine"] == facts:  # --only: beside those of the same commit
         titles = {case["title"] for case in document["cases"]}
         others = [case for case in read_json(kept_as)["cases"] if case["title"] not in titles]
         document = document | {"cases": [*others, *document["cases"]]}

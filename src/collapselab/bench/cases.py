@@ -28,6 +28,8 @@ from collapselab.config import (
     TrainingConfig,
 )
 from collapselab.corpus.tokenizers import bytes_tokenizer
+from collapselab.metrics.distribution import unigram_distances
+from collapselab.metrics.tails import tail_sets, tail_sums, tail_values
 from collapselab.opening import open_corpus
 from collapselab.parallel import Processes
 
@@ -104,25 +106,41 @@ def trainer(device: torch.device, repeats: int, only: int | None) -> Iterator[Ca
 
 def metrics(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
     """Sample metrics of 10 M tokens (vocabulary 50,257, Zipf's law), and publishing 124 M parameters."""
-    count, length = 10_000_000, 512
-    ids = (np.random.default_rng(0).zipf(1.2, count) % 50257).astype(np.uint16)
+    for case in chosen([_sample_metrics, _publishing], only):
+        yield case(device, repeats)
+
+
+def _sample_metrics(device: torch.device, repeats: int) -> Case:
+    count, length, vocab, cpu = 10_000_000, 512, 50257, torch.device("cpu")
+    real, ids = ((np.random.default_rng(i).zipf(1.2, count) % vocab).astype(np.uint16) for i in range(2))
     rows = [ids[i : i + length] for i in range(0, count, length)]
     some = rows[: 200_000 // length]
-    cpu = torch.device("cpu")
+    plain = [row.tolist() for row in some]
+    c0 = np.bincount(real, minlength=vocab)
 
     def counters() -> dict[int, int]:
         return {n: len(Counter(tuple(r[i : i + n]) for r in plain for i in range(len(r) - n + 1))) for n in range(1, 5)}
 
-    plain = [row.tolist() for row in some]
+    def everything() -> None:
+        evaluation.diversity_metrics(rows, [])
+        counts = np.bincount(np.concatenate(rows), minlength=vocab)
+        unigram_distances(c0, counts)
+        tails = tail_sets(c0)
+        tail_values(tail_sums(tails, counts, count), tail_sums(tails, c0, count))
+
     agree = [int(part["types"]) for part in evaluation.diversity_metrics(some, [])[0]["diversity/tokens"].values()]
-    yield Case(
-        "n-grams, n = 1 .. 4, distinct-n, repetition, entropy",
+    return Case(
+        "Sample metrics of tokens, n = 1 .. 4",
         [
             measured("reference (collections.Counter, 200,000 tokens)", counters, len(some) * length, cpu, repeats),
-            measured("ours, 10 M tokens", lambda: evaluation.diversity_metrics(rows, []), count, cpu, repeats),
+            measured("ours, n-grams of 10 M", lambda: evaluation.diversity_metrics(rows, []), count, cpu, repeats),
+            measured("ours, also distances and tail coverage", everything, count, cpu, repeats),
         ],
         parity={"types equal": agree == list(counters().values())},
     )
+
+
+def _publishing(device: torch.device, repeats: int) -> Case:
     model, tokenizer = GPT2.model(1024), bytes_tokenizer()
     model.net.to(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -131,11 +149,8 @@ def metrics(device: torch.device, repeats: int, only: int | None) -> Iterator[Ca
             with rundir.publishing(Path(folder) / "train", inputs={}) as out:
                 modeling.publish(model, tokenizer, out, {})
 
-        yield Case(
-            "Publishing a model folder: safetensors, flushed to disk, digests",
-            [measured("ours, GPT-2 124M", publish, model.parameters, device, repeats)],
-            unit="parameters/s",
-        )
+        row = measured("ours, GPT-2 124M", publish, model.parameters, device, repeats)
+    return Case("Publishing a model folder: safetensors, flushed to disk, digests", [row], unit="parameters/s")
 
 
 # --- a whole generation -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from collapselab import modeling
-from collapselab.bench import Case, Limits, chosen, limits, measured, obvious
+from collapselab.bench import Case, Limits, Row, chosen, limits, measured, obvious
 from collapselab.config import MixingConfig, ModelConfig, RunConfig, SamplingConfig, TrainingConfig
 from collapselab.console import Console
 from collapselab.parallel import Processes
@@ -19,7 +19,7 @@ from collapselab.sampling.draw import uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
 from collapselab.sampling.side_by_side import side_by_side
-from collapselab.sampling.weights import Weights
+from collapselab.sampling.weights import Weights, form_of
 
 QUIET = Console(speaks=False)
 
@@ -52,7 +52,7 @@ GPT2 = Size("GPT-2 124M", 12, 768, 12, 50257)
 
 
 def sampling(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
-    """Pure ancestral samples. On a CPU all rows have batches of the same size; on a GPU each has its best."""
+    """Pure ancestral samples. On a CPU all rows have batches of the same size; on a GPU each has its best of those tried."""
     cuda = device.type == "cuda"
     found = limits(device)
     plan = [(GPT2, length) for length in (128, 512, 1024)] if cuda else [(size, 128) for size in SMALL]
@@ -65,12 +65,14 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
     model, plain = size.model(length), size.model(length, pad=1)
     dtype = torch.bfloat16 if cuda else torch.float32
     plain.net.to(device, dtype)
-    batches = ([256, 1024] if length < 1024 else [256]) if cuda else [128]  # of 1024 a row takes a quarter of an hour
+    tried = {128: [256, 1024, 4096], 512: [256, 1024], 1024: [256]}  # longer ones take a quarter of an hour each
+    batches = tried[length] if cuda else [128]
     config = RunConfig(
         model=size.config(length), training=TrainingConfig(block=length), sampling=SamplingConfig(length=length),
         mixing=MixingConfig(tokens=length), device="cuda" if cuda else "cpu",
     )  # fmt: skip
-    rows = []
+    rows: list[Row] = []
+    sizes: list[int] = []
     for batch in batches:
         sequences = batch if cuda else 4 * batch
         prompts = np.zeros((sequences, 1), np.int64)
@@ -85,7 +87,9 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
             obvious.generate(plain.net, ids, length, batch)
 
         if batch == batches[0]:
+            sizes.append(batch)
             rows.append(measured(f"reference (plain loop), batch {batch}", reference, amount, device, repeats))
+        sizes.append(batch)
         rows.append(measured(f"transformers generate, batch {batch}", theirs, amount, device, repeats))
     sampler = Sampler(config, Processes(config.device), QUIET)
     for batch in [sampler.batch_size(model, length, 1 << 20)] if cuda else [batches[0], batches[0] // 2]:
@@ -101,11 +105,12 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
             side_by_side(lambda i: write(start, i * batch), several, device, QUIET.bar("", 0), 0)
 
         row = measured(f"ours, batch {batch}", ours, sequences * (length - 1), device, repeats)
-        assert sampler.weights is not None
-        cache = sampler.weights.form.cache_bytes(length, dtype) / 2 * batch  # half full on average
-        step = cache + 2 * 4 * batch * size.vocab + sum(p.numel() for p in model.net.parameters()) * dtype.itemsize
-        row.share = step * row.rate / batch / found.copy
         rows.append(row)
+        sizes.append(batch)
+    # What a step must move at least: half a cache on average, logits once each way, weights once.
+    for row, batch in zip(rows, sizes, strict=True):
+        step = form_of(model).cache_bytes(length, dtype) / 2 * batch + 2 * 4 * batch * size.vocab
+        row.share = (step + model.parameters * dtype.itemsize) * row.rate / batch / found.copy
     return Case(
         f"Sampling {length} tokens, {size.name}", rows, limit="copy bandwidth", parity=parity(model, length, device)
     )

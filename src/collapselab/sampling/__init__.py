@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from subprocess import CalledProcessError
 from typing import Any
 
 import numpy as np
@@ -150,8 +151,8 @@ class Sampler:
                 engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
             try:
                 written: np.ndarray = engine.write(prompts, key, first).cpu().numpy()
-            except RuntimeError as error:
-                if "C compiler" not in str(error):
+            except (RuntimeError, CalledProcessError) as error:  # the headers are missed when the compiler runs
+                if not isinstance(error, CalledProcessError) and "C compiler" not in str(error):
                     raise
                 raise UserError(
                     "device=cuda: Triton needs a C compiler and Python's headers for its kernels; install gcc and python3-dev"

@@ -9,17 +9,20 @@ trials). GPU figures: the first prototype on one H200, GPT-2 124M in bf16, batch
 1. A static cache. transformers copies its whole cache at every token; here a token costs one write. CPU: 80,000 for 2 layers
    of 64 and 17,700 for 4 of 128, where `generate` has 20,300 and 11,500 with two cores.
 2. On a GPU the place lies in device memory, and a step is one CUDA graph, recorded once and replayed for every place of
-   every sequence of every generation: no launch costs, nothing to wait for inside a sequence. GPU: 28,663 by `generate`
-   (batch 256), 196,869 so, with attention still over the whole cache.
+   every sequence of every generation: no launch costs, nothing to wait for inside a sequence. An earlier trial on that card,
+   eager torch with one graph per 64 places and attention over the whole cache: 196,869, where `generate` has 28,663 at
+   batch 256 and 39,809 at best (4,096).
 3. Attention reads only the filled part and writes the new entry itself (kernels.py). GPU: 559,934, with the prototype's draw.
 4. Weights live in the engine, packed as the step wants them (q, k and v in one matrix, gate and up in one), and a new
    generation is copied into the same memory: the graph stays valid. GPU: not measured; it saves recording and compiling.
 5. Sums of the residual stream are fused with the norm that follows (kernels.py): two launches and two passes fewer per
    layer. GPU: not measured.
-6. The draw reads all logits once (kernels.py); on a CPU it is one softmax, and sums over groups (draw.py): 231 us where
-   exp(x - max) alone took 230, for 128 x 2,048. GPU: 275 us for 1,024 x 50,304 in the prototype; this one not measured.
+6. Without truncation the draw reads all logits once (kernels.py); on a CPU it is one softmax, and sums over groups (draw.py):
+   231 us for 128 x 2,048, where exp(x - max) alone took 230. GPU: 275 us for 1,024 x 50,304 in the prototype; this one
+   not measured.
 7. The last product writes float32: logits of real GPT-2 weights lie near -100, where bf16 has steps of 0.5, and a
-   probability would be off by up to 28 %. It buys exactness, and costs about 4 % of a step by the memory ceiling.
+   probability would be off by up to 28 %. It buys exactness; 4 bytes more per logit, by the memory ceiling 7 % of a step
+   at 128 tokens and 1 % at 1,024.
 8. On a CPU keys lie with their places last. CPU: 15,400 -> 17,900 for 4 layers of 128.
 9. On a CPU the step runs eagerly, without a compiler, several batches at a time in forked processes (side_by_side.py).
    Two cores: 69,000 -> 105,000 or more for 2 layers of 64, 19,800 -> 28,000 for 4 of 128, against Python threads.

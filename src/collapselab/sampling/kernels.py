@@ -211,7 +211,8 @@ def _threshold(
 
 @triton.jit
 def _mass(logits, least, tops, masses, stride, V, inverse, GROUPS, BLOCK: tl.constexpr, CUT: tl.constexpr):
-    """One group of columns of one row: its maximum and its sum of exponentials. The only pass over all logits."""
+    """One group of columns of one row: its maximum and its sum of exponentials. Without truncation, the
+    only pass over all logits."""
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     low = 0.0
     if CUT:
