@@ -91,7 +91,7 @@ def token_losses(
     plan = windows(len(stream), context, stride)
     model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
     chunk = max(1, LOGIT_BYTES[processes.device.type] // (4 * model.vocab))
-    rows = max(1, (BATCH_TOKENS[processes.device.type] if model.plain_head else chunk) // context)
+    rows = max(1, (BATCH_TOKENS[processes.device.type] if model.plain else chunk) // context)
     # Windows of one length go in batches of a fixed size, dealt to processes in turn.
     full = [w for w in plan if w[1] - w[0] == context]
     short = [[w] for w in plan if w[1] - w[0] != context]

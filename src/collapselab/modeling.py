@@ -48,14 +48,14 @@ class LanguageModel:
     def features(self, ids_BT: Tensor) -> Tensor:
         """What `head` turns into logits, (B, T, width): for families whose head is one product after the last norm.
         Of others these are the logits themselves."""
-        if not self.plain_head:
+        if not self.plain:
             return self.logits(ids_BT, use_cache=False)
         out: Tensor = self.net.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return out
 
     def head(self, features: Tensor) -> Tensor:
         """Logits over the true vocabulary, (..., vocab), of those rows of `features` whose logits are wanted."""
-        if not self.plain_head:
+        if not self.plain:
             return features
         weight = self.net.get_output_embeddings().weight
         if features.device.type == "cpu":  # on a GPU the padded product is faster, and the cut costs nothing
@@ -63,8 +63,9 @@ class LanguageModel:
         return torch.nn.functional.linear(features, weight)[..., : self.vocab]
 
     @property
-    def plain_head(self) -> bool:
-        """Whether the head is one product, without a bias, of what comes out of the last norm."""
+    def plain(self) -> bool:
+        """Whether the head is one product, without a bias, of what comes out of the last norm, and the attention mask is
+        the causal one and nothing else (a sliding window would be lost with the mask)."""
         return type(self.net).__name__ in ("GPT2LMHeadModel", "LlamaForCausalLM")
 
     @property

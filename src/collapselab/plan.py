@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from collapselab import evaluation, mixing, modeling, rundir, sampling
 from collapselab.config import RunConfig
 from collapselab.console import Console
 from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
-from collapselab.parallel import Processes
+from collapselab.parallel import Processes, clock
 from collapselab.rundir import Chain
 
 PROBE_TOKENS = 8  # sampled per sequence to time a decode step
@@ -89,17 +87,6 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.absolute().parent)
 
 
-def _clock(work: Callable[[], object], device: torch.device) -> float:
-    work()  # the first pass pays for allocation
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def _measure(
     model: modeling.LanguageModel,
     config: RunConfig,
@@ -134,11 +121,11 @@ def _measure(
 
     def sample(count: int) -> float:
         write = sampler.writer(model, 0, prompt.shape[1], count, batch)
-        return _clock(lambda: write(prompt, 0), device)
+        return clock(lambda: write(prompt, 0), device, 1)[0]
 
     model.net.eval()
-    trained = rows * block / _clock(train_step, device)
-    evaluated = rows * block / _clock(forward, device)
+    trained = rows * block / clock(train_step, device, 1)[0]
+    evaluated = rows * block / clock(forward, device, 1)[0]
     workers = threads if device.type == "cpu" else 1  # on a CPU each thread writes a batch of its own
     torch.set_num_threads(1 if device.type == "cpu" else threads)
     first = sample(1)

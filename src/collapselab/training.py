@@ -82,14 +82,13 @@ class Trainer:
         settings, device = self.settings, self.processes.device
         net = copy.deepcopy(start.net).to(device)
         if self.processes.precision == "bf16_pure":
-            for (
-                weight
-            ) in net.parameters():  # not buffers: rotary angles in bf16 would be another model than is published
+            # Not buffers: with rotary angles in bf16 it would be another model than the one that is published.
+            for weight in net.parameters():
                 weight.data = weight.data.to(torch.bfloat16)
         compiles = settings.compile or (settings.compile is None and device.type == "cuda")
         if settings.attention != "sdpa":
             net.set_attn_implementation(settings.attention)
-        elif compiles and self._purely_causal(net):
+        elif compiles and start.plain:
             causal_attention(net)
         for module in net.modules():  # transformers writes GPT-2's GELU out in eight steps; torch has it as one
             if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
@@ -113,11 +112,6 @@ class Trainer:
             share = -(-settings.batch_size // self.processes.world)  # the larger ones, where shares are uneven
             self.compiled_rows = -(-share // settings.accumulation)
         self.loss = self.processes.accelerator.prepare(self.module)
-
-    @staticmethod
-    def _purely_causal(net: nn.Module) -> bool:
-        """Families whose mask is the causal one and nothing else: a sliding window would be lost with the mask."""
-        return type(net).__name__ in ("GPT2LMHeadModel", "LlamaForCausalLM")
 
     @property
     def first_target(self) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from collapselab.parallel import clock
 from collapselab.rundir import read_json, write_json, write_text
 
 LEAST_REPEATS = 5
@@ -54,21 +55,6 @@ class Case:
     limit: str = ""
     """What `share` is a share of."""
     parity: dict[str, Any] = field(default_factory=dict)
-
-
-def clock(work: Callable[[], object], device: torch.device, repeats: int, warm_up: int = 1) -> list[float]:
-    """Seconds of each repeat, warm-up left out; on a GPU from queue empty to queue empty."""
-    seconds = []
-    for turn in range(warm_up + repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if turn >= warm_up:
-            seconds.append(time.perf_counter() - started)
-    return seconds
 
 
 def measured(

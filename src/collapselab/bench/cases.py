@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from collapselab import chain, evaluation, mixing, modeling, rundir, training
-from collapselab.bench import Busy, Case, Peak, Row, chosen, clock, limits, measured, obvious
+from collapselab.bench import Busy, Case, Peak, Row, chosen, limits, measured, obvious
 from collapselab.bench.sampler import GPT2, QUIET, SMALL, Size, sampling
 from collapselab.config import (
     CorpusConfig,
@@ -31,7 +31,7 @@ from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.metrics.distribution import unigram_distances
 from collapselab.metrics.tails import tail_sets, tail_sums, tail_values
 from collapselab.opening import open_corpus
-from collapselab.parallel import Processes
+from collapselab.parallel import Processes, clock
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
