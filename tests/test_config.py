@@ -214,7 +214,7 @@ def test_drift_names_every_key_that_differs_with_both_values() -> None:
 def test_every_setting_that_is_not_harmless_enters_the_identity() -> None:
     keys = set(identity(RunConfig()))
     every = set(flatten(as_dict(RunConfig())))
-    assert every - keys == {"name", "runs_dir", "data_dir", "progress", "generations"} | {
+    assert every - keys == {"name", "arm", "runs_dir", "data_dir", "progress", "generations"} | {
         key for key in every if key.startswith("tracking.")
     }
 

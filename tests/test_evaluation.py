@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from collapselab import evaluation, mixing, modeling
+from collapselab import mixing, modeling
 from collapselab.config import (
     CorpusConfig,
     EvaluationConfig,
@@ -32,6 +32,8 @@ from collapselab.config import (
 )
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
+from collapselab.evaluation import real_text, samples
+from collapselab.evaluation.protocol import protocol
 from collapselab.metrics.tails import LEAST_TYPES, words
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, publishing, read_json, write_json
@@ -174,7 +176,7 @@ def guide_perplexity(net: Any, ids: np.ndarray, context: int, stride: int) -> tu
 
 
 def score(case: SimpleNamespace, cpu: Processes, pad: int = 64, **keys: Any) -> tuple[dict[str, Any], dict[str, float]]:
-    return evaluation.score_real_text(case.model, case.corpus, settings(case.family, pad, **keys), cpu, QUIET)
+    return real_text.score_real_text(case.model, case.corpus, settings(case.family, pad, **keys), cpu, QUIET)
 
 
 # --- perplexity -------------------------------------------------------------------------------------------------------
@@ -244,7 +246,7 @@ def test_every_trap_gives_another_number(case: SimpleNamespace, cpu: Processes) 
 
 
 def test_first_window_has_one_target_less_than_tokens(case: SimpleNamespace, cpu: Processes) -> None:
-    places, nll, _ = evaluation.token_losses(
+    places, nll, _ = real_text.token_losses(
         case.model, case.corpus.test.ids[:CONTEXT], CONTEXT, CONTEXT, "fp32", cpu, QUIET
     )
     assert places.tolist() == list(range(1, CONTEXT)) and len(nll) == CONTEXT - 1
@@ -253,7 +255,7 @@ def test_first_window_has_one_target_less_than_tokens(case: SimpleNamespace, cpu
 def test_each_loss_is_the_one_of_its_own_window(case: SimpleNamespace, cpu: Processes) -> None:
     """Token by token: what came before the window does not count, nothing is put before it."""
     ids = case.corpus.test.ids[:80].astype(np.int64)
-    places, nll, correct = evaluation.token_losses(case.model, ids, CONTEXT, 10, "fp32", cpu, QUIET)
+    places, nll, correct = real_text.token_losses(case.model, ids, CONTEXT, 10, "fp32", cpu, QUIET)
     assert places.tolist() == list(range(1, 80))
     with torch.no_grad():
         for place in (1, 31, 32, 41, 42, 51, 52, 70, 79):
@@ -287,8 +289,8 @@ def test_result_does_not_depend_on_the_batch_size(
     ids = case.corpus.test.ids[:301]
     found = {}
     for rows in (1, 3, 1000):
-        monkeypatch.setitem(evaluation.LOGIT_BYTES, "cpu", rows * 4 * CONTEXT * case.model.vocab)
-        found[rows] = evaluation.token_losses(case.model, ids, CONTEXT, stride, "fp32", cpu, QUIET)
+        monkeypatch.setitem(real_text.LOGIT_BYTES, "cpu", rows * 4 * CONTEXT * case.model.vocab)
+        found[rows] = real_text.token_losses(case.model, ids, CONTEXT, stride, "fp32", cpu, QUIET)
     for rows in (3, 1000):
         for ours, expected in zip(found[rows], found[1], strict=True):
             np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
@@ -299,13 +301,13 @@ def test_result_does_not_depend_on_the_order_of_windows(
     corpus: Corpus, cpu: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, ids = random_model("gpt2"), corpus.test.ids[:301]
-    monkeypatch.setitem(evaluation.LOGIT_BYTES, "cpu", 1)  # one window at a time: the arithmetic of each stays the same
-    forward = evaluation.token_losses(model, ids, CONTEXT, 12, "fp32", cpu, QUIET)
-    plan = evaluation.windows(len(ids), CONTEXT, 12)
+    monkeypatch.setitem(real_text.LOGIT_BYTES, "cpu", 1)  # one window at a time: the arithmetic of each stays the same
+    forward = real_text.token_losses(model, ids, CONTEXT, 12, "fp32", cpu, QUIET)
+    plan = real_text.windows(len(ids), CONTEXT, 12)
     shuffled = [plan[i] for i in np.random.default_rng(2).permutation(len(plan))]
     assert shuffled != plan
-    monkeypatch.setattr(evaluation, "windows", lambda *_: shuffled)
-    again = evaluation.token_losses(model, ids, CONTEXT, 12, "fp32", cpu, QUIET)
+    monkeypatch.setattr(real_text, "windows", lambda *_: shuffled)
+    again = real_text.token_losses(model, ids, CONTEXT, 12, "fp32", cpu, QUIET)
     for ours, expected in zip(again, forward, strict=True):
         np.testing.assert_array_equal(ours, expected)
 
@@ -348,10 +350,10 @@ def test_result_does_not_depend_on_the_number_of_processes(
     world: int, corpus: Corpus, cpu: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, ids = random_model("llama"), corpus.test.ids[:200]
-    monkeypatch.setitem(evaluation.LOGIT_BYTES, "cpu", 2 * 4 * CONTEXT * 257)
-    alone = evaluation.token_losses(model, ids, CONTEXT, 24, "fp32", cpu, QUIET)
+    monkeypatch.setitem(real_text.LOGIT_BYTES, "cpu", 2 * 4 * CONTEXT * 257)
+    alone = real_text.token_losses(model, ids, CONTEXT, 24, "fp32", cpu, QUIET)
     team = Threads(world)
-    for found in team.run(lambda: evaluation.token_losses(model, ids, CONTEXT, 24, "fp32", team, QUIET)):
+    for found in team.run(lambda: real_text.token_losses(model, ids, CONTEXT, 24, "fp32", team, QUIET)):
         for ours, expected in zip(found, alone, strict=True):
             np.testing.assert_array_equal(ours, expected)
 
@@ -361,7 +363,7 @@ def test_dropout_is_off(corpus: Corpus, cpu: Processes) -> None:
     model = modeling.new(config, vocab=257, separator=256, block=CONTEXT, seed=7)
     model.net.train()
     once, twice = (
-        evaluation.token_losses(model, corpus.test.ids[:64], CONTEXT, CONTEXT, "fp32", cpu, QUIET)[1] for _ in "12"
+        real_text.token_losses(model, corpus.test.ids[:64], CONTEXT, CONTEXT, "fp32", cpu, QUIET)[1] for _ in "12"
     )
     np.testing.assert_array_equal(once, twice)
 
@@ -380,11 +382,11 @@ def test_prefix_is_recorded_and_scores_one_token_more(case: SimpleNamespace, cpu
     assert (none["tokens"], bos["tokens"]) == (149, 150)
     first = int(case.corpus.test.nbytes[1])  # bytes of the text's first token, which only bos scores
     assert bos["bytes"] - none["bytes"] == first > 0
-    stream, nbytes = evaluation.held_out(case.corpus, EvaluationConfig(prefix="bos", tokens=150))
+    stream, nbytes = real_text.held_out(case.corpus, EvaluationConfig(prefix="bos", tokens=150))
     assert stream[0] == case.corpus.tokenizer.separator and len(stream) == len(nbytes) == 151 and nbytes[0] == 0
-    plain, _ = evaluation.held_out(case.corpus, EvaluationConfig(prefix="none", tokens=150))
+    plain, _ = real_text.held_out(case.corpus, EvaluationConfig(prefix="none", tokens=150))
     np.testing.assert_array_equal(plain, stream[1:])
-    recorded = [evaluation.protocol(settings(prefix=p), case.corpus, 100)["prefix"] for p in ("none", "bos")]
+    recorded = [protocol(settings(prefix=p), case.corpus, 100)["prefix"] for p in ("none", "bos")]
     assert recorded == ["none", "bos"]
 
 
@@ -398,11 +400,11 @@ def test_stride_changes_the_protocol_and_the_number(case: SimpleNamespace, cpu: 
     numbers, protocols = [], []
     for stride in (None, CONTEXT // 2, 4):
         numbers.append(score(case, cpu, stride=stride, tokens=300)[1]["real/perplexity"])
-        protocols.append(evaluation.protocol(settings(stride=stride), case.corpus, 100))
+        protocols.append(protocol(settings(stride=stride), case.corpus, 100))
     assert [p["stride"] for p in protocols] == [CONTEXT, CONTEXT // 2, 4]
     assert len({digest(p) for p in protocols}) == 3
     assert all(abs(a / b - 1) > 1e-3 for i, a in enumerate(numbers) for b in numbers[:i])
-    same = evaluation.protocol(settings(stride=CONTEXT), case.corpus, 100)
+    same = protocol(settings(stride=CONTEXT), case.corpus, 100)
     assert digest(same) == digest(protocols[0])  # null and the context are one protocol
 
 
@@ -410,14 +412,14 @@ def test_stride_changes_the_protocol_and_the_number(case: SimpleNamespace, cpu: 
     "change", [{"context": 16}, {"split": "valid"}, {"prefix": "bos"}, {"tokens": 99}, {"precision": "bf16"}]
 )
 def test_whatever_moves_a_number_moves_the_protocol(corpus: Corpus, change: dict[str, Any]) -> None:
-    base = evaluation.protocol(settings(), corpus, 100)
-    assert digest(evaluation.protocol(settings(**change), corpus, 100)) != digest(base)
-    assert digest(evaluation.protocol(settings(), corpus, 101)) != digest(base)
+    base = protocol(settings(), corpus, 100)
+    assert digest(protocol(settings(**change), corpus, 100)) != digest(base)
+    assert digest(protocol(settings(), corpus, 101)) != digest(base)
 
 
 def test_tokenizer_is_part_of_the_protocol(make_corpus: Any, texts: Any, corpus: Corpus) -> None:
     other = make_corpus(*texts, "bpe", 400)
-    mine, its = (evaluation.protocol(settings(), c, 100) for c in (corpus, other))
+    mine, its = (protocol(settings(), c, 100) for c in (corpus, other))
     assert mine["tokenizer"] == corpus.tokenizer.digest != its["tokenizer"]
 
 
@@ -455,7 +457,7 @@ def test_bits_per_byte_counts_the_same_bytes_with_every_tokenizer(
         found = make_corpus(texts[0], texts[1], text, tokenizer, 400)
         config = settings(prefix="bos", stride=8)
         model = random_model("gpt2", 64, True, found.tokenizer.size)
-        sums, _ = evaluation.score_real_text(model, found, config, cpu, QUIET)
+        sums, _ = real_text.score_real_text(model, found, config, cpu, QUIET)
         counted[name] = sums["real"]["bytes"]
         assert sums["real"]["tokens"] == len(found.test.ids) - 1
     assert counted == dict.fromkeys(counted, expected)
@@ -473,7 +475,7 @@ def test_nll_by_frequency_adds_up_and_agrees_with_a_loop(case: SimpleNamespace, 
 
     seen = Counter(case.corpus.train.ids.tolist())
     ids = case.corpus.test.ids[1:]
-    _, nll, _ = evaluation.token_losses(case.model, ids, CONTEXT, 20, "fp32", cpu, QUIET)
+    _, nll, _ = real_text.token_losses(case.model, ids, CONTEXT, 20, "fp32", cpu, QUIET)
     means: dict[str, list[float]] = {}
     for token, loss in zip(ids[1:].tolist(), nll.tolist(), strict=True):
         count = seen[token]
@@ -504,7 +506,7 @@ def test_generated_rows_take_exactly_what_was_generated(tmp_path: Path, tokens: 
     folder = write_samples(tmp_path / "samples", tokens, 8, head, shards)
     written = [i for i in range(tokens) if i % 8 >= head]
     for count in (1, 8 - head, 20, len(written)):
-        rows = evaluation.generated_rows(folder, count)
+        rows = samples.generated_rows(folder, count)
         assert np.concatenate(rows).tolist() == written[:count]
         assert all(len(row) == 8 - head for row in rows[:-1]) and len(rows[-1]) >= 1
         assert all(row[0] // 8 == i for i, row in enumerate(rows))
@@ -526,26 +528,26 @@ def test_sample_tokens_is_what_can_be_taken(
     tmp_path: Path, corpus: Corpus, prompt: str, head: int, budget: int
 ) -> None:
     config = budget_config(prompt=prompt)
-    count = evaluation.sample_tokens(config, corpus, budget)
+    count = samples.sample_tokens(config, corpus, budget)
     generated = sum(i % 24 >= head for i in range(budget))
     assert count == generated < len(corpus.test.ids)
     folder = write_samples(tmp_path / "samples", budget, 24, head)
-    assert sum(map(len, evaluation.generated_rows(folder, count))) == count
-    assert sum(map(len, evaluation.real_rows(config, corpus, count))) == count
+    assert sum(map(len, samples.generated_rows(folder, count))) == count
+    assert sum(map(len, samples.real_rows(config, corpus, count))) == count
 
 
 def test_sample_tokens_is_limited_by_the_real_text(corpus: Corpus) -> None:
     whole = len(corpus.test.ids) // 23 * 23
-    assert evaluation.sample_tokens(budget_config(), corpus, 10**6) == whole
-    assert evaluation.sample_tokens(budget_config(sample_tokens=50), corpus, 10**6) == 50
+    assert samples.sample_tokens(budget_config(), corpus, 10**6) == whole
+    assert samples.sample_tokens(budget_config(sample_tokens=50), corpus, 10**6) == 50
     with pytest.raises(UserError, match=f"at most {whole}"):
-        evaluation.sample_tokens(budget_config(sample_tokens=whole + 1), corpus, 10**6)
+        samples.sample_tokens(budget_config(sample_tokens=whole + 1), corpus, 10**6)
 
 
 def test_sample_tokens_refuses_a_split_shorter_than_a_sequence(make_corpus: Any, texts: Any) -> None:
     found = make_corpus(texts[0], texts[1], "né\n日a\n")
     with pytest.raises(UserError, match="shorter than one sequence"):
-        evaluation.sample_tokens(budget_config(), found, 10**6)
+        samples.sample_tokens(budget_config(), found, 10**6)
 
 
 def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
@@ -554,7 +556,7 @@ def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
     pieces = {tuple(ids[i * 23 : (i + 1) * 23].tolist()): i for i in range(whole)}
     assert len(pieces) == whole  # all different, so that a piece can be told by its tokens
     for count in (1, 23, 24, 230, whole * 23):
-        rows = evaluation.real_rows(budget_config(), corpus, count)
+        rows = samples.real_rows(budget_config(), corpus, count)
         assert sum(map(len, rows)) == count
         assert all(len(row) == 23 for row in rows[:-1])
         taken = [pieces[tuple(row.tolist())] for row in rows if len(row) == 23]
@@ -562,16 +564,16 @@ def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
         last = rows[-1].tolist()
         heads = [i for piece, i in pieces.items() if list(piece[: len(last)]) == last]
         assert heads and set(heads) - set(taken[: len(rows) - 1])
-    other = evaluation.real_rows(budget_config(split="valid"), corpus, 46)
+    other = samples.real_rows(budget_config(split="valid"), corpus, 46)
     valid = {tuple(corpus.valid.ids[i : i + 23].tolist()) for i in range(0, len(corpus.valid.ids), 23)}
     assert {tuple(row.tolist()) for row in other} <= valid and not {tuple(r.tolist()) for r in other} & set(pieces)
 
 
 def test_real_rows_are_drawn_and_the_draw_is_seeded(corpus: Corpus) -> None:
-    rows = [r.tolist() for r in evaluation.real_rows(budget_config(), corpus, 230)]
-    assert rows == [r.tolist() for r in evaluation.real_rows(budget_config(), corpus, 230)]
+    rows = [r.tolist() for r in samples.real_rows(budget_config(), corpus, 230)]
+    assert rows == [r.tolist() for r in samples.real_rows(budget_config(), corpus, 230)]
     assert rows != [corpus.test.ids[i * 23 : (i + 1) * 23].tolist() for i in range(10)]
-    more = [r.tolist() for r in evaluation.real_rows(budget_config(), corpus, 460)]
+    more = [r.tolist() for r in samples.real_rows(budget_config(), corpus, 460)]
     assert more[:10] == rows  # a larger budget adds text and does not change what was there
 
 
@@ -591,11 +593,11 @@ def training_set(config: RunConfig, corpus: Corpus, root: Path) -> mixing.Traini
     return mixing.TrainingSet(config, chain, 0, corpus.train)
 
 
-def reference(config: RunConfig, corpus: Corpus, root: Path, out: Path) -> evaluation.Reference:
+def reference(config: RunConfig, corpus: Corpus, root: Path, out: Path) -> samples.Reference:
     out.mkdir()
     data = training_set(config, corpus, root)
-    evaluation.Reference.publish(config, corpus, data, corpus.tokenizer.size, 2048, out)
-    return evaluation.Reference(out, corpus.tokenizer.size)
+    samples.Reference.publish(config, corpus, data, corpus.tokenizer.size, 2048, out)
+    return samples.Reference(out, corpus.tokenizer.size)
 
 
 def test_reference_row_is_its_own_norm_and_two_calls_are_identical(tmp_path: Path, many_types: Corpus) -> None:
@@ -610,7 +612,7 @@ def test_reference_row_is_its_own_norm_and_two_calls_are_identical(tmp_path: Pat
     assert {"tails/words/coverage_5_normalised", "tails/tokens/coverage_5_normalised"} <= set(normalised)
     assert normalised == pytest.approx(dict.fromkeys(normalised, 1.0), rel=1e-12)
     assert 0 < metrics["tails/words/coverage_1"] < 1
-    assert row["protocol"] == evaluation.protocol(config, many_types, row["protocol"]["sample_tokens"])
+    assert row["protocol"] == protocol(config, many_types, row["protocol"]["sample_tokens"])
     assert row["sums"]["diversity/tokens"]["1"]["grams"] == row["protocol"]["sample_tokens"]
 
 
@@ -623,7 +625,7 @@ def test_reference_counts_the_training_set_and_the_fresh_text(tmp_path: Path, ma
     assert found.token_c0.tolist() == np.bincount(blocks.ravel(), minlength=900).tolist()
     plain = [many_types.tokenizer.hf.decode(b.tolist()).replace("<|endoftext|>", "\n\n") for b in blocks]
     assert found.word_c0 == Counter(w for text in plain for w in words(text))
-    rows = evaluation.real_rows(config, many_types, evaluation.sample_tokens(config, many_types, 2048))
+    rows = samples.real_rows(config, many_types, samples.sample_tokens(config, many_types, 2048))
     assert found.fresh_tokens.tolist() == np.bincount(np.concatenate(rows), minlength=900).tolist()
     assert found.fresh_tokens.sum() == sum(map(len, rows))
 
@@ -645,12 +647,12 @@ def test_token_tails_are_reported_from_200_types_on(tmp_path: Path, many_types: 
 
 def test_token_tail_limit_is_200_exactly(tmp_path: Path, many_types: Corpus) -> None:
     found = reference(budget_config(), many_types, tmp_path / "chain", tmp_path / "out")
-    rows = evaluation.real_rows(budget_config(), many_types, 230)
-    lists = evaluation.word_lists(many_types.tokenizer, rows)
+    rows = samples.real_rows(budget_config(), many_types, 230)
+    lists = samples.word_lists(many_types.tokenizer, rows)
     for types, expected in ((199, False), (200, True)):
         found.token_c0 = np.zeros(900, np.int64)
         found.token_c0[:types], found.token_c0[types:400] = 1, 1000
-        _, values = evaluation.score_samples(rows, lists, many_types, found, 900)
+        _, values = samples.score_samples(rows, lists, many_types, found, 900)
         assert ("tails/tokens/coverage_1" in values) == expected
 
 
@@ -661,8 +663,8 @@ def test_sample_scores_by_an_independent_count(tmp_path: Path, many_types: Corpu
     text = " ".join([*list(found.word_c0)[:150], "unheard", "unheard"])
     ids = np.array(many_types.tokenizer.hf(f" {text} ")["input_ids"])
     rows = [ids[i : i + 23] for i in range(0, len(ids), 23)]
-    lists = evaluation.word_lists(many_types.tokenizer, rows)
-    sums, values = evaluation.score_samples(rows, lists, many_types, found, 900)
+    lists = samples.word_lists(many_types.tokenizer, rows)
+    sums, values = samples.score_samples(rows, lists, many_types, found, 900)
     written = Counter(w for row in lists for w in row)
     tail = {w for w, c in found.word_c0.items() if c <= 5}
     fresh = found.fresh_words
@@ -681,8 +683,8 @@ def test_text_without_a_single_word_or_pair_can_be_scored(tmp_path: Path, corpus
     """What a collapsed model may write: one symbol for ever. Every score must be a number that JSON can hold."""
     found = reference(budget_config(), corpus, tmp_path / "chain", tmp_path / "out")
     for rows in ([np.full(23, 32)] * 4, [np.full(23, 256)] * 4, [np.array([200])], [np.full(23, 97)] * 4):
-        lists = evaluation.word_lists(corpus.tokenizer, rows)
-        sums, values = evaluation.score_samples(rows, lists, corpus, found, 257)
+        lists = samples.word_lists(corpus.tokenizer, rows)
+        sums, values = samples.score_samples(rows, lists, corpus, found, 257)
         json.dumps([sums, values], allow_nan=False)
         assert values["tails/words/coverage_1"] == 0.0
         assert values["diversity/tokens/ngram_entropy_1"] == 0.0

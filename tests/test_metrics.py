@@ -238,7 +238,7 @@ def test_from_words_numbers_words_by_first_appearance() -> None:
 SPEED = """
 import time
 import numpy as np
-from collapselab import evaluation
+from collapselab.evaluation import samples
 from collapselab.metrics.distribution import unigram_distances
 from collapselab.metrics.tails import tail_sets, tail_sums
 
@@ -249,7 +249,7 @@ share = np.cumsum(1 / (np.arange(50_257) + 2.7))
 ids = np.searchsorted(share, np.random.default_rng(0).random(2_000_000) * share[-1]).astype(np.uint16)
 rows = [ids[i : i + 128] for i in range(0, len(ids), 128)]
 before, start = peak(), time.process_time()
-sums, _ = evaluation.diversity_metrics(rows, [])
+sums, _ = samples.diversity_metrics(rows, [])
 counts = np.bincount(np.concatenate(rows), minlength=50_257)
 unigram_distances(counts + 1, counts)
 tail_sums(tail_sets(counts), counts, counts.sum())

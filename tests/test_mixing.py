@@ -10,10 +10,10 @@ from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import mixing
+from collapselab import mixing, schedules
 from collapselab.config import MixingConfig, UserError
 from collapselab.corpus import Tokens
-from collapselab.mixing import REAL, Inputs, TrainingSet, real_blocks, real_share
+from collapselab.mixing import REAL, Inputs, TrainingSet, real_blocks
 from collapselab.rundir import Chain, publishing, read_json, write_json
 
 BLOCK = 32
@@ -59,8 +59,8 @@ def mix(config, chain: Chain, generation: int, train: Tokens) -> dict:
 )
 def test_every_schedule(settings_: dict, expected: list[float]) -> None:
     config = MixingConfig(**settings_)
-    assert real_share(config, 0, 4) == 1.0
-    assert [real_share(config, g, 4) for g in range(1, 5)] == pytest.approx(expected)
+    assert schedules.real_share(config, 0, 4) == 1.0
+    assert [schedules.real_share(config, g, 4) for g in range(1, 5)] == pytest.approx(expected)
 
 
 def test_every_schedule_and_regime_that_can_be_named_exists() -> None:
@@ -68,7 +68,7 @@ def test_every_schedule_and_regime_that_can_be_named_exists() -> None:
 
     hints = get_type_hints(MixingConfig)
     named = {v for part in get_args(hints["schedule"]) for v in get_args(part)}
-    assert named == set(mixing.SCHEDULES)
+    assert named == set(schedules.SCHEDULES)
     assert set(get_args(hints["regime"])) == set(mixing.REGIMES)
 
 

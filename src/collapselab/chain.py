@@ -20,8 +20,10 @@ from collapselab import evaluation, mixing, modeling, rundir, sampling, seeds, t
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
+from collapselab.evaluation.protocol import METRICS_VERSION
+from collapselab.evaluation.samples import Reference, sample_tokens
 from collapselab.metrics import HEADLINE
-from collapselab.opening import ARM, chain_path, check_lengths, mixed_so_far, open_corpus, opened
+from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain
 from collapselab.tracking import Tracker
@@ -37,7 +39,7 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
     shown, used = mixed_so_far(chain, fork)
     mixing.check_supply(config, available, len(shown), used)
     budget = mixing.sample_budget(config, available)
-    evaluation.sample_tokens(config, corpus, budget)
+    sample_tokens(config, corpus, budget)
     with opened(chain, config, corpus, processes, fork) as console:
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rebuild_metrics() if processes.is_main else []
@@ -107,7 +109,7 @@ class Stages:
             return {"mixture": of(g, "mixture"), **previous}
         if name == "samples":
             return {"train": of(g, "train")}
-        version = {"metrics": str(evaluation.METRICS_VERSION)}
+        version = {"metrics": str(METRICS_VERSION)}
         if name == "reference":
             return {"corpus": self.corpus.digest, "mixture": of(0, "mixture"), **version}
         return {"train": of(g, "train"), "samples": of(g, "samples"), **version}
@@ -162,13 +164,13 @@ class Stages:
     def reference(self, out: Path) -> None:
         if self.processes.is_main:
             data = mixing.TrainingSet(self.config, self.chain, 0, self.corpus.train)
-            evaluation.Reference.publish(self.config, self.corpus, data, self.model().vocab, self.budget, out)
+            Reference.publish(self.config, self.corpus, data, self.model().vocab, self.budget, out)
 
     def evaluate(self, out: Path) -> None:
         evaluation.evaluate(
             self.model(), self.corpus, self.config, self.g, samples=self.place("samples"),
             reference=self.place("reference"), mixture=rundir.read_json(self.place("mixture") / "mixture.json"),
-            arm=ARM, out=out, processes=self.processes, console=self.console,
+            out=out, processes=self.processes, console=self.console,
         )  # fmt: skip
 
 

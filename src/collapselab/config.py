@@ -378,6 +378,8 @@ class RunConfig:
 
     name: str = "main"
     """Name of the run: its directory is runs_dir/name."""
+    arm: str = "main"
+    """Name of the arm: a run may hold several chains that are compared. A chain lies in runs_dir/name/arm=.../seed=..."""
     runs_dir: str = "runs"
     """Directory that holds runs."""
     data_dir: str | None = None
@@ -409,8 +411,10 @@ class RunConfig:
     """Dashboard."""
 
     def __post_init__(self) -> None:
-        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,99}", self.name) and ".." not in self.name
-        _check(bool(plain), "name", self.name, "use 1 to 100 letters, digits, '.', '_', '-', '=' or '+', without '..'")
+        for key in ("name", "arm"):
+            value = getattr(self, key)
+            plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,99}", value) and ".." not in value
+            _check(bool(plain), key, value, "use 1 to 100 letters, digits, '.', '_', '-', '=' or '+', without '..'")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "must be 0 or more and below 2^63")
         _check(self.generations >= 0, "generations", self.generations, "must be 0 or more")
         block = self.training.block

@@ -7,7 +7,7 @@ from typing import Any
 from collapselab.config import RunConfig, as_dict
 
 # Where a run lives and how it is watched: no part of what a chain is.
-HARMLESS = ("name", "runs_dir", "data_dir", "progress", "generations", "tracking")
+HARMLESS = ("name", "arm", "runs_dir", "data_dir", "progress", "generations", "tracking")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

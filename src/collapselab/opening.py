@@ -20,8 +20,6 @@ from collapselab.identity import drift, identity
 from collapselab.parallel import Processes, environment
 from collapselab.rundir import Chain
 
-ARM = "main"
-
 # What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
 FORK_MAY_CHANGE = (
     *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
@@ -35,7 +33,7 @@ FORK_MAY_CHANGE = (
 
 
 def chain_path(config: RunConfig) -> Path:
-    return Path(config.runs_dir) / config.name / f"arm={ARM}" / f"seed={config.seed}"
+    return Path(config.runs_dir) / config.name / f"arm={config.arm}" / f"seed={config.seed}"
 
 
 def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[list[float], int]:

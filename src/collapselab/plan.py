@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import evaluation, mixing, modeling, rundir, sampling
+from collapselab import mixing, modeling, rundir, sampling
 from collapselab.config import RunConfig
 from collapselab.console import Console
+from collapselab.evaluation.real_text import held_out
+from collapselab.evaluation.samples import sample_tokens
 from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
 from collapselab.parallel import Processes, clock
 from collapselab.rundir import Chain
@@ -30,14 +32,14 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     supply = mixing.check_supply(config, available, len(shown), used)
     supply["shares"][: len(shown)] = shown
     budget = mixing.sample_budget(config, available)
-    count = evaluation.sample_tokens(config, corpus, budget)
+    count = sample_tokens(config, corpus, budget)
     model = modeling.start_weights(
         config.model, previous=None, tokenizer=corpus.tokenizer, block=config.training.block, seed=0
     )
     generations = config.generations + 1
     blocks = [_set_blocks(config, g, available, budget) for g in range(generations)]
     trained = [mixing.shows(config, n) * config.training.block for n in blocks]
-    scored = len(evaluation.held_out(corpus, config.evaluation)[0])
+    scored = len(held_out(corpus, config.evaluation)[0])
     context = config.evaluation.context or config.training.block
     scored = scored * context // (config.evaluation.stride or context)
     sampler = sampling.Sampler(config, processes, Console(speaks=False))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from collapselab import evaluation, mixing, modeling, rundir, sampling
+from collapselab import mixing, modeling, rundir, sampling
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
+from collapselab.evaluation.protocol import protocol
+from collapselab.evaluation.real_text import held_out, score_real_text
 from collapselab.opening import check_lengths, open_corpus
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json
@@ -70,11 +72,11 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
     model = modeling.load(model_name, pad=config.model.pad_vocabulary)
     check_lengths(_with_model(config, model_name))
     console = Console(speaks=processes.is_main, bars=config.progress)
-    sums, values = evaluation.score_real_text(model, corpus, config, processes, console)
+    sums, values = score_real_text(model, corpus, config, processes, console)
     if processes.is_main:
         result = {
             "model": model_name,
-            "protocol": evaluation.protocol(config, corpus, None),
+            "protocol": protocol(config, corpus, None),
             "sums": sums,
             "metrics": values,
         }
@@ -88,7 +90,7 @@ def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:
     """`evaluation.tokens` counts the run's tokens: in another tokenizer's, as many as make up the same bytes."""
     if config.evaluation.tokens is None:
         return config
-    wanted = int(evaluation.held_out(ran, config.evaluation)[1].sum())
+    wanted = int(held_out(ran, config.evaluation)[1].sum())
     reach = np.cumsum(corpus.split(config.evaluation.split).nbytes[1:], dtype=np.int64)
     tokens = max(2, int(np.searchsorted(reach, wanted, side="right")))
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, tokens=tokens))

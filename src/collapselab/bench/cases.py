@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import chain, evaluation, mixing, modeling, rundir, training
+from collapselab import chain, mixing, modeling, rundir, training
 from collapselab.bench import Busy, Case, Peak, Row, chosen, limits, measured, obvious
 from collapselab.bench.sampler import GPT2, QUIET, SMALL, Size, sampling
 from collapselab.config import (
@@ -28,6 +28,7 @@ from collapselab.config import (
     TrainingConfig,
 )
 from collapselab.corpus.tokenizers import bytes_tokenizer
+from collapselab.evaluation.samples import diversity_metrics
 from collapselab.metrics.distribution import unigram_distances
 from collapselab.metrics.tails import tail_sets, tail_sums, tail_values
 from collapselab.opening import open_corpus
@@ -122,18 +123,18 @@ def _sample_metrics(device: torch.device, repeats: int) -> Case:
         return {n: len(Counter(tuple(r[i : i + n]) for r in plain for i in range(len(r) - n + 1))) for n in range(1, 5)}
 
     def everything() -> None:
-        evaluation.diversity_metrics(rows, [])
+        diversity_metrics(rows, [])
         counts = np.bincount(np.concatenate(rows), minlength=vocab)
         unigram_distances(c0, counts)
         tails = tail_sets(c0)
         tail_values(tail_sums(tails, counts, count), tail_sums(tails, c0, count))
 
-    agree = [int(part["types"]) for part in evaluation.diversity_metrics(some, [])[0]["diversity/tokens"].values()]
+    agree = [int(part["types"]) for part in diversity_metrics(some, [])[0]["diversity/tokens"].values()]
     return Case(
         "Sample metrics of tokens, n = 1 .. 4",
         [
             measured("reference (collections.Counter, 200,000 tokens)", counters, len(some) * length, cpu, repeats),
-            measured("ours, n-grams of 10 M", lambda: evaluation.diversity_metrics(rows, []), count, cpu, repeats),
+            measured("ours, n-grams of 10 M", lambda: diversity_metrics(rows, []), count, cpu, repeats),
             measured("ours, also distances and tail coverage", everything, count, cpu, repeats),
         ],
         parity={"types equal": agree == list(counters().values())},

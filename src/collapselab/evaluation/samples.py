@@ -1,147 +1,23 @@
-"""Scores of a generation: its model on held-out real text, its samples beside as much fresh real text.
-
-Every value is stored with the protocol that made it and with the sums it was derived from.
-"""
+"""Samples, and as much fresh real text beside them: diversity, distances, tail coverage."""
 
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
-from collapselab.config import EvaluationConfig, RunConfig, UserError, digest
-from collapselab.console import Console
-from collapselab.corpus import Corpus, Tokens
+from collapselab.config import RunConfig, UserError
+from collapselab.corpus import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
+from collapselab.evaluation.protocol import protocol
 from collapselab.metrics.distribution import unigram_distances
-from collapselab.metrics.likelihood import (
-    frequency_sums,
-    frequency_values,
-    likelihood_sums,
-    likelihood_values,
-    windows,
-)
 from collapselab.metrics.ngrams import distinct, diversity, entropy, from_rows, from_words, gram_sums, grams, repetition
 from collapselab.metrics.tails import LEAST_TYPES, tail_sets, tail_sums, tail_values, words
 from collapselab.mixing import TrainingSet, read_samples
-from collapselab.modeling import LanguageModel
-from collapselab.parallel import Processes
-from collapselab.rundir import SCHEMA, read_json, write_json
+from collapselab.rundir import read_json, write_json
 from collapselab.seeds import generator
-
-METRICS_VERSION = 1  # part of the protocol: raise it when a definition changes
-BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
-LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
-EXAMPLES = 5
-
-
-def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> dict[str, Any]:
-    """Everything a number depends on beside the model and its samples."""
-    settings = config.evaluation
-    context = settings.context or config.training.block
-    return {
-        "metrics_version": METRICS_VERSION,
-        "corpus": corpus.digest,
-        "tokenizer": corpus.tokenizer.digest,
-        "split": settings.split,
-        "context": context,
-        "stride": settings.stride or context,
-        "prefix": settings.prefix,
-        "joiner": "one separator token before each document" if config.corpus.joiner is None else config.corpus.joiner,
-        "tokens": settings.tokens,
-        "precision": settings.precision,
-        "sample_tokens": sample_tokens,
-        "sample_length": config.sequence_length - config.prompt_length,
-        "unigram_real": "training split",
-        "words": "complete \\w+, lower-cased, none across the ends of a sequence",
-    }
-
-
-def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The scored stream and the bytes of its tokens. The split begins with a separator: kept as the prefix, or not."""
-    tokens: Tokens = corpus.split(settings.split)
-    first = 0 if settings.prefix == "bos" else 1
-    stop = None if settings.tokens is None else settings.tokens + 1
-    return tokens.ids[first:stop], tokens.nbytes[first:stop]
-
-
-# --- the model on held-out text -----------------------------------------------------------------------------------
-
-
-def token_losses(
-    model: LanguageModel,
-    stream: np.ndarray,
-    context: int,
-    stride: int,
-    precision: str,
-    processes: Processes,
-    console: Console,
-    title: str = "eval",
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss of every scored token of a stream, in order; the same on every process.
-
-    Returns:
-        places int64 (scored,), nll float32 (scored,) in nats, correct bool (scored,).
-    """
-    plan = windows(len(stream), context, stride)
-    model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
-    chunk = max(1, LOGIT_BYTES[processes.device.type] // (4 * model.vocab))
-    rows = max(1, (BATCH_TOKENS[processes.device.type] if model.plain else chunk) // context)
-    # Windows of one length go in batches of a fixed size, dealt to processes in turn.
-    full = [w for w in plan if w[1] - w[0] == context]
-    short = [[w] for w in plan if w[1] - w[0] != context]
-    batches = [full[i : i + rows] for i in range(0, len(full), rows)] + short
-    cast = torch.autocast(processes.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    with console.bar(title, len(stream)) as bar:
-        for batch in batches[processes.rank :: processes.world]:
-            ids = torch.from_numpy(np.stack([stream[b:e] for b, e, _ in batch]).astype(np.int64)).to(processes.device)
-            targets = ids[:, 1:]
-            nll, right = [], []
-            with torch.inference_mode(), cast:
-                features = model.features(ids)[:, :-1].flatten(0, 1)
-                for some, wanted in zip(features.split(chunk), targets.flatten().split(chunk), strict=True):
-                    logits = model.head(some).float()
-                    nll.append(F.cross_entropy(logits, wanted, reduction="none"))
-                    right.append(logits.argmax(-1) == wanted)
-            nll_Bt, right_Bt = (torch.cat(part).view_as(targets).cpu().numpy() for part in (nll, right))
-            for i, (begin, end, first) in enumerate(batch):
-                keep = slice(first - begin - 1, end - begin - 1)
-                found.append((np.arange(first, end), nll_Bt[i, keep], right_Bt[i, keep]))
-            bar.update(sum(e - f for _, e, f in batch) * processes.world)
-    everything = [item for part in processes.collect(found) for item in part]
-    everything.sort(key=lambda item: int(item[0][0]))
-    places, nll_all, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
-    return places, nll_all, correct
-
-
-def score_real_text(
-    model: LanguageModel, corpus: Corpus, config: RunConfig, processes: Processes, console: Console, title: str = "eval"
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of `real/...`: NLL, perplexity, bits per byte, accuracy, NLL by training frequency."""
-    settings = config.evaluation
-    stream, nbytes = held_out(corpus, settings)
-    context = settings.context or config.training.block
-    places, nll, correct = token_losses(
-        model, stream, context, settings.stride or context, settings.precision, processes, console, title
-    )
-    sums = likelihood_sums(nll, correct, nbytes[places])
-    if not np.isfinite(sums["nats"]):
-        raise UserError(
-            f"training.lr={config.training.lr}: the model's loss on held-out text is not finite; try a lower lr"
-        )
-    buckets = frequency_sums(nll, corpus.train_counts[stream[places]])
-    values = {f"real/{k}": v for k, v in likelihood_values(sums).items()}
-    values |= {f"real/nll_by_frequency/{k}": v for k, v in frequency_values(buckets).items()}
-    return {"real": sums, "real/nll_by_frequency": buckets}, values
-
-
-# --- samples, beside as much fresh real text ------------------------------------------------------------------------
 
 
 def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
@@ -295,55 +171,3 @@ def score_samples(
         sums[f"tails/{unit}/fresh_real"] = fresh_part = tail_sums(tails, fresh_counts, fresh_count_total)
         values |= {f"tails/{unit}/{k}": v for k, v in tail_values(part, fresh_part).items()}
     return sums, values
-
-
-# --- the stage --------------------------------------------------------------------------------------------------------
-
-
-def evaluate(
-    model: LanguageModel,
-    corpus: Corpus,
-    config: RunConfig,
-    generation: int,
-    *,
-    samples: Path,
-    reference: Path,
-    mixture: dict[str, Any],
-    arm: str,
-    out: Path,
-    processes: Processes,
-    console: Console,
-) -> None:
-    """Scores one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl) and
-    examples.json (the first samples as text)."""
-    real_sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
-    if processes.is_main:
-        meta = read_json(samples / "meta.json")
-        count = sample_tokens(config, corpus, meta["tokens"])
-        rows = generated_rows(samples, count)
-        counts = Reference(reference, model.vocab)
-        sums, more = score_samples(rows, word_lists(corpus.tokenizer, rows), corpus, counts, model.vocab)
-        values |= more
-        values |= {
-            f"diversity/degenerate/{k}": v / meta["sequences"]
-            for k, v in meta["degenerate"].items()
-            if k != "end_of_text_tokens"
-        }
-        shared = protocol(config, corpus, count)
-        write_json(out / "eval.json", {"protocol": shared, "sums": real_sums | sums, "metrics": values})
-        write_json(
-            out / "row.json",
-            {
-                "schema": SCHEMA,
-                "arm": arm,
-                "seed": config.seed,
-                "generation": generation,
-                "real_share": mixture["real_share"]["realised"],
-                "protocol": digest(shared),
-                "metrics": values,
-            },
-        )
-        flat, length = read_samples(samples), meta["length"]
-        shown = [flat[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
-        write_json(out / "examples.json", corpus.tokenizer.decode(shown))
-    processes.barrier()
