@@ -20,5 +20,5 @@ echo "setup: installing into .venv (a few minutes on the first call)"
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv  # new, or half made before
 pip() { .venv/bin/python -m pip --disable-pip-version-check -q "$@"; }
 pip install -c scripts/constraints.txt torch
-pip install -c scripts/constraints.txt -e '.[dev,gguf]'
+pip install -c scripts/constraints.txt -e '.[dev,gguf,embeddings]'
 printf '%s\n' "$wanted" >"$stamp"
