@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,21 @@ from collapselab.corpus import Corpus
 from collapselab.evaluation.protocol import METRICS_VERSION
 from collapselab.evaluation.samples import Reference, sample_tokens
 from collapselab.metrics import HEADLINE
-from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, opened
+from collapselab.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain
 from collapselab.tracking import Tracker
 
 
-def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, list[dict[str, Any]]]:
-    """Runs a chain to its last generation, from wherever it stands; returns its path and the rows of metrics.jsonl."""
+def run(
+    config: RunConfig, fork: tuple[Path, int] | None = None, *, share: bool = False
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Runs a chain to its last generation, from wherever it stands; returns its path and the rows of metrics.jsonl.
+
+    Args:
+        fork: (chain, generation) to start from.
+        share: arms of one seed that have the same generation 0 make it once (experiments).
+    """
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain = Chain(chain_path(config))
     corpus = open_corpus(config, processes)
@@ -40,19 +48,21 @@ def run(config: RunConfig, fork: tuple[Path, int] | None = None) -> tuple[Path, 
     mixing.check_supply(config, available, len(shown), used)
     budget = mixing.sample_budget(config, available)
     sample_tokens(config, corpus, budget)
-    with opened(chain, config, corpus, processes, fork) as console:
+    with opened(chain, config, corpus, processes, fork, share) as console:
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rebuild_metrics() if processes.is_main else []
         tracker.log(rows)
         stages = Stages(chain, config, corpus, budget, processes, console)
         for generation in range(config.generations + 1):
             stages.g = generation
-            stages.do("mixture", stages.mix)
-            stages.do("train", stages.train)
-            stages.do("samples", stages.sample)
-            if generation == 0:
-                stages.do("reference", stages.reference)
-            if stages.do("eval", stages.evaluate) and processes.is_main:
+            with nullcontext() if generation else alone_in_shared(chain, processes, console):
+                stages.do("mixture", stages.mix)
+                stages.do("train", stages.train)
+                stages.do("samples", stages.sample)
+                if generation == 0:
+                    stages.do("reference", stages.reference)
+                made = stages.do("eval", stages.evaluate)
+            if processes.is_main and (made or len(rows) <= generation):
                 rows = chain.rebuild_metrics()
                 tracker.log(rows)
                 console.say(summary_line(rows[generation]))
@@ -74,7 +84,7 @@ class Stages:
         self.processes, self.console = processes, console
         self.g = 0  # the generation at hand
         self.trainer = training.Trainer(config, processes, console)
-        self.sampler = sampling.Sampler(config, processes, console, chain.root / "batch.json")
+        self.sampler = sampling.Sampler(config, processes, console, chain.batch_file)
         self.published = modeling.Published(config.model.pad_vocabulary)
         self.base: tuple[modeling.LanguageModel, str] | None = None  # start weights that do not change, their digest
 
@@ -96,7 +106,7 @@ class Stages:
         return True
 
     def place(self, name: str) -> Path:
-        return self.chain.root / "reference" if name == "reference" else self.chain.stage(self.g, name)
+        return self.chain.stage(self.g, name)
 
     def inputs(self, name: str) -> dict[str, str]:
         """Digests of what a stage is made from."""

@@ -14,6 +14,7 @@ from collapselab.config import UserError
 
 VERBS = {
     "run": "run a chain: train, sample, and train again on the samples; continues where it stopped",
+    "experiment": "run arms x seeds: chains that differ in named settings, compared with intervals",
     "sample": "write text with a published model; --seed and every --sampling.* option of `run` are accepted too",
     "eval": "score any model folder on a run's held-out text, under the run's protocol",
     "report": "make the report of a run: index.html, PNGs, CSV",
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 def _usage() -> None:
     print("usage: collapselab VERB [options]\n\nWhat happens to a language model that learns from its own output?\n")
     for verb, text in VERBS.items():
-        print(f"  {verb:<8} {text}")
+        print(f"  {verb:<11} {text}")
     print("\n`collapselab VERB --help` shows the options of a verb and their defaults.")
 
 
@@ -127,6 +128,44 @@ def _do_run(arguments: list[str]) -> int:
     return 0
 
 
+def _do_experiment(arguments: list[str]) -> int:
+    options = _options("experiment")
+    options.add_run_keys()
+    options.add("arms", dict, {}, "what each arm changes: {name: {key: value, ...}, ...}; in the YAML file")
+    options.add("seeds", list[int], [], "seeds of the chains of each arm, as in [1, 2, 3]")
+    options.add("baseline", str | None, None, "the arm that the others are compared with; null means the first")
+    options.add("base", str | None, None, "YAML file with settings for all arms, seen from the file that names it")
+    options.add("workers", int | None, None, "chains run at once; null means one per GPU, on a CPU one for two cores")
+    gathered = options.gather(arguments)
+    base = _last("base", gathered)
+    if base is not None:
+        folder = options.origin["base"].parent if "base" in options.origin else Path()
+        gathered = options.gather(["--config", str(folder / base), *arguments])
+    parsed = options.parse(gathered)
+    from collapselab.options import arms_of
+
+    if not parsed.arms:
+        raise UserError("arms: give at least one, as in arms: {replace: {mixing.start: 0.0}}")
+    if not parsed.seeds or len(set(parsed.seeds)) < len(parsed.seeds):
+        raise UserError(f"seeds={parsed.seeds}: give at least one seed, each once, as in seeds: [1, 2, 3]")
+    if any(item.startswith("--seed=") for item in gathered):
+        raise UserError("seed: an experiment has `seeds`, as in seeds: [1, 2, 3]")
+    if parsed.workers is not None and parsed.workers < 1:
+        raise UserError(f"--workers={parsed.workers}: must be 1 or more")
+    baseline = parsed.baseline or str(next(iter(parsed.arms)))
+    if baseline not in map(str, parsed.arms):
+        raise UserError(f"baseline={baseline!r}: no such arm; arms are {', '.join(map(str, parsed.arms))}")
+    from collapselab.experiment import Experiment, run
+
+    experiment = Experiment(arms_of(options, gathered, parsed.arms), parsed.seeds, baseline)
+    _quiet()
+    failed = run(experiment, parsed.workers)
+    _compare(experiment.root)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(experiment.chains())} chains did not finish: {'; '.join(failed)}")
+    return 0
+
+
 def _last(key: str, gathered: list[str]) -> str | None:
     given = [item.split("=", 1)[1] for item in gathered if item.startswith(f"--{key}=")]
     return given[-1] if given else None
@@ -147,6 +186,25 @@ def _show(chain: Path) -> None:
         table.add_column(column, justify="right")
     for row in report.table_rows(report.ChainFiles(chain)):
         table.add_row(*row)
+    Console().print(table)
+    print(f"report: {page}")
+
+
+def _compare(root: Path) -> None:
+    """The table at the end of an experiment, and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from collapselab import report
+
+    page = report.write_report(root)
+    title, columns, rows = report.comparison(root)
+    table = Table(title=Text(title))
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("metric", "arm") else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
     Console().print(table)
     print(f"report: {page}")
 
@@ -291,6 +349,7 @@ def _do_bench(arguments: list[str]) -> int:
 
 HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "run": _do_run,
+    "experiment": _do_experiment,
     "sample": _do_sample,
     "eval": _do_eval,
     "report": _do_report,

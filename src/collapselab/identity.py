@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict
+from collapselab.config import RunConfig, as_dict, digest
 
 # Where a run lives and how it is watched: no part of what a chain is.
 HARMLESS = ("name", "arm", "runs_dir", "data_dir", "progress", "generations", "tracking")
@@ -36,3 +36,20 @@ def drift(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]
         if before != after:
             changed[key] = (before, after)
     return changed
+
+
+def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
+    """Which stages of generation 0 two chains of one seed have in common: those with equal digests.
+
+    Its training set and model do not depend on later mixtures, nor on how samples are written or scored.
+
+    Args:
+        mine: the identity of a chain, as it is recorded. corpus: its digest.
+    """
+    of_model = {k: v for k, v in mine.items() if k.split(".")[0] in ("corpus", "model", "training")}
+    of_model |= {k: mine[k] for k in ("mixing.tokens", "mixing.unit", "device", "deterministic")} | {"text": corpus}
+    if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
+        of_model["model.start"] = "base"  # generation 0 has no weights before it
+    whole = of_model | {k: v for k, v in mine.items() if k.split(".")[0] in ("sampling", "evaluation")}
+    model, rest = digest(of_model)[:32], digest(whole)[:32]
+    return {"mixture": model, "train": model, "samples": rest, "reference": rest, "eval": rest}

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from collapselab import modeling, rundir
 from collapselab.config import RunConfig, UserError, as_dict, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
-from collapselab.identity import drift, identity
+from collapselab.identity import drift, identity, shared_digests
 from collapselab.parallel import Processes, environment
 from collapselab.rundir import Chain
 
@@ -81,14 +81,24 @@ def check_lengths(config: RunConfig) -> None:
 
 @contextmanager
 def opened(
-    chain: Chain, config: RunConfig, corpus: Corpus, processes: Processes, fork: tuple[Path, int] | None
+    chain: Chain,
+    config: RunConfig,
+    corpus: Corpus,
+    processes: Processes,
+    fork: tuple[Path, int] | None,
+    share: bool = False,
 ) -> Iterator[Console]:
-    """Holds the chain's lock; creates it, or checks that it is the same chain. Other processes wait for process 0."""
+    """Holds the chain's lock; creates it, or checks that it is the same chain. Other processes wait for process 0.
+
+    Args:
+        share: a new chain takes generation 0 from the run's shared folders.
+    """
     root = rundir.run_root(chain.root)
     if not processes.is_main:
         failed = processes.share(None)
         if failed is not None:
             raise failed
+        chain.share(processes.share({}))
         yield Console(speaks=False)
         return
     lock = None
@@ -100,7 +110,7 @@ def opened(
         lock = (chain.root / "lock").open("a+")
         _take(lock, chain)
         ours = is_new
-        _check_identity(chain, config, corpus, processes, fork)
+        _check_identity(chain, config, corpus, processes, fork, share)
     except UserError as caught:
         error = caught
     except OSError as caught:
@@ -115,6 +125,7 @@ def opened(
         if lock is not None:
             lock.close()
         raise error
+    processes.share(_shared(chain))
     console = Console(bars=config.progress, log=root / "events.log")
     done = chain.finished()
     at = f"continues after generation {done[-1]}" if done else "starts"
@@ -133,6 +144,26 @@ def opened(
             lock.close()
 
 
+def _shared(chain: Chain) -> dict[str, str]:
+    return rundir.read_json(chain.root / "shared.json") if chain.shared else {}
+
+
+@contextmanager
+def alone_in_shared(chain: Chain, processes: Processes, console: Console) -> Iterator[None]:
+    """Holds the locks of the shared folders of this chain, so that one chain at a time makes generation 0; waits for
+    them. The others find it made."""
+    with ExitStack() as held:
+        for folder in sorted(set(chain.shared.values())) if processes.is_main else []:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((folder / "lock").open("a+"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                console.say(f"{chain.root}: waits for another chain of this seed, which makes generation 0")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _take(lock: Any, chain: Chain) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +178,12 @@ def _take(lock: Any, chain: Chain) -> None:
 
 
 def _check_identity(
-    chain: Chain, config: RunConfig, corpus: Corpus, processes: Processes, fork: tuple[Path, int] | None
+    chain: Chain,
+    config: RunConfig,
+    corpus: Corpus,
+    processes: Processes,
+    fork: tuple[Path, int] | None,
+    share: bool,
 ) -> None:
     # What "auto" means on this machine is part of what a chain is: a GPU does not go on from where a CPU stopped.
     mine = identity(config) | {"device": processes.device.type, "training.precision": processes.precision}
@@ -176,6 +212,9 @@ def _check_identity(
         _copy_fork(chain, mine, corpus, *fork)
     elif chain.generation(0).exists():
         raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
+    elif share:
+        chain.share(shared_digests(mine, corpus.digest))
+        rundir.write_json(chain.root / "shared.json", shared_digests(mine, corpus.digest))
     rundir.write_json(saved, {"config": mine, "corpus": corpus.digest})
     rundir.write_text(chain.root / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
     rundir.write_json(
@@ -188,7 +227,7 @@ def inherited_batch(parent: Path, theirs: dict[str, Any], mine: dict[str, Any]) 
     chosen for another device, precision or way of sampling, or the fork sets its own."""
     decides = ("device", "deterministic", "sampling.precision", "sampling.beams", "sampling.batch_size")
     same = all(theirs.get(key) == mine.get(key) for key in decides)
-    recorded = parent / "batch.json"
+    recorded = Chain(parent).batch_file
     return recorded if same and recorded.is_file() else None
 
 
@@ -203,8 +242,11 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
         raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
     if at < 0 or at not in Chain(parent).finished():
         raise UserError(f"--at {at}: {parent} has finished generations {Chain(parent).finished()}; choose one of them")
-    for source in [*(Chain(parent).generation(g) for g in range(at + 1)), parent / "reference"]:
-        shutil.copytree(source, chain.root / source.name, dirs_exist_ok=True)
+    theirs = Chain(parent)
+    for g in range(at + 1):
+        for name in rundir.STAGES:
+            shutil.copytree(theirs.stage(g, name), chain.stage(g, name), dirs_exist_ok=True)
+    shutil.copytree(theirs.stage(0, "reference"), chain.stage(0, "reference"), dirs_exist_ok=True)
     if (batch := inherited_batch(parent, known["config"], mine)) is not None:
         shutil.copy(batch, chain.root)
     rundir.write_json(chain.root / "fork.json", {"parent": digest(known["config"]), "name": str(parent), "at": at})

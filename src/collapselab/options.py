@@ -19,6 +19,7 @@ import jsonargparse
 import yaml
 
 from collapselab.config import RunConfig, UserError, first_line
+from collapselab.identity import flatten
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -56,7 +57,7 @@ class Options:
         self.line_only: set[str] = set()
         self.sections: set[str] = set()
         self.positional: str | None = None
-        self.origin: dict[str, str] = {}  # the YAML file that a value came from
+        self.origin: dict[str, Path] = {}  # the YAML file that a value came from
 
     def add_run_keys(self) -> None:
         self.parser.add_class_arguments(RunConfig, as_group=False)
@@ -96,7 +97,7 @@ class Options:
         for path in files:
             found = self._from_yaml(Path(path))
             settings |= {key: f"--{key}={_as_option(value)}" for key, value in found.items()}
-            self.origin |= dict.fromkeys(found, f"--config {path}: ")
+            self.origin |= dict.fromkeys(found, Path(path))
         for item in line:
             self.origin.pop(item[2:].split("=", 1)[0], None)
         if self.positional in settings:
@@ -182,7 +183,7 @@ class Options:
         if key in self.keys:
             given = [a.split("=", 1)[1] for a in arguments if a.startswith(f"--{key}=")]
             said = f"{key}={given[-1] if given else ''!r}: must be {_in_words(self.keys[key])}"
-            return UserError(self.origin.get(key, "") + said)
+            return UserError(f"--config {self.origin[key]}: {said}" if key in self.origin else said)
         return UserError(f"{text[:300]}; see `{self.parser.prog} --help`")
 
 
@@ -198,6 +199,37 @@ def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
     options = Options("run", "")
     options.add_run_keys()
     return run_config(options.parse(options.gather(["--config", str(path), *(overrides or [])])))
+
+
+def arms_of(options: Options, gathered: list[str], arms: dict[str, Any]) -> dict[str, RunConfig]:
+    """The configuration of each arm: the common settings, and what the arm overrides.
+
+    Args:
+        gathered: the common settings as options, from files and from the command line.
+        arms: {name: {key: value, ...}}, keys dotted or nested.
+    """
+    known = run_keys()
+    typed = {item[2:].split("=", 1)[0] for item in gathered} - options.origin.keys()
+    made = {}
+    for arm, settings in arms.items():
+        overrides = flatten(settings or {}) if isinstance(settings or {}, dict) else None
+        if overrides is None:
+            raise UserError(f"arms.{arm}={settings!r}: must hold keys and values, as in {{mixing.regime: accumulate}}")
+        for key, value in overrides.items():
+            if key in ("name", "arm", "seed", "runs_dir") or key not in known:
+                hint = "; it is the same for all arms" if key in known else nearest(key, known)
+                raise UserError(f"arms.{arm}.{key}: not a key that an arm may set{hint}")
+            if value is None and "None" not in known[key]:
+                raise UserError(f"arms.{arm}.{key}=null: needs a value; leave the key out for its default")
+            if key in typed:
+                raise UserError(f"--{key}: arm {arm} sets it, and so would be another arm; change the arm in its file")
+        common = [item for item in gathered if item[2:].split("=", 1)[0] in known]
+        line = [*common, f"--arm={arm}", *(f"--{key}={_as_option(value)}" for key, value in overrides.items())]
+        try:
+            made[str(arm)] = run_config(options.parse(line))
+        except UserError as error:
+            raise UserError(f"arms.{arm}: {error}") from None
+    return made
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

@@ -45,9 +45,9 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     sampler = sampling.Sampler(config, processes, Console(speaks=False))
     read = max(1, config.prompt_length)
     length = read + config.sequence_length - config.prompt_length
-    recorded = Chain(chain_path(config)).root / "batch.json"
+    recorded = Chain(chain_path(config)).batch_file
     if not recorded.is_file() and fork is not None:
-        recorded = fork[0] / "batch.json"  # near enough for an estimate where the fork computes otherwise
+        recorded = Chain(fork[0]).batch_file  # near enough for an estimate where the fork computes otherwise
     batch = (
         int(rundir.read_json(recorded)["batch_size"])
         if recorded.is_file()

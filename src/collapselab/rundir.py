@@ -1,6 +1,7 @@
 """The run directory: stages talk through files, and a stage folder exists when its manifest says so.
 
     runs/<name>/arm=<arm>/seed=<n>/gen_000/{mixture,train,samples,eval}/
+    runs/<name>/shared/<digest>/seed=<n>/gen_000/        stages of generation 0 that several arms start from
 
 A stage is written into a temporary folder beside its place, flushed, and renamed; its `manifest.json` (sizes and
 digests of its files, digests of its inputs) is written last. A folder without a valid manifest does not exist.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -24,6 +26,7 @@ from collapselab.config import UserError, digest
 
 SCHEMA = 1
 STAGES = ("mixture", "train", "samples", "eval")
+SHARED_STAGES = (*STAGES, "reference")
 
 
 def sha256_of(path: Path) -> str:
@@ -137,16 +140,37 @@ def manifest_of(stage: Path, *, check: Literal["digests", "sizes", "nothing"] = 
 
 
 class Chain:
-    """Paths of one chain's directory, and which of its stages are published."""
+    """Paths of one chain's directory, and which of its stages are published.
+
+    `shared.json` names, for the stages of generation 0 and the reference that other arms have too, the digest under
+    which they lie in the run's `shared/`.
+    """
 
     def __init__(self, root: Path):
         self.root = root
+        self.shared: dict[str, Path] = {}
+        if (root / "shared.json").is_file():
+            self.share(read_json(root / "shared.json"))
+
+    def share(self, digests: dict[str, str]) -> None:
+        """Takes the named stages of generation 0 from the run's shared folders. Raises UserError for a strange digest."""
+        for name, value in digests.items():
+            if name not in SHARED_STAGES or not re.fullmatch(r"[0-9a-f]{32}", str(value)):
+                raise UserError(f"{self.root / 'shared.json'}: not written by this lab; restore it or use another name")
+            self.shared[name] = run_root(self.root) / "shared" / value / self.root.name
 
     def generation(self, index: int) -> Path:
         return self.root / f"gen_{index:03d}"
 
     def stage(self, index: int, name: str) -> Path:
-        return self.generation(index) / name
+        """Where a stage lies; `reference` belongs to the chain as a whole."""
+        home = self.shared.get(name, self.root) if index == 0 or name == "reference" else self.root
+        return home / name if name == "reference" else home / f"gen_{index:03d}" / name
+
+    @property
+    def batch_file(self) -> Path:
+        """Keeps the sampling batch that was chosen: arms that share samples write all of theirs alike."""
+        return self.shared.get("samples", self.root) / "batch.json"
 
     def digest_of(self, index: int, name: str) -> str:
         """Digest of a published stage; raises UserError where there is none."""
@@ -167,6 +191,7 @@ class Chain:
         rows = [read_json(self.stage(g, "eval") / "row.json") for g in self.finished()]
         for row in rows:
             stages = {s: manifest_of(self.stage(row["generation"], s), check="nothing") for s in STAGES}
+            row["arm"] = self.root.parent.name.removeprefix("arm=")
             row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in stages.items() if m}
         write_text(self.root / "metrics.jsonl", "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
         return rows

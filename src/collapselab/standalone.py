@@ -37,7 +37,7 @@ def sample(
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
     text = mixing.TrainingSet(config, chain, text_of, corpus.train)
     model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
-    recorded = chain.root / "batch.json"
+    recorded = chain.batch_file
     if config.sampling.batch_size is None and recorded.is_file():  # the chain's own text, to the bit
         batch = rundir.read_json(recorded)["batch_size"]
         config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))

@@ -1,19 +1,19 @@
-"""The report of a run, made from its files alone: index.html with the curves, PNGs and a CSV beside it."""
+"""The report of a run or an experiment, made from its files alone: index.html with the curves, PNGs and tables beside it."""
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
+import yaml
 
 from collapselab.config import UserError
 from collapselab.metrics import HEADLINE
-from collapselab.report import figures
-from collapselab.rundir import find_chains, read_json, read_metrics, run_root, write_bytes, write_text
+from collapselab.report import figures, tables
+from collapselab.rundir import Chain, find_chains, read_json, read_metrics, run_root, write_bytes, write_text
 
 COLUMNS = ("generation", "real share", *HEADLINE)
 
@@ -22,17 +22,18 @@ class ChainFiles:
     """What a report needs of one chain."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.name = f"{path.parent.name.removeprefix('arm=')}, {path.name.replace('=', ' ')}"
+        self.path, self.chain = path, Chain(path)
+        self.arm, self.seed = path.parent.name.removeprefix("arm="), int(path.name.removeprefix("seed="))
+        self.name = f"{self.arm}, seed {self.seed}"
         self.rows = read_metrics(path)
-        self.reference: dict[str, Any] = read_json(path / "reference" / "eval.json")
+        self.reference: dict[str, Any] = read_json(self.chain.stage(0, "reference") / "eval.json")
         self.config = (path / "config.yaml").read_text(encoding="utf-8")
         note = read_json(path / "environment.json").get("note", "")
         self.note = note.removeprefix("note: ").capitalize()
-        self.protocol = read_json(path / "gen_000" / "eval" / "eval.json")["protocol"]
+        self.protocol = self.generation(0, "eval", "eval.json")["protocol"]
 
-    def generation(self, g: int, *parts: str) -> Any:
-        return read_json(self.path.joinpath(f"gen_{g:03d}", *parts))
+    def generation(self, g: int, stage: str, file: str) -> Any:
+        return read_json(self.chain.stage(g, stage) / file)
 
     @property
     def ledgers(self) -> list[dict[str, dict[str, int]]]:
@@ -58,23 +59,47 @@ def _cell(metrics: dict[str, float], key: str) -> str:
     return f"{metrics[key]:.4g}" if key in metrics else "–"
 
 
-def write_report(run: Path) -> Path:
-    """Makes report/ of a run anew; returns the path of index.html. Raises UserError where no generation is finished."""
+def open_run(run: Path) -> tuple[list[ChainFiles], str | None]:
+    """The chains of a run that have a finished generation, in the order of the experiment's arms, and the baseline arm.
+
+    Raises UserError where no generation is finished.
+    """
     started = find_chains(run)
-    chains = [ChainFiles(path) for path in started if (path / "gen_000" / "eval" / "manifest.json").is_file()]
+    chains = [ChainFiles(path) for path in started if (path / "metrics.jsonl").is_file() and read_metrics(path)]
     if not chains:
         raise UserError(f"{run}: no generation is finished yet; continue the run first")
+    asked = run_root(chains[0].path) / "experiment.yaml"
+    order: list[str] = []
+    baseline = None
+    if asked.is_file():
+        experiment = yaml.safe_load(asked.read_text(encoding="utf-8"))
+        order, baseline = list(experiment["arms"]), experiment["baseline"]
+    order += sorted({chain.arm for chain in chains} - set(order))
+    return sorted(chains, key=lambda chain: (order.index(chain.arm), chain.seed)), baseline
+
+
+def write_report(run: Path) -> Path:
+    """Makes report/ of a run anew; returns the path of index.html. Raises UserError where no generation is finished."""
+    chains, baseline = open_run(run)
     out = run_root(chains[0].path) / "report"
     out.mkdir(exist_ok=True)
+    metrics = tables.tidy(chains)
+    summary = tables.summary(metrics, baseline)
+    for name, table in (("metrics", metrics), ("reference", tables.reference(chains)), ("summary", summary)):
+        tables.publish(table, out / name)
     images = []
     for name, title, caption, draw in figures.FIGURES:
         png = draw(chains)
+        if png is None:
+            continue
         write_bytes(out / f"{name}.png", png)
         images.append({"title": title, "caption": caption, "data": base64.b64encode(png).decode()})
-    write_text(out / "metrics.csv", tidy_csv(chains))
+    title, columns, rows = compared(summary, baseline)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("collapselab.report", "."), autoescape=True)
     page = environment.get_template("page.html.jinja").render(
         name=run_root(chains[0].path).name,
+        comparison={"title": title, "columns": columns, "rows": rows} if len(chains) > 1 else None,
+        single=sorted({chain.arm for chain in chains if sum(c.arm == chain.arm for c in chains) == 1}),
         chains=[
             {
                 "name": chain.name,
@@ -93,16 +118,27 @@ def write_report(run: Path) -> Path:
     return out / "index.html"
 
 
-def tidy_csv(chains: list[ChainFiles]) -> str:
-    """One row per chain, generation, metric and value; real text stands as generation `real`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["arm", "seed", "generation", "real_share", "metric", "value"])
-    for chain in chains:
-        for row in chain.rows:
-            for key, value in sorted(row["metrics"].items()):
-                writer.writerow([row["arm"], row["seed"], row["generation"], row["real_share"], key, repr(value)])
-        for key, value in sorted(chain.reference["metrics"].items()):
-            first = chain.rows[0]
-            writer.writerow([first["arm"], first["seed"], "real", "", key, repr(value)])
-    return text.getvalue()
+def comparison(run: Path) -> tuple[str, list[str], list[list[str]]]:
+    """(title, columns, rows) that compare the arms of a run at the last generation that all of their chains have."""
+    chains, baseline = open_run(run)
+    return compared(tables.summary(tables.tidy(chains), baseline), baseline)
+
+
+def compared(summary: pd.DataFrame, baseline: str | None) -> tuple[str, list[str], list[list[str]]]:
+    """One row per headline metric and arm: chains, mean and half-width of the 95 % interval, and the same of the
+    difference to the baseline."""
+    last = int(summary.groupby("arm")["generation"].max().min())
+    at_last = summary[summary["generation"] == last].set_index(["metric", "arm"])
+    columns = ["metric", "arm", "chains", "mean"] + ([f"minus {baseline}"] if baseline is not None else [])
+    rows = []
+    for name, key in HEADLINE.items():
+        for arm in dict.fromkeys(summary["arm"]):
+            if (key, arm) not in at_last.index:
+                continue
+            found = at_last.loc[(key, arm)]
+            cells = [name, str(arm), str(found["chains"]), tables.with_interval(found["mean"], found["low"])]
+            if baseline is not None:
+                pairs = bool(found["pairs"])
+                cells.append(tables.with_interval(found["difference"], found["difference_low"]) if pairs else "–")
+            rows.append(cells)
+    return f"generation {last}: mean over chains ± half of the 95 % interval", columns, rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
+
+from collapselab.metrics.intervals import mean_interval
+from collapselab.report.overlay import TITLES, by_generation, overlaid, residuals
 
 # Okabe & Ito (2008): told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -34,14 +38,31 @@ def _axes(panels: int) -> tuple[Figure, list[Any]]:
     return figure, axes
 
 
-def _curve(axis: Any, chains: list[Any], key: str, title: str, *, reference: bool = True) -> None:
-    for index, chain in enumerate(chains):
-        points = [(row["generation"], row["metrics"][key]) for row in chain.rows if key in row["metrics"]]
+def _arms(chains: list[Any]) -> dict[str, list[Any]]:
+    """The chains of each arm, in the order of the report; an arm has one colour everywhere."""
+    found: dict[str, list[Any]] = {}
+    for chain in chains:
+        found.setdefault(chain.arm, []).append(chain)
+    return found
+
+
+def _label(arm: str, chains: list[Any]) -> str:
+    return f"{arm} ({len(chains)} seeds)" if len(chains) > 1 else f"{arm} (one seed: no interval)"
+
+
+def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
+    """An arm's mean over chains, with its 95 % t-interval where there are several."""
+    for index, (arm, members) in enumerate(_arms(chains).items()):
+        points = {g: mean_interval(values) for g, values in by_generation(members, key).items()}
         colour = COLOURS[index % len(COLOURS)]
-        axis.plot(*zip(*points, strict=True) if points else ([], []), "o-", color=colour, label=chain.name)
-        value = chain.reference["metrics"].get(key)
-        if reference and value is not None and index == 0:
-            axis.axhline(value, color="0.4", linestyle="--", linewidth=1, label="real text, same budget")
+        axis.plot(points.keys(), [p[0] for p in points.values()], "o-", ms=4, color=colour, label=_label(arm, members))
+        lows, highs = [p[1] for p in points.values()], [p[2] for p in points.values()]
+        axis.fill_between(list(points), lows, highs, color=colour, alpha=0.2, linewidth=0)
+    values = [c.reference["metrics"][key] for c in chains if key in c.reference["metrics"]]
+    if values:
+        axis.axhline(
+            sum(values) / len(values), color="0.4", linestyle="--", linewidth=1, label="real text, same budget"
+        )
     axis.set_title(title, fontsize=10)
     if "coverage" in key:
         axis.set_ylim(bottom=0)
@@ -83,15 +104,23 @@ def tails(chains: list[Any]) -> bytes:
     return _panels(chains, {f"tails/words/coverage_{k}_normalised": f"words seen {often}" for k, often in seen.items()})
 
 
+def _first_of_each_arm(chains: list[Any]) -> list[Any]:
+    """For figures of one chain each, at most six side by side."""
+    return [members[0] for members in _arms(chains).values()][:6]
+
+
 def frequency(chains: list[Any]) -> bytes:
-    figure, axes = _axes(len(chains))
-    for axis, chain in zip(axes, chains, strict=True):
+    shown = _first_of_each_arm(chains)
+    figure, axes = _axes(len(shown))
+    for axis, chain in zip(axes, shown, strict=True):
         tokens = chain.generation(0, "eval", "eval.json")["sums"]["real/nll_by_frequency"]
         present = [b for b in BUCKET_ORDER if tokens[b]["tokens"] >= LEAST_TOKENS]
         for index, bucket in enumerate(present):
             key = f"real/nll_by_frequency/{bucket}"
-            start = chain.rows[0]["metrics"][key]
-            points = [(row["generation"], row["metrics"][key] - start) for row in chain.rows]
+            start = chain.rows[0]["metrics"].get(key)
+            if start is None:
+                continue
+            points = [(row["generation"], row["metrics"][key] - start) for row in chain.rows if key in row["metrics"]]
             label = f"seen {bucket} ({tokens[bucket]['tokens']:,.0f} scored)"
             axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[index], label=label)
         axis.set_title(f"rise of the loss by token frequency (nats)\n{chain.name}", fontsize=10)
@@ -107,8 +136,9 @@ def _source_colour(source: str, generations: int) -> Any:
 
 
 def ledger(chains: list[Any]) -> bytes:
-    figure, axes = _axes(len(chains))
-    for axis, chain in zip(axes, chains, strict=True):
+    shown = _first_of_each_arm(chains)
+    figure, axes = _axes(len(shown))
+    for axis, chain in zip(axes, shown, strict=True):
         ledgers = chain.ledgers
         sources = sorted(
             {s for one in ledgers for s in one}, key=lambda s: (s != "real", not s.startswith("prompt"), len(s), s)
@@ -127,7 +157,41 @@ def ledger(chains: list[Any]) -> bytes:
     return _png(figure)
 
 
-FIGURES: tuple[tuple[str, str, str, Callable[[list[Any]], bytes]], ...] = (
+def theory(chains: list[Any]) -> bytes | None:
+    """Above, what was measured and what the law expects; below, the difference with twice its standard error."""
+    keys = overlaid(chains)
+    if not keys:
+        return None
+    figure = Figure(figsize=(4.6 * len(keys), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(keys), squeeze=False, sharex=True, height_ratios=(3, 2))
+    for above, below, key in zip(*axes, keys, strict=True):
+        for index, (arm, members) in enumerate(_arms(chains).items()):
+            colour = COLOURS[index % len(COLOURS)]
+            measured = {g: values.mean() for g, values in by_generation(members, key).items()}
+            above.plot(measured.keys(), measured.values(), "o", ms=4, color=colour, label=f"{arm}: measured")
+            for prefix, style, name in (("theory/", "-", "law (noise)"), ("theory/bias/", ":", "bias alone")):
+                line = {g: values.mean() for g, values in by_generation(members, prefix + key).items()}
+                if line:
+                    above.plot(line.keys(), line.values(), style, color=colour, linewidth=1.5, label=f"{arm}: {name}")
+            gaps = residuals(members, key)
+            if gaps:
+                bars = [0.0 if math.isnan(se) else 2 * se for *_, se in gaps]
+                below.errorbar(
+                    [g for g, *_ in gaps], [m - e for _, _, m, e, _ in gaps], bars, fmt="o-", ms=3, color=colour, lw=1
+                )
+        above.set_title(TITLES[key], fontsize=10)
+        below.axhline(0, color="0.4", linewidth=1)
+        below.set_ylabel("measured − law (± 2 s.e.)", fontsize=8)
+        below.set_xlabel("generation")
+        for axis in (above, below):
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0][-1].legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
+FIGURES: tuple[tuple[str, str, str, Callable[[list[Any]], bytes | None]], ...] = (
     (
         "likelihood",
         "The model on held-out real text",
@@ -146,6 +210,14 @@ FIGURES: tuple[tuple[str, str, str, Callable[[list[Any]], bytes]], ...] = (
         "Diversity of the samples",
         "Beside real text at the same budget: both a fall and a rise away from it are a loss.",
         diversity,
+    ),
+    (
+        "theory",
+        "Beside exact theory",
+        "Lines: what the law of this very pipeline expects of a learner that matches densities exactly, with the text that "
+        "was really mixed. On natural text a network smooths, and stands above the law of a learner that does not. Dotted: "
+        "what temperature and truncation alone would do, without sampling noise.",
+        theory,
     ),
     (
         "frequency",

@@ -7,7 +7,6 @@ shares the weights and waits for nobody.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from collapselab.config import UserError
+from collapselab.parallel import end_with_parent
 
 
 def side_by_side(
@@ -98,9 +98,7 @@ def _forked(write: Callable[[int], np.ndarray], indices: list[int], workers: int
 
 
 def _work(write: Callable[[int], np.ndarray], indices: list[int], writer: Connection, parent: int) -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan holds the chain's lock
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)

@@ -1,0 +1,37 @@
+"""Intervals over chains: the unit is the chain, never the generation or the token."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) of Student's t-interval for the mean of independent chains; nan ends for a single one.
+
+    Args:
+        values: (chains,) one value of each chain.
+    """
+    from scipy import stats
+
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def paired_difference(
+    values: dict[int, float], baseline: dict[int, float], level: float = 0.95
+) -> tuple[int, float, float, float] | None:
+    """(pairs, mean difference, low, high) of an arm and a baseline arm, paired by seed; None where no seed has both.
+
+    Chains of one seed share generation 0 and every random number that they can, so their difference varies less than
+    either of them.
+    """
+    seeds = sorted(values.keys() & baseline.keys())
+    if not seeds:
+        return None
+    return len(seeds), *mean_interval(np.array([values[s] - baseline[s] for s in seeds]), level)

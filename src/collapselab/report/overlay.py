@@ -1,0 +1,54 @@
+"""Theory beside the measured curves: for every metric m of metrics.jsonl that has a law, `theory/m` is what the law of
+this chain's own pipeline expects, `theory/m_se` the standard error of the difference within the chain, and
+`theory/bias/m` the course without sampling noise (temperature and truncation alone)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+# Metrics with a law, in the order in which they are drawn.
+TITLES = {
+    "truth/slot/diversity": "Simpson diversity of the slot, r = E[H]/H*",
+    "truth/slot/drift": "drift from the truth, E|p - p*|²/H*",
+    "truth/slot/survivors": "slot values that survive",
+    "tails/bigrams/coverage_1": "pairs of tokens seen once, still written",
+    "tails/words/coverage_1": "words seen once, still written",
+    "tails/words/coverage_5": "words seen five times or less, still written",
+    "real/next_token_entropy": "entropy of the next token (nats)",
+}
+
+
+def overlaid(chains: list[Any]) -> list[str]:
+    """The metrics that some chain has a law or a bias line for."""
+    has = {key for chain in chains for row in chain.rows for key in row["metrics"]}
+    return [key for key in TITLES if key in has and has & {f"theory/{key}", f"theory/bias/{key}"}]
+
+
+def by_generation(chains: list[Any], key: str) -> dict[int, np.ndarray]:
+    """{generation: (chains,) values} of the chains of one arm."""
+    found: dict[int, list[float]] = {}
+    for chain in chains:
+        for row in chain.rows:
+            if key in row["metrics"]:
+                found.setdefault(row["generation"], []).append(row["metrics"][key])
+    return {g: np.array(values) for g, values in sorted(found.items())}
+
+
+def residuals(chains: list[Any], key: str) -> list[tuple[int, int, float, float, float]]:
+    """(generation, chains, measured, expected, standard error of their difference) for the chains of one arm.
+
+    The standard error is over chains; with one chain it is the one within the chain, where it has one (else nan).
+    """
+    measured, expected = by_generation(chains, key), by_generation(chains, f"theory/{key}")
+    within = by_generation(chains, f"theory/{key}_se")
+    out = []
+    for g in sorted(measured.keys() & expected.keys()):
+        if len(measured[g]) != len(expected[g]):
+            continue
+        gaps = measured[g] - expected[g]
+        se = float(gaps.std(ddof=1) / math.sqrt(len(gaps))) if len(gaps) > 1 else float(within.get(g, [math.nan])[0])
+        out.append((g, len(gaps), float(measured[g].mean()), float(expected[g].mean()), se))
+    return out
