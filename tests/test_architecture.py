@@ -14,7 +14,8 @@ SOURCE = ROOT / "src" / "collapselab"
 ROWS = {
     "config": 0, "identity": 0, "seeds": 0, "schedules": 1, "rundir": 1, "console": 1, "parallel": 1, "tracking": 2,
     "corpus": 2, "metrics": 2, "modeling": 3, "mixing": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4,
-    "opening": 4, "chain": 5, "plan": 6, "standalone": 6, "bench": 6, "options": 6, "cli": 7, "__main__": 8,
+    "opening": 4, "chain": 5, "plan": 6, "standalone": 6, "bench": 6, "options": 6, "experiment": 6,
+    "commands": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 ONLY_IN = {
     "wandb": {"tracking"},
@@ -23,10 +24,10 @@ ONLY_IN = {
         "modeling",
         "corpus",
         "sampling",
-        "cli",
+        "commands",
         "parallel",
         "bench",
-    },  # cli silences it, parallel notes its version
+    },  # commands silences it, parallel notes its version
     "jsonargparse": {"options"},
     "datasets": {"corpus"},
     "matplotlib": {"report"},

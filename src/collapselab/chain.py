@@ -83,6 +83,7 @@ class Stages:
         self.chain, self.config, self.corpus, self.budget = chain, config, corpus, budget
         self.processes, self.console = processes, console
         self.g = 0  # the generation at hand
+        self.scores: str | None = None  # name of later scores, which have places of their own
         self.trainer = training.Trainer(config, processes, console)
         self.sampler = sampling.Sampler(config, processes, console, chain.batch_file)
         self.published = modeling.Published(config.model.pad_vocabulary)
@@ -106,6 +107,8 @@ class Stages:
         return True
 
     def place(self, name: str) -> Path:
+        if self.scores and name in ("reference", "eval"):
+            return self.chain.rescored(self.g, self.scores, name)
         return self.chain.stage(self.g, name)
 
     def inputs(self, name: str) -> dict[str, str]:

@@ -186,14 +186,26 @@ class Chain:
             done.append(len(done))
         return done
 
-    def rebuild_metrics(self) -> list[dict[str, Any]]:
-        """Writes metrics.jsonl anew from the published evaluations: never a torn or a double line."""
-        rows = [read_json(self.stage(g, "eval") / "row.json") for g in self.finished()]
-        for row in rows:
-            stages = {s: manifest_of(self.stage(row["generation"], s), check="nothing") for s in STAGES}
+    def rescored(self, index: int, scores: str, name: str) -> Path:
+        """Where later scores lie, beside and never instead of what was published: `eval` of a generation, `reference`."""
+        home = self.root / "rescored" / scores if name == "reference" else self.generation(index) / "rescored"
+        return home / (name if name == "reference" else scores)
+
+    def rebuild_metrics(self, scores: str | None = None) -> list[dict[str, Any]]:
+        """Writes metrics.jsonl anew from the published evaluations: never a torn or a double line.
+
+        Args:
+            scores: name of later scores; their rows are written to rescored/<scores>/metrics.jsonl.
+        """
+        places = [self.rescored(g, scores, "eval") if scores else self.stage(g, "eval") for g in self.finished()]
+        rows = [read_json(place / "row.json") for place in places]
+        for row, place in zip(rows, places, strict=True):
+            stages = {s: place if s == "eval" else self.stage(row["generation"], s) for s in STAGES}
+            manifests = {s: manifest_of(folder, check="nothing") for s, folder in stages.items()}
             row["arm"] = self.root.parent.name.removeprefix("arm=")
-            row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in stages.items() if m}
-        write_text(self.root / "metrics.jsonl", "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+            row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in manifests.items() if m}
+        path = (self.root / "rescored" / scores if scores else self.root) / "metrics.jsonl"
+        write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
         return rows
 
 

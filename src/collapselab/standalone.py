@@ -1,4 +1,4 @@
-"""Single stages by hand: sampling a published model, scoring any model folder under a run's protocol."""
+"""Single stages by hand: sampling a published model, scoring any model folder, scoring an old run anew."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import dataclasses
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from collapselab import mixing, modeling, rundir, sampling
-from collapselab.config import RunConfig, UserError
+from collapselab.chain import Stages
+from collapselab.config import RunConfig, UserError, digest
 from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
+from collapselab.evaluation.samples import sample_tokens
 from collapselab.opening import check_lengths, open_corpus
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json
@@ -84,6 +87,30 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
         if out:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
             write_json(Path(out), result)
+
+
+def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Scores the finished generations of a chain anew, by the metrics and the protocol of today, into `rescored/`.
+
+    Returns the name of the scores (the beginning of their protocol's digest) and their rows. What was published is
+    read and never touched; scores that are there already are not made again.
+    """
+    processes = Processes(config.device, config.training.precision, config.deterministic)
+    chain, corpus = Chain(root), open_corpus(config, processes)
+    if rundir.read_json(root / "identity.json")["corpus"] != corpus.digest:
+        raise UserError(f"{root}: the text or tokenizer of {config.corpus.source} changed since the run; restore it")
+    if not chain.finished():
+        raise UserError(f"{root}: no generation is finished yet; continue the run first")
+    budget = mixing.sample_budget(config, mixing.blocks_available(corpus.train, config))
+    scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
+    stages = Stages(chain, config, corpus, budget, processes, Console(speaks=processes.is_main, bars=config.progress))
+    stages.scores = scores
+    for generation in chain.finished():
+        stages.g = generation
+        if generation == 0:
+            stages.do("reference", stages.reference)
+        stages.do("eval", stages.evaluate)
+    return scores, chain.rebuild_metrics(scores) if processes.is_main else []
 
 
 def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:

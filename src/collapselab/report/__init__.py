@@ -136,7 +136,7 @@ def compared(summary: pd.DataFrame, baseline: str | None) -> tuple[str, list[str
             if (key, arm) not in at_last.index:
                 continue
             found = at_last.loc[(key, arm)]
-            cells = [name, str(arm), str(found["chains"]), tables.with_interval(found["mean"], found["low"])]
+            cells = [name, str(arm), str(int(found["chains"])), tables.with_interval(found["mean"], found["low"])]
             if baseline is not None:
                 pairs = bool(found["pairs"])
                 cells.append(tables.with_interval(found["difference"], found["difference_low"]) if pairs else "–")

@@ -67,10 +67,8 @@ def publish(table: pd.DataFrame, path: Path) -> None:
 
 
 def with_interval(mean: float, low: float) -> str:
-    """`28.01 ± 0.12`, or the mean alone where there is one chain."""
-    return _plain(mean, 4) if math.isnan(low) else f"{_plain(mean, 4)} ± {_plain(mean - low, 2)}"
-
-
-def _plain(value: float, digits: int) -> str:
-    """So many significant digits, without an exponent."""
-    return np.format_float_positional(value, precision=digits, unique=False, fractional=False, trim="-")
+    """`28.01 ± 0.12`: two digits of the half-width and as many of the mean; the mean alone where there is one chain."""
+    if math.isnan(low) or mean == low:
+        return np.format_float_positional(mean, precision=4, unique=False, fractional=False, trim="-")
+    decimals = max(0, 1 - math.floor(math.log10(mean - low)))
+    return f"{mean:.{decimals}f} ± {mean - low:.{decimals}f}"

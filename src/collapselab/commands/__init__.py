@@ -1,0 +1,44 @@
+"""The verbs, one function each: from a command line to a call. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+VERBS = {
+    "run": "run a chain: train, sample, and train again on the samples; continues where it stopped",
+    "experiment": "run arms x seeds: chains that differ in named settings, compared with intervals",
+    "sample": "write text with a published model; --seed and every --sampling.* option of `run` are accepted too",
+    "eval": "score an old run with today's metrics beside its own, or any model folder under a run's protocol",
+    "report": "make the report of a run: index.html, PNGs, CSV",
+    "sync": "replay a run's metrics.jsonl to wandb",
+    "corpus": "list or clear the cache of tokenised text",
+    "bench": "measure this machine: sampling, training, metrics, or a whole generation",
+}
+RUN_HELP = "run directory (runs/NAME) or chain directory"
+
+
+def make_options(verb: str) -> Any:
+    from collapselab.options import Options
+
+    return Options(verb, VERBS[verb])
+
+
+def quiet() -> None:
+    """Libraries' own bars and hints stay out of ours; their errors still come as exceptions."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of libraries' bars; console.py sets its own
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    import logging
+
+    import transformers.utils.logging as hf_logging
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed comes as one line
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+
+
+def last(key: str, gathered: list[str]) -> str | None:
+    given = [item.split("=", 1)[1] for item in gathered if item.startswith(f"--{key}=")]
+    return given[-1] if given else None

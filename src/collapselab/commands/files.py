@@ -1,0 +1,61 @@
+"""Verbs that read what is there: report, sync, corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collapselab.commands import RUN_HELP, make_options
+from collapselab.config import UserError
+
+
+def report(arguments: list[str]) -> int:
+    options = make_options("report")
+    options.add_positional("run", RUN_HELP)
+    parsed = options.parse(options.gather(arguments))
+    from collapselab.report import write_report
+
+    print(f"report: {write_report(Path(parsed.run))}")
+    return 0
+
+
+def sync(arguments: list[str]) -> int:
+    options = make_options("sync")
+    options.add_positional("run", RUN_HELP)
+    options.add("wandb", str, "online", "where to replay the rows to: online or offline")
+    parsed = options.parse(options.gather(arguments))
+    if parsed.wandb not in ("online", "offline"):
+        raise UserError(f"wandb={parsed.wandb!r}: must be online or offline")
+    from collapselab.console import Console
+    from collapselab.options import config_from
+    from collapselab.rundir import find_chains
+    from collapselab.tracking import replay
+
+    for chain in find_chains(Path(parsed.run)):
+        count = replay(config_from(chain / "config.yaml"), chain, Console(), parsed.wandb)
+        print(f"{chain}: {count} generations sent")
+    return 0
+
+
+def corpus(arguments: list[str]) -> int:
+    options = make_options("corpus")
+    options.add("clear", str | None, None, "remove: `all`, or the beginning of a digest")
+    parsed = options.parse(options.gather(arguments))
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from collapselab.console import inert
+    from collapselab.corpus import cache_root, cached, clear
+
+    if parsed.clear is not None:
+        for name in clear(parsed.clear):
+            print(f"removed {name}")
+        return 0
+    table = Table(title=Text(f"tokenised text in {cache_root()}"))
+    for column in ("digest", "source", "tokenizer", "tokens", "MB"):
+        table.add_column(column)
+    for row in cached():
+        cells = (row["digest"], row["source"], row["tokenizer"], f"{row['tokens']:,}", f"{row['bytes'] / 1e6:.1f}")
+        table.add_row(*(Text(inert(cell)) for cell in cells))
+    Console().print(table)
+    return 0

@@ -1,0 +1,76 @@
+"""Verbs that do one stage by hand: sample, eval."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from collapselab.commands import RUN_HELP, make_options, quiet
+from collapselab.config import UserError
+
+
+def sample(arguments: list[str]) -> int:
+    options = make_options("sample")
+    options.add_positional("run", f"{RUN_HELP} whose model, prompts and settings are used")
+    options.add("generation", int | None, None, "which model; null means the last finished one")
+    options.add("out", str | None, None, "folder for shards and meta.json; null writes none")
+    options.add("show", int, 3, "how many samples to print")
+    options.add("tokens", int | None, None, "tokens to write; null means a few, or the run's budget with --out")
+    from collapselab.options import config_from, run_keys
+
+    passed_on = {k: v for k, v in run_keys().items() if k.startswith("sampling.") or k == "seed"}
+    options.accept(passed_on)
+    options.sections = {"sampling"}
+    gathered = options.gather(arguments)
+    overrides = [item for item in gathered if item[2:].split("=", 1)[0] in passed_on]
+    parsed = options.parse([item for item in gathered if item not in overrides])
+    if parsed.tokens is not None and parsed.tokens < 1:
+        raise UserError(f"--tokens={parsed.tokens}: must be 1 or more")
+    from collapselab.rundir import find_chains
+
+    chain = find_chains(Path(parsed.run))[0]
+    config = config_from(chain / "config.yaml", overrides)
+    quiet()
+    from collapselab import standalone
+
+    standalone.sample(chain, config, parsed.generation, parsed.out, parsed.tokens, parsed.show)
+    return 0
+
+
+def eval(arguments: list[str]) -> int:
+    options = make_options("eval")
+    options.add_positional("what", f"{RUN_HELP} to score anew, or with --run a model folder, hub name or .gguf file")
+    options.add("run", str | None, None, f"{RUN_HELP} whose protocol and text a model is scored under")
+    options.add("out", str | None, None, "with --run: JSON file for protocol, sums and values")
+    options.add("device", str | None, None, "where to compute: auto, cpu or cuda; null means auto, or the run's own")
+    from collapselab.options import config_from, run_keys
+
+    passed_on = {k: v for k, v in run_keys().items() if k.startswith("evaluation.")}
+    options.accept(passed_on)
+    options.sections = {"evaluation"}
+    gathered = options.gather(arguments)
+    overrides = [item for item in gathered if item[2:].split("=", 1)[0] in passed_on]
+    parsed = options.parse([item for item in gathered if item not in overrides])
+    if parsed.device not in (None, "auto", "cpu", "cuda"):
+        raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
+    if parsed.run is None and (Path(parsed.what) / "config.json").is_file():
+        raise UserError("--run: name the run whose protocol the model is scored under")
+    if parsed.run is None and parsed.out is not None:
+        raise UserError("--out: goes with --run; a run's new scores lie in its rescored/ folders")
+    from collapselab.rundir import find_chains
+
+    chains = find_chains(Path(parsed.run or parsed.what))
+    quiet()
+    from collapselab import standalone
+
+    if parsed.run is not None:
+        config = config_from(chains[0] / "config.yaml", overrides)
+        standalone.score(parsed.what, dataclasses.replace(config, device=parsed.device or "auto"), parsed.out)
+        return 0
+    for chain in chains:
+        config = config_from(chain / "config.yaml", overrides)
+        config = dataclasses.replace(config, device=parsed.device or config.device)
+        scores, rows = standalone.rescore(config, chain)
+        if rows:
+            print(f"{chain}: {len(rows)} generations scored into {chain / 'rescored' / scores / 'metrics.jsonl'}")
+    return 0
