@@ -14,11 +14,13 @@ import yaml
 from conftest import ROOT, Lab
 
 from collapselab.cli import VERBS
-from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict
-from collapselab.identity import flatten
+from collapselab.commands.chains import read_experiment
+from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, digest
+from collapselab.identity import flatten, identity
 from collapselab.options import config_from, load_yaml
 
-CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
+EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
+CONFIGS = sorted(set((ROOT / "configs").glob("**/*.yaml")) - set(EXPERIMENTS))
 
 
 def refused(result: tuple[int, str, str], *parts: str) -> None:
@@ -92,7 +94,7 @@ def test_help_of_run_documents_every_key_with_its_default(lab: Lab) -> None:
 def test_usage_lists_the_verbs(lab: Lab) -> None:
     assert lab()[1] == lab("--help")[1]
     for verb, text in VERBS.items():
-        assert f"{verb:<8} {text}" in lab("--help")[1]
+        assert f"{verb:<11} {text}" in lab("--help")[1]
 
 
 def test_version(lab: Lab) -> None:
@@ -113,8 +115,8 @@ def test_help_survives_a_closed_pipe() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_print_config_works_for_each_verb(lab: Lab, verb: str) -> None:
     shown = settings(lab(verb, "--print_config"))
-    needs = {"sample": "run", "eval": "model", "report": "run", "sync": "run"}
-    assert shown.get(needs.get(verb, "name")) == (RunConfig().name if verb == "run" else None)
+    needs = {"sample": "run", "eval": "target", "report": "run", "sync": "run"}
+    assert shown.get(needs.get(verb, "name")) == (RunConfig().name if verb in ("run", "experiment") else None)
 
 
 def test_print_config_shows_the_defaults_and_can_be_read_back(lab: Lab, tmp_path: Path) -> None:
@@ -300,7 +302,7 @@ def test_a_missing_value_is_named(lab: Lab) -> None:
 
 
 def test_what_a_verb_needs_is_named(lab: Lab, tmp_path: Path) -> None:
-    for verb, needs in {"sample": "run", "eval": "model", "report": "run", "sync": "run"}.items():
+    for verb, needs in {"sample": "run", "eval": "target", "report": "run", "sync": "run"}.items():
         refused(lab(verb), needs, f"collapselab {verb} --help")
     refused(lab("eval", "x"), "--run")
     refused(lab("run", "--at", "1"), "--fork", "--at")
@@ -400,6 +402,15 @@ def test_a_file_for_another_verb(lab: Lab, tmp_path: Path) -> None:
     refused(lab("sample", "--config", path), f"{tmp_path}/nowhere")
     path = write(tmp_path / "b.yaml", "rum: 1\n")
     refused(lab("report", "--config", path), path, "'run'")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_file_in_configs_experiments_is_an_experiment(lab: Lab, path: Path) -> None:
+    code, _, err = lab("experiment", "--config", str(path), "--print_config")
+    assert code == 0, err
+    asked, _ = read_experiment(["--config", str(path)])
+    assert len(asked.arms) > 1 and len(asked.seeds) >= 3 and asked.baseline in asked.arms
+    assert len({digest(identity(config)) for config in asked.arms.values()}) == len(asked.arms)  # no two are the same
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT).as_posix())

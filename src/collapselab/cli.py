@@ -14,7 +14,7 @@ HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "run": chains.run,
     "experiment": chains.experiment,
     "sample": stages.sample,
-    "eval": stages.eval,
+    "eval": stages.score,
     "report": files.report,
     "sync": files.sync,
     "corpus": files.corpus,

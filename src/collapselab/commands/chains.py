@@ -7,6 +7,8 @@ from pathlib import Path
 
 from collapselab.commands import last, make_options, quiet
 from collapselab.config import UserError
+from collapselab.experiment import Experiment
+from collapselab.experiment import run as run_experiment
 
 
 def run(arguments: list[str]) -> int:
@@ -68,7 +70,8 @@ def _show(chain: Path) -> None:
     print(f"report: {page}")
 
 
-def experiment(arguments: list[str]) -> int:
+def read_experiment(arguments: list[str]) -> tuple[Experiment, int | None]:
+    """What a command line and its YAML files ask for, and how many workers."""
     options = make_options("experiment")
     options.add_run_keys()
     options.add("arms", dict, {}, "what each arm changes: {name: {key: value, ...}, ...}; in the YAML file")
@@ -92,17 +95,21 @@ def experiment(arguments: list[str]) -> int:
         raise UserError("seed: an experiment has `seeds`, as in seeds: [1, 2, 3]")
     if parsed.workers is not None and parsed.workers < 1:
         raise UserError(f"--workers={parsed.workers}: must be 1 or more")
-    baseline = parsed.baseline or str(next(iter(parsed.arms)))
-    if baseline not in map(str, parsed.arms):
-        raise UserError(f"baseline={baseline!r}: no such arm; arms are {', '.join(map(str, parsed.arms))}")
-    from collapselab.experiment import Experiment, run
 
-    experiment = Experiment(arms_of(options, gathered, parsed.arms), parsed.seeds, baseline)
+    arms = arms_of(options, gathered, parsed.arms)
+    baseline = parsed.baseline or next(iter(arms))
+    if baseline not in arms:
+        raise UserError(f"baseline={baseline!r}: no such arm; arms are {', '.join(arms)}")
+    return Experiment(arms, parsed.seeds, baseline), parsed.workers
+
+
+def experiment(arguments: list[str]) -> int:
+    asked, workers = read_experiment(arguments)
     quiet()
-    failed = run(experiment, parsed.workers)
-    _compare(experiment.root)
+    failed = run_experiment(asked, workers)
+    _compare(asked.root)
     if failed:
-        raise UserError(f"{len(failed)} of {len(experiment.chains())} chains did not finish: {'; '.join(failed)}")
+        raise UserError(f"{len(failed)} of {len(asked.chains())} chains did not finish: {'; '.join(failed)}")
     return 0
 
 

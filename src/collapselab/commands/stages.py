@@ -37,9 +37,9 @@ def sample(arguments: list[str]) -> int:
     return 0
 
 
-def eval(arguments: list[str]) -> int:
+def score(arguments: list[str]) -> int:
     options = make_options("eval")
-    options.add_positional("what", f"{RUN_HELP} to score anew, or with --run a model folder, hub name or .gguf file")
+    options.add_positional("target", f"{RUN_HELP} to score anew, or with --run a model folder, hub name or .gguf file")
     options.add("run", str | None, None, f"{RUN_HELP} whose protocol and text a model is scored under")
     options.add("out", str | None, None, "with --run: JSON file for protocol, sums and values")
     options.add("device", str | None, None, "where to compute: auto, cpu or cuda; null means auto, or the run's own")
@@ -53,19 +53,24 @@ def eval(arguments: list[str]) -> int:
     parsed = options.parse([item for item in gathered if item not in overrides])
     if parsed.device not in (None, "auto", "cpu", "cuda"):
         raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
-    if parsed.run is None and (Path(parsed.what) / "config.json").is_file():
-        raise UserError("--run: name the run whose protocol the model is scored under")
     if parsed.run is None and parsed.out is not None:
         raise UserError("--out: goes with --run; a run's new scores lie in its rescored/ folders")
     from collapselab.rundir import find_chains
 
-    chains = find_chains(Path(parsed.run or parsed.what))
+    try:
+        chains = find_chains(Path(parsed.run or parsed.target))
+    except UserError:
+        if parsed.run is not None:
+            raise
+        raise UserError(
+            f"{parsed.target}: no run to score anew; for a model give --run, the run whose protocol it is scored under"
+        ) from None
     quiet()
     from collapselab import standalone
 
     if parsed.run is not None:
         config = config_from(chains[0] / "config.yaml", overrides)
-        standalone.score(parsed.what, dataclasses.replace(config, device=parsed.device or "auto"), parsed.out)
+        standalone.score(parsed.target, dataclasses.replace(config, device=parsed.device or "auto"), parsed.out)
         return 0
     for chain in chains:
         config = config_from(chain / "config.yaml", overrides)

@@ -56,7 +56,6 @@ def evaluate(
             out / "row.json",
             {
                 "schema": SCHEMA,
-                "arm": config.arm,
                 "seed": config.seed,
                 "generation": generation,
                 "real_share": mixture["real_share"]["realised"],
