@@ -12,7 +12,7 @@ from collapselab.config import UserError
 
 HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "run": chains.run,
-    "experiment": chains.experiment,
+    "experiment": chains.run_experiment,
     "sample": stages.sample,
     "eval": stages.score,
     "report": files.report,

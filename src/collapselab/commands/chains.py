@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from collapselab.commands import last, make_options, quiet
 from collapselab.config import UserError
-from collapselab.experiment import Experiment
-from collapselab.experiment import run as run_experiment
+
+if TYPE_CHECKING:
+    from collapselab.experiment import Experiment
 
 
 def run(arguments: list[str]) -> int:
@@ -100,14 +102,21 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, int | None]:
     baseline = parsed.baseline or next(iter(arms))
     if baseline not in arms:
         raise UserError(f"baseline={baseline!r}: no such arm; arms are {', '.join(arms)}")
+    from collapselab.experiment import Experiment
+
     return Experiment(arms, parsed.seeds, baseline), parsed.workers
 
 
-def experiment(arguments: list[str]) -> int:
+def run_experiment(arguments: list[str]) -> int:
     asked, workers = read_experiment(arguments)
+    from collapselab import experiment
+
     quiet()
-    failed = run_experiment(asked, workers)
-    _compare(asked.root)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("accelerate launch: an experiment starts processes of its own; run it without, with --workers")
+    failed = experiment.run(asked, workers)
+    if len(failed) < len(asked.chains()):
+        _compare(asked.root)
     if failed:
         raise UserError(f"{len(failed)} of {len(asked.chains())} chains did not finish: {'; '.join(failed)}")
     return 0
