@@ -21,7 +21,7 @@ import yaml
 
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.console import inert
-from collapselab.rundir import STAGES, Chain, write_text
+from collapselab.rundir import STAGES, Chain, write_json, write_text
 
 POLL = 0.3  # seconds between looks at the chains' files
 
@@ -70,8 +70,13 @@ def run(experiment: Experiment, workers: int | None) -> list[str]:
     arguments = (count, context.Value("i", 0), gpus, str(experiment.root / "workers.log"), os.getpid())
     with ProcessPoolExecutor(count, context, initializer=_begin, initargs=arguments) as pool:
         waiting = {pool.submit(_run_chain, config): config for config in chains}
+        started = time.perf_counter()
         try:
-            return _follow(waiting)
+            failed = _follow(waiting)
+            seconds = round(time.perf_counter() - started, 1)
+            timing = {"seconds": seconds, "workers": count, "date": time.strftime("%Y-%m-%d"), "chains": len(chains)}
+            write_json(experiment.root / "timing.json", timing)
+            return failed
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.terminate()

@@ -11,10 +11,16 @@ from collapselab.config import UserError
 def report(arguments: list[str]) -> int:
     options = make_options("report")
     options.add_positional("run", RUN_HELP)
+    options.add("out", str | None, None, "also keep tables and figures, without weights and texts, in this folder")
+    options.add("command", str | None, None, "with --out: the command that made the run, to stand on the page")
     parsed = options.parse(options.gather(arguments))
     from collapselab.report import write_report
+    from collapselab.report.results import write_results
 
     print(f"report: {write_report(Path(parsed.run))}")
+    if parsed.out is not None:
+        command = parsed.command or f"collapselab run or experiment, into {parsed.run}"
+        print(f"kept: {write_results(Path(parsed.run), Path(parsed.out), command)}")
     return 0
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from collapselab.config import UserError
 from collapselab.metrics import HEADLINE
-from collapselab.report import figures, tables
+from collapselab.report import figures, overlay, tables
 from collapselab.rundir import Chain, find_chains, read_json, read_metrics, run_root, write_bytes, write_text
 
 COLUMNS = ("generation", "real share", *HEADLINE)
@@ -28,9 +28,13 @@ class ChainFiles:
         self.rows = read_metrics(path)
         self.reference: dict[str, Any] = read_json(self.chain.stage(0, "reference") / "eval.json")
         self.config = (path / "config.yaml").read_text(encoding="utf-8")
-        note = read_json(path / "environment.json").get("note", "")
+        note = self.environment.get("note", "")
         self.note = note.removeprefix("note: ").capitalize()
         self.protocol = self.generation(0, "eval", "eval.json")["protocol"]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return dict(read_json(self.path / "environment.json"))
 
     def generation(self, g: int, stage: str, file: str) -> Any:
         return read_json(self.chain.stage(g, stage) / file)
@@ -85,8 +89,11 @@ def write_report(run: Path) -> Path:
     out.mkdir(exist_ok=True)
     metrics = tables.tidy(chains)
     summary = tables.summary(metrics, baseline)
+    laws = overlay.agreement(chains)
     for name, table in (("metrics", metrics), ("reference", tables.reference(chains)), ("summary", summary)):
         tables.publish(table, out / name)
+    if len(laws):
+        tables.publish(laws, out / "theory")
     images = []
     for name, title, caption, draw in figures.FIGURES:
         png = draw(chains)

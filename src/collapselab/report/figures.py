@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 from collapselab.metrics.intervals import mean_interval
-from collapselab.report.overlay import TITLES, by_generation, overlaid, residuals
+from collapselab.report.overlay import TITLES, by_arm, by_generation, overlaid, residuals
 
 # Okabe & Ito (2008): told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -38,21 +38,13 @@ def _axes(panels: int) -> tuple[Figure, list[Any]]:
     return figure, axes
 
 
-def _arms(chains: list[Any]) -> dict[str, list[Any]]:
-    """The chains of each arm, in the order of the report; an arm has one colour everywhere."""
-    found: dict[str, list[Any]] = {}
-    for chain in chains:
-        found.setdefault(chain.arm, []).append(chain)
-    return found
-
-
 def _label(arm: str, chains: list[Any]) -> str:
     return f"{arm} ({len(chains)} seeds)" if len(chains) > 1 else f"{arm} (one seed: no interval)"
 
 
 def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
     """An arm's mean over chains, with its 95 % t-interval where there are several."""
-    for index, (arm, members) in enumerate(_arms(chains).items()):
+    for index, (arm, members) in enumerate(by_arm(chains).items()):
         points = {g: mean_interval(values) for g, values in by_generation(members, key).items()}
         colour = COLOURS[index % len(COLOURS)]
         axis.plot(points.keys(), [p[0] for p in points.values()], "o-", ms=4, color=colour, label=_label(arm, members))
@@ -106,7 +98,7 @@ def tails(chains: list[Any]) -> bytes:
 
 def _first_of_each_arm(chains: list[Any]) -> list[Any]:
     """For figures of one chain each, at most six side by side."""
-    return [members[0] for members in _arms(chains).values()][:6]
+    return [members[0] for members in by_arm(chains).values()][:6]
 
 
 def frequency(chains: list[Any]) -> bytes:
@@ -165,7 +157,7 @@ def theory(chains: list[Any]) -> bytes | None:
     figure = Figure(figsize=(4.6 * len(keys), 5.6), layout="constrained")
     axes = figure.subplots(2, len(keys), squeeze=False, sharex=True, height_ratios=(3, 2))
     for above, below, key in zip(*axes, keys, strict=True):
-        for index, (arm, members) in enumerate(_arms(chains).items()):
+        for index, (arm, members) in enumerate(by_arm(chains).items()):
             colour = COLOURS[index % len(COLOURS)]
             measured = {g: values.mean() for g, values in by_generation(members, key).items()}
             above.plot(measured.keys(), measured.values(), "o", ms=4, color=colour, label=f"{arm}: measured")

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 # Metrics with a law, in the order in which they are drawn.
 TITLES = {
@@ -52,3 +53,32 @@ def residuals(chains: list[Any], key: str) -> list[tuple[int, int, float, float,
         se = float(gaps.std(ddof=1) / math.sqrt(len(gaps))) if len(gaps) > 1 else float(within.get(g, [math.nan])[0])
         out.append((g, len(gaps), float(measured[g].mean()), float(expected[g].mean()), se))
     return out
+
+
+AGREEMENT = ["metric", "arm", "generation", "chains", "measured", "law", "difference", "se", "holds"]
+SHARES = tuple(key for key in TITLES if "survivors" not in key and "entropy" not in key)  # metrics between 0 and 1
+BOUND = 0.02  # of a share: what a trained network may differ from the law of an exact learner, beside 3 standard errors
+
+
+def agreement(chains: list[Any]) -> pd.DataFrame:
+    """Measured against expected for every arm, generation and metric that has a law.
+
+    Columns metric, arm, generation, chains, measured, law, difference, se (standard error of the difference) and holds:
+    whether |difference| <= max(3 se, 0.02), for metrics that are shares; empty for others.
+    """
+    rows = []
+    for key in overlaid(chains):
+        for arm, members in by_arm(chains).items():
+            for g, count, measured, law, se in residuals(members, key):
+                gap = measured - law
+                bound = max(3 * (0.0 if math.isnan(se) else se), BOUND)
+                rows.append((key, arm, g, count, measured, law, gap, se, abs(gap) <= bound if key in SHARES else None))
+    return pd.DataFrame(rows, columns=AGREEMENT)
+
+
+def by_arm(chains: list[Any]) -> dict[str, list[Any]]:
+    """The chains of each arm, in the order of the report."""
+    found: dict[str, list[Any]] = {}
+    for chain in chains:
+        found.setdefault(chain.arm, []).append(chain)
+    return found

@@ -1,0 +1,80 @@
+"""What is kept of an experiment in a repository: its tables and figures without the weights and texts they came from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from collapselab.metrics import HEADLINE
+from collapselab.report import compared, figures, open_run, overlay, tables
+from collapselab.rundir import read_json, run_root, write_bytes, write_text
+
+KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
+
+
+def write_results(run: Path, out: Path, command: str) -> Path:
+    """Writes table.md, metrics.csv (headline metrics and those with a law), theory.csv, the figures and experiment.yaml
+    into `out`; returns the path of table.md.
+
+    Args:
+        command: what made the run, for the page.
+    """
+    chains, baseline = open_run(run)
+    root = run_root(chains[0].path)
+    out.mkdir(parents=True, exist_ok=True)
+    laws, metrics = overlay.agreement(chains), tables.tidy(chains)
+    kept = metrics[metrics["metric"].isin([*HEADLINE.values(), *overlay.TITLES, "real_share"])]
+    write_bytes(out / "metrics.csv", kept.to_csv(index=False, float_format="%.6g").encode())
+    if len(laws):
+        write_bytes(out / "theory.csv", laws.to_csv(index=False, float_format="%.6g").encode())
+    for name, _, _, draw in figures.FIGURES:
+        if name in ("theory", "likelihood", "tails"):
+            png = draw(chains)
+            if png is not None:
+                write_bytes(out / f"{name}.png", png)
+    if (root / "experiment.yaml").is_file():
+        shutil.copy(root / "experiment.yaml", out / "experiment.yaml")
+    environment = {key: chains[0].environment.get(key) for key in KEPT}
+    seconds = sum(value for chain in chains for row in chain.rows for value in row["time"].values())
+    title, columns, rows = compared(tables.summary(metrics, baseline), baseline)
+    parts = [
+        f"# {root.name}",
+        f"Made by `{command}`.",
+        f"{len(chains)} chains: " + ", ".join(f"{arm} ({len(m)} seeds)" for arm, m in overlay.by_arm(chains).items()),
+        f"Computing time of all stages together: {seconds:,.0f} s.{_wall(root)}",
+        "Machine: " + ", ".join(f"{key} {value}" for key, value in environment.items() if value is not None),
+        f"## At {title}",
+        _markdown(pd.DataFrame(rows, columns=columns)),
+    ]
+    if len(laws):
+        parts += ["## Beside exact theory", _law_table(laws)]
+    write_text(out / "table.md", "\n\n".join(parts) + "\n")
+    return out / "table.md"
+
+
+def _wall(root: Path) -> str:
+    if not (root / "timing.json").is_file():
+        return ""
+    last = read_json(root / "timing.json")
+    return f" The last call took {last['seconds']:,.0f} s, {last['workers']} at a time, {last['date']}."
+
+
+def _law_table(laws: pd.DataFrame) -> str:
+    """One line per metric and arm with the largest difference, then every generation of the first metric."""
+    shown = laws.copy()
+    for column in ("measured", "law", "difference", "se"):
+        shown[column] = shown[column].map(lambda value: f"{value:.4f}")
+    shown["holds"] = shown["holds"].map({True: "yes", False: "NO"}).fillna("–")
+    worst = laws.assign(size=laws["difference"].abs()).groupby(["metric", "arm"], sort=False)["size"].idxmax()
+    every = shown.set_index("metric").loc[[laws["metric"].iloc[0]]].reset_index()
+    return (
+        "Largest difference of each arm (holds: within max(3 s.e., .02)):\n\n"
+        f"{_markdown(shown.loc[worst])}\n\nEvery generation:\n\n{_markdown(every)}"
+    )
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
+    return head + "".join("\n| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False))
