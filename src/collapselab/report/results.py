@@ -9,7 +9,7 @@ import pandas as pd
 
 from collapselab.metrics import HEADLINE
 from collapselab.report import compared, figures, open_run, overlay, tables
-from collapselab.rundir import read_json, run_root, write_bytes, write_text
+from collapselab.rundir import STAGES, manifest_of, read_json, run_root, write_bytes, write_text
 
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
 
@@ -37,7 +37,8 @@ def write_results(run: Path, out: Path, command: str) -> Path:
     if (root / "experiment.yaml").is_file():
         shutil.copy(root / "experiment.yaml", out / "experiment.yaml")
     environment = {key: chains[0].environment.get(key) for key in KEPT}
-    seconds = sum(value for chain in chains for row in chain.rows for value in row["time"].values())
+    stages = {chain.chain.stage(row["generation"], s) for chain in chains for row in chain.rows for s in STAGES}
+    seconds = sum(m["time"]["seconds"] for s in stages if (m := manifest_of(s, check="nothing")))
     title, columns, rows = compared(tables.summary(metrics, baseline), baseline)
     parts = [
         f"# {root.name}",
