@@ -73,7 +73,8 @@ class Stages:
         self.chain, self.config, self.corpus, self.budget = chain, config, corpus, budget
         self.processes, self.console = processes, console
         self.g = 0  # the generation at hand
-        self.trainer = training.Trainer(config, processes, console)
+        counts = config.model.family == "bigram"
+        self.trainer = training.Counter(config) if counts else training.Trainer(config, processes, console)
         self.sampler = sampling.Sampler(config, processes, console, chain.root / "batch.json")
         self.published = modeling.Published(config.model.pad_vocabulary)
         self.base: tuple[modeling.LanguageModel, str] | None = None  # start weights that do not change, their digest

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import mixing, modeling, rundir, sampling
+from collapselab import bigram, mixing, modeling, rundir, sampling
 from collapselab.config import RunConfig
 from collapselab.console import Console
 from collapselab.evaluation.real_text import held_out
@@ -109,6 +109,9 @@ def _measure(
             return F.cross_entropy(model.logits(ids)[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
     def train_step() -> None:
+        if model.counted:
+            bigram.count([ids.cpu().numpy()], model.vocab)
+            return
         torch.autograd.backward(loss())
         model.net.zero_grad()
 
