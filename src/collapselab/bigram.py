@@ -155,4 +155,5 @@ def network(counted: Counts) -> BigramForCausalLM:
     net.tokens = torch.from_numpy((counted.keys % vocab).astype(np.int32))
     net.counts = torch.from_numpy(counted.counts)
     net.unigrams = torch.from_numpy(counted.unigrams)
-    return net.eval()
+    net.eval()
+    return net

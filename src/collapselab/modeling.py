@@ -244,9 +244,8 @@ class Published:
     def read(self, folder: Path, digest: str) -> LanguageModel:
         """The model in `folder`; not read again where `digest` says that it is the one at hand."""
         weights = folder / "model.safetensors"
-        if self.model is None or not weights.is_file():  # very large models lie in several files
-            self.model = load(str(folder), pad=self.pad)
-        elif digest != self.digest and self.model.counted:  # another table has another size
+        # Very large models lie in several files, and another table of counts has another size.
+        if self.model is None or not weights.is_file() or (self.model.counted and digest != self.digest):
             self.model = load(str(folder), pad=self.pad)
         elif digest != self.digest:
             from safetensors.torch import load_file

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from collapselab import mixing, modeling, rundir, sampling
-from collapselab.config import RunConfig, UserError
+from collapselab.config import ModelConfig, RunConfig, UserError
 from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
@@ -97,4 +97,4 @@ def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:
 
 
 def _with_model(config: RunConfig, name: str) -> RunConfig:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=name))
+    return dataclasses.replace(config, model=ModelConfig(pretrained=name))

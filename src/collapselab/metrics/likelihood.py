@@ -83,5 +83,7 @@ def frequency_sums(nll: np.ndarray, occurrences: np.ndarray) -> dict[str, dict[s
 def frequency_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
     """Mean NLL in nats per bucket; buckets without a token, or with one of probability 0, are left out."""
     return {
-        name: part["nats"] / part["tokens"] for name, part in sums.items() if part["tokens"] and "impossible" not in part
+        name: part["nats"] / part["tokens"]
+        for name, part in sums.items()
+        if part["tokens"] and "impossible" not in part
     }
