@@ -104,6 +104,15 @@ def test_a_network_gives_the_logarithm_of_the_ratios_of_counts(model: modeling.L
 def test_a_token_that_nothing_followed_is_followed_by_any(sotu: Corpus) -> None:
     net = bigram.network(bigram.count([np.array([[0, 1, 2], [0, 1, 3]])], 5))
     assert net(torch.tensor([[2, 3, 4]])).logits.exp().tolist() == [[pytest.approx([0, 0.5, 0.25, 0.25, 0])] * 3]
+    before, target = np.array([0, 2, 3, 3, 1]), np.array([1, 1, 0, 4, 3])
+    nll, correct = bigram.scores(net, before, target)
+    assert np.exp(-nll).tolist() == pytest.approx([1, 0.5, 0, 0, 0.5]) and correct.tolist() == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     untrained = bigram.BigramForCausalLM(bigram.BigramConfig(vocab_size=5))
     assert untrained(torch.tensor([[2]])).logits.exp().tolist() == [[pytest.approx([0.2] * 5)]]
 
@@ -355,6 +364,11 @@ def test_scores_on_real_text_are_those_of_the_table(model: modeling.LanguageMode
     assert values["real/impossible"] == pytest.approx((p == 0).mean()) and 0.1 < (p == 0).mean() < 0.9
     assert values["real/accuracy"] == pytest.approx((table[before].argmax(1) == target).mean())
     assert sums["real"]["nats"] == pytest.approx(-np.log(p[p > 0]).sum(), rel=1e-5)
+    nll, correct = bigram.scores(model.net, before, target)
+    logits = model.logits(torch.from_numpy(before)[None])[0]
+    by_network = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target), reduction="none").numpy()
+    np.testing.assert_allclose(nll, by_network, atol=2e-6)
+    assert (correct == (logits.argmax(-1).numpy() == target)).all()
     assert not {"real/nll_nats", "real/perplexity", "real/bits_per_byte"} & values.keys()
     whole = modeling.LanguageModel(
         bigram.network(bigram.count([stream[None]], sotu.tokenizer.size)), sotu.tokenizer.size

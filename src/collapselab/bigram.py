@@ -89,12 +89,18 @@ AutoConfig.register(BigramConfig.model_type, BigramConfig)
 AutoModelForCausalLM.register(BigramConfig, BigramForCausalLM)
 
 
+def arrays(net: BigramForCausalLM) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The table as it is in the network, each int64: starts (V + 1), tokens (entries), counts (entries), unigrams (V)."""
+    starts, tokens, counts, unigrams = (
+        tensor.cpu().numpy().astype(np.int64) for tensor in (net.starts, net.tokens, net.counts, net.unigrams)
+    )
+    return starts, tokens, counts, unigrams
+
+
 def flaw(net: BigramForCausalLM) -> str | None:
     """What is wrong with a table of counts that somebody gave us, or None."""
     vocab, entries = net.config.vocab_size, net.config.entries
-    starts, tokens, counts, unigrams = (
-        t.cpu().numpy().astype(np.int64) for t in (net.starts, net.tokens, net.counts, net.unigrams)
-    )
+    starts, tokens, counts, unigrams = arrays(net)
     if starts[0] != 0 or starts[-1] != entries or (np.diff(starts) < 0).any():
         return "starts must rise from 0 to the number of entries"
     if ((tokens < 0) | (tokens >= vocab)).any():
@@ -107,6 +113,30 @@ def flaw(net: BigramForCausalLM) -> str | None:
     if not all(0 < total < 2**53 for total in (unigrams.sum(dtype=float), counts.sum(dtype=float) or 1.0)):
         return "unigrams must not all be 0, and no sum may reach 2^53"
     return None
+
+
+def scores(net: BigramForCausalLM, before_N: np.ndarray, target_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `forward` says of each target after the token before it, without a column for every other token.
+
+    Returns:
+        nll float32 (N,) in nats, +inf where the probability is 0; correct bool (N,): whether the target is the most
+        likely token, of equal ones the first.
+    """
+    starts, tokens, counts, unigrams = arrays(net)
+    vocab = len(unigrams)
+    before, target = before_N.astype(np.int64), target_N.astype(np.int64)
+    row = np.repeat(np.arange(vocab), np.diff(starts))
+    # A last key that no pair has: where a search runs off the end, nothing is found.
+    keys, counted = np.append(row * vocab + tokens, vocab * vocab), np.append(counts, 0)
+    wanted = before * vocab + target
+    place = np.searchsorted(keys, wanted)
+    alone = np.diff(starts) == 0
+    total = np.where(alone, unigrams.sum(), np.bincount(row, counts, minlength=vocab))[before]
+    count_N = np.where(alone[before], unigrams[target], np.where(keys[place] == wanted, counted[place], 0))
+    best = np.full(vocab, unigrams.argmax())
+    best[~alone] = tokens[np.lexsort((tokens, -counts, row))[starts[:-1][~alone]]]
+    with np.errstate(divide="ignore"):
+        return (np.log(total) - np.log(count_N)).astype(np.float32), best[before] == target
 
 
 # --- counting ----------------------------------------------------------------------------------------------------------

@@ -125,6 +125,10 @@ def _measure(
         model.net.zero_grad()
 
     def forward() -> None:
+        if model.counted:
+            tokens = ids.cpu().numpy()
+            bigram.scores(model.net, tokens[:, :-1].ravel(), tokens[:, 1:].ravel())
+            return
         with torch.inference_mode():
             loss()
 

@@ -25,7 +25,6 @@ from collapselab.mixing import TrainingSet
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
 from collapselab.rundir import read_json, write_bytes, write_json
-from collapselab.sampling.counted import Slices
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch, write_batch
@@ -146,6 +145,8 @@ class Sampler:
         return write
 
     def _counted_writer(self, model: LanguageModel, key: int, read: int, new: int) -> Write:
+        from collapselab.sampling.counted import Slices  # transformers comes with it
+
         slices = Slices(model.net)
 
         def write(prompts: np.ndarray, first: int) -> np.ndarray:

@@ -6,20 +6,18 @@ nothing is rounded, and the text does not depend on how many sequences are writt
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from collapselab.bigram import BigramForCausalLM, arrays
 
 
 class Slices:
     """The running sums of a bigram model's counts; token a's slice begins at `low[a]` and is `total[a]` wide."""
 
-    def __init__(self, net: Any):
-        starts, tokens, counts, unigrams = (
-            tensor.cpu().numpy() for tensor in (net.starts, net.tokens, net.counts, net.unigrams)
-        )
+    def __init__(self, net: BigramForCausalLM):
+        starts, tokens, counts, unigrams = arrays(net)
         # The last row is the one for tokens that nothing ever followed.
-        self.token = np.concatenate([tokens, np.arange(len(unigrams))]).astype(np.int64)
+        self.token = np.concatenate([tokens, np.arange(len(unigrams))])
         self.reach = np.concatenate([counts, unigrams]).cumsum()
         ends = np.concatenate([[0], self.reach])
         alone = starts[:-1] == starts[1:]
