@@ -84,7 +84,8 @@ class Stages:
         self.processes, self.console = processes, console
         self.g = 0  # the generation at hand
         self.scores: str | None = None  # name of later scores, which have places of their own
-        self.trainer = training.Trainer(config, processes, console)
+        counts = config.model.family == "bigram"
+        self.trainer = training.Counter(config) if counts else training.Trainer(config, processes, console)
         self.sampler = sampling.Sampler(config, processes, console, chain.batch_file)
         self.published = modeling.Published(config.model.pad_vocabulary)
         self.base: tuple[modeling.LanguageModel, str] | None = None  # start weights that do not change, their digest

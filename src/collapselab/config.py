@@ -84,8 +84,9 @@ class ModelConfig:
     pretrained: str | None = None
     """A model folder, a hub name, a .gguf file, or `package:NAME/FILE` for a file inside an installed Python package.
     null builds a new model from the keys below; otherwise only `dropout`, `pad_vocabulary` and `start` apply."""
-    family: Literal["gpt2", "llama"] = "gpt2"
-    """Architecture of a new model."""
+    family: Literal["gpt2", "llama", "bigram"] = "gpt2"
+    """Architecture of a new model. bigram is the exact learner: counts of the pairs of tokens in the training set,
+    without a gradient, so that sizes, learning rate and other settings of the optimiser have no meaning for it."""
     layers: int = 4
     """Number of transformer blocks."""
     width: int = 128
@@ -122,6 +123,9 @@ class ModelConfig:
         if self.family == "llama" and self.pretrained is None:
             _check(self.width // self.heads % 2 == 0, "model.width", self.width, "llama needs an even width / heads")
             _check(self.dropout == 0, "model.dropout", self.dropout, "the llama family has no dropout; leave 0")
+        if self.family == "bigram":
+            _check(self.pretrained is None, "model.pretrained", self.pretrained, "the bigram family counts; leave null")
+            _check(self.start != "previous", "model.start", self.start, "counts begin at 0; the bigram family has base")
         _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be at least 0 and below 1")
 
 
@@ -317,9 +321,8 @@ class SamplingConfig:
             self.repetition_penalty,
             "must be above 0; 1 is off",
         )
-        shaped = self.truncates or self.temperature != 1 or self.repetition_penalty != 1
         _check(
-            self.beams == 1 or not shaped,
+            self.beams == 1 or not self.shapes,
             "sampling.beams",
             self.beams,
             "beam search draws nothing: leave temperature, top_k, top_p, min_p and repetition_penalty off",
@@ -329,6 +332,11 @@ class SamplingConfig:
     def truncates(self) -> bool:
         """Whether any token is kept from being drawn."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def shapes(self) -> bool:
+        """Whether tokens are drawn from another distribution than the model's own."""
+        return self.truncates or self.temperature != 1 or self.repetition_penalty != 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -459,19 +467,12 @@ class RunConfig:
                 f"with mixing.unit=documents a sequence is a document: leave null or set {block}",
             )
         context = self.evaluation.context or block
-        _check(
-            self.evaluation.stride is None or self.evaluation.stride <= context,
-            "evaluation.stride",
-            self.evaluation.stride,
-            f"must be at most evaluation.context={context}",
-        )
-        _check(
-            context >= 3 or (self.evaluation.stride or context) < context,
-            "evaluation.context",
-            context,
-            "must be 3 or more",
-        )
-        if self.model.pretrained is None:
+        stride = self.evaluation.stride or context
+        _check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")
+        _check(context >= 3 or stride < context, "evaluation.context", context, "must be 3 or more")
+        counts, beams = self.model.family == "bigram", self.sampling.beams
+        _check(beams == 1 or not counts, "sampling.beams", beams, "the bigram family has no beam search; leave 1")
+        if self.model.pretrained is None and not counts:
             limit = self.model.context or block
             for key, value in {
                 "training.block": block,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from collapselab import families
 from collapselab.config import ModelConfig, UserError, first_line
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
@@ -69,8 +70,15 @@ class LanguageModel:
         return type(self.net).__name__ in ("GPT2LMHeadModel", "LlamaForCausalLM")
 
     @property
+    def counted(self) -> bool:
+        """Whether the weights are counts (bigram.py): nothing to train by gradient, and probabilities that are 0."""
+        return type(self.net).__name__ == "BigramForCausalLM"
+
+    @property
     def parameters(self) -> int:
-        """Parameters of the published model, padding left out."""
+        """Parameters of the published model, padding left out; of a table of counts, its counts."""
+        if self.counted:
+            return int(self.net.counts.numel() + self.net.unigrams.numel())
         rows = _vocabulary_tensors(self.net)
         extra = sum((len(t) - self.vocab) * (t.numel() // len(t)) for t in rows)
         return int(sum(p.numel() for p in self.net.parameters()) - extra)
@@ -115,6 +123,8 @@ def longest_of(pretrained: str) -> int | None:
     """Longest sequence a pretrained model reads, from its configuration alone."""
     from transformers import AutoConfig
 
+    from collapselab import bigram  # noqa: F401 - makes its name known
+
     folder, gguf_file = locate(pretrained)
     try:
         settings = AutoConfig.from_pretrained(folder, **({"gguf_file": gguf_file} if gguf_file else {}), **SAFE)
@@ -141,6 +151,8 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
+    from collapselab import bigram
+
     folder, gguf_file = locate(pretrained)
     source = {"gguf_file": gguf_file} if gguf_file else {}
     try:
@@ -165,44 +177,16 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
         raise UserError(
             f"model.pretrained={pretrained!r}: cannot be loaded ({first_line(error)}); check the folder or name"
         ) from None
-    return _padded(net, pad)
+    model = _padded(net, pad)
+    if model.counted and (wrong := bigram.flaw(net)) is not None:
+        raise UserError(f"model.pretrained={pretrained!r}: not a table of counts ({wrong}); check the folder")
+    return model
 
 
 def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: int) -> LanguageModel:
-    """A model of the given family and size with random weights, in float32."""
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-    context = config.context or block
-    ids = {"bos_token_id": separator, "eos_token_id": separator}
+    """A model of the given family and size with random weights, in float32; of a bigram model, one without counts."""
     with _seeded(seed):
-        if config.family == "gpt2":
-            settings = GPT2Config(
-                vocab_size=vocab,
-                n_positions=context,
-                n_embd=config.width,
-                n_layer=config.layers,
-                n_head=config.heads,
-                n_inner=config.mlp_width,
-                resid_pdrop=config.dropout,
-                embd_pdrop=config.dropout,
-                attn_pdrop=config.dropout,
-                tie_word_embeddings=config.tie_embeddings,
-                **ids,
-            )
-            net = GPT2LMHeadModel(settings)
-        else:
-            settings = LlamaConfig(
-                vocab_size=vocab,
-                hidden_size=config.width,
-                intermediate_size=config.mlp_width or -(-config.width * 8 // 3 // 8) * 8,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                num_key_value_heads=config.kv_heads or config.heads,
-                max_position_embeddings=context,
-                tie_word_embeddings=config.tie_embeddings,
-                **ids,
-            )
-            net = LlamaForCausalLM(settings)
+        net = families.untrained(config, vocab=vocab, separator=separator, context=config.context or block)
     return _padded(net, config.pad_vocabulary)
 
 
@@ -221,6 +205,11 @@ def start_weights(
     else:
         fresh = seed if config.start == "scratch" else None
         model = load(config.pretrained, pad=config.pad_vocabulary, dropout=config.dropout, random_weights=fresh)
+        if model.counted:
+            raise UserError(
+                f"model.pretrained={config.pretrained!r}: a table of counts is not trained further; set it to null "
+                "and model.family=bigram"
+            )
     if tokenizer.size > model.vocab:
         raise UserError(
             f"corpus.tokenizer={tokenizer.name!r}: has {tokenizer.size} tokens, the model only {model.vocab}; "
@@ -255,7 +244,8 @@ class Published:
     def read(self, folder: Path, digest: str) -> LanguageModel:
         """The model in `folder`; not read again where `digest` says that it is the one at hand."""
         weights = folder / "model.safetensors"
-        if self.model is None or not weights.is_file():  # very large models lie in several files
+        # Very large models lie in several files, and another table of counts has another size.
+        if self.model is None or not weights.is_file() or (self.model.counted and digest != self.digest):
             self.model = load(str(folder), pad=self.pad)
         elif digest != self.digest:
             from safetensors.torch import load_file
@@ -295,14 +285,15 @@ class _seeded:  # noqa: N801 - a context manager, used like a function
 
 
 def _padded(net: Any, multiple: int) -> LanguageModel:
-    vocab = int(net.config.vocab_size)
-    if vocab % multiple:
+    model = LanguageModel(net, int(net.config.vocab_size))
+    vocab = model.vocab
+    if vocab % multiple and not model.counted:
         with _seeded(0):  # the library draws values for the new rows, which are then overwritten
             net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
         with torch.no_grad():
             for tensor in _vocabulary_tensors(net):
                 tensor[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
-    return LanguageModel(net, vocab)
+    return model
 
 
 def _vocabulary_tensors(net: Any) -> list[Tensor]:
@@ -314,7 +305,7 @@ def _vocabulary_tensors(net: Any) -> list[Tensor]:
 
 def true_state(model: LanguageModel) -> dict[str, Tensor]:
     """The state dict with the padded rows of the embeddings, and of the head's bias, cut off; views of the weights."""
-    padded = {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
+    padded = set() if model.counted else {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
     state: dict[str, Tensor] = model.net.state_dict()
     return {name: tensor[: model.vocab] if tensor.data_ptr() in padded else tensor for name, tensor in state.items()}
 

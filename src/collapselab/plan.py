@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import mixing, modeling, rundir, sampling
+from collapselab import bigram, mixing, modeling, rundir, sampling
 from collapselab.config import RunConfig
 from collapselab.console import Console
 from collapselab.evaluation.real_text import held_out
@@ -38,6 +38,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     )
     generations = config.generations + 1
     blocks = [_set_blocks(config, g, available, budget) for g in range(generations)]
+    if model.counted:
+        model = _counted(config, corpus.train.ids[: blocks[0] * config.training.block], model.vocab)
     trained = [mixing.shows(config, n) * config.training.block for n in blocks]
     scored = len(held_out(corpus, config.evaluation)[0])
     context = config.evaluation.context or config.training.block
@@ -54,7 +56,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         else sampler.batch_size(model, length, -(-budget // config.sequence_length))
     )
     rates = _measure(model, config, processes, sampler, length, batch)
-    per_generation = model.parameters * 4 + budget * (2 if model.vocab <= 1 << 16 else 4)
+    weights = sum(t.nbytes for t in model.net.buffers()) if model.counted else model.parameters * 4
+    per_generation = weights + budget * (2 if model.vocab <= 1 << 16 else 4)
     done = min(len(shown), fork[1] + 1) if fork and shown else len(Chain(chain_path(config)).finished())
     left = range(done, generations)
     batch_tokens = batch * config.sequence_length
@@ -85,6 +88,12 @@ def _set_blocks(config: RunConfig, generation: int, available: int, budget: int)
     return size + generation * (budget // config.training.block) if growing else size
 
 
+def _counted(config: RunConfig, ids: np.ndarray, vocab: int) -> modeling.LanguageModel:
+    """A bigram model of as much text as generation 0 counts: one without counts is smaller and faster."""
+    blocks = np.asarray(ids, np.int64).reshape(-1, config.training.block)
+    return modeling.LanguageModel(bigram.network(bigram.count([blocks], vocab)), vocab)
+
+
 def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.absolute().parent)
 
@@ -109,10 +118,17 @@ def _measure(
             return F.cross_entropy(model.logits(ids)[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
     def train_step() -> None:
+        if model.counted:
+            bigram.count([ids.cpu().numpy()], model.vocab)
+            return
         torch.autograd.backward(loss())
         model.net.zero_grad()
 
     def forward() -> None:
+        if model.counted:
+            tokens = ids.cpu().numpy()
+            bigram.scores(model.net, tokens[:, :-1].ravel(), tokens[:, 1:].ravel())
+            return
         with torch.inference_mode():
             loss()
 

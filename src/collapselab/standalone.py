@@ -12,7 +12,7 @@ import numpy as np
 
 from collapselab import mixing, modeling, rundir, sampling
 from collapselab.chain import Stages
-from collapselab.config import RunConfig, UserError, digest
+from collapselab.config import ModelConfig, RunConfig, UserError, digest
 from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
@@ -124,4 +124,4 @@ def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:
 
 
 def _with_model(config: RunConfig, name: str) -> RunConfig:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=name))
+    return dataclasses.replace(config, model=ModelConfig(pretrained=name))

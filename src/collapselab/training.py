@@ -1,4 +1,4 @@
-"""One generation's training run: AdamW on packed blocks, on one process or several.
+"""One generation's training run: AdamW on packed blocks, on one process or several; or, for the bigram family, a count.
 
 Batch k is a function of the seed and k, the loss of a step is a sum over tokens divided by the number of tokens in the
 whole batch, and so neither the number of processes nor the accumulation changes what is computed.
@@ -30,6 +30,7 @@ from collapselab.seeds import batch_order, derive
 
 LOG_ROWS = 500  # at most about this many lines in a generation's training log
 CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
+COUNT_TOKENS = 1 << 22  # counted at a time
 AHEAD = 4  # batches assembled before they are needed
 
 
@@ -42,12 +43,17 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * fall)
 
 
+def first_target(config: TrainingConfig) -> int:
+    """The first place of a block whose token is a target of the loss."""
+    return config.block - config.loss_on_last if config.loss_on_last else 1
+
+
 class Loss(nn.Module):
     """A model with its loss, as one module: compiled and wrapped together, the logits are never stored in float32."""
 
-    def __init__(self, model: LanguageModel, first_target: int, device: str, precision: str):
+    def __init__(self, model: LanguageModel, first: int, device: str, precision: str):
         super().__init__()
-        self.net, self.model, self.first, self.device = model.net, model, first_target, device
+        self.net, self.model, self.first, self.device = model.net, model, first, device
         self.autocast = precision == "bf16"
 
     def forward(self, ids_BT: Tensor) -> Tensor:
@@ -106,16 +112,12 @@ class Trainer:
             eps=settings.eps,
             fused=True,
         )
-        self.module = Loss(self.model, self.first_target, device.type, self.processes.precision)
+        self.module = Loss(self.model, first_target(self.settings), device.type, self.processes.precision)
         if compiles:
             self.module.compile(dynamic=False)
             share = -(-settings.batch_size // self.processes.world)  # the larger ones, where shares are uneven
             self.compiled_rows = -(-share // settings.accumulation)
         self.loss = self.processes.accelerator.prepare(self.module)
-
-    @property
-    def first_target(self) -> int:
-        return self.settings.block - self.settings.loss_on_last if self.settings.loss_on_last else 1
 
     def train(self, start: LanguageModel, data: TrainingSet, generation: int) -> dict[str, Any]:
         """Trains a copy of `start` on the blocks of `data`; the result is `self.model`.
@@ -132,7 +134,7 @@ class Trainer:
         total = shows(config, len(data))
         order = batch_order(config.seed, generation, len(data), total)
         steps = -(-total // settings.batch_size)
-        targets_per_block = settings.block - self.first_target
+        targets_per_block = settings.block - first_target(self.settings)
         torch.manual_seed(derive(config.seed, generation, "dropout", processes.rank) % 2**63)
 
         rows: list[dict[str, float]] = []
@@ -174,12 +176,7 @@ class Trainer:
                 "try a lower lr, warmup_steps or clip=1"
             )
         shown, in_loss = processes.sum(given).tolist()
-        for name, counted in (("shown", shown), ("loss", in_loss)):
-            promised = sum(source[name] for source in data.ledger.values())
-            if promised != counted:
-                raise RuntimeError(
-                    f"generation {generation}: ledger has {promised} tokens {name}, the optimiser had {counted}"
-                )
+        _check_ledger(data, generation, shown, in_loss)
         net.eval()
         return {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": rows[-1]["loss"], "log": rows}
 
@@ -225,6 +222,41 @@ class Trainer:
             self.console.say(f"training: not compiled ({first_line(error)}); slower, otherwise the same")
             self.compiled_rows, self.module._compiled_call_impl = 0, None
             return self._forward(ids)
+
+
+class Counter:
+    """Counts pairs instead of training: what `Trainer` is to other families, for a bigram model (bigram.py)."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.model: LanguageModel
+        """The counts as they stand; made when a generation is counted."""
+
+    def train(self, start: LanguageModel, data: TrainingSet, generation: int) -> dict[str, Any]:
+        """Counts every block as often as an optimiser would be shown it; the result is `self.model`. Every process
+        counts for itself.
+
+        Returns what `Trainer.train` returns; the loss is that of the counts on what they were counted on.
+        """
+        from collapselab import bigram
+
+        first = first_target(self.config.training)
+        order = batch_order(self.config.seed, generation, len(data), shows(self.config, len(data)))
+        at_once = max(1, COUNT_TOKENS // data.block)
+        parts = (data[order[i : i + at_once]] for i in range(0, len(order), at_once))
+        counted = bigram.count(parts, start.vocab, first)
+        shown, in_loss = len(order) * data.block, int(counted.counts.sum())
+        _check_ledger(data, generation, shown, in_loss)
+        self.model = LanguageModel(bigram.network(counted), start.vocab)
+        row = {"step": 0, "loss": counted.loss}
+        return {"steps": 0, "shown": shown, "in_loss": in_loss, "last_loss": counted.loss, "log": [row]}
+
+
+def _check_ledger(data: TrainingSet, generation: int, shown: int, in_loss: int) -> None:
+    for name, counted in (("shown", shown), ("loss", in_loss)):
+        promised = sum(source[name] for source in data.ledger.values())
+        if promised != counted:
+            raise RuntimeError(f"generation {generation}: ledger has {promised} tokens {name}, training had {counted}")
 
 
 def _check_finite(values: list[float], first: int, settings: TrainingConfig, steps: int) -> None:

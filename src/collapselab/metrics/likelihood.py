@@ -30,23 +30,31 @@ def windows(tokens: int, context: int, stride: int) -> list[tuple[int, int, int]
 
 
 def likelihood_sums(nll: np.ndarray, correct: np.ndarray, nbytes: np.ndarray) -> dict[str, float]:
-    """Sums over scored tokens.
+    """Sums over scored tokens. Tokens of probability 0 are counted as `impossible` where there are any, and `nats` is the
+    sum over the others.
 
     Args:
-        nll: (tokens,) negative log-likelihood of each scored token, nats.
+        nll: (tokens,) negative log-likelihood of each scored token, nats; +inf where its probability is 0.
         correct: (tokens,) bool, whether the most likely token was the right one.
         nbytes: (tokens,) UTF-8 bytes each scored token accounts for.
     """
+    impossible = np.isposinf(nll)
     return {
-        "nats": float(nll.sum(dtype=np.float64)),
+        "nats": float(nll[~impossible].sum(dtype=np.float64)),
         "tokens": float(len(nll)),
         "correct": float(correct.sum()),
         "bytes": float(nbytes.sum()),
-    }
+    } | ({"impossible": float(impossible.sum())} if impossible.any() else {})
 
 
 def likelihood_values(sums: dict[str, float]) -> dict[str, float]:
-    """nll_nats = nats / tokens; perplexity = exp of it; bits_per_byte = nats / (ln 2 x bytes); accuracy."""
+    """nll_nats = nats / tokens; perplexity = exp of it; bits_per_byte = nats / (ln 2 x bytes); accuracy.
+
+    Where a scored token has probability 0 the first three are infinite and left out, and impossible is the share of such
+    tokens.
+    """
+    if "impossible" in sums:
+        return {"impossible": sums["impossible"] / sums["tokens"], "accuracy": sums["correct"] / sums["tokens"]}
     nll = sums["nats"] / sums["tokens"]
     values = {"nll_nats": nll, "perplexity": math.exp(min(nll, 700.0)), "accuracy": sums["correct"] / sums["tokens"]}
     if sums["bytes"]:
@@ -58,15 +66,24 @@ def frequency_sums(nll: np.ndarray, occurrences: np.ndarray) -> dict[str, dict[s
     """Nats and tokens by how often each scored token occurs in the real training text.
 
     Args:
-        nll: (tokens,) nats.
+        nll: (tokens,) nats; +inf as in `likelihood_sums`.
         occurrences: (tokens,) count of each scored token in the real training split.
     """
     bucket = np.searchsorted([low for low, _ in BUCKETS], occurrences, side="right") - 1
-    nats = np.bincount(bucket, weights=nll.astype(np.float64), minlength=len(BUCKETS))
-    tokens = np.bincount(bucket, minlength=len(BUCKETS))
-    return {name: {"nats": float(nats[i]), "tokens": float(tokens[i])} for i, (_, name) in enumerate(BUCKETS)}
+    lost = np.isposinf(nll)
+    nats = np.bincount(bucket, weights=np.where(lost, 0, nll.astype(np.float64)), minlength=len(BUCKETS))
+    tokens, impossible = (np.bincount(b, minlength=len(BUCKETS)) for b in (bucket, bucket[lost]))
+    return {
+        name: {"nats": float(nats[i]), "tokens": float(tokens[i])}
+        | ({"impossible": float(impossible[i])} if impossible[i] else {})
+        for i, (_, name) in enumerate(BUCKETS)
+    }
 
 
 def frequency_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Mean NLL in nats per bucket; buckets without a token are left out."""
-    return {name: part["nats"] / part["tokens"] for name, part in sums.items() if part["tokens"]}
+    """Mean NLL in nats per bucket; buckets without a token, or with one of probability 0, are left out."""
+    return {
+        name: part["nats"] / part["tokens"]
+        for name, part in sums.items()
+        if part["tokens"] and "impossible" not in part
+    }

@@ -106,17 +106,17 @@ def frequency(chains: list[Any]) -> bytes:
     figure, axes = _axes(len(shown))
     for axis, chain in zip(axes, shown, strict=True):
         tokens = chain.generation(0, "eval", "eval.json")["sums"]["real/nll_by_frequency"]
-        present = [b for b in BUCKET_ORDER if tokens[b]["tokens"] >= LEAST_TOKENS]
+        keys = {b: f"real/nll_by_frequency/{b}" for b in BUCKET_ORDER if tokens[b]["tokens"] >= LEAST_TOKENS}
+        first = chain.rows[0]["metrics"]
+        present = [b for b, key in keys.items() if key in first]  # left out where a loss is infinite
         for index, bucket in enumerate(present):
-            key = f"real/nll_by_frequency/{bucket}"
-            start = chain.rows[0]["metrics"].get(key)
-            if start is None:
-                continue
-            points = [(row["generation"], row["metrics"][key] - start) for row in chain.rows if key in row["metrics"]]
+            key = keys[bucket]
+            points = [(r["generation"], r["metrics"][key] - first[key]) for r in chain.rows if key in r["metrics"]]
             label = f"seen {bucket} ({tokens[bucket]['tokens']:,.0f} scored)"
             axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[index], label=label)
         axis.set_title(f"rise of the loss by token frequency (nats)\n{chain.name}", fontsize=10)
-        axis.legend(fontsize=7, frameon=False)
+        if present:
+            axis.legend(fontsize=7, frameon=False)
     return _png(figure)
 
 

@@ -1,8 +1,9 @@
 """How a generation writes its text: prompts, batches of equal length, shards, and a note on degenerate output.
 
-The engine (engine.py) writes for GPT-2 and Llama weights, the plain sampler for everything else. Batches have a fixed
-number of rows, the last one padded; on a CPU each runs on one thread, several side by side: in float32 on a CPU the text
-is therefore the same for any number of threads and processes.
+The engine (engine.py) writes for GPT-2 and Llama weights, the plain sampler for everything else; text of a bigram
+model's own distribution is drawn from its counts (counted.py). Batches have a fixed number of rows, the last one padded;
+on a CPU each runs on one thread, several side by side: in float32 on a CPU the text is therefore the same for any number
+of threads and processes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from collapselab.seeds import generator
 
 SHARD_TOKENS = 1 << 22
 CPU_BATCH = 128
+COUNTED_BATCH = 4096  # of a bigram model: a step costs the same few microseconds for one row and for hundreds
 CUDA_BATCH, FIXED_CUDA_BATCH = 4096, 1024  # at most; with deterministic=true, where free memory has no say
 MEMORY_SHARE = 0.85  # of free GPU memory that a batch may take
 
@@ -71,6 +73,7 @@ class Sampler:
         self.weights: Weights | None = None
         self.idle: SimpleQueue[Engine] = SimpleQueue()
         self.told = False
+        self.writes = "engine"  # who wrote the last batch: engine, plain or counts
         wanted = config.sampling.precision
         self.precision = ("bf16" if processes.device.type == "cuda" else "fp32") if wanted == "auto" else wanted
 
@@ -93,6 +96,8 @@ class Sampler:
 
     def _fitting(self, model: LanguageModel, length: int, sequences: int) -> int:
         device = self.processes.device
+        if model.counted and not self.config.sampling.shapes:
+            return min(sequences, COUNTED_BATCH)
         if device.type != "cuda":
             return CPU_BATCH
         most = FIXED_CUDA_BATCH
@@ -110,19 +115,24 @@ class Sampler:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def writer(self, model: LanguageModel, generation: int, read: int, new: int, batch: int) -> Write:
-        """What writes a batch with this model: the engine where it can, else the plain sampler, with a line.
+        """What writes a batch with this model: the engine or a search in counts where it can, else the plain sampler,
+        with a line where the engine might be expected.
 
         Args:
             read: tokens of each prompt. new: tokens that follow.
         """
         config, device = self.config.sampling, self.processes.device
         key = stream_key(self.config.seed, generation)
+        if model.counted and not config.shapes:
+            self.writes = "counts"
+            return self._counted_writer(model, key, read, new)
         why = f"beam search ({config.beams} beams)" if config.beams > 1 else unsupported(model.net)
         if why is None:
             return self._engine_writer(model, key, read + new, batch)
-        if not self.told:
+        if not self.told and not model.counted:
             self.console.say(f"sampling: {why} is not for the fast engine; the plain sampler writes")
             self.told = True
+        self.writes = "plain"
         model.net.to(device).eval()
 
         def write(prompts: np.ndarray, first: int) -> np.ndarray:
@@ -131,6 +141,17 @@ class Sampler:
                     return beam_batch(model, prompts, new, config.beams, device)
                 u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
                 return write_batch(model, prompts, u, config, device)
+
+        return write
+
+    def _counted_writer(self, model: LanguageModel, key: int, read: int, new: int) -> Write:
+        from collapselab.sampling.counted import Slices  # transformers comes with it
+
+        slices = Slices(model.net)
+
+        def write(prompts: np.ndarray, first: int) -> np.ndarray:
+            u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
+            return slices.write(prompts[:, -1], u)
 
         return write
 
@@ -216,7 +237,7 @@ class Sampler:
                 "sampling": asdict(config.sampling),
                 "batch_size": batch,
                 "precision": self.precision,
-                "sampler": "plain" if self.told else "engine",
+                "sampler": self.writes,
                 "degenerate": notes.counts,
             }
             write_json(out / "meta.json", meta)
