@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def _cache() -> Path:
     """One cache per user, checkout and version of the corpus code, so that xdist workers tokenise the default once."""
     state = hashlib.sha256(str(ROOT).encode())
-    for path in sorted((ROOT / "src" / "collapselab" / "corpus").glob("*.py")):
+    rooms = (ROOT / "src" / "collapselab" / room for room in ("corpus", "languages"))
+    for path in sorted(path for room in rooms for path in room.glob("*.py")):
         state.update(path.read_bytes())
     return Path(tempfile.gettempdir()) / f"collapselab-tests-{os.getuid()}" / state.hexdigest()[:16]
 

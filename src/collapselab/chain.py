@@ -182,7 +182,7 @@ class Stages:
 
     def evaluate(self, out: Path) -> None:
         evaluation.evaluate(
-            self.model(), self.corpus, self.config, self.g, samples=self.place("samples"),
+            self.model(), self.corpus, self.config, self.g, chain=self.chain, samples=self.place("samples"),
             reference=self.place("reference"), mixture=rundir.read_json(self.place("mixture") / "mixture.json"),
             out=out, processes=self.processes, console=self.console,
         )  # fmt: skip

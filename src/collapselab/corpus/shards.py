@@ -34,7 +34,8 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
         tokenizer.save(out / "tokenizer")
     dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
     writers = {name: _Writer(out, name, dtype, tokenizer) for name in SPLITS}
-    brings_splits = source.splits != (None,)  # otherwise equal documents fall to the same split
+    # Undivided sources: equal documents fall to the same split. Drawn ones: they may well stand in several.
+    compares = source.splits != (None,) and not source.drawn
     held_out: dict[bytes, Split] = {}
     lines = _Lines()
     text_digest: dict[str, int] = dict.fromkeys(SPLITS, 0)
@@ -44,12 +45,12 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
             for text, document in zip(texts, encode(tokenizer, texts), strict=True):
                 key = document_key(text)
                 text_digest[name] = (text_digest[name] * 31 + int.from_bytes(key, "big")) % (1 << 128)
-                if brings_splits and len(text) >= OVERLAP_LEAST and held_out.get(key, name) != name:
+                if compares and len(text) >= OVERLAP_LEAST and held_out.get(key, name) != name:
                     raise UserError(
                         f"corpus.source={config.source!r}: a document stands in both {held_out[key]} and {name} "
                         f"({text[:40]!r}...); remove it from one of them"
                     )
-                if brings_splits:
+                if compares:
                     lines.look_at(name, text)
                     if name != "train":
                         held_out[key] = name

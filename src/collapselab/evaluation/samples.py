@@ -12,6 +12,7 @@ from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.protocol import protocol
+from collapselab.evaluation.truth import truth_of_real_text
 from collapselab.metrics.distribution import unigram_distances
 from collapselab.metrics.ngrams import distinct, diversity, entropy, from_rows, from_words, gram_sums, grams, repetition
 from collapselab.metrics.tails import LEAST_TYPES, tail_sets, tail_sums, tail_values, words
@@ -135,6 +136,7 @@ class Reference:
             },
         )
         sums, values = score_samples(rows, fresh, corpus, Reference(out, vocab), vocab)
+        values |= truth_of_real_text(config)
         shared = protocol(config, corpus, count)
         write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values, "text": "fresh real text"})
 

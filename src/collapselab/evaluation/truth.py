@@ -1,0 +1,195 @@
+"""A generation beside the language it was to learn, where that language is known exactly (`planted`, `facts`)."""
+
+from __future__ import annotations
+
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from collapselab.config import RunConfig
+from collapselab.console import Console
+from collapselab.corpus import Corpus
+from collapselab.evaluation.real_text import window_losses
+from collapselab.history import set_counts
+from collapselab.languages import language_of
+from collapselab.languages.facts import Facts
+from collapselab.languages.laws import BANDS
+from collapselab.languages.planted import Planted
+from collapselab.metrics.truth import (
+    divergence_sums,
+    divergence_values,
+    recall_sums,
+    recall_values,
+    slot_divergence,
+    slot_sums,
+    slot_values,
+)
+from collapselab.mixing import TrainingSet, read_samples
+from collapselab.modeling import LanguageModel
+from collapselab.parallel import Processes
+from collapselab.rundir import Chain, read_json
+
+HEADS = 1024  # whose next word is read from the logits at once
+
+Scores = tuple[dict[str, Any], dict[str, float]]
+
+
+def score_truth(
+    model: LanguageModel,
+    corpus: Corpus,
+    config: RunConfig,
+    chain: Chain,
+    generation: int,
+    processes: Processes,
+    console: Console,
+) -> Scores:
+    """(sums, values) of `truth/...` for a generation whose mixture and samples are published; empty for natural text.
+
+    Every process takes part in the losses; the rest is on process 0 alone. Slots and facts are read where a word is a
+    token, and what depends on counts of documents where documents are the unit (`mixing.unit`).
+    """
+    language = language_of(config.corpus)
+    if language is None:
+        return {}, {}
+    sums, values = _divergence(model, corpus, config, language, generation, processes, console)
+    values["entropy"] = language.entropy
+    if processes.is_main:
+        written = written_documents(config, corpus, chain.stage(generation, "samples"))
+        if written:
+            valid = np.isfinite(language.log_probabilities(written))
+            sums["validity"] = {"documents": len(written), "valid": int(valid.sum())}
+            values["validity"] = float(valid.mean())
+        if one_token_per_word(corpus, language):
+            if isinstance(language, Planted):
+                parts = _slot(model, corpus, config, chain, generation, language, processes)
+            else:
+                parts = _recall(model, corpus, config, chain, language, processes)
+            sums, values = sums | parts[0], values | parts[1]
+    return {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
+
+
+def truth_of_real_text(config: RunConfig) -> dict[str, float]:
+    """`truth/...` of the language itself, for the reference row: it has no distance from itself."""
+    language = language_of(config.corpus)
+    if language is None:
+        return {}
+    values = {"entropy": language.entropy, "validity": 1.0, "kl": 0.0}
+    if isinstance(language, Planted):
+        law = language.slot_law
+        values |= {
+            f"slot/{k}": v for k, v in slot_values(slot_sums(law, law, language.slot_bands, BANDS, None)).items()
+        }
+        values["slot/survivors"] = float(language.values)
+    return {f"truth/{k}": v for k, v in values.items()}
+
+
+def one_token_per_word(corpus: Corpus, language: Planted | Facts) -> bool:
+    """Whether the corpus's tokenizer has a token of its own for each word of the language."""
+    (ids, _), *_ = corpus.tokenizer.encode([" ".join(language.lexicon)])
+    return len(ids) == len(language.lexicon) == len(set(ids))
+
+
+def written_documents(config: RunConfig, corpus: Corpus, samples: Path) -> list[str]:
+    """The whole documents of a samples folder: each sequence where it is one, else what stands between separators."""
+    meta = read_json(samples / "meta.json")
+    flat = np.asarray(read_samples(samples))
+    rows = flat[: len(flat) // meta["length"] * meta["length"]].reshape(-1, meta["length"])
+    if config.mixing.unit == "documents":
+        return corpus.tokenizer.decode(rows[:, 1:].tolist())
+    pieces = []
+    for row in rows:
+        cuts = np.flatnonzero(row == corpus.tokenizer.separator).tolist()
+        if config.sampling.prompt == "bos":
+            cuts = [-1, *cuts]  # the separator that a sequence began with is not stored
+        pieces += [row[i + 1 : j].tolist() for i, j in pairwise(cuts)]
+    return corpus.tokenizer.decode(pieces)
+
+
+def _divergence(
+    model: LanguageModel,
+    corpus: Corpus,
+    config: RunConfig,
+    language: Planted | Facts,
+    generation: int,
+    processes: Processes,
+    console: Console,
+) -> Scores:
+    """KL(truth || model) on the held-out documents (the first ones, where `evaluation.tokens` is set), one window each."""
+    settings = config.evaluation
+    tokens = corpus.split(settings.split)
+    starts = np.asarray(tokens.starts)
+    if settings.tokens is not None:
+        starts = starts[: max(2, int(np.searchsorted(starts, settings.tokens, side="right")))]
+    lengths = np.diff(starts)
+    context = settings.context or config.training.block
+    if lengths.max() > context:
+        if generation == 0 and processes.is_main:
+            console.say(
+                f"note: truth/kl is left out: a document has up to {lengths.max()} tokens, a window has {context}; "
+                "raise evaluation.context (and model.context)"
+            )
+        return {}, {}
+    log_model = np.zeros(len(lengths))
+    for length in np.unique(lengths).tolist():  # with a token per word they are all of one length
+        chosen = np.flatnonzero(lengths == length)
+        plan = [(begin, begin + length, begin + 1) for begin in starts[chosen].tolist()]
+        _, nll, _ = window_losses(
+            model, tokens.ids, plan, settings.precision, processes, console, f"gen {generation} truth"
+        )
+        log_model[chosen] = -nll.reshape(len(chosen), length - 1).sum(axis=1, dtype=np.float64)
+    documents = list(islice(language.documents(len(lengths), settings.split), len(lengths)))
+    sums = divergence_sums(language.log_probabilities(documents), log_model, language.bands(documents), BANDS)
+    return {"kl": sums}, divergence_values(sums, BANDS)
+
+
+def next_words(model: LanguageModel, heads: list[str], corpus: Corpus, processes: Processes) -> np.ndarray:
+    """Probability of every token after the beginnings of documents, float64 (heads, vocabulary); heads of one length."""
+    separator = corpus.tokenizer.separator
+    ids = torch.tensor([[separator, *found] for found, _ in corpus.tokenizer.encode(heads)])
+    model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
+    with torch.inference_mode():
+        parts = [model.head(model.features(part.to(processes.device))[:, -1]) for part in ids.split(HEADS)]
+        found: np.ndarray = torch.cat(parts).double().softmax(-1).cpu().numpy()
+    return found
+
+
+def _ids(corpus: Corpus, words: list[str]) -> np.ndarray:
+    return np.array(corpus.tokenizer.encode([" ".join(words)])[0][0])
+
+
+def _slot(
+    model: LanguageModel,
+    corpus: Corpus,
+    config: RunConfig,
+    chain: Chain,
+    generation: int,
+    language: Planted,
+    processes: Processes,
+) -> Scores:
+    """The law of goods in each town as the model has it, beside the true one."""
+    found = next_words(model, language.heads, corpus, processes)[:, _ids(corpus, language.goods)]
+    documents = None
+    if config.mixing.unit == "documents":
+        documents = np.add(*set_counts(config, chain, generation, corpus, language))
+    sums = slot_sums(found, language.slot_law, language.slot_bands, BANDS, documents)
+    values = slot_values(sums) | slot_divergence(found, language.slot_law, language.slot_bands, BANDS)
+    return {"slot": sums}, {f"slot/{k}": v for k, v in values.items()}
+
+
+def _recall(
+    model: LanguageModel, corpus: Corpus, config: RunConfig, chain: Chain, language: Facts, processes: Processes
+) -> Scores:
+    """What the model knows of each fact, by how often generation 0's training text states it."""
+    if config.mixing.unit != "documents":
+        return {}, {}  # blocks begin and end anywhere, and a fact that is cut in two is hard to count
+    heads, answers = language.questions()
+    found = next_words(model, heads, corpus, processes)
+    wanted = _ids(corpus, answers)
+    data = TrainingSet(config, chain, 0, corpus.train)
+    stated = language.facts_of(corpus.tokenizer.decode(data[np.arange(len(data))][:, 1:].tolist()))
+    seen = np.bincount(stated.ravel(), minlength=len(wanted))
+    sums = recall_sums(found[np.arange(len(wanted)), wanted], found.argmax(axis=1) == wanted, seen)
+    return {"recall": sums}, recall_values(sums)

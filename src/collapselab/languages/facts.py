@@ -1,0 +1,259 @@
+"""The world of facts: each document states three facts about one person.
+
+    Ada Hartson was born and raised in Elmford . At home Ada Hartson always speaks in Latin . ...
+
+People are drawn by a Zipf law. Every person has exactly one value of every attribute, so a false statement has probability
+0; every sentence is one of four for its attribute, all of one length, and reads in exactly one way. Probabilities are
+therefore exact: the person, the order of three different attributes, and a sentence for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+
+from collapselab.languages.laws import frequency_bands, names, word_numbers, zipf_law
+from collapselab.seeds import generator
+
+SENTENCES = 3  # of a document
+CHUNK = 8192  # documents drawn at a time
+
+GIVEN = """Ada Boris Clara Dario Edith Felix Greta Hugo Irene Jonas Karin Lukas Mabel Nils Olga Pavel Quinn Rosa Silas Tilda
+Ursula Viktor Wanda Xenia Yann Zelda Agnes Bruno Celia Denis Elsa Frank Gina Henrik Ida Jakob Kira Leon Mina Nora Oskar
+Petra Ralf Sonja Theo Ulla Vera Willa Anton Berta Cyril Dora Emil Flora Georg Hanna Igor Julia Kaspar Lena Moritz Nadia
+Otto Paula"""
+FAMILY_ENDINGS = "son worth man well lock"
+TOWN_ENDINGS = "ford bury dale"
+
+# Each attribute: its values (24 towns for the first), and sentences of nine words. G, F and V stand for the given name,
+# the family name and the value.
+ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "birthplace": (
+        "",
+        (
+            "G F was born and raised in V .",
+            "The birthplace of G F is called V .",
+            "G F spent the early years in V .",
+            "Everyone in V claims G F as native .",
+        ),
+    ),
+    "profession": (
+        "baker barber blacksmith brewer butcher carpenter chemist clerk cobbler diver doctor farmer fisherman gardener "
+        "lawyer miller miner painter pilot potter printer sculptor shepherd teacher",
+        (
+            "G F worked all life as a V .",
+            "By profession G F was always a V .",
+            "For many years G F was a V .",
+            "Hire G F whenever you need a V .",
+        ),
+    ),
+    "instrument": (
+        "accordion banjo bassoon bugle cello clarinet cornet drum dulcimer fiddle flute guitar harp harpsichord lute "
+        "mandolin oboe organ piano saxophone trombone trumpet viola zither",
+        (
+            "G F loves to play on the V .",
+            "At every feast G F plays the V .",
+            "The V is what G F plays best .",
+            "Nobody handles the V like G F does .",
+        ),
+    ),
+    "language": (
+        "Arabic Basque Breton Catalan Czech Danish Dutch Estonian Finnish Frisian Gaelic German Greek Hindi Icelandic "
+        "Italian Latin Maltese Polish Persian Swahili Tamil Turkish Welsh",
+        (
+            "G F speaks and also writes fluent V .",
+            "The mother tongue of G F is V .",
+            "At home G F always speaks in V .",
+            "Letters from G F are written in V .",
+        ),
+    ),
+    "animal": (
+        "badger canary crow duck falcon ferret finch fox goat goose hare hedgehog jackdaw kestrel lizard magpie parrot "
+        "pigeon pony rabbit raven squirrel toad tortoise",
+        (
+            "G F keeps a rather well-fed pet V .",
+            "The animal beside G F is a V .",
+            "At night G F feeds a tame V .",
+            "A tame V lives with G F now .",
+        ),
+    ),
+    "dish": (
+        "borscht bread cabbage curry dumplings goulash lasagna lentils meatloaf noodles pancakes pasties pizza polenta "
+        "porridge pudding ramen ravioli risotto salad soup stew trout waffles",
+        (
+            "G F eats almost nothing else than V .",
+            "The favourite dish of G F is V .",
+            "On holidays G F likes to cook V .",
+            "Guests of G F are always served V .",
+        ),
+    ),
+}
+TEMPLATES = [template.split() for _, templates in ATTRIBUTES.values() for template in templates]
+PER_ATTRIBUTE = len(TEMPLATES) // len(ATTRIBUTES)
+SENTENCE_WORDS = len(TEMPLATES[0])
+VALUES = 24  # of each attribute
+HOLES = ("G", "F", "V")
+# Places of the given name, the family name and the value in each sentence, (templates, 3).
+PLACES = np.array([[template.index(hole) for hole in HOLES] for template in TEMPLATES])
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The language for one choice of sizes; equal choices are equal languages."""
+
+    entities: int = 512
+    """People, the most talked about first."""
+    zipf: float = 1.0
+    """Exponent of their popularity."""
+    seed: int = 0
+    """Who they are, and every fact about them."""
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """Probability that a document is about each person, float64 (entities,)."""
+        return zipf_law(self.entities, self.zipf)
+
+    @cached_property
+    def popularity_bands(self) -> np.ndarray:
+        """Frequency band of each person, int64 (entities,)."""
+        return frequency_bands(self.popularity)
+
+    @cached_property
+    def values(self) -> list[list[str]]:
+        """The words that each attribute's value may be."""
+        return [words.split() or names(TOWN_ENDINGS)[:VALUES] for words, _ in ATTRIBUTES.values()]
+
+    @cached_property
+    def people(self) -> np.ndarray:
+        """Given name and family name of each person as places in `_given` and `_family`, int64 (entities, 2)."""
+        pairs = generator(self.seed, 0, "facts/people").permutation(len(self._given) * len(self._family))
+        return np.stack(np.divmod(pairs[: self.entities], len(self._family)), axis=1)
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """The one value that each person has of each attribute, int64 (entities, attributes)."""
+        return generator(self.seed, 0, "facts/truth").integers(VALUES, size=(self.entities, len(ATTRIBUTES)))
+
+    @property
+    def _side(self) -> int:
+        return math.isqrt(self.entities - 1) + 1  # names of either kind: the fewest whose pairs suffice
+
+    @property
+    def _given(self) -> list[str]:
+        return GIVEN.split()[: self._side]
+
+    @property
+    def _family(self) -> list[str]:
+        return names(FAMILY_ENDINGS)[: self._side]
+
+    @cached_property
+    def lexicon(self) -> list[str]:
+        """All words: given names, family names, the values of each attribute, and what stands between them."""
+        fixed = sorted({word for template in TEMPLATES for word in template} - set(HOLES))
+        return [*self._given, *self._family, *(word for words in self.values for word in words), *fixed]
+
+    @property
+    def words_per_document(self) -> int:
+        return SENTENCES * SENTENCE_WORDS
+
+    @property
+    def entropy(self) -> float:
+        """Of a document, nats."""
+        return -float((self.popularity * np.log(self.popularity)).sum()) - _log_wording()
+
+    def documents(self, count: int, split: str) -> Iterator[str]:
+        """Independent draws. A larger `count` goes on from where a smaller one stopped."""
+        draw = generator(self.seed, 0, f"facts/{split}")
+        reach = np.cumsum(self.popularity)[:-1]  # the last person takes what rounding leaves
+        sentence = cache(self.sentence)  # the same few are said again and again
+        for first in range(0, count, CHUNK):
+            u = draw.random((min(CHUNK, count - first), 1 + len(ATTRIBUTES) + SENTENCES))
+            who = np.searchsorted(reach, u[:, 0], side="right")
+            attributes = np.argsort(u[:, 1 : 1 + len(ATTRIBUTES)], axis=1)[:, :SENTENCES]
+            wording = (u[:, -SENTENCES:] * PER_ATTRIBUTE).astype(np.int64)
+            for person, chosen, how in zip(who.tolist(), attributes.tolist(), wording.tolist(), strict=True):
+                yield " ".join(sentence(person, a, t) for a, t in zip(chosen, how, strict=True))
+
+    def sentence(self, person: int, attribute: int, wording: int) -> str:
+        """The fact that a person has a value of an attribute, in one of its wordings."""
+        given, family = self.people[person]
+        filled = {
+            "G": self._given[given],
+            "F": self._family[family],
+            "V": self.values[attribute][self.truth[person, attribute]],
+        }
+        return " ".join(filled.get(word, word) for word in TEMPLATES[attribute * PER_ATTRIBUTE + wording])
+
+    def log_probabilities(self, documents: Sequence[str]) -> np.ndarray:
+        """Natural logarithm of each text's probability, float64 (documents,); -inf for what the language cannot say."""
+        facts = self.facts_of(documents)
+        who, attributes = np.divmod(facts, len(ATTRIBUTES))
+        possible = (facts >= 0).all(axis=1) & (who == who[:, :1]).all(axis=1)
+        ordered = np.sort(attributes, axis=1)
+        possible &= (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+        return np.where(possible, np.log(self.popularity[who[:, 0]]) + _log_wording(), -np.inf)
+
+    def bands(self, documents: Sequence[str]) -> np.ndarray:
+        """Frequency band of the person of each document's first sentence, int64 (documents,)."""
+        found: np.ndarray = self.popularity_bands[self.facts_of(documents)[:, 0] // len(ATTRIBUTES)]
+        return found
+
+    def facts_of(self, documents: Sequence[str]) -> np.ndarray:
+        """The facts that documents state, int64 (documents, sentences): person x attributes + attribute, or -1 where a
+        sentence states none or a false one."""
+        words = word_numbers(documents, self._numbers, self.words_per_document)
+        sentences = words.reshape(-1, SENTENCE_WORDS)
+        out = np.full(len(sentences), -1, np.int64)
+        rows = np.arange(len(sentences))
+        for number, template in enumerate(TEMPLATES):
+            attribute = number // PER_ATTRIBUTE
+            fixed = np.array([self._numbers.get(word, -2) for word in template])  # -2: a hole, which any word fills
+            reads = ((sentences == fixed) | (fixed == -2)).all(axis=1)
+            given, family, value = (sentences[rows, place] for place in PLACES[number])
+            person = np.where(reads, self._person_of(given, family), -1)
+            told = value - self._first_value(attribute)
+            out = np.where(
+                (person >= 0) & (told == self.truth[person, attribute]), person * len(ATTRIBUTES) + attribute, out
+            )
+        return out.reshape(-1, SENTENCES)
+
+    def _person_of(self, given: np.ndarray, family: np.ndarray) -> np.ndarray:
+        """Number of the person with these names (as numbers of words), or -1."""
+        side = self._side
+        known = np.full((side, side), -1, np.int64)
+        known[tuple(self.people.T)] = np.arange(self.entities)
+        family = family - side
+        inside = (given >= 0) & (given < side) & (family >= 0) & (family < side)
+        return np.where(inside, known[np.where(inside, given, 0), np.where(inside, family, 0)], -1)
+
+    def _first_value(self, attribute: int) -> int:
+        """Number of the word that is an attribute's first value."""
+        return 2 * self._side + VALUES * attribute
+
+    def questions(self) -> tuple[list[str], list[str]]:
+        """For every fact (person x attributes + attribute) a sentence's words before its value, and the value. Wordings
+        take turns among those that name the person before the value."""
+        heads, answers = [], []
+        for person in range(self.entities):
+            for attribute in range(len(ATTRIBUTES)):
+                first = attribute * PER_ATTRIBUTE
+                known = [w for w in range(PER_ATTRIBUTE) if PLACES[first + w, 2] > PLACES[first + w, 1]]
+                wording = known[(person + attribute) % len(known)]
+                place = PLACES[first + wording, 2]
+                words = self.sentence(person, attribute, wording).split(" ")
+                heads.append(" ".join(words[:place]))
+                answers.append(words[place])
+        return heads, answers
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.lexicon)}
+
+
+def _log_wording() -> float:
+    """Of the order of the attributes and the choice of their sentences: the same for every document."""
+    return -math.log(math.perm(len(ATTRIBUTES), SENTENCES)) - SENTENCES * math.log(PER_ATTRIBUTE)

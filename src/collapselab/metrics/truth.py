@@ -1,0 +1,125 @@
+"""A model beside a truth that is known exactly: distances, diversity and recall, split by frequency."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+# Statements of a fact in the training text: lower bounds of the buckets, and their names.
+SEEN: tuple[tuple[int, str], ...] = ((0, "0"), (1, "1"), (2, "2-5"), (6, "6-50"), (51, ">50"))
+
+
+def simpson(law: np.ndarray) -> np.ndarray:
+    """1 - sum p^2 along the last axis: the probability that two draws differ (Simpson 1949)."""
+    diversity: np.ndarray = 1 - (law**2).sum(axis=-1)
+    return diversity
+
+
+def divergence_sums(
+    log_truth: np.ndarray, log_model: np.ndarray, bands: np.ndarray, names: tuple[str, ...]
+) -> dict[str, float]:
+    """Sums over documents drawn from the truth.
+
+    Args:
+        log_truth, log_model: (documents,) log-probability of each document, nats.
+        bands: (documents,) index into `names`.
+    """
+    lost = log_truth - log_model
+    by_band = np.bincount(bands, weights=lost, minlength=len(names))
+    return {
+        "documents": float(len(lost)),
+        "nats_truth": -float(log_truth.sum()),
+        "nats_model": -float(log_model.sum()),
+        "squares": float(((lost - lost.mean()) ** 2).sum()),
+        **{f"lost_{name}": float(by_band[i]) for i, name in enumerate(names)},
+    }
+
+
+def divergence_values(sums: dict[str, float], names: tuple[str, ...]) -> dict[str, float]:
+    """`kl`: mean of log truth - log model, nats per document, an unbiased estimate of KL(truth || model); `kl_se`: its
+    standard error; `kl/<band>`: the part of it that documents of a band bring, so that the parts add up to it."""
+    n = sums["documents"]
+    values = {"kl": (sums["nats_model"] - sums["nats_truth"]) / n}
+    if n > 1:
+        values["kl_se"] = math.sqrt(sums["squares"] / (n - 1) / n)
+    return values | {f"kl/{name}": sums[f"lost_{name}"] / n for name in names}
+
+
+def slot_sums(
+    found: np.ndarray, truth: np.ndarray, bands: np.ndarray, names: tuple[str, ...], documents: np.ndarray | None
+) -> dict[str, list[float]]:
+    """What is derived from a slot's law, one number per context.
+
+    Args:
+        found: (contexts, values) probability the model gives to each value; what is left to 1 is its leak.
+        truth: (contexts, values) the true law.
+        bands: (contexts, values) index into `names` of each value.
+        documents: (contexts,) documents of each context in the training set, or None where they are not counted.
+    """
+    inside = found.sum(axis=1)
+    law = found / inside[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(law > 0, law * np.log(law), 0).sum(axis=1)
+    out = {
+        "leak": 1 - inside,
+        "diversity": simpson(law),
+        "diversity_true": simpson(truth),
+        "drift": ((law - truth) ** 2).sum(axis=1),
+        "entropy": entropy,
+        **{f"mass_{name}": np.where(bands == i, law, 0).sum(axis=1) for i, name in enumerate(names)},
+    }
+    if documents is not None:
+        # An exact learner's smallest probability is 1/N: half of it tells what was in its training set.
+        least = 1 / (2 * np.maximum(documents, 1))
+        out["survivors"] = np.where(documents > 0, (law > least[:, None]).sum(axis=1), 0)
+        out["documents"] = documents
+    return {name: np.asarray(row, np.float64).tolist() for name, row in out.items()}
+
+
+def slot_values(sums: dict[str, list[float]]) -> dict[str, float]:
+    """Means over contexts. `diversity`: Simpson diversity over its true value; `drift`: squared distance from the true
+    law over that same value; `survivors`: values with p > 1/(2 N) at N training documents."""
+    row = {name: np.asarray(numbers) for name, numbers in sums.items()}
+    of_truth = row.pop("diversity_true")
+    row.pop("documents", None)
+    row |= {name: row[name] / of_truth for name in ("diversity", "drift")}
+    return {name: float(numbers.mean()) for name, numbers in row.items()}
+
+
+def slot_divergence(
+    found: np.ndarray, truth: np.ndarray, bands: np.ndarray, names: tuple[str, ...]
+) -> dict[str, float]:
+    """KL(truth || model) of the slot, nats, mean over contexts, and the part of each band; empty where it is infinite.
+    Shapes as in `slot_sums`."""
+    law = found / found.sum(axis=1, keepdims=True)
+    if not (law > 0).all():
+        return {}
+    lost = truth * np.log(truth / law)
+    parts = {f"kl_{name}": float(np.where(bands == i, lost, 0).sum(axis=1).mean()) for i, name in enumerate(names)}
+    return {"kl": float(lost.sum(axis=1).mean()), **parts}
+
+
+def recall_sums(probability: np.ndarray, right: np.ndarray, seen: np.ndarray) -> dict[str, dict[str, float]]:
+    """Facts, probability of the right value and right answers, by how often each fact was stated.
+
+    Args:
+        probability: (facts,) that the model gives to the right value.
+        right: (facts,) bool, whether that is its most likely word.
+        seen: (facts,) statements of each fact in generation 0's training text.
+    """
+    bucket = np.searchsorted([low for low, _ in SEEN], seen, side="right") - 1
+
+    def count(weights: np.ndarray) -> np.ndarray:
+        return np.bincount(bucket, weights=weights, minlength=len(SEEN))
+
+    rows = {"facts": np.ones(len(seen)), "probability": probability, "right": right.astype(np.float64)}
+    totals = {name: count(row) for name, row in rows.items()}
+    return {name: {key: float(total[i]) for key, total in totals.items()} for i, (_, name) in enumerate(SEEN)}
+
+
+def recall_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Means per bucket; buckets without a fact are left out."""
+    had = {name: part for name, part in sums.items() if part["facts"]}
+    values = {f"recall/{name}": part["probability"] / part["facts"] for name, part in had.items()}
+    return values | {f"recall_accuracy/{name}": part["right"] / part["facts"] for name, part in had.items()}

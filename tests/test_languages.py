@@ -1,0 +1,445 @@
+"""Two languages whose distribution is known: what they say of themselves, and what a chain says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import samples_of
+
+from collapselab import mixing, modeling
+from collapselab.chain import run
+from collapselab.config import LANGUAGE_RANGES, CorpusConfig, RunConfig, UserError
+from collapselab.corpus import Corpus, prepare
+from collapselab.evaluation.truth import written_documents
+from collapselab.history import history
+from collapselab.languages import Facts, Planted, language_of
+from collapselab.languages.facts import ATTRIBUTES, HOLES, SENTENCE_WORDS, TEMPLATES
+from collapselab.languages.laws import frequency_bands, zipf_law
+from collapselab.languages.planted import SLOT_PLACE, TAIL, TOWN_PLACE
+from collapselab.metrics.truth import (
+    divergence_sums,
+    divergence_values,
+    recall_sums,
+    recall_values,
+    slot_divergence,
+    slot_sums,
+    slot_values,
+)
+from collapselab.options import config_from
+from collapselab.rundir import Chain, read_json
+
+ROOT = Path(__file__).parents[1]
+BANDS = ("head", "middle", "tail")
+LARGEST = (Planted(contexts=LANGUAGE_RANGES["contexts"][1], values=LANGUAGE_RANGES["values"][1]), Facts(entities=4096))
+Language = Planted | Facts
+
+
+def drawn(language: Language, count: int = 2000, split: str = "train") -> list[str]:
+    return list(language.documents(count, split))
+
+
+# --- the languages themselves -----------------------------------------------------------------------------------------
+
+
+def every_planted(language: Planted) -> list[str]:
+    return [" ".join(words) for words in itertools.product(*language.places)]
+
+
+def every_fact(language: Facts) -> list[str]:
+    attributes, wordings = range(len(ATTRIBUTES)), range(4)
+    return [
+        " ".join(language.sentence(person, a, w) for a, w in zip(chosen, how, strict=True))
+        for person in range(language.entities)
+        for chosen in itertools.permutations(attributes, 3)
+        for how in itertools.product(wordings, repeat=3)
+    ]
+
+
+@pytest.mark.parametrize("language", [Planted(contexts=3, values=4, seed=4), Facts(entities=2, seed=4)])
+def test_probabilities_of_all_documents_sum_to_1_and_give_the_entropy(
+    language: Language, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collapselab.languages.planted.TAIL", TAIL[:5])  # with all nine places there are too many
+    texts = every_planted(language) if isinstance(language, Planted) else every_fact(language)
+    assert len(set(texts)) == len(texts)
+    log_p = language.log_probabilities(texts)
+    p = np.exp(log_p)
+    assert p.min() > 0
+    assert p.sum() == pytest.approx(1, abs=1e-9)
+    assert -(p * log_p).sum() == pytest.approx(language.entropy, abs=1e-9)
+    assert set(drawn(language)) <= set(texts)
+
+
+@pytest.mark.parametrize("language", [Planted(), Facts(), Planted(contexts=3, values=5, zipf=0, seed=9)])
+def test_entropy_is_the_mean_surprise_of_what_is_drawn(language: Language) -> None:
+    log_p = language.log_probabilities(drawn(language, 20000))
+    error = log_p.std(ddof=1) / math.sqrt(len(log_p))
+    assert abs(-log_p.mean() - language.entropy) < 4 * error < 0.1
+
+
+@pytest.mark.parametrize("kind", [Planted, Facts])
+def test_documents_are_a_function_of_seed_and_split_alone(kind: type[Language]) -> None:
+    texts = drawn(kind(seed=3), 500)
+    assert texts == drawn(kind(seed=3), 500)
+    assert texts == drawn(kind(seed=3), 9000)[:500]  # more documents are the same ones and others
+    assert texts != drawn(kind(seed=4), 500)
+    assert texts != drawn(kind(seed=3), 500, "test")
+
+
+@pytest.mark.parametrize("language", [Planted(), Facts(), *LARGEST])
+def test_documents_are_equally_long_and_made_of_the_lexicon(language: Language) -> None:
+    lexicon = set(language.lexicon)
+    assert len(lexicon) == len(language.lexicon)  # no word in two places, so that each tells what it is
+    for text in drawn(language, 300):
+        words = text.split(" ")
+        assert len(words) == language.words_per_document
+        assert set(words) <= lexicon
+    assert np.isfinite(language.log_probabilities(drawn(language, 300))).all()
+
+
+def test_goods_follow_the_law_of_their_town() -> None:
+    language = Planted(contexts=3, values=6, zipf=1.5, seed=2)
+    pairs = Counter((words[TOWN_PLACE], words[SLOT_PLACE]) for words in map(str.split, drawn(language, 30000)))
+    law = language.slot_law
+    assert not np.array_equal(law[0], law[1])
+    np.testing.assert_allclose(np.sort(law[1])[::-1], zipf_law(6, 1.5))
+    for c, v in itertools.product(range(3), range(6)):
+        p = law[c, v] / 3
+        found = pairs[language.towns[c], language.goods[v]] / 30000
+        assert abs(found - p) < 4.5 * math.sqrt(p * (1 - p) / 30000)
+
+
+def test_people_are_as_popular_as_their_law_says() -> None:
+    language = Facts(entities=5, zipf=1.0, seed=1)
+    people = language.facts_of(drawn(language, 20000))[:, 0] // len(ATTRIBUTES)
+    for person, p in enumerate(language.popularity):
+        assert abs((people == person).mean() - p) < 4.5 * math.sqrt(p * (1 - p) / 20000)
+
+
+def test_a_sentence_reads_in_one_way_only() -> None:
+    """Two wordings that one sentence could be have the same word, or a hole each of the same kind, at every place."""
+    assert {len(template) for template in TEMPLATES} == {SENTENCE_WORDS}
+    holes = {number: [word if word in HOLES else "" for word in template] for number, template in enumerate(TEMPLATES)}
+    for a, b in itertools.combinations(range(len(TEMPLATES)), 2):
+        assert holes[a] != holes[b] or any(
+            x != y for x, y in zip(TEMPLATES[a], TEMPLATES[b], strict=True) if x not in HOLES
+        )
+    language = Facts(entities=40, seed=5)
+    told = [language.sentence(p, a, w) for p in range(40) for a in range(len(ATTRIBUTES)) for w in range(4)]
+    assert len(set(told)) == len(told)
+    rows = language.facts_of([" ".join(told[i : i + 3]) for i in range(0, len(told), 3)])
+    assert rows.ravel().tolist() == [fact for fact in range(40 * len(ATTRIBUTES)) for _ in range(4)]
+
+
+def test_what_cannot_be_said_has_no_probability() -> None:
+    planted = Planted(seed=1)
+    text = drawn(planted, 1)[0]
+    words = text.split(" ")
+    swapped = [*words[:1], words[SLOT_PLACE], words[TOWN_PLACE], *words[3:]]
+    wrong = [
+        " ".join(swapped),
+        " ".join(words[:-1]),
+        f"{text} {words[-1]}",
+        text.replace(" ", "  ", 1),
+        text.lower(),
+        "",
+    ]
+    wrong += [text.replace(words[3], "flew"), f"\n\n{text}"]
+    assert np.isfinite(planted.log_probabilities([text]))
+    assert planted.log_probabilities(wrong).tolist() == [-math.inf] * len(wrong)
+
+
+def test_a_false_fact_has_no_probability() -> None:
+    language = Facts(entities=20, seed=1)
+    say = language.sentence
+    value = language.values[0][language.truth[7, 0]]
+    other = next(word for word in language.values[0] if word != value)
+    of_another_kind = language.values[1][0]
+    right = f"{say(7, 0, 0)} {say(7, 1, 1)} {say(7, 2, 2)}"
+    wrong = [
+        right.replace(value, other),  # false
+        right.replace(value, of_another_kind),  # no place
+        f"{say(7, 0, 0)} {say(7, 1, 1)} {say(8, 2, 2)}",  # two people
+        f"{say(7, 0, 0)} {say(7, 1, 1)} {say(7, 0, 2)}",  # one fact twice
+        f"{say(7, 0, 0)} {say(7, 1, 1)}",
+        right.removesuffix(" ."),
+    ]
+    expected = math.log(language.popularity[7]) - math.log(6 * 5 * 4) - 3 * math.log(4)
+    assert language.log_probabilities([right])[0] == pytest.approx(expected)
+    assert language.log_probabilities(wrong).tolist() == [-math.inf] * len(wrong)
+
+
+def test_bands_by_hand() -> None:
+    law = np.array([[0.05, 0.5, 0.4, 0.05], [0.25, 0.25, 0.25, 0.25]])
+    assert frequency_bands(law).tolist() == [[2, 0, 1, 2], [0, 0, 1, 1]]
+    language = Planted(contexts=2, values=4, seed=3)
+    texts = drawn(language, 50)
+    for text, band in zip(texts, language.bands(texts).tolist(), strict=True):
+        words = text.split(" ")
+        c, v = language.towns.index(words[TOWN_PLACE]), language.goods.index(words[SLOT_PLACE])
+        law = language.slot_law[c]
+        above = law[law > law[v]].sum()
+        assert band == int(above >= 0.5 - 1e-12) + int(above >= 0.9 - 1e-12)
+
+
+# --- as a corpus ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{"source": "planted", "language_seed": 2}, {"source": "facts", "entities": 2}])
+def test_a_word_is_a_token_and_a_document_a_block(settings: dict[str, Any]) -> None:
+    count = 4000
+    config = CorpusConfig(documents=count, **settings)
+    corpus, language = prepare(config), language_of(config)
+    assert language is not None
+    assert corpus.tokenizer.name == "words"
+    assert corpus.tokenizer.size == len(language.lexicon) + 1
+    for split, documents in (("train", count), ("valid", count // 20), ("test", count // 10)):
+        tokens, texts = corpus.split(split), drawn(language, documents, split)
+        assert np.diff(tokens.starts).tolist() == [language.words_per_document + 1] * documents
+        rows = np.asarray(tokens.ids).reshape(documents, -1)
+        assert corpus.tokenizer.decode(rows[:, 1:].tolist()) == texts
+        assert tokens.nbytes.sum() == sum(len(text.encode()) for text in texts)
+    # With two people, one document stands in several splits: they are draws of one law, and nothing leaks.
+    assert settings["source"] == "planted" or set(drawn(language, count)) & set(drawn(language, 400, "test"))
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
+def test_other_tokenizers_read_the_same_text(tokenizer: str) -> None:
+    corpus = prepare(CorpusConfig(source="planted", documents=200, tokenizer=tokenizer, vocab_size=400))
+    text = corpus.tokenizer.decode([np.asarray(corpus.train.ids[: corpus.train.starts[1]]).tolist()])[0]
+    assert text == "\n\n" + drawn(Planted(), 1)[0]
+
+
+def test_keys_that_a_source_lacks_are_refused_by_name() -> None:
+    for settings, named in (
+        ({"contexts": 4}, "corpus.contexts=4"),
+        ({"source": "facts", "values": 8}, "corpus.values=8"),
+        ({"source": "planted", "entities": 8}, "corpus.entities=8"),
+        ({"documents": 100}, "corpus.documents=100"),
+        ({"source": "planted", "contexts": 401}, "must lie in [1, 400]"),
+        ({"source": "planted", "zipf": -0.5}, "corpus.zipf=-0.5"),
+        ({"source": "planted", "joiner": ""}, "corpus.joiner=''"),
+        ({"tokenizer": "words"}, "corpus.tokenizer='words'"),
+    ):
+        with pytest.raises(UserError) as error:
+            CorpusConfig(**settings)  # type: ignore[arg-type]
+        assert named in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_of_words_refuses_other_text_in_one_line() -> None:
+    tokenizer = prepare(CorpusConfig(source="planted", documents=50)).tokenizer
+    with pytest.raises(UserError, match=r"corpus\.tokenizer='words': cannot write this text"):
+        tokenizer.encode(["In Ashford nobody sold anything."])
+
+
+# --- metrics by hand --------------------------------------------------------------------------------------------------
+
+
+def test_slot_metrics_by_hand() -> None:
+    truth = np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+    found = np.array([[0.4, 0.4, 0.0], [0.1, 0.1, 0.8]])  # in the first town 0.2 goes to words that are no goods
+    bands = np.array([[0, 1, 2], [1, 1, 0]])
+    sums = slot_sums(found, truth, bands, BANDS, np.array([4, 5]))
+    law = np.array([[0.5, 0.5, 0.0], [0.1, 0.1, 0.8]])
+    values = slot_values(sums)
+    assert values["leak"] == pytest.approx(0.1)
+    assert values["diversity"] == pytest.approx((0.5 / 0.62 + 0.34 / 0.56) / 2)
+    assert values["drift"] == pytest.approx((0.08 / 0.62 + 0.06 / 0.56) / 2)
+    assert values["entropy"] == pytest.approx((math.log(2) - (0.2 * math.log(0.1) + 0.8 * math.log(0.8))) / 2)
+    assert values["survivors"] == pytest.approx((2 + 1) / 2)  # of more than 1/8, and of more than 1/10
+    assert [values[f"mass_{band}"] for band in BANDS] == pytest.approx([(0.5 + 0.8) / 2, (0.5 + 0.2) / 2, 0.0])
+    assert slot_divergence(found, truth, bands, BANDS) == {}  # infinite: a good that is never sold
+    parts = slot_divergence(law[1:], truth[1:], bands[1:], BANDS)
+    assert parts["kl"] == pytest.approx(0.4 * math.log(2) + 0.6 * math.log(0.75))
+    assert parts["kl"] == pytest.approx(sum(parts[f"kl_{band}"] for band in BANDS))
+
+
+def test_survivors_of_an_exact_learner_are_the_values_it_saw() -> None:
+    language = Planted(contexts=5, values=64, seed=6)
+    counts = np.zeros((5, 64))
+    for words in map(str.split, drawn(language, 400)):
+        counts[language.towns.index(words[TOWN_PLACE]), language.goods.index(words[SLOT_PLACE])] += 1
+    n = counts.sum(axis=1)
+    sums = slot_sums(counts / n[:, None], language.slot_law, language.slot_bands, BANDS, n)
+    assert sums["survivors"] == (counts > 0).sum(axis=1).tolist()
+
+
+def test_divergence_and_recall_by_hand() -> None:
+    truth, model = np.array([-1.0, -2.0, -3.0, -1.0]), np.array([-2.0, -2.5, -3.0, -0.5])
+    sums = divergence_sums(truth, model, np.array([0, 1, 2, 0]), BANDS)
+    values = divergence_values(sums, BANDS)
+    assert values["kl"] == pytest.approx(0.25)
+    assert values["kl_se"] == pytest.approx(np.std([1, 0.5, 0, -0.5], ddof=1) / 2)
+    assert [values[f"kl/{band}"] for band in BANDS] == pytest.approx([0.5 / 4, 0.5 / 4, 0])
+    seen = np.array([0, 1, 2, 5, 6, 50, 51])
+    found = recall_sums(np.linspace(0.1, 0.7, 7), np.array([0, 0, 1, 0, 1, 1, 1], bool), seen)
+    assert {name: part["facts"] for name, part in found.items()} == {"0": 1, "1": 1, "2-5": 2, "6-50": 2, ">50": 1}
+    means = recall_values(found)
+    assert means["recall/2-5"] == pytest.approx(0.35)
+    assert means["recall_accuracy/2-5"] == 0.5
+
+
+# --- a chain ----------------------------------------------------------------------------------------------------------
+
+
+def smoke(name: str, folder: Path, **sections: dict[str, Any]) -> RunConfig:
+    config = dataclasses.replace(
+        config_from(ROOT / "configs" / f"{name}_smoke.yaml"), runs_dir=str(folder), device="cpu", progress=False
+    )
+    changed = {key: dataclasses.replace(getattr(config, key), **values) for key, values in sections.items()}
+    return dataclasses.replace(config, **changed)
+
+
+Ran = tuple[RunConfig, Chain, Corpus, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    config = smoke("planted", tmp_path_factory.mktemp("planted"))
+    root, rows = run(config)
+    return config, Chain(root), prepare(config.corpus), rows
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    config = dataclasses.replace(smoke("facts", tmp_path_factory.mktemp("facts")), generations=1)
+    root, rows = run(config)
+    return config, Chain(root), prepare(config.corpus), rows
+
+
+def test_history_equals_a_slow_count(planted: Ran) -> None:
+    config, chain, corpus, _ = planted
+    language = language_of(config.corpus)
+    assert isinstance(language, Planted)
+    found, names = history(config, chain, 2, corpus, language), corpus.tokenizer.hf.convert_ids_to_tokens
+    for g in range(3):
+        blocks = np.fromfile(chain.stage(g, "mixture") / "blocks.bin", "<i8").reshape(-1, 2)
+        data = mixing.TrainingSet(config, chain, g, corpus.train)
+        counts = {"real": Counter[str](), "synthetic": Counter[str]()}
+        for i in range(len(data)):
+            town = names(data[np.array([i])][0].tolist())[1 + TOWN_PLACE]
+            counts["real" if blocks[i, 0] == mixing.REAL else "synthetic"][town] += 1
+        assert found.real[g].tolist() == [counts["real"][town] for town in language.towns]
+        assert found.synthetic[g].tolist() == [counts["synthetic"][town] for town in language.towns]
+        assert found.real[g].sum() + found.synthetic[g].sum() == 400
+        written = samples_of(chain.stage(g, "samples")).reshape(-1, 13).tolist()
+        towns = Counter(names(row)[1 + TOWN_PLACE] for row in written)
+        assert found.written[g].tolist() == [towns[town] for town in language.towns]
+    assert found.real[1].sum() == 100  # alpha = 0.25
+
+
+def test_the_planted_scores_are_those_of_plain_transformers(planted: Ran) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config, chain, corpus, rows = planted
+    language = language_of(config.corpus)
+    assert isinstance(language, Planted)
+    folder = chain.stage(2, "train")
+    net, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    texts = drawn(language, 200, "test")
+    ids = torch.tensor(tokenizer([tokenizer.bos_token + " " + text for text in texts])["input_ids"])
+    assert ids.shape == (200, 13)
+    assert tokenizer.decode(ids[0, 1:]) == texts[0]
+    with torch.no_grad():
+        log_p = net(ids).logits.double().log_softmax(-1)
+    nll = -log_p[:, :-1].gather(-1, ids[:, 1:, None]).sum((1, 2)).numpy()
+    lost = language.log_probabilities(texts) + nll
+    metrics = rows[2]["metrics"]
+    assert metrics["truth/kl"] == pytest.approx(lost.mean(), rel=1e-5)
+    assert metrics["truth/kl_se"] == pytest.approx(lost.std(ddof=1) / math.sqrt(200), rel=1e-4)
+    assert metrics["truth/kl"] == pytest.approx(sum(metrics[f"truth/kl/{band}"] for band in BANDS))
+    assert metrics["truth/entropy"] == language.entropy
+
+    places = torch.tensor([[words.split(" ")[TOWN_PLACE] == town for town in language.towns] for words in texts])
+    first = places.int().argmax(0)  # a document of each town
+    assert bool(places.any(0).all())
+    goods = tokenizer.convert_tokens_to_ids(language.goods)
+    law = log_p[first, SLOT_PLACE].exp()[:, goods].numpy()
+    assert metrics["truth/slot/leak"] == pytest.approx(1 - law.sum(1).mean(), abs=1e-6)
+    law /= law.sum(1, keepdims=True)
+    ratio = (1 - (law**2).sum(1)) / (1 - (language.slot_law**2).sum(1))
+    assert metrics["truth/slot/diversity"] == pytest.approx(ratio.mean(), rel=1e-5)
+    sums = read_json(chain.stage(2, "eval") / "eval.json")["sums"]["truth/slot"]
+    found = history(config, chain, 2, corpus, language)
+    assert sums["documents"] == (found.real[2] + found.synthetic[2]).tolist()
+
+
+def test_validity_is_the_share_of_samples_that_the_language_can_say(planted: Ran) -> None:
+    config, chain, corpus, rows = planted
+    language = language_of(config.corpus)
+    assert isinstance(language, Planted)
+    for g in range(3):
+        texts = corpus.tokenizer.decode(samples_of(chain.stage(g, "samples")).reshape(-1, 13)[:, 1:].tolist())
+        good = [all(word in place for word, place in zip(t.split(" "), language.places, strict=True)) for t in texts]
+        assert rows[g]["metrics"]["truth/validity"] == np.mean(good)
+        assert 0 < np.mean(good) < 1
+    reference = read_json(chain.root / "reference" / "eval.json")["metrics"]
+    wanted = {"validity": 1, "kl": 0, "slot/diversity": 1, "slot/drift": 0, "slot/survivors": 16, "slot/leak": 0}
+    assert {key: reference[f"truth/{key}"] for key in wanted} == pytest.approx(wanted, abs=1e-12)
+
+
+def test_recall_goes_by_how_often_a_fact_was_stated(facts: Ran) -> None:
+    config, chain, corpus, rows = facts
+    language = language_of(config.corpus)
+    assert isinstance(language, Facts)
+    data = mixing.TrainingSet(config, chain, 0, corpus.train)
+    text = " ".join(corpus.tokenizer.decode(data[np.arange(len(data))][:, 1:].tolist()))
+    stated = [
+        sum(text.count(language.sentence(person, attribute, wording)) for wording in range(4))
+        for person in range(24)
+        for attribute in range(len(ATTRIBUTES))
+    ]
+    sums = read_json(chain.stage(1, "eval") / "eval.json")["sums"]["truth/recall"]
+    limits = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5), "6-50": (6, 50), ">50": (51, 10**9)}
+    for name, (low, high) in limits.items():
+        assert sums[name]["facts"] == sum(low <= n <= high for n in stated)
+
+    model = modeling.load(str(chain.stage(1, "train")))
+    every = {language.sentence(p, a, w) for p, a, w in itertools.product(range(24), range(len(ATTRIBUTES)), range(4))}
+    total = 0.0
+    for head, answer in zip(*language.questions(), strict=True):
+        assert f"{head} {answer} ." in every
+        (ids, _), (wanted, _) = corpus.tokenizer.encode([head, answer])
+        with torch.no_grad():
+            logits = model.logits(torch.tensor([[corpus.tokenizer.separator, *ids]]))[0, -1]
+        total += float(logits.double().softmax(-1)[wanted[0]])
+    assert sum(part["probability"] for part in sums.values()) == pytest.approx(total, rel=1e-5)
+    frequent = rows[0]["metrics"]["truth/recall/>50"]
+    assert frequent > 2 * rows[0]["metrics"]["truth/recall/0"]
+
+
+def test_the_recorded_numbers_of_a_language_are_a_line_of_json(planted: Ran, facts: Ran) -> None:
+    for _, chain, _, rows in (planted, facts):
+        lines = (chain.root / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["metrics"] for line in lines] == [row["metrics"] for row in rows]
+        assert all(math.isfinite(v) for row in rows for k, v in row["metrics"].items() if k.startswith("truth/"))
+
+
+def test_bytes_in_packed_blocks_have_every_score_that_needs_no_word_tokens(tmp_path: Path) -> None:
+    config = smoke(
+        "planted",
+        tmp_path,
+        corpus={"tokenizer": "bytes", "documents": 1000},
+        training={"block": 128, "epochs": 3},
+        mixing={"unit": "tokens", "tokens": 25600},
+        sampling={"prompt": "first_token"},
+    )
+    root, rows = run(dataclasses.replace(config, generations=0))
+    found = {key for key in rows[0]["metrics"] if key.startswith("truth/")}
+    assert found >= {"truth/kl", "truth/kl_se", "truth/entropy", *(f"truth/kl/{band}" for band in BANDS)}
+    assert not [key for key in found if key.startswith("truth/slot/")]
+    corpus = prepare(config.corpus)
+    texts = written_documents(config, corpus, Chain(root).stage(0, "samples"))
+    whole = samples_of(Chain(root).stage(0, "samples")).reshape(-1, 128)
+    assert len(texts) == sum(max(0, int((row == 256).sum()) - 1) for row in whole) > 0
+    assert not any("\n\n" in text for text in texts)
