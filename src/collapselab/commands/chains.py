@@ -64,9 +64,10 @@ def _show(chain: Path) -> None:
 
     page = report.write_report(run_root(chain))
     table = Table(title=Text(str(chain)))
-    for column in report.COLUMNS:
+    columns, rows = report.table_rows(report.ChainFiles(chain))
+    for column in columns:
         table.add_column(column, justify="right")
-    for row in report.table_rows(report.ChainFiles(chain)):
+    for row in rows:
         table.add_row(*row)
     Console().print(table)
     print(f"report: {page}")

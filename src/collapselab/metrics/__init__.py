@@ -6,4 +6,5 @@ HEADLINE = {
     "bits/byte": "real/bits_per_byte",
     "distinct-2": "diversity/words/distinct_2",
     "tail coverage": "tails/words/coverage_5_normalised",
+    "slot diversity": "truth/slot/diversity",
 }

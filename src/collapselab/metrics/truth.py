@@ -25,12 +25,14 @@ def divergence_sums(
         log_truth, log_model: (documents,) log-probability of each document, nats.
         bands: (documents,) index into `names`.
     """
-    lost = log_truth - log_model
+    possible = np.isfinite(log_model)
+    lost = np.where(possible, log_truth - log_model, 0.0)
     by_band = np.bincount(bands, weights=lost, minlength=len(names))
     return {
         "documents": float(len(lost)),
+        "impossible": float((~possible).sum()),
         "nats_truth": -float(log_truth.sum()),
-        "nats_model": -float(log_model.sum()),
+        "nats_model": -float(log_model[possible].sum()),
         "squares": float(((lost - lost.mean()) ** 2).sum()),
         **{f"lost_{name}": float(by_band[i]) for i, name in enumerate(names)},
     }
@@ -38,8 +40,13 @@ def divergence_sums(
 
 def divergence_values(sums: dict[str, float], names: tuple[str, ...]) -> dict[str, float]:
     """`kl`: mean of log truth - log model, nats per document, an unbiased estimate of KL(truth || model); `kl_se`: its
-    standard error; `kl/<band>`: the part of it that documents of a band bring, so that the parts add up to it."""
+    standard error; `kl/<band>`: the part of it that documents of a band bring, so that the parts add up to it.
+
+    Where the model gives a true document probability 0, KL is infinite: then only `impossible`, the share of those.
+    """
     n = sums["documents"]
+    if sums["impossible"]:
+        return {"impossible": sums["impossible"] / n}
     values = {"kl": (sums["nats_model"] - sums["nats_truth"]) / n}
     if n > 1:
         values["kl_se"] = math.sqrt(sums["squares"] / (n - 1) / n)
@@ -48,8 +55,8 @@ def divergence_values(sums: dict[str, float], names: tuple[str, ...]) -> dict[st
 
 def slot_sums(
     found: np.ndarray, truth: np.ndarray, bands: np.ndarray, names: tuple[str, ...], documents: np.ndarray | None
-) -> dict[str, list[float]]:
-    """What is derived from a slot's law, one number per context.
+) -> dict[str, list[float | None]]:
+    """What is derived from a slot's law, one number per context; None where the model knows nothing of a context.
 
     Args:
         found: (contexts, values) probability the model gives to each value; what is left to 1 is its leak.
@@ -58,7 +65,7 @@ def slot_sums(
         documents: (contexts,) documents of each context in the training set, or None where they are not counted.
     """
     inside = found.sum(axis=1)
-    law = found / inside[:, None]
+    law = _inside(found)
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = -np.where(law > 0, law * np.log(law), 0).sum(axis=1)
     out = {
@@ -74,13 +81,26 @@ def slot_sums(
         least = 1 / (2 * np.maximum(documents, 1))
         out["survivors"] = np.where(documents > 0, (law > least[:, None]).sum(axis=1), 0)
         out["documents"] = documents
-    return {name: np.asarray(row, np.float64).tolist() for name, row in out.items()}
+    defined = inside > 0
+    return {
+        name: [float(value) if has else None for value, has in zip(row, defined, strict=True)]
+        for name, row in out.items()
+    }
 
 
-def slot_values(sums: dict[str, list[float]]) -> dict[str, float]:
-    """Means over contexts. `diversity`: Simpson diversity over its true value; `drift`: squared distance from the true
-    law over that same value; `survivors`: values with p > 1/(2 N) at N training documents."""
-    row = {name: np.asarray(numbers) for name, numbers in sums.items()}
+def _inside(found: np.ndarray) -> np.ndarray:
+    """The law over the slot's own values; nan where a context gives all of its probability to other words."""
+    inside = found.sum(axis=1, keepdims=True)
+    law: np.ndarray = np.divide(found, inside, out=np.full(found.shape, np.nan), where=inside > 0)
+    return law
+
+
+def slot_values(sums: dict[str, list[float | None]]) -> dict[str, float]:
+    """Means over the contexts that the model knows. `diversity`: Simpson diversity over its true value; `drift`: squared
+    distance from the true law over that same value; `survivors`: values with p > 1/(2 N) at N training documents."""
+    row = {name: np.array([v for v in numbers if v is not None]) for name, numbers in sums.items()}
+    if not len(row["leak"]):
+        return {}
     of_truth = row.pop("diversity_true")
     row.pop("documents", None)
     row |= {name: row[name] / of_truth for name in ("diversity", "drift")}
@@ -92,7 +112,7 @@ def slot_divergence(
 ) -> dict[str, float]:
     """KL(truth || model) of the slot, nats, mean over contexts, and the part of each band; empty where it is infinite.
     Shapes as in `slot_sums`."""
-    law = found / found.sum(axis=1, keepdims=True)
+    law = _inside(found)
     if not (law > 0).all():
         return {}
     lost = truth * np.log(truth / law)

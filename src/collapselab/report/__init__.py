@@ -15,8 +15,6 @@ from collapselab.metrics import HEADLINE
 from collapselab.report import figures, overlay, tables
 from collapselab.rundir import Chain, find_chains, read_json, read_metrics, run_root, write_bytes, write_text
 
-COLUMNS = ("generation", "real share", *HEADLINE)
-
 
 class ChainFiles:
     """What a report needs of one chain."""
@@ -48,15 +46,22 @@ class ChainFiles:
         return [(row["generation"], self.generation(row["generation"], "eval", "examples.json")) for row in self.rows]
 
 
-def table_rows(chain: ChainFiles) -> list[list[str]]:
-    """The summary table as text: a row per generation, then real text at the same budget."""
+def headline(chains: list[ChainFiles]) -> dict[str, str]:
+    """The headline metrics that some chain has, by name."""
+    has = {key for chain in chains for row in chain.rows for key in row["metrics"]}
+    return {name: key for name, key in HEADLINE.items() if key in has}
+
+
+def table_rows(chain: ChainFiles) -> tuple[list[str], list[list[str]]]:
+    """The summary table as text, columns and rows: a row per generation, then real text at the same budget."""
+    shown = headline([chain])
     out = []
     for row in chain.rows:
         cells = [str(row["generation"]), f"{row['real_share']:.3f}"]
-        out.append(cells + [_cell(row["metrics"], key) for key in HEADLINE.values()])
+        out.append(cells + [_cell(row["metrics"], key) for key in shown.values()])
     reference = chain.reference["metrics"]
-    out.append(["real text", ""] + [_cell(reference, key) for key in HEADLINE.values()])
-    return out
+    out.append(["real text", ""] + [_cell(reference, key) for key in shown.values()])
+    return ["generation", "real share", *shown], out
 
 
 def _cell(metrics: dict[str, float], key: str) -> str:
@@ -118,7 +123,6 @@ def write_report(run: Path) -> Path:
             }
             for chain in chains
         ],
-        columns=COLUMNS,
         images=images,
     )
     write_text(out / "index.html", page)
