@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "collapselab"
 # Lower rows know nothing of higher ones (docs/architecture.md).
 ROWS = {
     "config": 0, "identity": 0, "seeds": 0, "schedules": 1, "rundir": 1, "console": 1, "parallel": 1, "tracking": 2,
-    "corpus": 2, "metrics": 2, "modeling": 3, "mixing": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4,
+    "corpus": 2, "metrics": 2, "theory": 2, "modeling": 3, "mixing": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4,
     "opening": 4, "chain": 5, "plan": 6, "standalone": 6, "bench": 6, "options": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 ONLY_IN = {
@@ -29,7 +29,7 @@ ONLY_IN = {
     },  # cli silences it, parallel notes its version
     "jsonargparse": {"options"},
     "datasets": {"corpus"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "theory"},
     "triton": {"sampling"},
 }
 

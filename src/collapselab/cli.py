@@ -20,6 +20,7 @@ VERBS = {
     "sync": "replay a run's metrics.jsonl to wandb",
     "corpus": "list or clear the cache of tokenised text",
     "bench": "measure this machine: sampling, training, metrics, or a whole generation",
+    "theory": "what exact theory predicts: a law's values for a schedule, a size and a regime",
 }
 
 
@@ -289,6 +290,49 @@ def _do_bench(arguments: list[str]) -> int:
     return 0
 
 
+def _do_theory(arguments: list[str]) -> int:
+    from collapselab.theory.parameters import Parameters
+
+    options = _options("theory")
+    options.add_positional("law", "name of a law; --list shows them", required=False)
+    options.add_switch("list", "list all laws, one line each, and stop")
+    options.add_switch("json", "print one JSON document instead of a table")
+    options.add("plot", str | None, None, "write a figure to this .png or .svg file instead of a table")
+    options.add("simulate", int | None, None, "chains to simulate beside the law (with torch); null simulates none")
+    options.add("seed", int, 1, "seed of the simulation, 0 or more")
+    options.add_class(Parameters)
+    gathered = options.gather(arguments)
+    parsed = options.parse(gathered)
+    from collapselab.theory import laws, show
+
+    if parsed.list:
+        show.listing()
+        return 0
+    values = parsed.as_dict()
+    parameters = Parameters(**{key: values[key] for key in Parameters.__annotations__})
+    law = laws.find(parsed.law, [item[2:].split("=", 1)[0] for item in gathered if item.startswith("--")])
+    if parsed.json and parsed.plot:
+        raise UserError("--json and --plot: give one of them")
+    if parsed.plot:
+        show.check_figure(Path(parsed.plot))
+    table = laws.LAWS[law].table(parameters)
+    if parsed.simulate is not None:
+        from collapselab.theory import check
+
+        table = check.beside(law, parameters, table, parsed.simulate, parsed.seed)
+    found = show.document(law, parameters, table)
+    if parsed.json:
+        print(show.as_json(found))
+    elif parsed.plot:
+        from collapselab.theory import plot
+
+        plot.draw(found, Path(parsed.plot))
+        print(f"figure: {parsed.plot}")
+    else:
+        show.on_terminal(found)
+    return 0
+
+
 HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "run": _do_run,
     "sample": _do_sample,
@@ -297,4 +341,5 @@ HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "sync": _do_sync,
     "corpus": _do_corpus,
     "bench": _do_bench,
+    "theory": _do_theory,
 }
