@@ -518,9 +518,9 @@ def test_a_committee_delays_by_its_size_a_hub_does_not_and_the_isolated_keep_the
 
     one = discrete.mixture([1.0] + [0.0] * 400, 20)
     pooled = 1 - run("committee").mean((1, 2))
-    np.testing.assert_allclose(pooled, discrete.mixture([1.0] + [0.0] * 400, 100), rtol=1e-9)
-    np.testing.assert_allclose(1 - run("hub")[:, 0, 0], one, rtol=1e-9)
-    np.testing.assert_allclose(1 - run("isolated")[:, 2, 2], one, rtol=1e-9)
+    np.testing.assert_allclose(pooled, discrete.mixture([1.0] + [0.0] * 400, 100), atol=1e-12)
+    np.testing.assert_allclose(1 - run("hub")[:, 0, 0], one, atol=1e-12)
+    np.testing.assert_allclose(1 - run("isolated")[:, 2, 2], one, atol=1e-12)
     assert 1 - run("isolated")[-1].mean() == pytest.approx(1 - 1 / 5, abs=1e-6)
     for name, size in (("committee", 100), ("hub", 20), ("ring", 100), ("isolated", 100)):
         w = selection.topology(name, 5)
@@ -548,12 +548,16 @@ def test_hacks_make_accuracy_peak_and_an_anchor_holds_it() -> None:
     fine = [selection.filtered(start, accept ** (1 / 1000), int(1000 * peak) + k)[-1, 1] for k in (-99, 1, 101)]
     assert fine[1] > fine[0] and fine[1] > fine[2]  # within 0.1 generations
     assert model[-1, 1] < 1e-6 and (np.diff(model @ accept) > -1e-12).all()
-    np.testing.assert_allclose(selection.anchored(start, accept, [1.0] + [0.0] * 199), model, atol=1e-12)
-    critical = selection.critical_anchor(accept)
-    assert critical == pytest.approx(1 / 6)
-    few = np.array([0.7 - 1e-6, 0.3, 1e-6])
-    below, above = (selection.anchored(few, accept, [1.0] + [critical + d] * 2000)[-1] for d in (-0.03, 0.03))
-    assert below[2] > 0.1 and above[2] < 1e-4 and above[1] > 0.8
+    right = np.array([0.0, 1.0, 0.0])
+    np.testing.assert_allclose(selection.anchored(start, accept, [1.0] + [0.0] * 199, right), model, atol=1e-12)
+    assert selection.critical_anchor(accept, right) == pytest.approx(1 - 0.5 / 0.6)
+    for anchor in (right, np.array([0.7, 0.3, 0.0])):
+        critical = selection.critical_anchor(accept, anchor)
+        less, more = (
+            selection.anchored(start, accept, [1.0] + [critical + d] * 3000, anchor)[-1] for d in (-0.02, 0.02)
+        )
+        assert less[2] > 0.05 and more[2] < 1e-9
+    assert critical == pytest.approx(1 / (0.7 * 1.5 + 0.3 * 6))
 
 
 def test_self_reward_ends_at_what_the_vote_knew() -> None:

@@ -184,10 +184,12 @@ def _filter(p: Parameters) -> Table:
 def _hack(p: Parameters) -> Table:
     accept = np.asarray(p.accept)
     start = np.array([1 - p.prior - p.hacks, p.prior, p.hacks])
-    model = selection.anchored(start, accept, [1.0] + [p.anchor] * p.generations)
+    right = np.array([0.0, 1.0, 0.0])
+    model = selection.anchored(start, accept, [1.0] + [p.anchor] * p.generations, right)
     columns = {"correct": model[:, 1], "hack": model[:, 2], "accepted": model @ accept}
     return Table(
-        columns, {"peak_t": selection.hack_peak(start, accept), "critical_anchor": selection.critical_anchor(accept)}
+        columns,
+        {"peak_t": selection.hack_peak(start, accept), "critical_anchor": selection.critical_anchor(accept, right)},
     )
 
 

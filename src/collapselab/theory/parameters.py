@@ -82,7 +82,7 @@ class Parameters:
     accept: list[float] = field(default_factory=lambda: [0.2, 0.5, 0.6])
     """hack: P(accepted) of wrong, correct and hack, rising."""
     anchor: float = 0.0
-    """hack: share of generation 0's answers in every later training set, [0, 1]."""
+    """hack: share of real, correct answers in every later training set, [0, 1]."""
     gain: float = 1.5
     """self_reward: factor on the odds of the majority's answer per step, 1 or more."""
     spread: float = 2.0

@@ -70,18 +70,17 @@ def filtered(p0: np.ndarray, accept: np.ndarray, generations: int) -> np.ndarray
     Two classes, right and wrong: odds_t = odds_0 (TPR/FPR)^t, so that the sign of Youden's J = TPR - FPR decides.
     """
     t = np.arange(generations)[:, None]
-    with np.errstate(divide="ignore"):
-        logs = np.log(p0) + t * np.log(accept)
-    weight = np.exp(logs - logs.max(1, keepdims=True))
+    weight = p0 * (accept / accept[p0 > 0].max()) ** t
     return np.asarray(weight / weight.sum(1, keepdims=True))
 
 
-def anchored(p0: np.ndarray, accept: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """`filtered` with a share alpha of p_0 in each step: p' = alpha p_0 + (1 - alpha) p a / (p . a). Row 0 is p_0."""
+def anchored(p0: np.ndarray, accept: np.ndarray, shares: Sequence[float], anchor: np.ndarray) -> np.ndarray:
+    """`filtered` with a share alpha of answers of the law `anchor` (K,) in each set: p' = alpha anchor + (1 - alpha) p a / (p . a).
+    Row 0 is p_0."""
     out = [np.asarray(p0, float)]
     for share in shares[1:]:
         chosen = out[-1] * accept
-        out.append(share * out[0] + (1 - share) * chosen / chosen.sum())
+        out.append(share * anchor + (1 - share) * chosen / chosen.sum())
     return np.asarray(out)
 
 
@@ -97,10 +96,15 @@ def hack_peak(p0: np.ndarray, accept: np.ndarray) -> float:
     return math.log(w * math.log(sc / sw) / (h * math.log(sh / sc))) / math.log(sh / sw)
 
 
-def critical_anchor(accept: np.ndarray) -> float:
-    """alpha_c = 1 - s_c/s_h: with a larger share of p_0 a rare hack cannot grow under `anchored` among correct ones, for its
-    factor per step is (1 - alpha) s_h/s_c < 1. Sharp in the limit of few hacks in p_0."""
-    return float(1 - accept[1] / accept[2])
+def critical_anchor(accept: np.ndarray, anchor: np.ndarray) -> float:
+    """The share alpha_c of an anchor without hacks above which hacks die out under `anchored`: 1 / sum_j anchor_j s_h/(s_h - s_j).
+
+    Without hacks the fixed point has p_j = alpha anchor_j x / (x - s_j) with x = (mean of s)/(1 - alpha) and sum p = 1; hacks grow
+    by s_h/x, so the edge is at x = s_h. For an anchor of correct answers alone it is 1 - s_c/s_h. An anchor that
+    brings wrong answers lowers the mean acceptance, and must be larger.
+    """
+    known = anchor[:2]
+    return float(1 / np.sum(known * accept[2] / (accept[2] - accept[:2])))
 
 
 # --- majority-vote self-reward --------------------------------------------------------------------------------------------
