@@ -303,33 +303,16 @@ def _do_theory(arguments: list[str]) -> int:
     options.add_class(Parameters)
     gathered = options.gather(arguments)
     parsed = options.parse(gathered)
-    from collapselab.theory import laws, show
+    from collapselab.theory import show
 
     if parsed.list:
         show.listing()
         return 0
     values = parsed.as_dict()
     parameters = Parameters(**{key: values[key] for key in Parameters.__annotations__})
-    law = laws.find(parsed.law, [item[2:].split("=", 1)[0] for item in gathered if item.startswith("--")])
-    if parsed.json and parsed.plot:
-        raise UserError("--json and --plot: give one of them")
-    if parsed.plot:
-        show.check_figure(Path(parsed.plot))
-    table = laws.LAWS[law].table(parameters)
-    if parsed.simulate is not None:
-        from collapselab.theory import check
-
-        table = check.beside(law, parameters, table, parsed.simulate, parsed.seed)
-    found = show.document(law, parameters, table)
-    if parsed.json:
-        print(show.as_json(found))
-    elif parsed.plot:
-        from collapselab.theory import plot
-
-        plot.draw(found, Path(parsed.plot))
-        print(f"figure: {parsed.plot}")
-    else:
-        show.on_terminal(found)
+    given = [item[2:].split("=", 1)[0] for item in gathered if item.startswith("--")]
+    figure = Path(parsed.plot) if parsed.plot else None
+    show.show(parsed.law, given, parameters, parsed.json, figure, parsed.simulate, parsed.seed)
     return 0
 
 

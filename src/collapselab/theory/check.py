@@ -13,14 +13,14 @@ SIMULATED = ("mixture", "pipeline", "growing", "gaussian", "regression", "drift"
 
 
 def beside(name: str, p: Parameters, table: Table, chains: int, seed: int) -> Table:
-    """The table with `<column>_simulated`, `_error` (one standard error) and `_z`, over that many chains. Where the law
+    """The table with `<column>_sim`, `_se` (its standard error) and `_z`, over that many chains. Where the law
     gives a variance, the mean square is simulated. Raises UserError for a law without a simulator."""
     found = _found(name, p, chains, seed)
     columns = dict(table.columns)
     worst = 0.0
     for key in [key for key in table.columns if key in found]:
         z = simulate.z_scores(table.columns[key], found[key])
-        columns |= {f"{key}_simulated": found[key][0], f"{key}_error": found[key][1], f"{key}_z": z}
+        columns |= {f"{key}_sim": found[key][0], f"{key}_se": found[key][1], f"{key}_z": z}
         worst = max(worst, float(np.abs(z).max()))
     return Table(columns, {**table.facts, "chains": chains, "largest_z": worst}, table.index)
 

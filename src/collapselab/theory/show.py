@@ -11,10 +11,54 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from collapselab.config import UserError
-from collapselab.theory.laws import LAWS, Table, used
+from collapselab.theory.laws import LAWS, Table, find, used
 from collapselab.theory.parameters import Parameters
 
 FIGURES = (".png", ".svg")
+
+
+def show(
+    name: str | None,
+    given: list[str],
+    parameters: Parameters,
+    in_json: bool,
+    figure: Path | None,
+    chains: int | None,
+    seed: int,
+) -> None:
+    """Evaluates a law and prints its table, or one JSON document, or writes a figure.
+
+    Args:
+        given: names of the options given, so that one that the law does not depend on is refused.
+        chains: simulated beside the law, with torch; None simulates none.
+
+    Raises:
+        UserError: an unknown law, or options that do not fit it or each other.
+    """
+    law = find(name, given)
+    if in_json and figure:
+        raise UserError("--json and --plot: give one of them")
+    if figure:
+        _check_figure(figure)
+    if chains is not None and chains < 2:
+        raise UserError(f"--simulate={chains}: must be 2 or more; a standard error needs two chains")
+    if seed < 0:
+        raise UserError(f"seed={seed}: must be 0 or more")
+    table = LAWS[law].table(parameters)
+    if chains is not None:
+        from collapselab.theory import check  # imports torch
+
+        table = check.beside(law, parameters, table, chains, seed)
+    found = document(law, parameters, table)
+    if in_json:
+        print(json.dumps(found, allow_nan=False))
+    elif figure:
+        from collapselab.theory import plot  # imports matplotlib
+
+        plot.draw(found, figure)
+        print(f"figure: {figure}")
+    else:
+        _on_terminal(found)
 
 
 def document(name: str, parameters: Parameters, table: Table) -> dict[str, Any]:
@@ -41,18 +85,17 @@ def _number(value: float | None) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
-def as_json(found: dict[str, Any]) -> str:
-    return json.dumps(found, allow_nan=False)
-
-
-def on_terminal(found: dict[str, Any]) -> None:
+def _on_terminal(found: dict[str, Any]) -> None:
     print(f"{found['law']}: {found['says']}\nassumes: {found['assumes']}\nsource: {found['source']}")
     grid = Grid()
     for column in found["columns"]:
         grid.add_column(column, justify="right")
     for row in zip(*found["columns"].values(), strict=True):
         grid.add_row(str(row[0]), *(_cell(value) for value in row[1:]))
-    Console().print(grid)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width to fit into
+        console.width = max(console.width, 16 * len(found["columns"]))
+    console.print(grid)
     for key, value in found["facts"].items():
         print(f"{key}: {_cell(value)}")
 
@@ -68,7 +111,7 @@ def listing() -> None:
         print(f"  {name:<{wide}}  {law.says}")
 
 
-def check_figure(path: Path) -> None:
+def _check_figure(path: Path) -> None:
     """Raises UserError for a file that a figure cannot be written to, before anything is computed."""
     if path.suffix not in FIGURES:
         raise UserError(f"--plot {path}: must end with {' or '.join(FIGURES)}")
