@@ -163,7 +163,7 @@ def test_an_unknown_key_of_the_other_verbs_is_refused_too(lab: Lab) -> None:
     refused(lab("sync", "x", "--wanb", "online"), "'wandb'")
     refused(lab("eval", "x", "--devise", "cpu"), "'device'")
     refused(lab("sample", "x", "--sampling.tempreature", "1"), "'sampling.temperature'")
-    refused(lab("report", "x", "--out", "y"), "--out")
+    refused(lab("report", "x", "--outt", "y"), "'out'")
 
 
 @pytest.mark.parametrize("short", ["--gen", "--training.l", "--conf", "--dry", "--he", "--print", "--mixing.sched"])

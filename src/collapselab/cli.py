@@ -19,6 +19,7 @@ HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "sync": files.sync,
     "corpus": files.corpus,
     "bench": measure.bench,
+    "theory": measure.theory,
 }
 
 

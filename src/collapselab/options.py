@@ -67,6 +67,11 @@ class Options:
             if action.dest in self.sections:  # a section is set key by key, so it is not offered as an option
                 action.help = argparse.SUPPRESS
 
+    def add_class(self, made: type) -> None:
+        """An option for each field of a flat dataclass; its docstring is the help."""
+        self.parser.add_class_arguments(made, as_group=False)
+        self.keys |= made.__annotations__
+
     def accept(self, keys: dict[str, str]) -> None:
         """Keys that are passed on, not parsed here."""
         self.keys |= keys
@@ -83,8 +88,8 @@ class Options:
         self.parser.add_argument(f"--{name}", action="store_true", help=help_text)
         self.switches.add(name)
 
-    def add_positional(self, name: str, help_text: str) -> None:
-        self.parser.add_argument(name, type=str, help=help_text)
+    def add_positional(self, name: str, help_text: str, *, required: bool = True) -> None:
+        self.parser.add_argument(name, type=str, help=help_text, nargs=None if required else "?")
         self.positional = name
         self.keys[name] = "str"
 

@@ -14,6 +14,7 @@ VERBS = {
     "sync": "replay a run's metrics.jsonl to wandb",
     "corpus": "list or clear the cache of tokenised text",
     "bench": "measure this machine: sampling, training, metrics, or a whole generation",
+    "theory": "what exact theory predicts: a law's values for a schedule, a size and a regime",
 }
 RUN_HELP = "run directory (runs/NAME) or chain directory"
 

@@ -1,4 +1,4 @@
-"""Verbs that measure this machine: bench."""
+"""Verbs that are no part of a run: bench, theory."""
 
 from __future__ import annotations
 
@@ -37,4 +37,30 @@ def bench(arguments: list[str]) -> int:
     if not document["cases"]:
         raise UserError(f"--only={parsed.only}: bench {parsed.what} has no such case here")
     print(bench.last_line(document))
+    return 0
+
+
+def theory(arguments: list[str]) -> int:
+    from collapselab.theory.parameters import Parameters
+
+    options = make_options("theory")
+    options.add_positional("law", "name of a law; --list shows them", required=False)
+    options.add_switch("list", "list all laws, one line each, and stop")
+    options.add_switch("json", "print one JSON document instead of a table")
+    options.add("plot", str | None, None, "write a figure to this .png or .svg file instead of a table")
+    options.add("simulate", int | None, None, "chains to simulate beside the law (with torch); null simulates none")
+    options.add("seed", int, 1, "seed of the simulation, 0 or more")
+    options.add_class(Parameters)
+    gathered = options.gather(arguments)
+    parsed = options.parse(gathered)
+    from collapselab.theory import show
+
+    if parsed.list:
+        show.listing()
+        return 0
+    values = parsed.as_dict()
+    parameters = Parameters(**{key: values[key] for key in Parameters.__annotations__})
+    given = [item[2:].split("=", 1)[0] for item in gathered if item.startswith("--")]
+    figure = Path(parsed.plot) if parsed.plot else None
+    show.show(parsed.law, given, parameters, parsed.json, figure, parsed.simulate, parsed.seed)
     return 0

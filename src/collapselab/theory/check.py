@@ -1,0 +1,55 @@
+"""A law beside its simulator, for the verb: mean, standard error and z of every column that can be simulated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from collapselab.config import UserError
+from collapselab.theory import simulate
+from collapselab.theory.laws import Table, growing_sizes, history, truth
+from collapselab.theory.parameters import Parameters
+
+SIMULATED = ("mixture", "pipeline", "growing", "gaussian", "regression", "drift")
+
+
+def beside(name: str, p: Parameters, table: Table, chains: int, seed: int) -> Table:
+    """The table with `<column>_sim`, `_se` (its standard error) and `_z`, over that many chains. Where the law
+    gives a variance, the mean square is simulated. Raises UserError for a law without a simulator."""
+    found = _found(name, p, chains, seed)
+    columns = dict(table.columns)
+    worst = 0.0
+    for key in [key for key in table.columns if key in found]:
+        z = simulate.z_scores(table.columns[key], found[key])
+        columns |= {f"{key}_sim": found[key][0], f"{key}_se": found[key][1], f"{key}_z": z}
+        worst = max(worst, float(np.abs(z).max()))
+    return Table(columns, {**table.facts, "chains": chains, "largest_z": worst}, table.index)
+
+
+def _found(name: str, p: Parameters, chains: int, seed: int) -> simulate.Moments:
+    shares, law = p.shares(), truth(p)
+    if name == "mixture":
+        sizes = [p.documents] * len(shares)
+        return simulate.estimate(law, lambda t, c: simulate.mixture(t, c, shares, sizes), chains, seed)
+    if name == "growing":
+        shares, grown = growing_sizes(p)
+        if p.growth != int(p.growth):
+            raise UserError(f"growth={p.growth}: a simulated training set needs a whole number")
+        return simulate.estimate(
+            law, lambda t, c: simulate.mixture(t, c, shares, grown.astype(int).tolist()), chains, seed
+        )
+    if name == "pipeline" and p.regime == "replace" and p.real == "fresh":
+        return simulate.estimate(law, lambda t, c: simulate.stratified(t, c, shares, p.documents), chains, seed)
+    if name == "pipeline":
+        counts = history(p)
+        return simulate.estimate(law, lambda t, c: simulate.pipeline(t, c, counts), chains, seed)
+    if name == "gaussian":
+        both = simulate.gaussian(shares, p.documents, False, chains, seed)
+        found = {"variance": both["variance"], "drift": both["mean"] ** 2}
+    elif name == "regression":
+        numbers = (p.documents, p.dimension, p.sigma, p.generations + 1, chains, seed)
+        found = {regime: simulate.regression(regime, *numbers) for regime in ("replace", "accumulate")}
+    elif name == "drift":
+        found = {"variance": simulate.linear_drift(shares, p.documents, p.sigma, chains, seed) ** 2}
+    else:
+        raise UserError(f"--simulate: {name} has no simulator; these have: {', '.join(SIMULATED)}")
+    return {key: simulate.moments(simulate.sums(values), chains) for key, values in found.items()}

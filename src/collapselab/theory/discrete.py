@@ -1,0 +1,205 @@
+"""Diversity of an exact learner on a finite set of categories: closed forms and recursions.
+
+Setting: p* is the truth, p_t the model, q_t = alpha_t p* + (1 - alpha_t) p_t, and p_{t+1} is the empirical law of N draws
+of q_t (a learner that fits frequencies exactly; N counts independent draws). H(p) = 1 - sum p^2 is Simpson's
+diversity, r_t = E H(p_t) / H(p*), and m_t = E ||p_t - p*||^2 / H(p*) is the drift.
+
+One fact carries all of it. Two independent draws of p_t either descend from the same real document, with probability f_t,
+and are equal, or from two, and are then independent draws of p*. So E H(p_t) = (1 - f_t) H(p*), whatever p* is: r_t is
+the probability of two different ancestors. And because E p_t = p* in every regime (a draw of q_t, a draw without
+replacement from a pool and a reused document all have the law p*), E ||p_t - p*||^2 = E ||p_t||^2 - ||p*||^2
+= H(p*) - E H(p_t), that is r_t + m_t = 1: the loss of diversity and the drift are the within and the between part of
+one variance. The same holds for any feature phi: E tr Cov_{p_t} phi = r_t tr Cov_{p*} phi and
+E ||E_{p_t} phi - E_{p*} phi||^2 = (1 - r_t) tr Cov_{p*} phi, for E[p_t p_t^T] - p* p*^T = (1 - r_t)(diag p* - p* p*^T).
+
+The recursions without real text are the Wright-Fisher model of population genetics (Ewens 2004, chapter 3), those
+with it its version with migration. Shares and sizes are given by generation: `shares[g]` is alpha_g, `shares[0]` = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Sizes = float | Sequence[float] | np.ndarray
+
+
+def _sizes(shares: Sequence[float], documents: Sizes) -> np.ndarray:
+    return np.broadcast_to(np.asarray(documents, float), (len(shares),))
+
+
+def mixture(shares: Sequence[float], documents: Sizes) -> np.ndarray:
+    """r by generation where each of N documents is real with probability alpha:
+
+    r' = (1 - 1/N)[alpha (2 - alpha) + (1 - alpha)^2 r]. For N draws of q, E ||phat||^2 = ||q||^2 + (1 - ||q||^2)/N, and
+    E ||q||^2 = (1 - (1 - alpha)^2) ||p*||^2 + (1 - alpha)^2 E ||p||^2. With alpha = 0 it is (1 - 1/N)^t.
+
+    Args:
+        shares: alpha_g, [0, 1], generation 0 first (1).
+        documents: N, one number or one per generation.
+    """
+    r, out = 1.0, []
+    for a, n in zip(shares, _sizes(shares, documents), strict=True):
+        r = (1 - 1 / n) * (a * (2 - a) + (1 - a) ** 2 * r)
+        out.append(r)
+    return np.asarray(out)
+
+
+def stratified(shares: Sequence[float], documents: Sizes) -> np.ndarray:
+    """r by generation for exactly alpha N fresh real documents and (1 - alpha) N of the model, as a training set is made:
+
+    r' = alpha (2 - alpha) + (1 - alpha)^2 r - [alpha + (1 - alpha) r] / N. The mean of the set is that of the mixture, but
+    its noise is that of two samples: alpha H* / N + (1 - alpha) H / N.
+
+    Where alpha N is not whole it is rounded up or down at random with the right mean; the law is then the mean over both.
+    """
+    r, out = 1.0, []
+    for a, n in zip(shares, _sizes(shares, documents), strict=True):
+        whole, rest = split(a, n)
+        r = sum(
+            weight * (b * (2 - b) + (1 - b) ** 2 * r - (b + (1 - b) * r) / n)
+            for b, weight in ((whole / n, 1 - rest), ((whole + 1) / n, rest))
+            if weight
+        )
+        out.append(r)
+    return np.asarray(out)
+
+
+def split(share: float, documents: float) -> tuple[int, float]:
+    """alpha N as a whole number and the probability of one more."""
+    exact = share * documents
+    whole = math.floor(exact + 1e-9)
+    return whole, max(0.0, exact - whole) if exact - whole > 1e-9 else 0.0
+
+
+def reused(share: float, documents: float, generations: int) -> tuple[np.ndarray, np.ndarray]:
+    """(E H(p) / H*, E ||p - p*||^2 / H*) where the same n_r = alpha N real documents are in every training set and p_0 is
+    their own empirical law; rows are t = 0 .. generations - 1, row 0 being p_0.
+
+    With Hhat = 1 - 1/n_r the diversity of those documents (over H*), the squared error around them follows
+    e' = (1 - alpha)^2 e + (1 - alpha)(Hhat - e)/N, the diversity is Hhat - e and the drift 1/n_r + e.
+    `pipeline.diversity` has the law for a generation 0 trained on all N documents and for shares that change.
+    """
+    n_r = share * documents
+    top, e, out = 1 - 1 / n_r, 0.0, []
+    for _ in range(generations):
+        out.append(e)
+        e = (1 - share) ** 2 * e + (1 - share) * (top - e) / documents
+    return top - np.asarray(out), 1 / n_r + np.asarray(out)
+
+
+def mixture_limit(share: Sizes, documents: Sizes) -> np.ndarray:
+    """The fixed point of `mixture`: (1 - 1/N) a (2 - a) / [1 - (1 - 1/N)(1 - a)^2]."""
+    a, keep = np.asarray(share, float), 1 - 1 / np.asarray(documents, float)
+    return np.asarray(keep * a * (2 - a) / (1 - keep * (1 - a) ** 2))
+
+
+def stratified_limit(share: Sizes, documents: Sizes) -> np.ndarray:
+    """The fixed point of `stratified` for whole alpha N: [a (2 - a) - a/N] / [1 - (1 - a)^2 + (1 - a)/N]."""
+    a, n = np.asarray(share, float), np.asarray(documents, float)
+    return np.asarray((a * (2 - a) - a / n) / (1 - (1 - a) ** 2 + (1 - a) / n))
+
+
+def few_real_limit(real_documents: Sizes) -> np.ndarray:
+    """Both fixed points for small alpha: 2 n / (1 + 2 n), where n = alpha N is the *number* of real documents in each
+    training set. One keeps two thirds of the diversity, five 91 %, twenty 97.6 %, however large the rest is."""
+    n = np.asarray(real_documents, float)
+    return np.asarray(2 * n / (1 + 2 * n))
+
+
+def least_diversity(shares: Sequence[float], documents: Sizes) -> np.ndarray:
+    """A lower bound on r of `mixture`, by generation: (1 - 1/N) alpha (2 - alpha), for r >= 0 in the recursion.
+
+    So r -> 0 at fixed N forces alpha -> 0; and where alpha -> 0, r' <= (1 - 1/N)(2 alpha + r) forces r -> 0. At fixed
+    N the diversity dies out in the mean if and only if alpha_t -> 0.
+    """
+    a = np.asarray(shares, float)
+    return np.asarray((1 - 1 / _sizes(shares, documents)) * a * (2 - a))
+
+
+def held(shares: Sequence[float], documents: Sizes, weight: float) -> np.ndarray:
+    """Probability that a chain whose model is one atom of true probability `weight` has stayed on it through each step:
+    prod (1 - alpha_t (1 - weight))^N. It tends to a positive limit if and only if sum alpha_t is finite (then the chain is
+    absorbed for ever in one atom, by Borel and Cantelli); else it always leaves, and jumps between atoms for ever."""
+    stay = (1 - np.asarray(shares, float) * (1 - weight)) ** _sizes(shares, documents)
+    return np.asarray(np.cumprod(stay))
+
+
+def jumps(shares: Sequence[float], diversity: float) -> np.ndarray:
+    """Mean number of changes of atom up to each step, for N = 1: H* sum alpha_t. A redrawn atom is a new draw of p*, as
+    the one before was, and two draws differ with probability H*. (N = 1 is a walk on the atoms.)"""
+    return np.asarray(diversity * np.cumsum(shares))
+
+
+def accumulate(documents: float, generations: int) -> np.ndarray:
+    """r by generation where every document is kept and each generation adds N: prod_{j<=t} (1 - 1/(N j^2)).
+
+    The pool p_t of N t documents gets N draws of itself: E ||x'||^2 = m + (1 - m)/(N (t + 1)^2).
+    (Regime: Gerstgrasser et al. 2024.)
+    """
+    return np.asarray(np.cumprod(1 - 1 / (documents * np.arange(1, generations + 1.0) ** 2)))
+
+
+def accumulate_limit(documents: float) -> float:
+    """The limit of `accumulate`, by Euler's product for the sine: sin(x)/x at x = pi / sqrt(N)."""
+    x = math.pi / math.sqrt(documents)
+    return math.sin(x) / x
+
+
+def accumulate_subsample(documents: int, generations: int, replacement: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(r of the model, r of the pool) by generation: model g is trained on N documents drawn from the pool of
+    M = N (g + 1), and adds N of its own to it (regime: Kazdan et al. 2025).
+
+    U and m are the squared errors of pool and model over H*: U_0 = 1/N; a draw without replacement has
+    m = U + (1 - U)(M - N)/(N (M - 1)) (with replacement (1 - U)/N); the pool's next error is
+    U' = U + [(m - U) + (1 - m)/N]/(g + 2)^2, for E<x_pool, x_model> = U.
+    """
+    n, pool = documents, 1 / documents
+    models, pools = [], []
+    for g in range(generations):
+        size = n * (g + 1)
+        spread = 1 / n if replacement else (size - n) / (n * max(1, size - 1))
+        model = pool + (1 - pool) * spread
+        models.append(1 - model)
+        pools.append(1 - pool)
+        pool += ((model - pool) + (1 - model) / n) / (g + 2) ** 2
+    return np.asarray(models), np.asarray(pools)
+
+
+def fixation_time(p: np.ndarray, documents: float) -> float:
+    """Mean number of steps until one atom is left, without real text: about -2 N sum (1 - p_i) ln(1 - p_i).
+
+    The diffusion approximation: f(p) = that sum solves (1/2N) sum p_i (1 - p_i) d^2 f/dp_i^2 = -1 and vanishes at the
+    corners (for two alleles: Ewens 2004, chapter 3). A few per cent high at N = 60. Atom i wins with probability p_i, for
+    its share is a martingale. Diversity lives as long: r falls to 1/e in N steps.
+    """
+    rest = 1 - p[p < 1]
+    return float(-2 * documents * np.sum(rest * np.log(rest)))
+
+
+def half_life(r: np.ndarray) -> int | None:
+    """The first step t = g + 1 at which r is 1/2 or less; None if it is not among these generations."""
+    below = np.flatnonzero(r <= 0.5)
+    return int(below[0]) + 1 if len(below) else None
+
+
+def drift_bound(diameter: float) -> float:
+    """The most that E (mu_t - mu*)^2 can be for a scalar feature: Var_{p*} <= diameter^2 / 4 (Popoviciu 1935). Without real
+    text it is (1 - r_t) Var_{p*}, and r_t -> 0: the walk of the mean ends at that variance."""
+    return diameter**2 / 4
+
+
+def linear_drift(shares: Sequence[float], documents: Sizes, sigma: float = 1.0) -> np.ndarray:
+    """Variance of the model's mean in the linear dynamics mu' = (1 - alpha) mu + alpha mu* + xi, Var xi = sigma^2/N, of
+    Zenil (arXiv 2601.05280): V' = (1 - alpha)^2 V + sigma^2/N from V = 0, by generation.
+
+    alpha = 0: sigma^2 t/N, without bound (the noise does not shrink with the diversity, which is where it departs from
+    `mixture`). alpha_g = 1/(g + 1): sigma^2 (t + 1)(2 t + 1)/(6 t N), about sigma^2 t/(3 N). Constant: sigma^2 / (N a (2 - a)).
+    """
+    v, out = 0.0, []
+    for a, n in zip(shares, _sizes(shares, documents), strict=True):
+        v = (1 - a) ** 2 * v + sigma**2 / n
+        out.append(v)
+    return np.asarray(out)

@@ -1,0 +1,336 @@
+"""Every law by name: what it says, what it assumes, where it is from, and its values by generation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import beta
+
+from collapselab.config import UserError
+from collapselab.theory import discrete, entropy, gaussian, regression, selection, sharpening, tails
+from collapselab.theory.parameters import SCHEDULE, Parameters
+from collapselab.theory.pipeline import History, diversity
+from collapselab.theory.survivors import survivors
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns, one row per generation (or per number of agents), and single numbers that go with them."""
+
+    columns: dict[str, np.ndarray]
+    facts: dict[str, float | None] = field(default_factory=dict)
+    index: str = "generation"
+
+
+@dataclass(frozen=True)
+class Law:
+    """One law of the theory."""
+
+    says: str
+    assumes: str
+    source: str
+    uses: tuple[str, ...]
+    """The parameters it depends on, besides `generations` (laws of the number of agents have none)."""
+    table: Callable[[Parameters], Table]
+
+
+def truth(p: Parameters) -> np.ndarray:
+    """p*: (K,), proportional to rank^-zipf."""
+    weight = np.arange(1, p.categories + 1.0) ** -p.zipf
+    return np.asarray(weight / weight.sum())
+
+
+def history(p: Parameters) -> History:
+    """One context with N documents per training set; alpha N is rounded to the nearest whole number."""
+    shares, n = p.shares(), p.documents
+    real = np.array([round(n * share) for share in shares])
+    size = np.full_like(real, n)
+    if p.regime == "accumulate":
+        size, real = n * np.arange(1, len(shares) + 1), np.full_like(real, n)
+    return History(p.regime, p.real == "reuse", real[:, None], (size - real)[:, None], np.full_like(size, n)[:, None])
+
+
+def growing_sizes(p: Parameters) -> tuple[list[float], np.ndarray]:
+    """Shares and sizes where training set t has growth x t documents, `real_documents` of them real."""
+    sizes = p.growth * np.arange(1, p.generations + 2)
+    return [1.0, *(p.real_documents / sizes[1:]).tolist()], sizes
+
+
+def _r(r: np.ndarray, facts: Mapping[str, float] | None = None) -> Table:
+    return Table({"r": r, "drift": 1 - r}, {"half_life_t": discrete.half_life(r), **(facts or {})})
+
+
+def _pipeline(p: Parameters) -> Table:
+    if p.regime == "replace" and p.real == "fresh":
+        return _r(discrete.stratified(p.shares(), p.documents))
+    limit = {"limit": discrete.accumulate_limit(p.documents)} if p.regime == "accumulate" else {}
+    return _r(diversity(history(p))[:, 0], limit)
+
+
+def _limits(p: Parameters) -> Table:
+    shares, n = p.shares(), p.documents
+    columns = {
+        "mixture": discrete.mixture_limit(shares, n),
+        "stratified": discrete.stratified_limit(shares, n),
+        "few_real": discrete.few_real_limit(n * np.asarray(shares)),
+        "lower_bound": discrete.least_diversity(shares, n),
+    }
+    return Table(columns)
+
+
+def _jumps(p: Parameters) -> Table:
+    shares = p.shares()
+    later = [0.0, *shares[1:]]  # the chain sits on its atom from generation 0 on
+    diversity_ = 2 * p.weight * (1 - p.weight)
+    return Table({"held": discrete.held(later, p.documents, p.weight), "jumps": discrete.jumps(later, diversity_)})
+
+
+def _duel(p: Parameters) -> Table:
+    model, pool = discrete.accumulate_subsample(p.documents, p.generations + 1, p.replacement)
+    shares = [1 / (g + 1) for g in range(p.generations + 1)]
+    return Table({"subsample": model, "pool": pool, "replace": discrete.mixture(shares, p.documents)})
+
+
+def _entropy(p: Parameters) -> Table:
+    law, shares = truth(p), p.shares()
+    h = discrete.mixture(shares, p.documents) * (1 - np.sum(law**2))
+    low, high = entropy.envelope(h, p.categories)
+    star = float(entropy.entropy(law))
+    columns = {"diversity": h, "lower": low, "upper": np.minimum(high, np.log(p.categories))}
+    columns["floor"] = entropy.floor(star, shares, p.categories, p.documents)
+    first = entropy.expected_entropy(law, p.documents)
+    return Table(
+        columns, {"truth": star, "generation_0": first, "loss_bound": entropy.loss_bound(p.categories, p.documents)}
+    )
+
+
+def _tails(p: Parameters) -> Table:
+    shares, expected = p.shares(), float(p.count if p.expected is None else p.expected)
+    rows = [
+        tails.survival(
+            np.array([p.count]), np.array([expected]), p.regime, p.real == "reuse", shares[: g + 1], p.text_ratio
+        )
+        for g in range(len(shares))
+    ]
+    columns = {"present": np.array(rows)[:, 0], "lost_without_real": tails.lost(len(shares))}
+    return Table({**columns, "half_lost_at": tails.half_lost(p.documents, len(shares))})
+
+
+def _survivors(p: Parameters) -> Table:
+    found = survivors(truth(p), p.regime, p.real == "reuse", p.documents, p.shares())
+    if found is None:
+        raise UserError(
+            "real='reuse': no exact law for shares that change; set schedule=constant, or see the law `tails`"
+        )
+    return Table({"survivors": found, "share": found / p.categories})
+
+
+def _fixation(p: Parameters) -> Table:
+    law = truth(p)
+    r = discrete.mixture([1.0] + [0.0] * p.generations, p.documents)
+    return Table(
+        {"r": r}, {"fixation_time": discrete.fixation_time(law, p.documents), "largest_atom_wins": float(law.max())}
+    )
+
+
+def _sharpening(p: Parameters) -> Table:
+    law = truth(p)
+    model = sharpening.bias_only(law, p.shares(), p.temperature, p.top_k, p.top_p, p.min_p)
+    star = 1 - np.sum(law**2)
+    alive = np.asarray((model > 0).sum(1), float)
+    return Table({"r": (1 - np.sum(model**2, 1)) / star, "entropy": entropy.entropy(model), "categories": alive})
+
+
+def _drift(p: Parameters) -> Table:
+    return Table({"variance": discrete.linear_drift(p.shares(), p.documents, p.sigma)})
+
+
+def _gaussian(p: Parameters) -> Table:
+    variance, drift = gaussian.maximum_likelihood(p.shares(), p.documents)
+    return Table({"variance": variance, "drift": drift}, {"half_life_t": discrete.half_life(variance)})
+
+
+def _unbiased(p: Parameters) -> Table:
+    if p.documents < 2:
+        raise UserError(f"documents={p.documents}: the unbiased refit needs 2 or more")
+    return Table(gaussian.unbiased(p.documents, p.generations + 1))
+
+
+def _regression(p: Parameters) -> Table:
+    numbers = (p.documents, p.dimension, p.sigma)
+    columns = {
+        "replace": regression.replace(*numbers, p.generations + 1),
+        "accumulate": regression.accumulate(*numbers, p.generations + 1),
+    }
+    return Table(columns, {"accumulate_bound": regression.accumulate_bound(*numbers)})
+
+
+def _ecosystem(p: Parameters) -> Table:
+    w = selection.topology(p.topology, p.models)
+    c = selection.ecosystem(w, p.shares(), p.documents)
+    each = np.diagonal(c, axis1=1, axis2=2)
+    columns = {"r": 1 - each.mean(1), "r_first": 1 - each[:, 0], "r_pooled": 1 - c.mean((1, 2))}
+    return Table(columns, {"effective_size": selection.effective_size(w, p.documents)})
+
+
+def _filter(p: Parameters) -> Table:
+    right = selection.filtered(np.array([1 - p.prior, p.prior]), np.array([p.fpr, p.tpr]), p.generations + 1)[:, 1]
+    return Table({"correct": right}, {"youden": p.tpr - p.fpr})
+
+
+def _hack(p: Parameters) -> Table:
+    accept = np.asarray(p.accept)
+    start = np.array([1 - p.prior - p.hacks, p.prior, p.hacks])
+    right = np.array([0.0, 1.0, 0.0])
+    model = selection.anchored(start, accept, [1.0] + [p.anchor] * p.generations, right)
+    columns = {"correct": model[:, 1], "hack": model[:, 2], "accepted": model @ accept}
+    return Table(
+        columns,
+        {"peak_t": selection.hack_peak(start, accept), "critical_anchor": selection.critical_anchor(accept, right)},
+    )
+
+
+def _self_reward(p: Parameters) -> Table:
+    places = (np.arange(1000) + 0.5) / 1000
+    right = beta.ppf(places, p.spread * p.prior, p.spread * (1 - p.prior))
+    answers = np.stack([right, 1 - right], 1)
+    columns = selection.self_reward(answers, 0, p.gain, p.attempts, p.generations + 1)
+    return Table(columns, {"plurality_correct": float(np.mean(right > 0.5))})
+
+
+def _noise(p: Parameters) -> Table:
+    return Table(selection.injected(truth(p), p.noise, p.documents, p.generations + 1))
+
+
+def _agents(p: Parameters) -> Table:
+    n = np.arange(1, p.agents + 1.0)
+    return Table({"effective": selection.effective_agents(n, p.correlation)}, index="agents")
+
+
+def _amdahl(p: Parameters) -> Table:
+    return Table({"speedup": selection.amdahl(np.arange(1, p.agents + 1.0), p.parallel)}, index="agents")
+
+
+EXACT = "an exact learner of frequencies on a finite set of categories"
+PIPELINE = (*SCHEDULE, "documents", "regime", "real")
+TRUTH = ("categories", "zipf")
+LAWS: dict[str, Law] = {
+    "mixture": Law(
+        "diversity r = E[H]/H* and drift 1 - r where each document is real with probability alpha",
+        EXACT, "Wright-Fisher with migration; setting of Zenil, arXiv 2601.05280", (*SCHEDULE, "documents"),
+        lambda p: _r(discrete.mixture(p.shares(), p.documents)),
+    ),
+    "pipeline": Law(
+        "diversity and drift of the lab's pipeline: exactly alpha N real documents, or accumulated ones",
+        f"{EXACT}; alpha N that is not whole is rounded at random with the right mean (reuse: to the nearest)",
+        "derived here; regimes of Gerstgrasser et al. 2024 and Kazdan et al. 2025", PIPELINE, _pipeline,
+    ),
+    "limits": Law(
+        "fixed points of the diversity at each generation's share, and the bound that forces alpha -> 0 for a collapse",
+        f"{EXACT}; constant share and size", "derived here", (*SCHEDULE, "documents"), _limits,
+    ),
+    "jumps": Law(
+        "a chain on one atom: P(still there), and the mean number of jumps for N = 1 and two atoms",
+        f"{EXACT}; absorbed for ever if and only if the sum of alpha is finite", "Borel and Cantelli",
+        (*SCHEDULE, "documents", "weight"), _jumps,
+    ),
+    "growing": Law(
+        "diversity where training sets grow and the number of real documents does not",
+        EXACT, "derived here", ("growth", "real_documents"), lambda p: _r(discrete.mixture(*growing_sizes(p))),
+    ),
+    "duel": Law(
+        "accumulate-subsample against replacement with the same real share 1/(g+1): opposite fates",
+        EXACT, "derived here; regime of Kazdan et al. 2025", ("documents", "replacement"), _duel,
+    ),
+    "entropy": Law(
+        "bounds on the mean Shannon entropy (nats): by the diversity, and the floor that real text holds",
+        EXACT, "Jensen and Fano", (*SCHEDULE, "documents", *TRUTH), _entropy,
+    ),
+    "tails": Law(
+        "P(a type with count c in generation 0's text is in a text that generation g writes); N is in tokens",
+        f"{EXACT}; rare types (Poisson), which a network that smooths is not", "branching process; Fisher 1930",
+        (*PIPELINE, "count", "expected", "text_ratio"), _tails,
+    ),
+    "survivors": Law(
+        "mean number of categories in the training set of each generation, exact", EXACT,
+        "Wright-Fisher chain", (*PIPELINE, *TRUTH), _survivors,
+    ),
+    "fixation": Law(
+        "without real text: mean number of steps to one atom, and the diversity on the way",
+        f"{EXACT}; diffusion approximation, high by a few per cent", "Ewens 2004", ("documents", *TRUTH), _fixation,
+    ),
+    "sharpening": Law(
+        "bias of temperature and truncation without sampling noise", "infinitely large training sets",
+        "p0^((1/temperature)^g); top_p^g of the mass", (*SCHEDULE, "temperature", "top_k", "top_p", "min_p", *TRUTH), _sharpening,
+    ),
+    "drift": Law(
+        "variance of the mean in the linearised dynamics with constant noise", "noise sigma^2/N in every step",
+        "Zenil, arXiv 2601.05280", (*SCHEDULE, "documents", "sigma"), _drift,
+    ),
+    "gaussian": Law(
+        "maximum-likelihood refit: E variance and E squared drift of the mean, over the truth's variance",
+        "one dimension, each sample real with probability alpha", "setting of Shumailov et al. 2024",
+        (*SCHEDULE, "documents"), _gaussian,
+    ),
+    "gaussian_unbiased": Law(
+        "unbiased refit: the mean variance stays, the typical one dies", "one dimension, no real text after generation 0",
+        "setting of Alemohammad et al. 2023", ("documents",), _unbiased,
+    ),
+    "regression": Law(
+        "excess test error of least squares on its own labels, replaced or accumulated",
+        "isotropic Gaussian inputs, fresh in every step", "Dohmatob et al. 2024; Gerstgrasser et al. 2024",
+        ("documents", "dimension", "sigma"), _regression,
+    ),
+    "ecosystem": Law(
+        "diversity of K models that learn from each other, and of their average", EXACT,
+        "derived here", (*SCHEDULE, "documents", "models", "topology"), _ecosystem,
+    ),
+    "filter": Law(
+        "share of correct answers under a filter with errors: odds x (TPR/FPR)^g",
+        "infinite samples; the next model is what was accepted", "replicator equation", ("prior", "tpr", "fpr"), _filter,
+    ),
+    "hack": Law(
+        "a filter that likes hacks better than the truth: accuracy peaks and falls while acceptance rises",
+        "infinite samples; three classes", "replicator equation", ("prior", "hacks", "accept", "anchor"), _hack,
+    ),
+    "self_reward": Law(
+        "majority-vote reward tends to 1, pass@k to P(the plurality is right)",
+        "a large vote; two answers per question", "derived here", ("prior", "spread", "gain", "attempts"), _self_reward,
+    ),
+    "noise": Law(
+        "injected noise restores diversity, not information about the truth", f"{EXACT}; no real text after generation 0",
+        "derived here", ("documents", "noise", *TRUTH), _noise,
+    ),
+    "agents": Law(
+        "effective number of agents with correlated errors", "equal pairwise correlation", "Kish 1965 (design effect)",
+        ("agents", "correlation"), _agents,
+    ),
+    "amdahl": Law(
+        "speed-up by parallel workers", "a fixed share of the work can be divided", "Amdahl 1967", ("agents", "parallel"), _amdahl,
+    ),
+}  # fmt: skip
+
+
+def find(name: str | None, given: list[str]) -> str:
+    """The name of a law, checked with the names of the options given for it. Raises UserError, one line."""
+    if name is None:
+        raise UserError(
+            "theory: name a law, as in `collapselab theory mixture`; `collapselab theory --list` lists them"
+        )
+    if name not in LAWS:
+        close = difflib.get_close_matches(name, LAWS, n=1, cutoff=0.5)
+        near = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"theory {name!r}: no such law{near}; `collapselab theory --list` lists them")
+    uses = used(name)
+    for key in given:
+        if key in Parameters.__annotations__ and key not in uses:
+            raise UserError(f"--{key}: the law {name} does not depend on it; leave it out, it uses {', '.join(uses)}")
+    return name
+
+
+def used(name: str) -> tuple[str, ...]:
+    """The parameters that a law depends on."""
+    return (*LAWS[name].uses, *(() if "agents" in LAWS[name].uses else ("generations",)))

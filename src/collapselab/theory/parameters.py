@@ -1,0 +1,148 @@
+"""What a law may depend on. No library is imported here, so that the help of the verb is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from collapselab.config import MixingConfig, UserError
+from collapselab.schedules import real_share
+
+SCHEDULE = ("schedule", "start", "ratio", "end", "power", "values", "floor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Every law takes some of these; an option that the law asked for does not use is refused."""
+
+    generations: int = 50
+    """Last generation; the table has generations 0 to this one. Generation g is step t = g + 1."""
+    documents: int = 100
+    """N: independent documents in a training set (regression: samples)."""
+    schedule: Literal["constant", "geometric", "linear", "cosine", "harmonic", "power", "list"] | None = None
+    """Real share alpha_g of generation g, as mixing.schedule; null means geometric."""
+    start: float = 0.9
+    """As mixing.start."""
+    ratio: float = 0.9
+    """As mixing.ratio."""
+    end: float = 0.0
+    """As mixing.end."""
+    power: float = 1.0
+    """As mixing.power."""
+    values: list[float] = field(default_factory=list)
+    """As mixing.values."""
+    floor: float = 0.0
+    """As mixing.floor."""
+    regime: Literal["replace", "accumulate", "accumulate_subsample"] = "replace"
+    """As mixing.regime; the accumulate regimes have no schedule."""
+    real: Literal["fresh", "reuse"] = "fresh"
+    """As mixing.real."""
+    replacement: bool = False
+    """duel: draw from the pool with replacement."""
+    categories: int = 1000
+    """K: categories of the truth p*."""
+    zipf: float = 1.0
+    """p* is proportional to rank^-zipf, 0 (uniform) or more."""
+    growth: float = 5.0
+    """growing: training set t has growth x t documents."""
+    real_documents: float = 1.0
+    """growing: real documents in each training set."""
+    weight: float = 0.5
+    """jumps: true probability of the atom that the chain sits on, (0, 1)."""
+    count: int = 1
+    """tails: occurrences of the type in generation 0's training text."""
+    expected: float | None = None
+    """tails: its mean occurrences in as much fresh real text; null means `count`."""
+    text_ratio: float = 1.0
+    """tails: length of the text it is looked for in, over a training set's."""
+    temperature: float = 0.9
+    """sharpening: as sampling.temperature."""
+    top_k: int = 0
+    """sharpening: as sampling.top_k."""
+    top_p: float = 1.0
+    """sharpening: as sampling.top_p."""
+    min_p: float = 0.0
+    """sharpening: as sampling.min_p."""
+    sigma: float = 1.0
+    """regression: standard deviation of the labels' noise; drift: of the feature."""
+    dimension: int = 10
+    """regression: number of inputs d; documents must be d + 2 or more."""
+    models: int = 4
+    """ecosystem: number of models."""
+    topology: Literal["committee", "hub", "isolated", "ring"] = "committee"
+    """ecosystem: who learns from whom: all from all, all from the first, each from itself, half from a neighbour."""
+    prior: float = 0.3
+    """filter, hack, self_reward: share of correct answers at the start, (0, 1)."""
+    tpr: float = 0.8
+    """filter: P(accepted | correct), (0, 1]."""
+    fpr: float = 0.4
+    """filter: P(accepted | wrong), (0, 1]."""
+    hacks: float = 0.001
+    """hack: share of hacks at the start; prior + hacks must be below 1."""
+    accept: list[float] = field(default_factory=lambda: [0.2, 0.5, 0.6])
+    """hack: P(accepted) of wrong, correct and hack, rising."""
+    anchor: float = 0.0
+    """hack: share of real, correct answers in every later training set, [0, 1]."""
+    gain: float = 1.5
+    """self_reward: factor on the odds of the majority's answer per step, 1 or more."""
+    spread: float = 2.0
+    """self_reward: questions have P(correct) ~ Beta(spread x prior, spread x (1 - prior)); above 0."""
+    attempts: int = 8
+    """self_reward: k of pass@k."""
+    noise: float = 0.05
+    """noise: probability that a document is replaced by a uniformly random one, [0, 1]."""
+    agents: int = 100
+    """agents, amdahl: the table goes from 1 to this number."""
+    correlation: float = 0.1
+    """agents: correlation of the errors of two agents, [0, 1]."""
+    parallel: float = 0.9
+    """amdahl: share of the work that can be divided, [0, 1]."""
+
+    def __post_init__(self) -> None:
+        for key in ("generations", "top_k", "zipf", "count", "sigma"):
+            self._check(0 <= getattr(self, key) < float("inf"), key, "must be 0 or more")
+        for key in ("documents", "agents", "models", "attempts", "dimension"):
+            self._check(getattr(self, key) >= 1, key, "must be 1 or more")
+        self._check(self.generations <= 20_000, "generations", "must be at most 20000")
+        self._check(self.categories >= 2, "categories", "must be 2 or more")
+        for key in ("anchor", "noise", "correlation", "parallel"):
+            self._check(0 <= getattr(self, key) <= 1, key, "must lie in [0, 1]")
+        for key in ("tpr", "fpr", "top_p"):
+            self._check(0 < getattr(self, key) <= 1, key, "must be above 0 and at most 1")
+        for key in ("prior", "weight", "hacks"):
+            self._check(0 < getattr(self, key) < 1, key, "must lie between 0 and 1")
+        self._check(0 <= self.min_p < 1, "min_p", "must be at least 0 and below 1")
+        for key in ("temperature", "spread", "text_ratio", "growth"):
+            self._check(0 < getattr(self, key) < float("inf"), key, "must be above 0")
+        self._check(1 <= self.gain < float("inf"), "gain", "must be 1 or more")
+        self._check(0 <= self.real_documents <= self.growth, "real_documents", f"must lie in [0, growth={self.growth}]")
+        self._check(
+            self.expected is None or 0 <= self.expected < float("inf"), "expected", "must be 0 or more, or null"
+        )
+        rising = len(self.accept) == 3 and 0 < self.accept[0] < self.accept[1] < self.accept[2] <= 1
+        self._check(rising, "accept", "give three rising numbers in (0, 1]: of wrong, correct and hack")
+        self._check(
+            self.prior + self.hacks < 1, "hacks", f"prior={self.prior} and hacks must leave room for wrong ones"
+        )
+        self._check(
+            self.schedule != "list" or len(self.values) >= self.generations,
+            "values", f"give one share for each of the {self.generations} generations",
+        )  # fmt: skip
+        self.shares()
+
+    def _check(self, holds: bool, key: str, remedy: str) -> None:
+        if not holds:
+            raise UserError(f"{key}={getattr(self, key)!r}: {remedy}")
+
+    def shares(self) -> list[float]:
+        """alpha_g of generations 0 .. generations; under the accumulate regimes, which have none, 1/(g + 1): the share that
+        real text has in the pool. Raises UserError as MixingConfig does."""
+        try:
+            mixing = MixingConfig(
+                regime=self.regime, schedule=self.schedule, start=self.start, ratio=self.ratio, end=self.end,
+                power=self.power, values=self.values, floor=self.floor, real=self.real,
+            )  # fmt: skip
+        except UserError as error:
+            raise UserError(str(error).removeprefix("mixing.").replace("mixing.", "")) from None
+        found = [real_share(mixing, g, self.generations) for g in range(self.generations + 1)]
+        return [1 / (g + 1) if share is None else share for g, share in enumerate(found)]

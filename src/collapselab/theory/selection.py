@@ -1,0 +1,177 @@
+"""Closed forms beyond one learner: several models, filters with errors, self-reward, added noise, parallel agents.
+
+The data-processing inequality stands over all of them, without a number: real text -> training set -> model -> samples ->
+next model is a Markov chain, so no later model knows more about the truth than the first one did (Cover & Thomas 2006,
+theorem 2.8.1). A synthesiser escapes it by no architecture, only by a channel to the world: fresh real text, a verifier
+that is right more often than wrong, or prior information built into it; a symbolic one (the same answer each time) also
+freezes what it has instead of losing it step by step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+# --- several models that train on each other's samples ----------------------------------------------------------------
+
+
+def ecosystem(weights: np.ndarray, shares: Sequence[float], documents: float) -> np.ndarray:
+    """C_kl = E <p_k - p*, p_l - p*> / H* by generation, float64 (generations, K, K), for K exact learners with
+    q_k = alpha p* + (1 - alpha) sum_j W_kj p_j, each trained on N draws of its own q_k:
+
+    D = (1 - alpha)^2 W C W^T, C' = D + diag((1 - D_kk)/N). The diversity of model k is 1 - C_kk; that of the average of
+    all is 1 - mean of C.
+
+    Args:
+        weights: W, (K, K), rows sum to 1.
+    """
+    c, out = np.zeros_like(weights, dtype=float), []
+    for share in shares:
+        d = (1 - share) ** 2 * weights @ c @ weights.T
+        c = d + np.diag((1 - np.diag(d)) / documents)
+        out.append(c)
+    return np.asarray(out)
+
+
+def topology(name: str, models: int) -> np.ndarray:
+    """W of `committee` (all learn from all), `hub` (all from the first), `isolated`, or `ring` (half its own, half of the
+    neighbour's)."""
+    one = np.eye(models)
+    return {
+        "committee": np.full((models, models), 1 / models),
+        "hub": np.tile(one[0], (models, 1)),
+        "isolated": one,
+        "ring": (one + np.roll(one, 1, axis=1)) / 2,
+    }[name]
+
+
+def effective_size(weights: np.ndarray, documents: float) -> float:
+    """N / sum pi_k^2, pi the stationary law of W: the size of the one model that loses diversity at the same rate in the
+    long run, without real text and for large N. pi' C pi is a martingale but for the noise sum pi_k^2 (1 - D_kk)/N.
+
+    A committee of K delays by K, the most there can be; a hub gains nothing; isolated lineages (pi not unique; uniform here)
+    die one by one while the average keeps H* (1 - 1/K).
+    """
+    pi = np.full(len(weights), 1 / len(weights))
+    for _ in range(10000):  # a power iteration of (I + W)/2, which has no cycles
+        pi = (pi + pi @ weights) / 2
+    return float(documents / np.sum(pi**2))
+
+
+# --- filters ------------------------------------------------------------------------------------------------------------
+
+
+def filtered(p0: np.ndarray, accept: np.ndarray, generations: int) -> np.ndarray:
+    """(generations, K): a class is accepted with probability a, and the next model is what was accepted (a replicator):
+    p_t proportional to p_0 a^t, t = 0 .. generations - 1.
+
+    Two classes, right and wrong: odds_t = odds_0 (TPR/FPR)^t, so that the sign of Youden's J = TPR - FPR decides.
+    """
+    t = np.arange(generations)[:, None]
+    weight = p0 * (accept / accept[p0 > 0].max()) ** t
+    return np.asarray(weight / weight.sum(1, keepdims=True))
+
+
+def anchored(p0: np.ndarray, accept: np.ndarray, shares: Sequence[float], anchor: np.ndarray) -> np.ndarray:
+    """`filtered` with a share alpha of answers of the law `anchor` (K,) in each set: p' = alpha anchor + (1 - alpha) p a / (p . a).
+    Row 0 is p_0."""
+    out = [np.asarray(p0, float)]
+    for share in shares[1:]:
+        chosen = out[-1] * accept
+        out.append(share * anchor + (1 - share) * chosen / chosen.sum())
+    return np.asarray(out)
+
+
+def hack_peak(p0: np.ndarray, accept: np.ndarray) -> float:
+    """t* at which the accuracy under `filtered` peaks, for classes (wrong, correct, hack) accepted with s_w < s_c < s_h: a
+    systematic false positive that the filter likes better than the truth.
+
+    d ln p_c / dt = ln s_c - mean of ln s is 0 where p_w s_w^t ln(s_c/s_w) = p_h s_h^t ln(s_h/s_c), so
+    t* = ln[p_w ln(s_c/s_w) / (p_h ln(s_h/s_c))] / ln(s_h/s_w). Then accuracy falls to 0 while the accepted share rises.
+    Negative where it falls from the start.
+    """
+    (w, _, h), (sw, sc, sh) = p0, accept
+    return math.log(w * math.log(sc / sw) / (h * math.log(sh / sc))) / math.log(sh / sw)
+
+
+def critical_anchor(accept: np.ndarray, anchor: np.ndarray) -> float:
+    """The share alpha_c of an anchor without hacks above which hacks die out under `anchored`: 1 / sum_j anchor_j s_h/(s_h - s_j).
+
+    Without hacks the fixed point has p_j = alpha anchor_j x / (x - s_j) with x = (mean of s)/(1 - alpha) and sum p = 1; hacks grow
+    by s_h/x, so the edge is at x = s_h. For an anchor of correct answers alone it is 1 - s_c/s_h. An anchor that
+    brings wrong answers lowers the mean acceptance, and must be larger.
+    """
+    known = anchor[:2]
+    return float(1 / np.sum(known * accept[2] / (accept[2] - accept[:2])))
+
+
+# --- majority-vote self-reward --------------------------------------------------------------------------------------------
+
+
+def self_reward(
+    answers: np.ndarray, correct: int, gain: float, attempts: int, generations: int
+) -> dict[str, np.ndarray]:
+    """Each step multiplies the odds of the answer that most samples give by `gain` (a large vote, so it is the model's most
+    likely answer, and it stays that).
+
+    Args:
+        answers: (questions, answers), p_0 for each question; `correct` is the right one's column.
+
+    Returns:
+        By generation, t = 0 .. generations - 1: `reward`, the mean agreement with the majority (tends to 1), and `pass_at_1`,
+        `pass_at_k`: P(a right one among k attempts), which tends to P(the plurality is right) for every k: pass@1 rises to
+        it and pass@k falls to it. Nothing is learned that the vote did not know.
+    """
+    top = answers.argmax(1)
+    chosen = np.zeros_like(answers)
+    chosen[np.arange(len(top)), top] = 1
+    reward, first, among = [], [], []
+    for t in range(generations):
+        weight = answers * np.where(chosen > 0, 1.0, gain**-t)
+        p = weight / weight.sum(1, keepdims=True)
+        reward.append((p * chosen).sum(1).mean())
+        first.append(p[:, correct].mean())
+        among.append((1 - (1 - p[:, correct]) ** attempts).mean())
+    return {"reward": np.asarray(reward), "pass_at_1": np.asarray(first), "pass_at_k": np.asarray(among)}
+
+
+# --- added noise ----------------------------------------------------------------------------------------------------------
+
+
+def injected(p: np.ndarray, noise: float, documents: float, generations: int) -> dict[str, np.ndarray]:
+    """An exact learner without real text whose training text is replaced by uniform noise u with probability eps, by
+    generation (t = g + 1): q = (1 - eps) p_t + eps u. Generation 0 is trained on N real documents, without noise.
+
+    `diversity`: E H / H*, with h' = (1 - 1/N)[(1 - eps)^2 h + (1 - (1 - eps)^2)(1 - 1/K)], for <p, u> = 1/K: the noise brings
+    it back, even above 1. `signal` = (1 - eps)^g: E p_t - u = signal (p* - u), what is left of the truth; it is lost all
+    the faster. `distance` = E ||p_t - p*||^2 / H*.
+    """
+    keep, uniform, truth = 1 - 1 / documents, 1 - 1 / len(p), 1 - float(np.sum(p**2))
+    h, values = keep * truth, []
+    for _ in range(generations):
+        values.append(h)
+        h = keep * ((1 - noise) ** 2 * h + (1 - (1 - noise) ** 2) * uniform)
+    diversity = np.asarray(values)
+    signal = (1 - noise) ** np.arange(generations)
+    overlap = signal * (1 - truth) + (1 - signal) / len(p)  # <E p_t, p*>
+    return {
+        "diversity": diversity / truth,
+        "signal": signal,
+        "distance": ((1 - diversity) - 2 * overlap + (1 - truth)) / truth,
+    }
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------------
+
+
+def effective_agents(agents: np.ndarray, correlation: float) -> np.ndarray:
+    """n / (1 + (n - 1) rho): as many independent agents have the same variance of the mean as n whose errors correlate with
+    rho (Kish 1965, the design effect). At most 1/rho."""
+    return np.asarray(agents / (1 + (agents - 1) * correlation))
+
+
+def amdahl(agents: np.ndarray, parallel: float) -> np.ndarray:
+    """Speed-up of n workers where a share `parallel` of the work can be divided: 1 / (1 - p + p/n) (Amdahl 1967)."""
+    return np.asarray(1 / (1 - parallel + parallel / agents))

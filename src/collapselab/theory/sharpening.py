@@ -1,0 +1,68 @@
+"""The bias of decoding alone: what temperature and truncation do to a distribution, generation after generation, without
+any sampling noise (N = infinity)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def sharpened(
+    p: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> np.ndarray:
+    """p as it is sampled: temperature, then top-k, top-p and min-p in that order, as in `sampling.*`.
+
+    p^(1/temperature); the k most likely (0: all); the smallest set of what is left that has the share top_p of its mass, the
+    category that crosses it included (Holtzman et al. 2020, eq. 3); those with at least min_p of the largest probability,
+    after the temperature (Nguyen et al. 2024). Categories as likely as the last one kept are kept too.
+
+    Args:
+        p: (..., K) probabilities.
+
+    Returns:
+        (..., K) probabilities.
+    """
+    weight = (p / p.max(-1, keepdims=True)) ** (1 / temperature)
+    ranked = -np.sort(-weight, axis=-1)
+    least = np.zeros_like(ranked[..., :1])
+    if 0 < top_k < p.shape[-1]:
+        least = ranked[..., top_k - 1 : top_k]
+    if top_p < 1:
+        mass = np.cumsum(np.where(ranked >= least, ranked, 0), axis=-1)
+        place = np.argmax(mass >= top_p * mass[..., -1:], axis=-1)
+        least = np.maximum(least, np.take_along_axis(ranked, place[..., None], -1))
+    kept = np.where((weight >= least) & (weight >= min_p), weight, 0)
+    return np.asarray(kept / kept.sum(-1, keepdims=True))
+
+
+def bias_only(
+    p0: np.ndarray,
+    shares: Sequence[float],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> np.ndarray:
+    """The model of each generation where training sets are infinite: p_g = alpha_g p0 + (1 - alpha_g) sharpened(p_{g-1}).
+
+    Args:
+        p0: (..., K), the truth, and the model of generation 0.
+        shares: alpha_g by generation; shares[0] belongs to generation 0 and counts as 1.
+
+    Returns:
+        (len(shares), ..., K). Without real text, temperature tau alone gives p_g proportional to p0^((1/tau)^g), and top-p
+        alone keeps the most likely top_p^g of the mass (a little more where categories are coarse).
+    """
+    out = [np.asarray(p0, float)]
+    for share in shares[1:]:
+        out.append(share * out[0] + (1 - share) * sharpened(out[-1], temperature, top_k, top_p, min_p))
+    return np.asarray(out)
+
+
+def tempered(p0: np.ndarray, temperature: float, generations: int) -> np.ndarray:
+    """(generations, ..., K): the closed form for temperature alone, p_g proportional to p0^((1/temperature)^g)."""
+    logs = np.log(p0 / p0.max(-1, keepdims=True), where=p0 > 0, out=np.full(np.shape(p0), -np.inf))
+    powers = temperature ** -np.arange(float(generations))
+    weight = np.exp(powers.reshape(-1, *[1] * np.ndim(p0)) * logs)
+    return np.asarray(weight / weight.sum(-1, keepdims=True))

@@ -1,0 +1,133 @@
+"""Expected number of categories that are still there, for an exact learner: the exact chain of a category's count.
+
+A category of true probability p has a count of 0 .. N in each training set, and that count alone is a Markov chain
+(Wright-Fisher: binomial given the count before). Nothing here is approximate; `tails` has the Poisson limit, for types
+of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.signal import fftconvolve
+from scipy.special import gammaln
+from scipy.stats import binom
+
+from collapselab.theory.discrete import split
+
+
+def survivors(p: np.ndarray, regime: str, reuse: bool, documents: int, shares: Sequence[float]) -> np.ndarray | None:
+    """Expected number of categories present in the training set of each generation, float64 (len(shares),).
+
+    Args:
+        p: (K,) true probabilities.
+        regime: `replace`, `accumulate` or `accumulate_subsample` (drawn without replacement, as `mixing` does).
+        reuse: `replace` only: later real documents are the first ones of generation 0 again.
+        documents: N, the size of a training set, and what each generation writes.
+        shares: alpha_g by generation, shares[0] = 1; the accumulate regimes use the number of them alone. Where alpha N is
+            not whole, it is rounded up or down at random with the right mean, as in a training set.
+
+    Returns:
+        None for reused documents with shares that change after generation 1: which of generation 0's documents come
+        back then makes the count alone no Markov chain.
+
+    Raises:
+        ValueError: an unknown regime.
+    """
+    if regime == "accumulate":  # nothing that was there is ever dropped
+        return np.full(len(shares), np.sum(1 - (1 - p) ** documents))
+    if regime == "accumulate_subsample":
+        present = pool_presence(documents, len(shares))
+        return np.asarray(binom.pmf(np.arange(documents + 1), documents, p[:, None]).sum(0) @ present)
+    if regime != "replace":
+        raise ValueError(f"regime {regime!r}: must be replace, accumulate or accumulate_subsample")
+    if reuse:
+        return _reused(p, documents, shares) if len(set(shares[1:])) <= 1 else None
+    return _fresh(p, documents, shares)
+
+
+def _fresh(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarray:
+    """k' = Bin(n_r, p) + Bin(n_s, k / N), from k = Bin(N, p)."""
+    count = binom.pmf(np.arange(documents + 1), documents, p[:, None])  # (K, N + 1): law of each category's count
+    out = [np.sum(1 - count[:, 0])]
+    for share in shares[1:]:
+        whole, rest = split(share, documents)
+        after = (1 - rest) * _added(count @ kept(documents, documents - whole), p, whole)
+        if rest:
+            after = after + rest * _added(count @ kept(documents, documents - whole - 1), p, whole + 1)
+        count = after
+        out.append(np.sum(1 - count[:, 0]))
+    return np.asarray(out)
+
+
+def _added(count: np.ndarray, p: np.ndarray, real: int) -> np.ndarray:
+    """The law of a count plus Bin(real, p): (K, n + 1) becomes (K, n + real + 1)."""
+    if real == 0:
+        return count
+    return np.asarray(fftconvolve(count, binom.pmf(np.arange(real + 1), real, p[:, None]), axes=1))
+
+
+def kept(documents: int, draws: int) -> np.ndarray:
+    """(N + 1, draws + 1): law of the count in `draws` draws of a model that has count k of N."""
+    k = np.arange(documents + 1)
+    return np.asarray(binom.pmf(np.arange(draws + 1), draws, k[:, None] / documents))
+
+
+def _reused(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarray:
+    """The first b of generation 0's documents are in every set, and with probability f one more (alpha N = b + f).
+
+    A category is absent only where the b have none of it. Given that, its count comes from the one more (x = 0 or 1) and
+    from the rest: k_0 = x + Bin(N - b - 1, p), then k' = x + Bin(N - b - 1, k / N) with probability f, else
+    Bin(N - b, k / N).
+    """
+    share = shares[1] if len(shares) > 1 else 0.0
+    whole, rest = split(share, documents)
+    if whole >= documents:
+        return np.full(len(shares), np.sum(1 - (1 - p) ** documents))
+    others = documents - whole - 1
+    absent = np.zeros((len(shares), len(p)))
+    for x, chance in ((0, 1 - p), (1, p)):
+        count = np.zeros((len(p), documents + 1))
+        count[:, x : x + others + 1] = binom.pmf(np.arange(others + 1), others, p[:, None])
+        for g in range(len(shares)):
+            if g:
+                after = np.zeros_like(count)
+                after[:, x : x + others + 1] += rest * (count @ kept(documents, others))
+                after[:, : others + 2] += (1 - rest) * (count @ kept(documents, others + 1))
+                count = after
+            absent[g] += (1 - p) ** whole * chance * count[:, 0]
+    return np.asarray(np.sum(1 - absent, axis=1))
+
+
+def pool_presence(documents: int, generations: int) -> np.ndarray:
+    """Under accumulate-subsample: probability that a category with count c in generation 0's N documents is in the
+    training set of generation g; float64 (N + 1, generations), c from 0 to N.
+
+    Exact: with count C in the pool of M = N (g + 1) documents, the set has D = Hypergeometric(M, C, N) of them, and the
+    pool gets Bin(N, D / N) more. Computed backwards, for all later generations at once.
+    """
+    n, written = documents, kept(documents, documents)
+    later = np.zeros((n * (generations + 1) + 1, generations))
+    for g in range(generations - 1, -1, -1):
+        pool = n * (g + 1)
+        drawn = hypergeometric(pool, n)
+        added = drawn @ written
+        now = np.zeros((pool + 1, generations))
+        for more in range(n + 1):
+            now[:, g + 1 :] += added[:, more, None] * later[more : more + pool + 1, g + 1 :]
+        now[:, g] = 1 - drawn[:, 0]
+        later = now
+    return later
+
+
+def hypergeometric(pool: int, draws: int) -> np.ndarray:
+    """(pool + 1, draws + 1): P(d of `draws` documents drawn without replacement | count C in the pool), row C. By a table of
+    log factorials; scipy.stats.hypergeom takes a hundred times as long."""
+    factorial = gammaln(np.arange(pool + 1) + 1.0)
+    c, d = np.arange(pool + 1)[:, None], np.arange(draws + 1)
+    possible = (d <= c) & (draws - d <= pool - c)
+    few, rest = np.where(possible, c - d, 0), np.where(possible, pool - c - draws + d, 0)
+    ways = factorial[c] - factorial[d] - factorial[few] + factorial[pool - c] - factorial[draws - d] - factorial[rest]
+    whole = factorial[pool] - factorial[draws] - factorial[pool - draws]
+    return np.exp(np.where(possible, ways - whole, -np.inf))
