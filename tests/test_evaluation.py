@@ -32,8 +32,10 @@ from collapselab.config import (
 )
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
-from collapselab.evaluation import real_text, samples
+from collapselab.evaluation import publish_reference, real_text, samples
 from collapselab.evaluation.protocol import protocol
+from collapselab.evaluation.reference import Reference
+from collapselab.evaluation.rows import decoded, generated_rows, real_rows, sample_tokens
 from collapselab.metrics.tails import LEAST_TYPES, words
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, publishing, read_json, write_json
@@ -506,7 +508,7 @@ def test_generated_rows_take_exactly_what_was_generated(tmp_path: Path, tokens: 
     folder = write_samples(tmp_path / "samples", tokens, 8, head, shards)
     written = [i for i in range(tokens) if i % 8 >= head]
     for count in (1, 8 - head, 20, len(written)):
-        rows = samples.generated_rows(folder, count)
+        rows = generated_rows(folder, count)
         assert np.concatenate(rows).tolist() == written[:count]
         assert all(len(row) == 8 - head for row in rows[:-1]) and len(rows[-1]) >= 1
         assert all(row[0] // 8 == i for i, row in enumerate(rows))
@@ -528,26 +530,26 @@ def test_sample_tokens_is_what_can_be_taken(
     tmp_path: Path, corpus: Corpus, prompt: str, head: int, budget: int
 ) -> None:
     config = budget_config(prompt=prompt)
-    count = samples.sample_tokens(config, corpus, budget)
+    count = sample_tokens(config, corpus, budget)
     generated = sum(i % 24 >= head for i in range(budget))
     assert count == generated < len(corpus.test.ids)
     folder = write_samples(tmp_path / "samples", budget, 24, head)
-    assert sum(map(len, samples.generated_rows(folder, count))) == count
-    assert sum(map(len, samples.real_rows(config, corpus, count))) == count
+    assert sum(map(len, generated_rows(folder, count))) == count
+    assert sum(map(len, real_rows(config, corpus, count))) == count
 
 
 def test_sample_tokens_is_limited_by_the_real_text(corpus: Corpus) -> None:
     whole = len(corpus.test.ids) // 23 * 23
-    assert samples.sample_tokens(budget_config(), corpus, 10**6) == whole
-    assert samples.sample_tokens(budget_config(sample_tokens=50), corpus, 10**6) == 50
+    assert sample_tokens(budget_config(), corpus, 10**6) == whole
+    assert sample_tokens(budget_config(sample_tokens=50), corpus, 10**6) == 50
     with pytest.raises(UserError, match=f"at most {whole}"):
-        samples.sample_tokens(budget_config(sample_tokens=whole + 1), corpus, 10**6)
+        sample_tokens(budget_config(sample_tokens=whole + 1), corpus, 10**6)
 
 
 def test_sample_tokens_refuses_a_split_shorter_than_a_sequence(make_corpus: Any, texts: Any) -> None:
     found = make_corpus(texts[0], texts[1], "né\n日a\n")
     with pytest.raises(UserError, match="shorter than one sequence"):
-        samples.sample_tokens(budget_config(), found, 10**6)
+        sample_tokens(budget_config(), found, 10**6)
 
 
 def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
@@ -556,7 +558,7 @@ def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
     pieces = {tuple(ids[i * 23 : (i + 1) * 23].tolist()): i for i in range(whole)}
     assert len(pieces) == whole  # all different, so that a piece can be told by its tokens
     for count in (1, 23, 24, 230, whole * 23):
-        rows = samples.real_rows(budget_config(), corpus, count)
+        rows = real_rows(budget_config(), corpus, count)
         assert sum(map(len, rows)) == count
         assert all(len(row) == 23 for row in rows[:-1])
         taken = [pieces[tuple(row.tolist())] for row in rows if len(row) == 23]
@@ -564,16 +566,16 @@ def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
         last = rows[-1].tolist()
         heads = [i for piece, i in pieces.items() if list(piece[: len(last)]) == last]
         assert heads and set(heads) - set(taken[: len(rows) - 1])
-    other = samples.real_rows(budget_config(split="valid"), corpus, 46)
+    other = real_rows(budget_config(split="valid"), corpus, 46)
     valid = {tuple(corpus.valid.ids[i : i + 23].tolist()) for i in range(0, len(corpus.valid.ids), 23)}
     assert {tuple(row.tolist()) for row in other} <= valid and not {tuple(r.tolist()) for r in other} & set(pieces)
 
 
 def test_real_rows_are_drawn_and_the_draw_is_seeded(corpus: Corpus) -> None:
-    rows = [r.tolist() for r in samples.real_rows(budget_config(), corpus, 230)]
-    assert rows == [r.tolist() for r in samples.real_rows(budget_config(), corpus, 230)]
+    rows = [r.tolist() for r in real_rows(budget_config(), corpus, 230)]
+    assert rows == [r.tolist() for r in real_rows(budget_config(), corpus, 230)]
     assert rows != [corpus.test.ids[i * 23 : (i + 1) * 23].tolist() for i in range(10)]
-    more = [r.tolist() for r in samples.real_rows(budget_config(), corpus, 460)]
+    more = [r.tolist() for r in real_rows(budget_config(), corpus, 460)]
     assert more[:10] == rows  # a larger budget adds text and does not change what was there
 
 
@@ -593,23 +595,30 @@ def training_set(config: RunConfig, corpus: Corpus, root: Path) -> mixing.Traini
     return mixing.TrainingSet(config, chain, 0, corpus.train)
 
 
-def reference(config: RunConfig, corpus: Corpus, root: Path, out: Path) -> samples.Reference:
+def word_lists(tokenizer: Any, rows: list[np.ndarray]) -> list[list[str]]:
+    return [words(text) for text in decoded(tokenizer, rows)]
+
+
+def reference(config: RunConfig, corpus: Corpus, root: Path, out: Path) -> Reference:
     out.mkdir()
     data = training_set(config, corpus, root)
-    samples.Reference.publish(config, corpus, data, corpus.tokenizer.size, 2048, out)
-    return samples.Reference(out, corpus.tokenizer.size)
+    base = random_model("gpt2", vocab=corpus.tokenizer.size)
+    publish_reference(
+        base, corpus, config, training=data, budget=2048, out=out, processes=Processes("cpu"), console=QUIET
+    )
+    return Reference(out, corpus.tokenizer.size)
 
 
 def test_reference_row_is_its_own_norm_and_two_calls_are_identical(tmp_path: Path, many_types: Corpus) -> None:
     config = budget_config()
     for name in ("a", "b"):
         reference(config, many_types, tmp_path / f"chain_{name}", tmp_path / name)
-    for file in ("tails.json", "eval.json"):
+    for file in sorted(path.name for path in (tmp_path / "a").iterdir()):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     row = read_json(tmp_path / "a" / "eval.json")
     metrics = row["metrics"]
     normalised = {k: v for k, v in metrics.items() if k.endswith("_normalised") or "tail_mass" in k}
-    assert {"tails/words/coverage_5_normalised", "tails/tokens/coverage_5_normalised"} <= set(normalised)
+    assert {f"tails/{unit}/coverage_5_normalised" for unit in ("words", "tokens", "bigrams")} <= set(normalised)
     assert normalised == pytest.approx(dict.fromkeys(normalised, 1.0), rel=1e-12)
     assert 0 < metrics["tails/words/coverage_1"] < 1
     assert row["protocol"] == protocol(config, many_types, row["protocol"]["sample_tokens"])
@@ -625,7 +634,7 @@ def test_reference_counts_the_training_set_and_the_fresh_text(tmp_path: Path, ma
     assert found.token_c0.tolist() == np.bincount(blocks.ravel(), minlength=900).tolist()
     plain = [many_types.tokenizer.hf.decode(b.tolist()).replace("<|endoftext|>", "\n\n") for b in blocks]
     assert found.word_c0 == Counter(w for text in plain for w in words(text))
-    rows = samples.real_rows(config, many_types, samples.sample_tokens(config, many_types, 2048))
+    rows = real_rows(config, many_types, sample_tokens(config, many_types, 2048))
     assert found.fresh_tokens.tolist() == np.bincount(np.concatenate(rows), minlength=900).tolist()
     assert found.fresh_tokens.sum() == sum(map(len, rows))
 
@@ -647,8 +656,8 @@ def test_token_tails_are_reported_from_200_types_on(tmp_path: Path, many_types: 
 
 def test_token_tail_limit_is_200_exactly(tmp_path: Path, many_types: Corpus) -> None:
     found = reference(budget_config(), many_types, tmp_path / "chain", tmp_path / "out")
-    rows = samples.real_rows(budget_config(), many_types, 230)
-    lists = samples.word_lists(many_types.tokenizer, rows)
+    rows = real_rows(budget_config(), many_types, 230)
+    lists = word_lists(many_types.tokenizer, rows)
     for types, expected in ((199, False), (200, True)):
         found.token_c0 = np.zeros(900, np.int64)
         found.token_c0[:types], found.token_c0[types:400] = 1, 1000
@@ -663,7 +672,7 @@ def test_sample_scores_by_an_independent_count(tmp_path: Path, many_types: Corpu
     text = " ".join([*list(found.word_c0)[:150], "unheard", "unheard"])
     ids = np.array(many_types.tokenizer.hf(f" {text} ")["input_ids"])
     rows = [ids[i : i + 23] for i in range(0, len(ids), 23)]
-    lists = samples.word_lists(many_types.tokenizer, rows)
+    lists = word_lists(many_types.tokenizer, rows)
     sums, values = samples.score_samples(rows, lists, many_types, found, 900)
     written = Counter(w for row in lists for w in row)
     tail = {w for w, c in found.word_c0.items() if c <= 5}
@@ -683,7 +692,7 @@ def test_text_without_a_single_word_or_pair_can_be_scored(tmp_path: Path, corpus
     """What a collapsed model may write: one symbol for ever. Every score must be a number that JSON can hold."""
     found = reference(budget_config(), corpus, tmp_path / "chain", tmp_path / "out")
     for rows in ([np.full(23, 32)] * 4, [np.full(23, 256)] * 4, [np.array([200])], [np.full(23, 97)] * 4):
-        lists = samples.word_lists(corpus.tokenizer, rows)
+        lists = word_lists(corpus.tokenizer, rows)
         sums, values = samples.score_samples(rows, lists, corpus, found, 257)
         json.dumps([sums, values], allow_nan=False)
         assert values["tails/words/coverage_1"] == 0.0
