@@ -12,36 +12,32 @@ from collapselab.metrics.ngrams import Sequences
 
 OVERLAP_ORDERS = (8, 13, 50)
 CHUNK = 1 << 16  # tokens of the training text at a time: what is hashed stays in a core's own cache
-MULTIPLIER = 0x9E3779B97F4A7C15  # odd: a product with it loses no bit modulo 2^64
+MULTIPLIER = 0x9E3779B97F4A7C13  # odd: a product with it loses no bit modulo 2^64
 MOST_CELLS = 1 << 26  # of the table that sorts out most n-grams, one byte each
 
 
 class _Wanted:
-    """The n-grams of one order that are looked for."""
+    """The n-grams of one order that are looked for, by their hashes."""
 
     def __init__(self, n: int, text: Sequences, numbers: np.ndarray):
-        ends = np.cumsum(text.lengths)
         room = np.maximum(0, text.lengths - n + 1)  # n-grams that begin in a sequence and end in it
-        first = np.repeat(ends - text.lengths - (np.cumsum(room) - room), room) + np.arange(room.sum())
-        self.n, self.ids = n, text.ids
-        hashes = _hashes(numbers[text.ids.astype(np.int64)], n)[first]
-        self.keys, place, self.counts = np.unique(hashes, return_index=True, return_counts=True)
-        self.grams = first[place]  # where each stands in the text
-        self.found = np.zeros(len(self.keys), bool)
+        begins = np.cumsum(text.lengths) - text.lengths
+        places = np.repeat(begins - (np.cumsum(room) - room), room) + np.arange(room.sum())
+        hashes = _hashes(numbers[text.ids.astype(np.int64)], n)[places]
+        hashes.sort()
+        first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+        self.n, self.keys = n, hashes[first]
+        self.counts = np.diff(first, append=len(hashes))
+        self.found = np.zeros(len(first), bool)
 
-    def look(self, stream: np.ndarray, some: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """Marks the n-grams that begin at the places `some` of a stream; tokens are compared, not hashes alone.
-
-        Returns the places, of those given, where an n-gram of the text may stand.
-        """
+    def look(self, places: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+        """Marks what has one of these hashes; returns the places where it has, in any order."""
+        rising = np.argsort(hashes)  # neighbouring searches read neighbouring memory: six times as fast in 10 M keys
+        hashes = hashes[rising]
         key = np.minimum(np.searchsorted(self.keys, hashes), len(self.keys) - 1)
         equal = self.keys[key] == hashes
-        some, key = some[equal], key[equal]
-        new = ~self.found[key]
-        span = np.arange(self.n)
-        same = (stream[some[new, None] + span] == self.ids[self.grams[key[new]][:, None] + span]).all(axis=1)
-        self.found[key[new][same]] = True
-        return some
+        self.found[key[equal]] = True
+        return places[rising[equal]]
 
 
 def overlap_sums(
@@ -49,10 +45,10 @@ def overlap_sums(
 ) -> dict[str, dict[str, float]]:
     """n-grams of a text within its sequences, and how many of them stand in the training stream, by order.
 
-    The stream is read once, chunk by chunk, with polynomial hashes modulo 2^64 of random numbers for tokens; a hit
-    counts when its tokens are the same. (Two different n-grams *of the text* that share a hash, of which one would hide
-    the other, are expected in about N^2 / 2^65 of all texts with N of them: 3e-6 at ten million.) Longer n-grams are
-    looked for only where the shortest begins. Orders that fit into no sequence are left out.
+    The stream is read once, chunk by chunk. n-grams are compared by 64-bit hashes, polynomials in random numbers for
+    tokens: of N n-grams and a stream of M tokens about N M / 2^64 are taken for found that are not (ten million and 10^10:
+    .005 in all). Longer n-grams are looked for only where the shortest begins. Orders that fit into no sequence are left
+    out.
 
     Args:
         training: (tokens,) ids; may be a memory map.
@@ -76,14 +72,22 @@ def _search(wanted: list[_Wanted], training: np.ndarray, numbers: np.ndarray) ->
     cells = np.zeros(1 << bits, bool)  # whether any key begins with these bits: most n-grams are sorted out here
     cells[shortest.keys >> shift] = True
     for first in range(0, len(training) - shortest.n + 1, CHUNK):
-        stream = np.asarray(training[first : first + CHUNK + wanted[-1].n - 1])
-        hashes = _hashes(numbers.take(stream), shortest.n)
-        some = np.flatnonzero(cells.take((hashes >> shift).view(np.int64)))
-        some = shortest.look(stream, some, hashes[some])
+        stream = numbers.take(training[first : first + CHUNK + wanted[-1].n - 1])
+        hashes = _hashes(stream, shortest.n)
+        places = np.flatnonzero(cells.take((hashes >> shift).view(np.int64)))
+        places = shortest.look(places, hashes[places])
         for order in wanted[1:]:
-            some = some[some + order.n <= len(stream)]
-            powers = np.array([pow(MULTIPLIER, i, 1 << 64) for i in reversed(range(order.n))], np.uint64)
-            some = order.look(stream, some, (numbers[stream[some[:, None] + np.arange(order.n)]] * powers).sum(axis=1))
+            places = places[places + order.n <= len(stream)]
+            places = order.look(places, _hashes_at(places, stream, order.n))
+
+
+def _hashes_at(places: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarray:
+    """Of the n-grams that begin at some places: one by one where these are few, as they are in most text."""
+    if 8 * len(places) > len(numbers):
+        return _hashes(numbers, n)[places]
+    powers = np.array([pow(MULTIPLIER, i, 1 << 64) for i in reversed(range(n))], np.uint64)
+    hashes: np.ndarray = (numbers[places[:, None] + np.arange(n)] * powers).sum(axis=1, dtype=np.uint64)
+    return hashes
 
 
 def _hashes(numbers: np.ndarray, n: int) -> np.ndarray:
