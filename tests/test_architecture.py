@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "collapselab"
 ROWS = {
     "config": 0, "identity": 0, "seeds": 0, "schedules": 1, "rundir": 1, "console": 1, "parallel": 1, "tracking": 2,
     "corpus": 2, "metrics": 2, "modeling": 3, "mixing": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4,
-    "opening": 4, "chain": 5, "plan": 6, "standalone": 6, "bench": 6, "options": 6, "cli": 7, "__main__": 8,
+    "hf_metrics": 3, "opening": 4, "chain": 5, "plan": 6, "standalone": 6, "bench": 6, "options": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 ONLY_IN = {
     "wandb": {"tracking"},
@@ -28,7 +28,10 @@ ONLY_IN = {
         "bench",
     },  # cli silences it, parallel notes its version
     "jsonargparse": {"options"},
-    "datasets": {"corpus"},
+    "datasets": {"corpus", "hf_metrics"},
+    "evaluate": {"hf_metrics"},
+    "sacrebleu": {"metrics"},
+    "mauve": {"metrics"},
     "matplotlib": {"report"},
     "triton": {"sampling"},
 }

@@ -37,7 +37,8 @@ class _Wanted:
         key = np.minimum(np.searchsorted(self.keys, hashes), len(self.keys) - 1)
         equal = self.keys[key] == hashes
         self.found[key[equal]] = True
-        return places[rising[equal]]
+        where: np.ndarray = places[rising[equal]]
+        return where
 
 
 def overlap_sums(
@@ -83,10 +84,12 @@ def _search(wanted: list[_Wanted], training: np.ndarray, numbers: np.ndarray) ->
 
 def _hashes_at(places: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarray:
     """Of the n-grams that begin at some places: one by one where these are few, as they are in most text."""
+    hashes: np.ndarray
     if 8 * len(places) > len(numbers):
-        return _hashes(numbers, n)[places]
-    powers = np.array([pow(MULTIPLIER, i, 1 << 64) for i in reversed(range(n))], np.uint64)
-    hashes: np.ndarray = (numbers[places[:, None] + np.arange(n)] * powers).sum(axis=1, dtype=np.uint64)
+        hashes = _hashes(numbers, n)[places]
+    else:
+        powers = np.array([pow(MULTIPLIER, i, 1 << 64) for i in reversed(range(n))], np.uint64)
+        hashes = (numbers[places[:, None] + np.arange(n)] * powers).sum(axis=1, dtype=np.uint64)
     return hashes
 
 
