@@ -32,10 +32,12 @@ from collapselab.config import (
 )
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
-from collapselab.evaluation import publish_reference, real_text, samples
+from collapselab.evaluation import publish_reference, real_text, samples, under_base
+from collapselab.evaluation.contexts import context_places
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_rows, real_rows, sample_tokens
+from collapselab.metrics.likelihood import windows
 from collapselab.metrics.tails import LEAST_TYPES, words
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, publishing, read_json, write_json
@@ -411,8 +413,12 @@ def test_stride_changes_the_protocol_and_the_number(case: SimpleNamespace, cpu: 
 
 
 @pytest.mark.parametrize(
-    "change", [{"context": 16}, {"split": "valid"}, {"prefix": "bos"}, {"tokens": 99}, {"precision": "bf16"}]
-)
+    "change",
+    [
+        {"context": 16}, {"split": "valid"}, {"prefix": "bos"}, {"tokens": 99}, {"precision": "bf16"},
+        {"reference_tokens": 7}, {"self_bleu_samples": 9}, {"overlap": False}, {"embeddings": 20},
+    ],
+)  # fmt: skip
 def test_whatever_moves_a_number_moves_the_protocol(corpus: Corpus, change: dict[str, Any]) -> None:
     base = protocol(settings(), corpus, 100)
     assert digest(protocol(settings(**change), corpus, 100)) != digest(base)
@@ -698,6 +704,149 @@ def test_text_without_a_single_word_or_pair_can_be_scored(tmp_path: Path, corpus
         assert values["tails/words/coverage_1"] == 0.0
         assert values["diversity/tokens/ngram_entropy_1"] == 0.0
         assert values["diversity/tokens/distinct_1"] == pytest.approx(1 / sum(map(len, rows)))
+
+
+# --- next-token distributions -----------------------------------------------------------------------------------------
+
+
+def test_context_places_are_evenly_spaced_windows_and_targets() -> None:
+    plan = windows(1000 * 40 + 7, 40, 40)
+    places = context_places(plan)
+    assert len(places) == 64 * 16 == len(set(places.tolist()))
+    assert sorted(set((places // 40).tolist())) == np.linspace(0, 999, 64).round().tolist()
+    assert sorted(set((places % 40).tolist())) == np.linspace(1, 39, 16).round().tolist()
+    few = context_places([(0, 5, 1), (5, 10, 6), (10, 12, 11)])
+    assert few.tolist() == [1, 2, 3, 4, 6, 7, 8, 9]  # what there is, of whole windows
+    assert context_places(windows(3, 40, 40)).tolist() == [1, 2]
+    overlapping = context_places(windows(40 + 12 * 3, 40, 12))  # in later windows the 12 that no earlier one scores
+    assert overlapping.tolist() == [*np.linspace(1, 39, 16).round().astype(int), *range(40, 76)]
+
+
+@pytest.mark.parametrize("stride", [None, 12])
+def test_next_token_values_are_those_of_plain_transformers(
+    case: SimpleNamespace, cpu: Processes, stride: int | None
+) -> None:
+    sums, values = score(case, cpu, stride=stride, tokens=300)
+    ids = case.corpus.test.ids[1:301].astype(np.int64)
+    plan = windows(300, CONTEXT, stride or CONTEXT)
+    entropies, supports, ginis = [], [], []
+    with torch.no_grad():
+        for place in context_places(plan).tolist():
+            begin = next(b for b, e, first in plan if first <= place < e)
+            p = (
+                case.plain(torch.from_numpy(ids[begin:place])[None])
+                .logits[0, -1, : case.model.vocab]
+                .double()
+                .softmax(0)
+            )
+            entropies.append(float(torch.distributions.Categorical(p).entropy()))
+            supports.append(math.exp(entropies[-1]))
+            ginis.append(float((p[:, None] - p[None]).abs().sum() / (2 * len(p))))  # half the relative mean difference
+    assert sums["real/next_token"]["contexts"] == len(entropies) > 64
+    assert values["real/next_token_entropy"] == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert values["real/effective_support"] == pytest.approx(np.mean(supports), rel=1e-4)
+    assert values["real/gini"] == pytest.approx(np.mean(ginis), rel=1e-5)
+
+
+def test_next_token_values_do_not_depend_on_processes(
+    corpus: Corpus, cpu: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = SimpleNamespace(model=random_model("gpt2"), corpus=corpus, family="gpt2")
+    monkeypatch.setitem(real_text.LOGIT_BYTES, "cpu", 3 * 4 * CONTEXT * 257)
+    alone = score(case, cpu, tokens=200, stride=12)
+    team = Threads(3)
+    assert team.run(lambda: score(case, team, tokens=200, stride=12)) == [alone] * 3  # type: ignore[arg-type]
+
+
+def test_rolling_likelihood_is_the_evaluation_harness_s(make_corpus: Any, texts: Any, cpu: Processes) -> None:
+    """lm-evaluation-harness scores a document in windows of L targets whose first is read after one token of context (the
+    prefix token in the first). In our terms: prefix bos, context L + 1, stride L."""
+    text = zipf_lines(12, 9).replace("\n", " ").strip()
+    found = make_corpus(texts[0], texts[1], text)  # one document, one byte a token
+    model, length = random_model("gpt2", 1), CONTEXT - 1
+    ids = [256, *text.encode()]
+    log_likelihood = 0.0
+    with torch.no_grad():
+        for first in range(1, len(ids), length):
+            window = torch.tensor(ids[first - 1 : first + length])
+            log_p = model.net(window[None, :-1]).logits[0].log_softmax(-1)
+            log_likelihood += float(log_p.gather(1, window[1:, None]).sum())
+    size = len(text.encode())
+    sums, values = real_text.score_real_text(model, found, settings(pad=1, prefix="bos", stride=length), cpu, QUIET)
+    assert sums["real"]["tokens"] == len(ids) - 1 and sums["real"]["bytes"] == size
+    assert values["real/bits_per_byte"] == pytest.approx(-log_likelihood / size / math.log(2), rel=1e-4)
+    byte_perplexity = math.exp(-log_likelihood / size)
+    assert 2 ** values["real/bits_per_byte"] == pytest.approx(byte_perplexity, rel=1e-4)
+
+
+# --- text under generation 0's model ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("head", "length"), [(0, CONTEXT), (1, CONTEXT), (5, 24)])
+def test_reference_nll_is_that_of_plain_transformers(family: str, head: int, length: int, cpu: Processes) -> None:
+    """Each sequence after its own prompt; without one, after the separator, even where the model reads no longer text."""
+    stream = np.random.default_rng(3).integers(0, 256, length * 9 + head + 7).astype(np.uint16)
+    places = [(i + head, min(i + length, len(stream))) for i in range(0, len(stream), length)]
+    model, plain = random_model(family, 64), random_model(family, 1).net
+    config = settings(family)
+    sums, values = under_base.reference_nll(model, config, stream, places, head, 256, cpu, QUIET, "")
+    found = []
+    with torch.no_grad():
+        for begin, end in places:
+            prompt = [256] if head == 0 else stream[begin - head : begin].tolist()
+            window = torch.tensor([*prompt, *stream[begin:end].tolist()])
+            log_p = plain(window[None, :-1]).logits[0].double().log_softmax(-1)
+            found.append(-log_p.gather(1, window[1:, None])[len(prompt) - 1 :, 0].numpy())
+    assert [len(part) for part in found] == [length - head] * 9 + [7]
+    means = [part.mean() for part in found[:-1]]
+    assert values["reference/nll"] == pytest.approx(np.concatenate(found).mean(), rel=1e-4)
+    for q in (50, 90, 99):
+        assert values[f"reference/nll_p{q}"] == pytest.approx(np.quantile(means, q / 100), rel=1e-4)
+    part = sums["reference/nll"]
+    assert part["sequences"] == sum(part["histogram"]) == 9 and part["tokens"] == 9 * (length - head) + 7
+
+
+def test_reference_tokens_limit_what_is_scored(corpus: Corpus, cpu: Processes) -> None:
+    places = [(1, 24), (25, 48), (49, 72)]
+    scored = {}
+    for wanted in (None, 0, 30, 10**6):
+        config = settings(reference_tokens=wanted)
+        sums, _ = under_base.reference_nll(
+            random_model("gpt2"), config, corpus.test.ids, places, 1, 256, cpu, QUIET, ""
+        )
+        scored[wanted] = sums.get("reference/nll", {}).get("tokens")
+    assert scored == {None: 69, 0: None, 30: 30, 10**6: 69}
+
+
+def test_last_states_are_those_of_plain_transformers_on_any_number_of_processes(
+    cpu: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = np.random.default_rng(4).integers(0, 256, 600).astype(np.uint16)
+    places = [(i, i + 20) for i in range(0, 600, 20)]
+    monkeypatch.setitem(under_base.BATCH_TOKENS, "cpu", 80)
+    for family in ("gpt2", "llama"):
+        model, plain = random_model(family, 64), random_model(family, 1).net
+        found = under_base.last_states(model, stream, places, "fp32", cpu)
+        with torch.no_grad():
+            rows = torch.from_numpy(stream.astype(np.int64)).view(30, 20)
+            expected = plain(rows, output_hidden_states=True).hidden_states[-1][:, -1]
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+        team = Threads(3)
+        for other in team.run(lambda: under_base.last_states(model, stream, places, "fp32", team)):  # noqa: B023
+            np.testing.assert_array_equal(other, found)
+
+
+def test_embeddings_need_text_and_packages(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = len(corpus.test.ids) // 23
+    most = min(pieces // 2, 2048 // 24)
+    under_base.check_embeddings(budget_config(), corpus, 24)
+    under_base.check_embeddings(budget_config(embeddings=20), corpus, 2048)
+    with pytest.raises(UserError, match=f"at most {most}$"):
+        under_base.check_embeddings(budget_config(embeddings=most + 1), corpus, 2048)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install collapselab\[embeddings\]"):
+        under_base.check_embeddings(budget_config(embeddings=20), corpus, 2048)
 
 
 # --- published models -------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ def context_places(plan: list[tuple[int, int, int]]) -> np.ndarray:
     Args:
         plan: (begin, end, first target) of each window.
     """
-    most = max(end - first for _, end, first in plan)
-    full = [(first, end) for _, end, first in plan if end - first == most]
+    longest = max(end - begin for begin, end, _ in plan)
+    full = [(first, end) for begin, end, first in plan if end - begin == longest]
     chosen = [full[i] for i in _evenly(len(full), WINDOWS)]
     return np.array([first + i for first, end in chosen for i in _evenly(end - first, POSITIONS)], np.int64)
 
