@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import yaml
-from helpers import small_config
+from helpers import samples_of, small_config
 
 from collapselab import chain as chain_module
 from collapselab.chain import run
@@ -61,9 +61,52 @@ def test_a_chain_publishes_every_stage(finished) -> None:
             "diversity/tokens/distinct_4", "diversity/words/distinct_2", "diversity/tokens/rep_2",
             "diversity/tokens/diversity", "diversity/tokens/ngram_entropy_2_miller_madow", "diversity/unigram_kl",
             "diversity/unigram_js", "diversity/unigram_tv", "tails/words/coverage_5", "tails/words/tail_mass_20",
-            "tails/words/coverage_5_normalised", "tails/words/coverage_mass_5",
+            "tails/words/coverage_5_normalised", "tails/words/coverage_mass_5", "tails/bigrams/coverage_5_normalised",
+            "real/next_token_entropy", "real/effective_support", "real/gini", "reference/nll", "reference/nll_p99",
+            "diversity/tokens/seq_rep_4", "diversity/words/self_bleu", "diversity/words/zipf_exponent",
+            "diversity/words/zipf_ranks", "diversity/tokens/good_turing_coverage", "diversity/words/chao1",
+            "diversity/overlap_8", "diversity/overlap_13", "diversity/compression_ratio",
         ):  # fmt: skip
             assert isinstance(row["metrics"][key], float), key
+
+
+def test_every_sample_metric_stands_in_the_reference_row_too(finished) -> None:
+    _, path, rows = finished
+    real = read_json(path / "reference" / "eval.json")["metrics"]
+    of_samples = {k for k in rows[1]["metrics"] if not k.startswith(("real/", "diversity/degenerate/"))}
+    assert of_samples == set(real)
+
+
+def test_samples_are_scored_by_generation_0_and_not_by_their_own_model(finished) -> None:
+    """Plain transformers reads generation 2's samples with generation 0's folder, prompts left out of the loss."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _, path, rows = finished
+    ids = torch.from_numpy(samples_of(path / "gen_002" / "samples").astype("int64")).view(-1, 32)
+    scored = read_json(path / "gen_002" / "eval" / "eval.json")["sums"]["reference/nll"]["tokens"]
+    found = []
+    for generation in (0, 2):
+        model = AutoModelForCausalLM.from_pretrained(path / f"gen_{generation:03d}" / "train")
+        with torch.no_grad():
+            loss = torch.nn.functional.cross_entropy(
+                model(ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            )
+        found.append(float(loss[: int(scored)].mean()))
+    assert rows[2]["metrics"]["reference/nll"] == pytest.approx(found[0], rel=1e-5)
+    assert abs(found[1] / found[0] - 1) > 1e-4
+
+
+def test_optional_metrics_and_those_that_are_switched_off(tmp_path) -> None:
+    pytest.importorskip("mauve")
+    less = {f"evaluation__{k}": v for k, v in {"reference_tokens": 0, "self_bleu_samples": 0, "overlap": False}.items()}
+    path, rows = run(small_config(runs_dir=str(tmp_path), generations=1, evaluation__embeddings=40, **less))
+    reference = read_json(path / "reference" / "eval.json")
+    assert reference["protocol"]["embeddings"] == 40 and reference["protocol"]["overlap"] == []
+    for metrics in (reference["metrics"], *(row["metrics"] for row in rows)):
+        assert 0 < metrics["reference/mauve"] <= 1 <= metrics["reference/vendi"] <= 40
+        assert not [k for k in metrics if "self_bleu" in k or "overlap" in k or k.startswith("reference/nll")]
+    assert len({row["metrics"]["reference/mauve"] for row in rows} | {reference["metrics"]["reference/mauve"]}) == 3
 
 
 def test_running_again_redoes_nothing(copied) -> None:

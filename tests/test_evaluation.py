@@ -32,8 +32,12 @@ from collapselab.config import (
 )
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
-from collapselab.evaluation import real_text, samples
+from collapselab.evaluation import publish_reference, real_text, samples, under_base
+from collapselab.evaluation.contexts import context_places
 from collapselab.evaluation.protocol import protocol
+from collapselab.evaluation.reference import Reference
+from collapselab.evaluation.rows import decoded, generated_rows, real_rows, sample_tokens
+from collapselab.metrics.likelihood import windows
 from collapselab.metrics.tails import LEAST_TYPES, words
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, publishing, read_json, write_json
@@ -409,8 +413,12 @@ def test_stride_changes_the_protocol_and_the_number(case: SimpleNamespace, cpu: 
 
 
 @pytest.mark.parametrize(
-    "change", [{"context": 16}, {"split": "valid"}, {"prefix": "bos"}, {"tokens": 99}, {"precision": "bf16"}]
-)
+    "change",
+    [
+        {"context": 16}, {"split": "valid"}, {"prefix": "bos"}, {"tokens": 99}, {"precision": "bf16"},
+        {"reference_tokens": 7}, {"self_bleu_samples": 9}, {"overlap": False}, {"embeddings": 20},
+    ],
+)  # fmt: skip
 def test_whatever_moves_a_number_moves_the_protocol(corpus: Corpus, change: dict[str, Any]) -> None:
     base = protocol(settings(), corpus, 100)
     assert digest(protocol(settings(**change), corpus, 100)) != digest(base)
@@ -506,7 +514,7 @@ def test_generated_rows_take_exactly_what_was_generated(tmp_path: Path, tokens: 
     folder = write_samples(tmp_path / "samples", tokens, 8, head, shards)
     written = [i for i in range(tokens) if i % 8 >= head]
     for count in (1, 8 - head, 20, len(written)):
-        rows = samples.generated_rows(folder, count)
+        rows = generated_rows(folder, count)
         assert np.concatenate(rows).tolist() == written[:count]
         assert all(len(row) == 8 - head for row in rows[:-1]) and len(rows[-1]) >= 1
         assert all(row[0] // 8 == i for i, row in enumerate(rows))
@@ -528,26 +536,26 @@ def test_sample_tokens_is_what_can_be_taken(
     tmp_path: Path, corpus: Corpus, prompt: str, head: int, budget: int
 ) -> None:
     config = budget_config(prompt=prompt)
-    count = samples.sample_tokens(config, corpus, budget)
+    count = sample_tokens(config, corpus, budget)
     generated = sum(i % 24 >= head for i in range(budget))
     assert count == generated < len(corpus.test.ids)
     folder = write_samples(tmp_path / "samples", budget, 24, head)
-    assert sum(map(len, samples.generated_rows(folder, count))) == count
-    assert sum(map(len, samples.real_rows(config, corpus, count))) == count
+    assert sum(map(len, generated_rows(folder, count))) == count
+    assert sum(map(len, real_rows(config, corpus, count))) == count
 
 
 def test_sample_tokens_is_limited_by_the_real_text(corpus: Corpus) -> None:
     whole = len(corpus.test.ids) // 23 * 23
-    assert samples.sample_tokens(budget_config(), corpus, 10**6) == whole
-    assert samples.sample_tokens(budget_config(sample_tokens=50), corpus, 10**6) == 50
+    assert sample_tokens(budget_config(), corpus, 10**6) == whole
+    assert sample_tokens(budget_config(sample_tokens=50), corpus, 10**6) == 50
     with pytest.raises(UserError, match=f"at most {whole}"):
-        samples.sample_tokens(budget_config(sample_tokens=whole + 1), corpus, 10**6)
+        sample_tokens(budget_config(sample_tokens=whole + 1), corpus, 10**6)
 
 
 def test_sample_tokens_refuses_a_split_shorter_than_a_sequence(make_corpus: Any, texts: Any) -> None:
     found = make_corpus(texts[0], texts[1], "né\n日a\n")
     with pytest.raises(UserError, match="shorter than one sequence"):
-        samples.sample_tokens(budget_config(), found, 10**6)
+        sample_tokens(budget_config(), found, 10**6)
 
 
 def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
@@ -556,7 +564,7 @@ def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
     pieces = {tuple(ids[i * 23 : (i + 1) * 23].tolist()): i for i in range(whole)}
     assert len(pieces) == whole  # all different, so that a piece can be told by its tokens
     for count in (1, 23, 24, 230, whole * 23):
-        rows = samples.real_rows(budget_config(), corpus, count)
+        rows = real_rows(budget_config(), corpus, count)
         assert sum(map(len, rows)) == count
         assert all(len(row) == 23 for row in rows[:-1])
         taken = [pieces[tuple(row.tolist())] for row in rows if len(row) == 23]
@@ -564,16 +572,16 @@ def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
         last = rows[-1].tolist()
         heads = [i for piece, i in pieces.items() if list(piece[: len(last)]) == last]
         assert heads and set(heads) - set(taken[: len(rows) - 1])
-    other = samples.real_rows(budget_config(split="valid"), corpus, 46)
+    other = real_rows(budget_config(split="valid"), corpus, 46)
     valid = {tuple(corpus.valid.ids[i : i + 23].tolist()) for i in range(0, len(corpus.valid.ids), 23)}
     assert {tuple(row.tolist()) for row in other} <= valid and not {tuple(r.tolist()) for r in other} & set(pieces)
 
 
 def test_real_rows_are_drawn_and_the_draw_is_seeded(corpus: Corpus) -> None:
-    rows = [r.tolist() for r in samples.real_rows(budget_config(), corpus, 230)]
-    assert rows == [r.tolist() for r in samples.real_rows(budget_config(), corpus, 230)]
+    rows = [r.tolist() for r in real_rows(budget_config(), corpus, 230)]
+    assert rows == [r.tolist() for r in real_rows(budget_config(), corpus, 230)]
     assert rows != [corpus.test.ids[i * 23 : (i + 1) * 23].tolist() for i in range(10)]
-    more = [r.tolist() for r in samples.real_rows(budget_config(), corpus, 460)]
+    more = [r.tolist() for r in real_rows(budget_config(), corpus, 460)]
     assert more[:10] == rows  # a larger budget adds text and does not change what was there
 
 
@@ -593,23 +601,30 @@ def training_set(config: RunConfig, corpus: Corpus, root: Path) -> mixing.Traini
     return mixing.TrainingSet(config, chain, 0, corpus.train)
 
 
-def reference(config: RunConfig, corpus: Corpus, root: Path, out: Path) -> samples.Reference:
+def word_lists(tokenizer: Any, rows: list[np.ndarray]) -> list[list[str]]:
+    return [words(text) for text in decoded(tokenizer, rows)]
+
+
+def reference(config: RunConfig, corpus: Corpus, root: Path, out: Path) -> Reference:
     out.mkdir()
     data = training_set(config, corpus, root)
-    samples.Reference.publish(config, corpus, data, corpus.tokenizer.size, 2048, out)
-    return samples.Reference(out, corpus.tokenizer.size)
+    base = random_model("gpt2", vocab=corpus.tokenizer.size)
+    publish_reference(
+        base, corpus, config, training=data, budget=2048, out=out, processes=Processes("cpu"), console=QUIET
+    )
+    return Reference(out, corpus.tokenizer.size)
 
 
 def test_reference_row_is_its_own_norm_and_two_calls_are_identical(tmp_path: Path, many_types: Corpus) -> None:
     config = budget_config()
     for name in ("a", "b"):
         reference(config, many_types, tmp_path / f"chain_{name}", tmp_path / name)
-    for file in ("tails.json", "eval.json"):
+    for file in sorted(path.name for path in (tmp_path / "a").iterdir()):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     row = read_json(tmp_path / "a" / "eval.json")
     metrics = row["metrics"]
     normalised = {k: v for k, v in metrics.items() if k.endswith("_normalised") or "tail_mass" in k}
-    assert {"tails/words/coverage_5_normalised", "tails/tokens/coverage_5_normalised"} <= set(normalised)
+    assert {f"tails/{unit}/coverage_5_normalised" for unit in ("words", "tokens", "bigrams")} <= set(normalised)
     assert normalised == pytest.approx(dict.fromkeys(normalised, 1.0), rel=1e-12)
     assert 0 < metrics["tails/words/coverage_1"] < 1
     assert row["protocol"] == protocol(config, many_types, row["protocol"]["sample_tokens"])
@@ -625,7 +640,7 @@ def test_reference_counts_the_training_set_and_the_fresh_text(tmp_path: Path, ma
     assert found.token_c0.tolist() == np.bincount(blocks.ravel(), minlength=900).tolist()
     plain = [many_types.tokenizer.hf.decode(b.tolist()).replace("<|endoftext|>", "\n\n") for b in blocks]
     assert found.word_c0 == Counter(w for text in plain for w in words(text))
-    rows = samples.real_rows(config, many_types, samples.sample_tokens(config, many_types, 2048))
+    rows = real_rows(config, many_types, sample_tokens(config, many_types, 2048))
     assert found.fresh_tokens.tolist() == np.bincount(np.concatenate(rows), minlength=900).tolist()
     assert found.fresh_tokens.sum() == sum(map(len, rows))
 
@@ -647,8 +662,8 @@ def test_token_tails_are_reported_from_200_types_on(tmp_path: Path, many_types: 
 
 def test_token_tail_limit_is_200_exactly(tmp_path: Path, many_types: Corpus) -> None:
     found = reference(budget_config(), many_types, tmp_path / "chain", tmp_path / "out")
-    rows = samples.real_rows(budget_config(), many_types, 230)
-    lists = samples.word_lists(many_types.tokenizer, rows)
+    rows = real_rows(budget_config(), many_types, 230)
+    lists = word_lists(many_types.tokenizer, rows)
     for types, expected in ((199, False), (200, True)):
         found.token_c0 = np.zeros(900, np.int64)
         found.token_c0[:types], found.token_c0[types:400] = 1, 1000
@@ -663,7 +678,7 @@ def test_sample_scores_by_an_independent_count(tmp_path: Path, many_types: Corpu
     text = " ".join([*list(found.word_c0)[:150], "unheard", "unheard"])
     ids = np.array(many_types.tokenizer.hf(f" {text} ")["input_ids"])
     rows = [ids[i : i + 23] for i in range(0, len(ids), 23)]
-    lists = samples.word_lists(many_types.tokenizer, rows)
+    lists = word_lists(many_types.tokenizer, rows)
     sums, values = samples.score_samples(rows, lists, many_types, found, 900)
     written = Counter(w for row in lists for w in row)
     tail = {w for w, c in found.word_c0.items() if c <= 5}
@@ -683,12 +698,155 @@ def test_text_without_a_single_word_or_pair_can_be_scored(tmp_path: Path, corpus
     """What a collapsed model may write: one symbol for ever. Every score must be a number that JSON can hold."""
     found = reference(budget_config(), corpus, tmp_path / "chain", tmp_path / "out")
     for rows in ([np.full(23, 32)] * 4, [np.full(23, 256)] * 4, [np.array([200])], [np.full(23, 97)] * 4):
-        lists = samples.word_lists(corpus.tokenizer, rows)
+        lists = word_lists(corpus.tokenizer, rows)
         sums, values = samples.score_samples(rows, lists, corpus, found, 257)
         json.dumps([sums, values], allow_nan=False)
         assert values["tails/words/coverage_1"] == 0.0
         assert values["diversity/tokens/ngram_entropy_1"] == 0.0
         assert values["diversity/tokens/distinct_1"] == pytest.approx(1 / sum(map(len, rows)))
+
+
+# --- next-token distributions -----------------------------------------------------------------------------------------
+
+
+def test_context_places_are_evenly_spaced_windows_and_targets() -> None:
+    plan = windows(1000 * 40 + 7, 40, 40)
+    places = context_places(plan)
+    assert len(places) == 64 * 16 == len(set(places.tolist()))
+    assert sorted(set((places // 40).tolist())) == np.linspace(0, 999, 64).round().tolist()
+    assert sorted(set((places % 40).tolist())) == np.linspace(1, 39, 16).round().tolist()
+    few = context_places([(0, 5, 1), (5, 10, 6), (10, 12, 11)])
+    assert few.tolist() == [1, 2, 3, 4, 6, 7, 8, 9]  # what there is, of whole windows
+    assert context_places(windows(3, 40, 40)).tolist() == [1, 2]
+    overlapping = context_places(windows(40 + 12 * 3, 40, 12))  # in later windows the 12 that no earlier one scores
+    assert overlapping.tolist() == [*np.linspace(1, 39, 16).round().astype(int), *range(40, 76)]
+
+
+@pytest.mark.parametrize("stride", [None, 12])
+def test_next_token_values_are_those_of_plain_transformers(
+    case: SimpleNamespace, cpu: Processes, stride: int | None
+) -> None:
+    sums, values = score(case, cpu, stride=stride, tokens=300)
+    ids = case.corpus.test.ids[1:301].astype(np.int64)
+    plan = windows(300, CONTEXT, stride or CONTEXT)
+    entropies, supports, ginis = [], [], []
+    with torch.no_grad():
+        for place in context_places(plan).tolist():
+            begin = next(b for b, e, first in plan if first <= place < e)
+            p = (
+                case.plain(torch.from_numpy(ids[begin:place])[None])
+                .logits[0, -1, : case.model.vocab]
+                .double()
+                .softmax(0)
+            )
+            entropies.append(float(torch.distributions.Categorical(p).entropy()))
+            supports.append(math.exp(entropies[-1]))
+            ginis.append(float((p[:, None] - p[None]).abs().sum() / (2 * len(p))))  # half the relative mean difference
+    assert sums["real/next_token"]["contexts"] == len(entropies) > 64
+    assert values["real/next_token_entropy"] == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert values["real/effective_support"] == pytest.approx(np.mean(supports), rel=1e-4)
+    assert values["real/gini"] == pytest.approx(np.mean(ginis), rel=1e-5)
+
+
+def test_next_token_values_do_not_depend_on_processes(
+    corpus: Corpus, cpu: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = SimpleNamespace(model=random_model("gpt2"), corpus=corpus, family="gpt2")
+    monkeypatch.setitem(real_text.LOGIT_BYTES, "cpu", 3 * 4 * CONTEXT * 257)
+    alone = score(case, cpu, tokens=200, stride=12)
+    team = Threads(3)
+    assert team.run(lambda: score(case, team, tokens=200, stride=12)) == [alone] * 3  # type: ignore[arg-type]
+
+
+def test_rolling_likelihood_is_the_evaluation_harness_s(make_corpus: Any, texts: Any, cpu: Processes) -> None:
+    """lm-evaluation-harness scores a document in windows of L targets whose first is read after one token of context (the
+    prefix token in the first). In our terms: prefix bos, context L + 1, stride L."""
+    text = zipf_lines(12, 9).replace("\n", " ").strip()
+    found = make_corpus(texts[0], texts[1], text)  # one document, one byte a token
+    model, length = random_model("gpt2", 1), CONTEXT - 1
+    ids = [256, *text.encode()]
+    log_likelihood = 0.0
+    with torch.no_grad():
+        for first in range(1, len(ids), length):
+            window = torch.tensor(ids[first - 1 : first + length])
+            log_p = model.net(window[None, :-1]).logits[0].log_softmax(-1)
+            log_likelihood += float(log_p.gather(1, window[1:, None]).sum())
+    size = len(text.encode())
+    sums, values = real_text.score_real_text(model, found, settings(pad=1, prefix="bos", stride=length), cpu, QUIET)
+    assert sums["real"]["tokens"] == len(ids) - 1 and sums["real"]["bytes"] == size
+    assert values["real/bits_per_byte"] == pytest.approx(-log_likelihood / size / math.log(2), rel=1e-4)
+    byte_perplexity = math.exp(-log_likelihood / size)
+    assert 2 ** values["real/bits_per_byte"] == pytest.approx(byte_perplexity, rel=1e-4)
+
+
+# --- text under generation 0's model ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("head", "length"), [(0, CONTEXT), (1, CONTEXT), (5, 24)])
+def test_reference_nll_is_that_of_plain_transformers(family: str, head: int, length: int, cpu: Processes) -> None:
+    """Each sequence after its own prompt; without one, after the separator, even where the model reads no longer text."""
+    stream = np.random.default_rng(3).integers(0, 256, length * 9 + head + 7).astype(np.uint16)
+    places = [(i + head, min(i + length, len(stream))) for i in range(0, len(stream), length)]
+    model, plain = random_model(family, 64), random_model(family, 1).net
+    config = settings(family)
+    sums, values = under_base.reference_nll(model, config, stream, places, head, 256, cpu, QUIET, "")
+    found = []
+    with torch.no_grad():
+        for begin, end in places:
+            prompt = [256] if head == 0 else stream[begin - head : begin].tolist()
+            window = torch.tensor([*prompt, *stream[begin:end].tolist()])
+            log_p = plain(window[None, :-1]).logits[0].double().log_softmax(-1)
+            found.append(-log_p.gather(1, window[1:, None])[len(prompt) - 1 :, 0].numpy())
+    assert [len(part) for part in found] == [length - head] * 9 + [7]
+    means = [part.mean() for part in found[:-1]]
+    assert values["reference/nll"] == pytest.approx(np.concatenate(found).mean(), rel=1e-4)
+    for q in (50, 90, 99):
+        assert values[f"reference/nll_p{q}"] == pytest.approx(np.quantile(means, q / 100), rel=1e-4)
+    part = sums["reference/nll"]
+    assert part["sequences"] == sum(part["histogram"]) == 9 and part["tokens"] == 9 * (length - head) + 7
+
+
+def test_reference_tokens_limit_what_is_scored(corpus: Corpus, cpu: Processes) -> None:
+    places = [(1, 24), (25, 48), (49, 72)]
+    scored = {}
+    for wanted in (None, 0, 30, 10**6):
+        config = settings(reference_tokens=wanted)
+        sums, _ = under_base.reference_nll(
+            random_model("gpt2"), config, corpus.test.ids, places, 1, 256, cpu, QUIET, ""
+        )
+        scored[wanted] = sums.get("reference/nll", {}).get("tokens")
+    assert scored == {None: 69, 0: None, 30: 30, 10**6: 69}
+
+
+def test_last_states_are_those_of_plain_transformers_on_any_number_of_processes(
+    cpu: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = np.random.default_rng(4).integers(0, 256, 600).astype(np.uint16)
+    places = [(i, i + 20) for i in range(0, 600, 20)]
+    monkeypatch.setitem(under_base.BATCH_TOKENS, "cpu", 80)
+    for family in ("gpt2", "llama"):
+        model, plain = random_model(family, 64), random_model(family, 1).net
+        found = under_base.last_states(model, stream, places, "fp32", cpu)
+        with torch.no_grad():
+            rows = torch.from_numpy(stream.astype(np.int64)).view(30, 20)
+            expected = plain(rows, output_hidden_states=True).hidden_states[-1][:, -1]
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+        team = Threads(3)
+        for other in team.run(lambda: under_base.last_states(model, stream, places, "fp32", team)):  # noqa: B023
+            np.testing.assert_array_equal(other, found)
+
+
+def test_embeddings_need_text_and_packages(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = len(corpus.test.ids) // 23
+    most = min(pieces // 2, 2048 // 24)
+    under_base.check_embeddings(budget_config(), corpus, 24)
+    under_base.check_embeddings(budget_config(embeddings=20), corpus, 2048)
+    with pytest.raises(UserError, match=f"at most {most}$"):
+        under_base.check_embeddings(budget_config(embeddings=most + 1), corpus, 2048)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install collapselab\[embeddings\]"):
+        under_base.check_embeddings(budget_config(embeddings=20), corpus, 2048)
 
 
 # --- published models -------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.protocol import METRICS_VERSION
-from collapselab.evaluation.samples import Reference, sample_tokens
+from collapselab.evaluation.rows import sample_tokens
+from collapselab.evaluation.under_base import check_embeddings
 from collapselab.metrics import HEADLINE
 from collapselab.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
@@ -48,6 +49,7 @@ def run(
     mixing.check_supply(config, available, len(shown), used)
     budget = mixing.sample_budget(config, available)
     sample_tokens(config, corpus, budget)
+    check_embeddings(config, corpus, budget)
     with opened(chain, config, corpus, processes, fork, share) as console:
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rebuild_metrics() if processes.is_main else []
@@ -88,6 +90,7 @@ class Stages:
         self.trainer = training.Counter(config) if counts else training.Trainer(config, processes, console)
         self.sampler = sampling.Sampler(config, processes, console, chain.batch_file)
         self.published = modeling.Published(config.model.pad_vocabulary)
+        self.published_0 = modeling.Published(config.model.pad_vocabulary)  # generation 0's, beside that of a later one
         self.base: tuple[modeling.LanguageModel, str] | None = None  # start weights that do not change, their digest
 
     def do(self, name: str, make: Callable[[Path], None]) -> bool:
@@ -123,7 +126,7 @@ class Stages:
             return {"mixture": of(g, "mixture"), **previous}
         if name == "samples":
             return {"train": of(g, "train")}
-        version = {"metrics": str(METRICS_VERSION)}
+        version = {"metrics": str(METRICS_VERSION), "train_0": of(0, "train")}
         if name == "reference":
             return {"corpus": self.corpus.digest, "mixture": of(0, "mixture"), **version}
         return {"train": of(g, "train"), "samples": of(g, "samples"), **version}
@@ -176,13 +179,19 @@ class Stages:
         )
 
     def reference(self, out: Path) -> None:
-        if self.processes.is_main:
-            data = mixing.TrainingSet(self.config, self.chain, 0, self.corpus.train)
-            Reference.publish(self.config, self.corpus, data, self.model().vocab, self.budget, out)
+        training_0 = mixing.TrainingSet(self.config, self.chain, 0, self.corpus.train)
+        evaluation.publish_reference(
+            self.model(), self.corpus, self.config, training=training_0, budget=self.budget,
+            out=out, processes=self.processes, console=self.console,
+        )  # fmt: skip
 
     def evaluate(self, out: Path) -> None:
+        model = self.model()
+        base = (
+            self.published_0.read(self.chain.stage(0, "train"), self.chain.digest_of(0, "train")) if self.g else model
+        )
         evaluation.evaluate(
-            self.model(), self.corpus, self.config, self.g, chain=self.chain, samples=self.place("samples"),
+            model, base, self.corpus, self.config, self.g, chain=self.chain, samples=self.place("samples"),
             reference=self.place("reference"), mixture=rundir.read_json(self.place("mixture") / "mixture.json"),
             out=out, processes=self.processes, console=self.console,
         )  # fmt: skip

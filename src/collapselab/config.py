@@ -417,6 +417,18 @@ class EvaluationConfig:
     sample_tokens: int | None = None
     """Generated tokens that the sample metrics use, the same budget in every generation and for real text; null means
     as many as generated and held-out text allow."""
+    reference_tokens: int | None = None
+    """Of these, tokens that generation 0's model scores too (`reference/nll`): one more forward pass over them; null
+    means all of them, 0 none."""
+    self_bleu_samples: int = 200
+    """Sequences, drawn once for all generations, that self-BLEU compares with each other; 0 leaves it out. The value
+    rises with their number."""
+    overlap: bool = True
+    """Look for the samples' n-grams in the training split, which is read once in each generation (about 15 s of one
+    core for 10^9 tokens)."""
+    embeddings: int | None = None
+    """Sequences whose hidden states under generation 0's model give MAUVE and the Vendi score (needs the extra
+    `embeddings`; 1,000 or more say something); null leaves both out."""
 
     def __post_init__(self) -> None:
         for key in ("context", "tokens"):
@@ -425,6 +437,20 @@ class EvaluationConfig:
         for key in ("stride", "sample_tokens"):
             value = getattr(self, key)
             _check(value is None or value >= 1, f"evaluation.{key}", value, "must be 1 or more, or null")
+        reference, embeddings, bleu = self.reference_tokens, self.embeddings, self.self_bleu_samples
+        _check(
+            reference is None or reference >= 0,
+            "evaluation.reference_tokens",
+            reference,
+            "must be 0 (off) or more, or null",
+        )
+        _check(bleu == 0 or bleu >= 2, "evaluation.self_bleu_samples", bleu, "must be 0 (off), or 2 or more")
+        _check(
+            embeddings is None or embeddings >= 20,
+            "evaluation.embeddings",
+            embeddings,
+            "must be 20 or more (MAUVE makes a cluster for every ten sequences), or null",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from collapselab import bigram, mixing, modeling, rundir, sampling
 from collapselab.config import RunConfig
 from collapselab.console import Console
 from collapselab.evaluation.real_text import held_out
-from collapselab.evaluation.samples import sample_tokens
+from collapselab.evaluation.rows import sample_tokens
+from collapselab.evaluation.under_base import check_embeddings
 from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
 from collapselab.parallel import Processes, clock
 from collapselab.rundir import Chain
@@ -33,6 +34,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     supply["shares"][: len(shown)] = shown
     budget = mixing.sample_budget(config, available)
     count = sample_tokens(config, corpus, budget)
+    check_embeddings(config, corpus, budget)
     model = modeling.start_weights(
         config.model, previous=None, tokenizer=corpus.tokenizer, block=config.training.block, seed=0
     )
@@ -44,6 +46,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     scored = len(held_out(corpus, config.evaluation)[0])
     context = config.evaluation.context or config.training.block
     scored = scored * context // (config.evaluation.stride or context)
+    wanted = config.evaluation.reference_tokens
+    forward = scored + (count if wanted is None else min(count, wanted))  # samples are read by generation 0's model too
     sampler = sampling.Sampler(config, processes, Console(speaks=False))
     read = max(1, config.prompt_length)
     length = read + config.sequence_length - config.prompt_length
@@ -62,7 +66,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     left = range(done, generations)
     batch_tokens = batch * config.sequence_length
     written = -(-budget // batch_tokens) * batch_tokens  # the last batch is computed whole
-    seconds = sum(trained[g] / rates["train"] + written / rates["sample"] + scored / rates["eval"] for g in left)
+    seconds = sum(trained[g] / rates["train"] + written / rates["sample"] + forward / rates["eval"] for g in left)
     return {
         "corpus": corpus.facts["splits"],
         "tokenizer": f"{corpus.tokenizer.name}, {corpus.tokenizer.size:,} tokens",

@@ -17,7 +17,7 @@ from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
-from collapselab.evaluation.samples import sample_tokens
+from collapselab.evaluation.rows import sample_tokens
 from collapselab.opening import check_lengths, open_corpus
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json

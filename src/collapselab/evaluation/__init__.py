@@ -8,23 +8,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from collapselab.config import RunConfig, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import score_real_text
-from collapselab.evaluation.samples import Reference, generated_rows, sample_tokens, score_samples, word_lists
-from collapselab.evaluation.truth import score_truth
-from collapselab.mixing import read_samples
+from collapselab.evaluation.reference import Reference
+from collapselab.evaluation.rows import decoded, generated_places, real_places, rows_at, sample_tokens
+from collapselab.evaluation.samples import score_samples, text_metrics
+from collapselab.evaluation.truth import score_truth, truth_of_real_text
+from collapselab.evaluation.under_base import embedding_values, last_states, reference_nll
+from collapselab.metrics.tails import words
+from collapselab.mixing import TrainingSet, read_samples
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
 from collapselab.rundir import SCHEMA, Chain, read_json, write_json
 
 EXAMPLES = 5
+STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): held-out text under generation 0's model
 
 
 def evaluate(
     model: LanguageModel,
+    base: LanguageModel,
     corpus: Corpus,
     config: RunConfig,
     generation: int,
@@ -38,24 +46,43 @@ def evaluate(
     console: Console,
 ) -> None:
     """Scores one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl) and
-    examples.json (the first samples as text)."""
-    real_sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
+    examples.json (the first samples as text).
+
+    Args:
+        base: generation 0's model (which is `model` there), for what it thinks of these samples.
+    """
+    sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
     truth_sums, truth_values = score_truth(model, corpus, config, chain, generation, processes, console)
+    sums |= truth_sums
     values |= truth_values
+    meta = read_json(samples / "meta.json")
+    count = sample_tokens(config, corpus, meta["tokens"])
+    stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
+    head, separator = meta["prompt_length"], corpus.tokenizer.separator
+    title = f"gen {generation} under gen 0"
+    base_sums, base_values = reference_nll(base, config, stream, places, head, separator, processes, console, title)
+    wanted, precision = config.evaluation.embeddings, config.evaluation.precision
+    states = None
+    if wanted:
+        whole = generated_places(samples, wanted * (meta["length"] - head))
+        states = last_states(base, stream, whole, precision, processes)
+    if base is not model:
+        base.net.to("cpu")  # the next generation trains and samples in the memory of the device
     if processes.is_main:
-        meta = read_json(samples / "meta.json")
-        count = sample_tokens(config, corpus, meta["tokens"])
-        rows = generated_rows(samples, count)
-        counts = Reference(reference, model.vocab)
-        sums, more = score_samples(rows, word_lists(corpus.tokenizer, rows), corpus, counts, model.vocab)
-        values |= more
+        rows = rows_at(stream, places)
+        texts = list(decoded(corpus.tokenizer, rows))
+        more_sums, more = _sample_scores(rows, texts, corpus, config, Reference(reference, model.vocab), model.vocab)
+        sums |= base_sums | more_sums
+        values |= base_values | more
+        if states is not None:
+            values |= embedding_values(np.fromfile(reference / STATES, "<f4").reshape(states.shape), states)
         values |= {
             f"diversity/degenerate/{k}": v / meta["sequences"]
             for k, v in meta["degenerate"].items()
             if k != "end_of_text_tokens"
         }
         shared = protocol(config, corpus, count)
-        write_json(out / "eval.json", {"protocol": shared, "sums": real_sums | truth_sums | sums, "metrics": values})
+        write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values})
         write_json(
             out / "row.json",
             {
@@ -67,7 +94,63 @@ def evaluate(
                 "metrics": values,
             },
         )
-        flat, length = read_samples(samples), meta["length"]
-        shown = [flat[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
+        length = meta["length"]
+        shown = [stream[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
         write_json(out / "examples.json", corpus.tokenizer.decode(shown))
     processes.barrier()
+
+
+def publish_reference(
+    base: LanguageModel,
+    corpus: Corpus,
+    config: RunConfig,
+    *,
+    training: TrainingSet,
+    budget: int,
+    out: Path,
+    processes: Processes,
+    console: Console,
+) -> None:
+    """Writes the chain's reference into `out`: counts of generation 0's training text (see `Reference`) and eval.json,
+    fresh real text scored like samples.
+
+    Args:
+        base: generation 0's model.
+        training: generation 0's training set.
+        budget: tokens that a generation writes.
+    """
+    count = sample_tokens(config, corpus, budget)
+    stream, places = corpus.split(config.evaluation.split).ids, real_places(config, corpus, count)
+    head = max(1, config.prompt_length)  # a piece may begin anywhere: the token before it is its prompt
+    sums, values = reference_nll(
+        base, config, stream, places, head, corpus.tokenizer.separator, processes, console, "real text under gen 0"
+    )
+    states = None
+    if wanted := config.evaluation.embeddings:
+        length = config.sequence_length - config.prompt_length
+        twice = real_places(config, corpus, 2 * wanted * length)
+        states = last_states(base, stream, twice, config.evaluation.precision, processes)
+    if processes.is_main:
+        rows = rows_at(stream, places)
+        texts = list(decoded(corpus.tokenizer, rows))
+        Reference.count(corpus.tokenizer, training, rows, texts, base.vocab, out)
+        more_sums, more = _sample_scores(rows, texts, corpus, config, Reference(out, base.vocab), base.vocab)
+        sums |= more_sums
+        values |= more | truth_of_real_text(config)
+        if states is not None:
+            first, second = states[:wanted], states[wanted:]
+            first.astype("<f4").tofile(out / STATES)
+            values |= embedding_values(second, first)  # real against as much other real text
+        shared = protocol(config, corpus, count)
+        write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values, "text": "fresh real text"})
+    processes.barrier()
+
+
+def _sample_scores(
+    rows: list[np.ndarray], texts: list[str], corpus: Corpus, config: RunConfig, reference: Reference, vocab: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """(sums, values) of everything that is read off a text alone."""
+    word_rows = [words(text) for text in texts]
+    sums, values = score_samples(rows, word_rows, corpus, reference, vocab)
+    more_sums, more = text_metrics(rows, texts, word_rows, corpus, config)
+    return sums | more_sums, values | more

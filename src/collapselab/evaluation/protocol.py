@@ -6,8 +6,11 @@ from typing import Any
 
 from collapselab.config import RunConfig
 from collapselab.corpus import Corpus
+from collapselab.evaluation.contexts import POSITIONS, WINDOWS
+from collapselab.metrics.overlap import OVERLAP_ORDERS
+from collapselab.metrics.richness import ZIPF_RANKS
 
-METRICS_VERSION = 1  # part of the protocol: raise it when a definition changes
+METRICS_VERSION = 2  # part of the protocol: raise it when a definition changes
 
 
 def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> dict[str, Any]:
@@ -28,5 +31,13 @@ def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> di
         "sample_tokens": sample_tokens,
         "sample_length": config.sequence_length - config.prompt_length,
         "unigram_real": "training split",
+        "prompt": config.sampling.prompt,
+        "prompt_length": config.prompt_length,
+        "next_token_contexts": f"{WINDOWS} windows x {POSITIONS} targets at most, evenly spaced",
+        "reference_tokens": settings.reference_tokens,
+        "self_bleu_samples": settings.self_bleu_samples,
+        "zipf_ranks": ZIPF_RANKS,
+        "overlap": list(OVERLAP_ORDERS) if settings.overlap else [],
+        "embeddings": settings.embeddings,
         "words": "complete \\w+, lower-cased, none across the ends of a sequence",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from collapselab.config import EvaluationConfig, RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus, Tokens
+from collapselab.evaluation.contexts import NextTokens
 from collapselab.metrics.likelihood import (
     frequency_sums,
     frequency_values,
@@ -19,11 +21,15 @@ from collapselab.metrics.likelihood import (
     likelihood_values,
     windows,
 )
+from collapselab.metrics.next_token import next_token_values
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
 
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
 LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
+
+# observe(places int64 (rows,), -1 where a token is not scored there, logits (rows, vocabulary))
+Observe = Callable[[np.ndarray, torch.Tensor], None]
 
 
 def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -57,11 +63,13 @@ def window_losses(
     processes: Processes,
     console: Console,
     title: str = "eval",
+    observe: Observe | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Loss of every scored token of a stream, in order; the same on every process.
 
     Args:
         plan: (begin, end, first target) of each window, in ascending order, as `windows` gives them.
+        observe: is shown the logits of every target that this process computes.
 
     Returns:
         places int64 (scored,), nll float32 (scored,) in nats, correct bool (scored,).
@@ -85,11 +93,17 @@ def window_losses(
         for batch in batches[processes.rank :: processes.world]:
             ids = torch.from_numpy(np.stack([stream[b:e] for b, e, _ in batch]).astype(np.int64)).to(processes.device)
             targets = ids[:, 1:]
+            places = np.stack([np.arange(b + 1, e) for b, e, _ in batch])
+            places[places < np.array([[first] for _, _, first in batch])] = -1  # an earlier window scores them
             nll, right = [], []
             with torch.inference_mode(), cast:
-                features = model.features(ids)[:, :-1].flatten(0, 1)
-                for some, wanted in zip(features.split(chunk), targets.flatten().split(chunk), strict=True):
+                features = model.features(ids[:, :-1]).flatten(0, 1)
+                for i, (some, wanted) in enumerate(
+                    zip(features.split(chunk), targets.flatten().split(chunk), strict=True)
+                ):
                     logits = model.head(some).float()
+                    if observe is not None:
+                        observe(places.reshape(-1)[i * chunk : (i + 1) * chunk], logits)
                     nll.append(F.cross_entropy(logits, wanted, reduction="none"))
                     right.append(logits.argmax(-1) == wanted)
             nll_Bt, right_Bt = (torch.cat(part).view_as(targets).cpu().numpy() for part in (nll, right))
@@ -99,21 +113,27 @@ def window_losses(
             bar.update(sum(e - f for _, e, f in batch) * processes.world)
     everything = [item for part in processes.collect(found) for item in part]
     everything.sort(key=lambda item: int(item[0][0]))
-    places, nll_all, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
-    return places, nll_all, correct
+    scored, nll_all, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
+    return scored, nll_all, correct
 
 
 def score_real_text(
     model: LanguageModel, corpus: Corpus, config: RunConfig, processes: Processes, console: Console, title: str = "eval"
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of `real/...`: NLL, perplexity, bits per byte, accuracy, NLL by training frequency; of a bigram
-    model `real/impossible`, the share of tokens of probability 0, in the place of all that it makes infinite."""
+    """(sums, values) of `real/...`: NLL, perplexity, bits per byte, accuracy, NLL by training frequency, the shape of
+    next-token distributions; of a bigram model `real/impossible`, the share of tokens of probability 0, in the place of
+    all that it makes infinite."""
     settings = config.evaluation
     stream, nbytes = held_out(corpus, settings)
     context = settings.context or config.training.block
-    places, nll, correct = token_losses(
-        model, stream, context, settings.stride or context, settings.precision, processes, console, title
+    plan = windows(len(stream), context, settings.stride or context)
+    shapes = NextTokens(plan)
+    places, nll, correct = window_losses(
+        model, stream, plan, settings.precision, processes, console, title, shapes.observe
     )
+    if model.counted and processes.is_main:  # its losses came without logits
+        before = torch.from_numpy(stream[shapes.wanted - 1].astype(np.int64)).unsqueeze(1)
+        shapes.observe(shapes.wanted, model.logits(before)[:, 0])
     # Only counts give a probability of 0; of a trained model an infinite loss is a failure.
     if not (np.isfinite(nll) | (model.counted & np.isposinf(nll))).all():
         raise UserError(
@@ -123,4 +143,6 @@ def score_real_text(
     buckets = frequency_sums(nll, corpus.train_counts[stream[places]])
     values = {f"real/{k}": v for k, v in likelihood_values(sums).items()}
     values |= {f"real/nll_by_frequency/{k}": v for k, v in frequency_values(buckets).items()}
-    return {"real": sums, "real/nll_by_frequency": buckets}, values
+    shape = shapes.sums(processes)
+    values |= {f"real/{k}": v for k, v in next_token_values(shape).items()}
+    return {"real": sums, "real/nll_by_frequency": buckets, "real/next_token": shape}, values

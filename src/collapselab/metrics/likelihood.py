@@ -1,13 +1,17 @@
-"""Model-side metrics on held-out real text, from the loss of every scored token."""
+"""Likelihoods, from the loss of every scored token: of held-out real text, and of sequences."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 # Occurrences in the real training text: lower bounds of the buckets, and their names.
 BUCKETS: tuple[tuple[int, str], ...] = ((0, "0"), (1, "1"), (2, "2-5"), (6, "6-50"), (51, "51-500"), (501, ">500"))
+
+HISTOGRAM_STEP, HISTOGRAM_END = 0.25, 20.0  # nats; the last bin is open
+QUANTILES = (50, 90, 99)  # per cent
 
 
 def windows(tokens: int, context: int, stride: int) -> list[tuple[int, int, int]]:
@@ -87,3 +91,37 @@ def frequency_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
         for name, part in sums.items()
         if part["tokens"] and "impossible" not in part
     }
+
+
+def sequence_sums(nll: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    """Sums of the losses of many sequences, and the distribution of the sequences' mean losses (the data points of
+    Shumailov et al. 2024, figure 1).
+
+    A sequence that is shorter than the longest (the last one may be cut by the budget) counts in the sums alone: a mean
+    of few tokens would stand in the tails for that reason only.
+
+    Args:
+        nll: (tokens,) nats, sequence after sequence.
+        lengths: (sequences,) scored tokens of each, 1 or more.
+
+    Returns:
+        nats, tokens; sequences: those in what follows; quantiles: of their means, linear between neighbours; histogram:
+        counts of means in [0, 0.25), [0.25, 0.5), ..., [20, infinity) nats.
+    """
+    first = np.cumsum(lengths) - lengths
+    means = (np.add.reduceat(nll.astype(np.float64), first) / lengths)[lengths == lengths.max()]
+    bins = int(HISTOGRAM_END / HISTOGRAM_STEP) + 1
+    place = np.minimum(means / HISTOGRAM_STEP, bins - 1).astype(np.int64)
+    return {
+        "nats": float(nll.sum(dtype=np.float64)),
+        "tokens": float(len(nll)),
+        "sequences": float(len(means)),
+        "quantiles": {str(q): float(np.quantile(means, q / 100)) for q in QUANTILES},
+        "histogram": np.bincount(place, minlength=bins).tolist(),
+    }
+
+
+def sequence_values(sums: dict[str, Any]) -> dict[str, float]:
+    """nll: mean over tokens, nats; nll_p50, nll_p90, nll_p99: quantiles over sequences."""
+    quantiles = {f"nll_p{q}": value for q, value in sums["quantiles"].items()}
+    return {"nll": sums["nats"] / sums["tokens"], **quantiles}

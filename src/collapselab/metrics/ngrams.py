@@ -46,6 +46,10 @@ class Grams:
     """(types,) int64: occurrences of each type, in ascending order of the n-grams."""
     types_within: int
     """Types of each sequence on its own, summed over sequences."""
+    sequences: int
+    """Sequences long enough to hold an n-gram."""
+    repeated: float
+    """1 - types / occurrences of each of those sequences on its own, summed over them."""
 
 
 def grams(text: Sequences, longest: int) -> Iterator[Grams]:
@@ -88,18 +92,22 @@ def _blocks(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
 def _count(n: int, keys: np.ndarray, blocks: list[tuple[np.ndarray, int]]) -> Grams:
     """Sorts keys (symbols - n + 1,) within each sequence, then all together; types are runs of equal keys."""
     found = np.empty(sum(len(first) * max(0, length - n + 1) for first, length in blocks), np.uint64)
-    place = within = 0
+    place = within = sequences = 0
+    repeated = 0.0
     for first, length in blocks:
         if length >= n:
             block = keys[first[:, None] + np.arange(length - n + 1)]
             block.sort(axis=1)
-            within += len(block) + int(np.count_nonzero(block[:, 1:] != block[:, :-1]))
+            types = len(block) + int(np.count_nonzero(block[:, 1:] != block[:, :-1]))
+            within += types
+            sequences += len(block)
+            repeated += len(block) - types / block.shape[1]  # they are all of one length
             found[place : place + block.size] = block.ravel()
             place += block.size
     found.sort()
     begins = np.ones(len(found) + 1, bool)  # where a run begins; the last is the end
     np.not_equal(found[1:], found[:-1], out=begins[1:-1])
-    return Grams(n, np.diff(np.flatnonzero(begins)), within)
+    return Grams(n, np.diff(np.flatnonzero(begins)), within, sequences, repeated)
 
 
 def gram_sums(order: Grams) -> dict[str, float]:
@@ -119,6 +127,17 @@ def distinct(sums: dict[str, float]) -> float:
 def repetition(sums: dict[str, float]) -> float:
     """rep-n: 1 - (types within each sequence, summed) / occurrences (Su et al. 2022)."""
     return 1 - sums["types_within"] / sums["grams"]
+
+
+def sequence_repetition_sums(order: Grams) -> dict[str, float]:
+    """Sequences that hold an n-gram, and 1 - types / occurrences of each, summed."""
+    return {"sequences": float(order.sequences), "repeated": order.repeated}
+
+
+def sequence_repetition(sums: dict[str, float]) -> float:
+    """seq-rep-n: 1 - types / occurrences within a sequence, mean over sequences (Welleck et al. 2020, eq. 3). Unlike
+    rep-n, a long sequence weighs no more than a short one."""
+    return sums["repeated"] / sums["sequences"]
 
 
 def diversity(by_order: dict[int, dict[str, float]]) -> float:

@@ -1,0 +1,88 @@
+"""The text that the sample metrics use: a fixed budget of generated tokens, and as much held-out text cut like it.
+
+A place is (begin, end) in a stream: one sequence, without its prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from collapselab.config import RunConfig, UserError
+from collapselab.corpus import Corpus
+from collapselab.corpus.tokenizers import Tokenizer
+from collapselab.mixing import read_samples
+from collapselab.rundir import read_json
+from collapselab.seeds import generator
+
+Place = tuple[int, int]
+
+
+def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
+    """N0: generated tokens that the sample metrics use. Raises UserError where the text is too short for what is asked."""
+    length, head = config.sequence_length, config.prompt_length
+    whole, rest = divmod(budget, length)
+    generated = whole * (length - head) + max(0, rest - head)
+    real = len(corpus.split(config.evaluation.split).ids) // (length - head) * (length - head)
+    most = min(generated, real)
+    asked = config.evaluation.sample_tokens
+    if asked is not None and asked > most:
+        raise UserError(
+            f"evaluation.sample_tokens={asked}: a generation writes {generated} tokens after its prompts and the "
+            f"{config.evaluation.split} split has {real}; ask for at most {most}"
+        )
+    if most < 1:
+        raise UserError(
+            f"sampling.length={length}: the {config.evaluation.split} split is shorter than one sequence; shorten it"
+        )
+    return asked or most
+
+
+def generated_places(folder: Path, count: int) -> list[Place]:
+    """Where the first `count` generated tokens of a samples folder stand in its stream."""
+    meta = read_json(folder / "meta.json")
+    length, head, tokens = meta["length"], meta["prompt_length"], len(read_samples(folder))
+    begins = range(head, tokens, length)
+    return first_tokens([(begin, min(begin + length - head, tokens)) for begin in begins], count)
+
+
+def real_places(config: RunConfig, corpus: Corpus, count: int) -> list[Place]:
+    """Where `count` tokens of held-out text stand, in pieces as long as a generated sequence, drawn without replacement."""
+    length = config.sequence_length - config.prompt_length
+    pieces = len(corpus.split(config.evaluation.split).ids) // length
+    order = generator(config.seed, 0, "reference").permutation(pieces)[: -(-count // length)].tolist()
+    return first_tokens([(i * length, (i + 1) * length) for i in order], count)
+
+
+def first_tokens(places: list[Place], count: int) -> list[Place]:
+    """The first places, up to `count` tokens; the last is cut."""
+    out: list[Place] = []
+    for begin, end in places:
+        if count <= 0:
+            break
+        out.append((begin, min(end, begin + count)))
+        count -= end - begin
+    return out
+
+
+def rows_at(stream: np.ndarray, places: list[Place]) -> list[np.ndarray]:
+    stream = np.asarray(stream)  # slices of a memory map are slow to make
+    return [stream[begin:end] for begin, end in places]
+
+
+def generated_rows(folder: Path, count: int) -> list[np.ndarray]:
+    """The first `count` generated tokens of a samples folder, one array per sequence, prompts left out."""
+    return rows_at(read_samples(folder), generated_places(folder, count))
+
+
+def real_rows(config: RunConfig, corpus: Corpus, count: int) -> list[np.ndarray]:
+    """`count` tokens of held-out text, one array per piece (see `real_places`)."""
+    return rows_at(corpus.split(config.evaluation.split).ids, real_places(config, corpus, count))
+
+
+def decoded(tokenizer: Tokenizer, rows: list[np.ndarray]) -> Iterator[str]:
+    """Each sequence as text. Decoded in parts: as a list a token takes 36 bytes, as an array 2."""
+    for first in range(0, len(rows), 4096):
+        yield from tokenizer.decode([row.tolist() for row in rows[first : first + 4096]])

@@ -1,0 +1,107 @@
+"""Text under generation 0's published model: how likely it finds it, and where its hidden states lie."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import torch
+
+from collapselab.config import RunConfig, UserError
+from collapselab.console import Console
+from collapselab.corpus import Corpus
+from collapselab.evaluation.real_text import BATCH_TOKENS, window_losses
+from collapselab.evaluation.rows import Place, first_tokens
+from collapselab.metrics.embeddings import mauve, vendi
+from collapselab.metrics.likelihood import sequence_sums, sequence_values
+from collapselab.modeling import LanguageModel
+from collapselab.parallel import Processes
+
+
+def reference_nll(
+    base: LanguageModel,
+    config: RunConfig,
+    stream: np.ndarray,
+    places: list[Place],
+    head: int,
+    separator: int,
+    processes: Processes,
+    console: Console,
+    title: str,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """(sums, values) of `reference/nll...`; all processes take part. Nothing where evaluation.reference_tokens is 0.
+
+    Args:
+        places: of the tokens to score in `stream`; each sequence is read in a window of its own.
+        head: tokens before a sequence that its window begins with; where there is none, the separator stands there.
+    """
+    wanted = config.evaluation.reference_tokens
+    places = places if wanted is None else first_tokens(places, wanted)
+    if not places:
+        return {}, {}
+    windows: list[np.ndarray] = []
+    plan: list[tuple[int, int, int]] = []
+    reached = 0
+    for begin, end in places:
+        before = stream[max(0, begin - head) : begin]
+        before = before if len(before) else np.array([separator], stream.dtype)
+        windows.append(np.concatenate([before, stream[begin:end]]))
+        plan.append((reached, reached + len(windows[-1]), reached + len(before)))
+        reached += len(windows[-1])
+    precision = config.evaluation.precision
+    _, nll, _ = window_losses(base, np.concatenate(windows), plan, precision, processes, console, title)
+    impossible = int((~np.isfinite(nll)).sum())
+    if impossible:  # only counts give a probability of 0; a sum with it would be infinite
+        share = {"tokens": float(len(nll)), "impossible": float(impossible)}
+        return {"reference/nll": share}, {"reference/impossible": impossible / len(nll)}
+    sums = sequence_sums(nll, np.array([end - begin for begin, end in places]))
+    return {"reference/nll": sums}, {f"reference/{k}": v for k, v in sequence_values(sums).items()}
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------------
+
+
+def check_embeddings(config: RunConfig, corpus: Corpus, budget: int) -> None:
+    """Raises UserError where evaluation.embeddings asks for more text, or for a package, that is not here."""
+    wanted = config.evaluation.embeddings
+    if wanted is None:
+        return
+    if config.model.family == "bigram":
+        raise UserError(f"evaluation.embeddings={wanted}: a table of counts has no hidden states; leave null")
+    generated = budget // config.sequence_length
+    pieces = len(corpus.split(config.evaluation.split).ids) // (config.sequence_length - config.prompt_length)
+    if wanted > min(generated, pieces // 2):
+        raise UserError(
+            f"evaluation.embeddings={wanted}: a generation writes {generated} whole sequences and the "
+            f"{config.evaluation.split} split has {pieces}, of which real against real takes twice as many; "
+            f"ask for at most {min(generated, pieces // 2)}"
+        )
+    if importlib.util.find_spec("mauve") is None:
+        raise UserError(
+            f"evaluation.embeddings={wanted}: MAUVE's packages are missing; run `pip install collapselab[embeddings]`"
+        )
+
+
+def last_states(
+    model: LanguageModel, stream: np.ndarray, places: list[Place], precision: str, processes: Processes
+) -> np.ndarray:
+    """The last layer's state (after its norm) at the last token of each sequence, float32 (sequences, width): what
+    Pillutla et al. 2021 embed a text by. All processes take part; prompts are not read."""
+    rows = max(1, BATCH_TOKENS[processes.device.type] // (places[0][1] - places[0][0]))
+    batches = [places[i : i + rows] for i in range(0, len(places), rows)]
+    model.net.to(processes.device).eval()
+    cast = torch.autocast(processes.device.type, torch.bfloat16, enabled=precision == "bf16")
+    found: dict[int, np.ndarray] = {}
+    for index in range(processes.rank, len(batches), processes.world):
+        ids = torch.from_numpy(np.stack([stream[b:e] for b, e in batches[index]]).astype(np.int64))
+        with torch.inference_mode(), cast:
+            states = model.net.base_model(input_ids=ids.to(processes.device), use_cache=False).last_hidden_state
+        found[index] = states[:, -1].float().cpu().numpy()
+    everything = {index: part for parts in processes.collect(found) for index, part in parts.items()}
+    return np.concatenate([everything[index] for index in range(len(batches))])
+
+
+def embedding_values(real: np.ndarray, text: np.ndarray) -> dict[str, float]:
+    """`reference/mauve` of a text against real text, `reference/vendi` of the text; states are (sequences, width)."""
+    return {"reference/mauve": mauve(real, text), "reference/vendi": vendi(text)}

@@ -1,0 +1,32 @@
+"""The sample metrics as Hugging Face `evaluate` metrics, which load by path and without a network:
+
+    import datasets, evaluate
+    from collapselab import hf_metrics
+
+    bleu = evaluate.load(hf_metrics.path("self_bleu"))
+    bleu.compute(predictions=texts, references=real_texts)
+    evaluate.combine([evaluate.load(hf_metrics.path(name)) for name in hf_metrics.names()])
+
+`predictions` are sampled texts, one string per sequence; `references` are real texts. Metrics that read references
+(overlap, tails, unigram_distance) fail without them, and `evaluate` wants as many as there are predictions: cut or join
+the real text into so many strings. Words are the lab's: `\\w+`, lower-cased, complete; the ends of a text end no word, for
+sequences are cut anywhere. Keys are those of metrics.jsonl without their unit, and no two metrics share one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collapselab.config import UserError
+
+
+def names() -> list[str]:
+    """Names of all metrics."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("*/*.py") if file.stem == file.parent.name)
+
+
+def path(name: str) -> str:
+    """What `evaluate.load` takes. Raises UserError for an unknown name."""
+    if name not in names():
+        raise UserError(f"metric={name!r}: there is none; choose one of {', '.join(names())}")
+    return str(Path(__file__).parent / name / f"{name}.py")
