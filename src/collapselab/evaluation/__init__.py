@@ -13,6 +13,7 @@ import numpy as np
 from collapselab.config import RunConfig, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus
+from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import score_real_text
 from collapselab.evaluation.reference import Reference
@@ -66,14 +67,18 @@ def evaluate(
     if wanted:
         whole = generated_places(samples, wanted * (meta["length"] - head))
         states = last_states(base, stream, whole, precision, processes)
+    values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
     if base is not model:
         base.net.to("cpu")  # the next generation trains and samples in the memory of the device
     if processes.is_main:
         rows = rows_at(stream, places)
         texts = list(decoded(corpus.tokenizer, rows))
-        more_sums, more = _sample_scores(rows, texts, corpus, config, Reference(reference, model.vocab), model.vocab)
+        counts = Reference(reference, model.vocab)
+        more_sums, more = _sample_scores(rows, texts, corpus, config, counts, model.vocab)
         sums |= base_sums | more_sums
         values |= base_values | more
+        values |= expected_slot(config, chain, generation, corpus, sums)
+        values |= expected_tails(config, chain, generation, counts, sums)
         if states is not None:
             values |= embedding_values(np.fromfile(reference / STATES, "<f4").reshape(states.shape), states)
         values |= {

@@ -32,6 +32,23 @@ def richness_values(sums: dict[str, float]) -> dict[str, float]:
     }
 
 
+def expected_again(counts: np.ndarray) -> np.ndarray:
+    """How often a type with count c is expected in as much fresh text, for c = 0 .. the largest count: (c + 1) n_{c+1} /
+    n_c with n_c the number of types seen c times (Good 1953, eq. 2), where both are at least 10; else c itself.
+
+    Args:
+        counts: (types,) int64 occurrences. What is 0 says nothing of the types that were never seen: it stays 0.
+
+    Returns:
+        (largest count + 1,) float64.
+    """
+    seen = np.bincount(counts)
+    expected = np.arange(len(seen), dtype=np.float64)
+    enough = np.flatnonzero((seen[1:-1] >= 10) & (seen[2:] >= 10)) + 1
+    expected[enough] = (enough + 1) * seen[enough + 1] / seen[enough]
+    return expected
+
+
 def zipf_values(counts: np.ndarray) -> dict[str, float]:
     """zipf_exponent: the s that makes p(rank) = rank^-s / (sum over r = 1 .. R of r^-s) most likely for the R most
     frequent types, where the expected log rank is the text's own (Clauset et al. 2009, for bounded ranks); zipf_ranks: R.

@@ -7,6 +7,7 @@ of a text.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,7 @@ def _added(count: np.ndarray, p: np.ndarray, real: int) -> np.ndarray:
     return np.asarray(fftconvolve(count, binom.pmf(np.arange(real + 1), real, p[:, None]), axes=1))
 
 
+@functools.lru_cache(maxsize=512)  # an evaluation asks again for every earlier generation
 def kept(documents: int, draws: int) -> np.ndarray:
     """(N + 1, draws + 1): law of the count in `draws` draws of a model that has count k of N."""
     k = np.arange(documents + 1)
