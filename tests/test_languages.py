@@ -281,6 +281,10 @@ def test_divergence_and_recall_by_hand() -> None:
     assert values["kl"] == pytest.approx(0.25)
     assert values["kl_se"] == pytest.approx(np.std([1, 0.5, 0, -0.5], ddof=1) / 2)
     assert [values[f"kl/{band}"] for band in BANDS] == pytest.approx([0.5 / 4, 0.5 / 4, 0])
+    assert values["impossible"] == 0
+    sums = divergence_sums(truth, np.array([-2.0, -math.inf, -3.0, -0.5]), np.array([0, 1, 2, 0]), BANDS)
+    assert divergence_values(sums, BANDS) == {"impossible": 0.25}
+    assert json.loads(json.dumps(sums, allow_nan=False)) == sums
     seen = np.array([0, 1, 2, 5, 6, 50, 51])
     found = recall_sums(np.linspace(0.1, 0.7, 7), np.array([0, 0, 1, 0, 1, 1, 1], bool), seen)
     assert {name: part["facts"] for name, part in found.items()} == {"0": 1, "1": 1, "2-5": 2, "6-50": 2, ">50": 1}

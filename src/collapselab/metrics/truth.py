@@ -19,35 +19,35 @@ def simpson(law: np.ndarray) -> np.ndarray:
 def divergence_sums(
     log_truth: np.ndarray, log_model: np.ndarray, bands: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, float]:
-    """Sums over documents drawn from the truth.
+    """Sums over documents drawn from the truth: those that the model calls impossible are counted and left out.
 
     Args:
-        log_truth, log_model: (documents,) log-probability of each document, nats.
+        log_truth, log_model: (documents,) log-probability of each document, nats; -inf in log_model where it is 0.
         bands: (documents,) index into `names`.
     """
     possible = np.isfinite(log_model)
-    lost = np.where(possible, log_truth - log_model, 0.0)
-    by_band = np.bincount(bands, weights=lost, minlength=len(names))
+    log_truth, log_model = log_truth[possible], log_model[possible]
+    lost = log_truth - log_model
+    by_band = np.bincount(bands[possible], weights=lost, minlength=len(names))
     return {
-        "documents": float(len(lost)),
+        "documents": float(len(possible)),
         "impossible": float((~possible).sum()),
         "nats_truth": -float(log_truth.sum()),
-        "nats_model": -float(log_model[possible].sum()),
-        "squares": float(((lost - lost.mean()) ** 2).sum()),
+        "nats_model": -float(log_model.sum()),
+        "squares": float(((lost - lost.mean()) ** 2).sum()) if len(lost) else 0.0,
         **{f"lost_{name}": float(by_band[i]) for i, name in enumerate(names)},
     }
 
 
 def divergence_values(sums: dict[str, float], names: tuple[str, ...]) -> dict[str, float]:
     """`kl`: mean of log truth - log model, nats per document, an unbiased estimate of KL(truth || model); `kl_se`: its
-    standard error; `kl/<band>`: the part of it that documents of a band bring, so that the parts add up to it.
-
-    Where the model gives a true document probability 0, KL is infinite: then only `impossible`, the share of those.
-    """
+    standard error; `kl/<band>`: the part of it that documents of a band bring, so that the parts add up to it. `impossible`:
+    share of documents with probability 0 under the model; where there are any, the divergence is infinite and left out."""
     n = sums["documents"]
+    values = {"impossible": sums["impossible"] / n}
     if sums["impossible"]:
-        return {"impossible": sums["impossible"] / n}
-    values = {"kl": (sums["nats_model"] - sums["nats_truth"]) / n}
+        return values
+    values["kl"] = (sums["nats_model"] - sums["nats_truth"]) / n
     if n > 1:
         values["kl_se"] = math.sqrt(sums["squares"] / (n - 1) / n)
     return values | {f"kl/{name}": sums[f"lost_{name}"] / n for name in names}
