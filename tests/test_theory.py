@@ -98,6 +98,17 @@ def test_reused_documents_follow_their_law_and_not_that_of_fresh_ones() -> None:
     assert worst(diversity(fresh)[:, 0], found["r"]) <= 4
 
 
+def test_reuse_by_shares_is_the_same_law_and_rounds_at_random() -> None:
+    history = one_context("replace", True, UP_AND_DOWN, [0, *(N - n for n in UP_AND_DOWN[1:])], [N] * 10)
+    np.testing.assert_allclose(discrete.stratified_reuse([n / N for n in UP_AND_DOWN], N), diversity(history)[:, 0])
+    shares = [1.0, 0.44, 0.07, 0.9, 0.13, 0.25, 0.55, 0.06, 0.0, 0.31]  # 0.6 documents are one or none
+    found = simulated(lambda t, c: simulate.stratified(t, c, shares, N, reuse=True))
+    law = discrete.stratified_reuse(shares, N)
+    assert worst(law, found["r"]) <= 4 and worst(1 - law, found["drift"]) <= 4
+    nearest = discrete.stratified_reuse([round(share * N) / N for share in shares], N)
+    assert worst(nearest, found["r"]) > 4
+
+
 def test_reuse_from_the_law_of_the_reused_documents() -> None:
     generations, n_r, size = 12, 4, 10
     r, drift = discrete.reused(n_r / size, size, generations)
