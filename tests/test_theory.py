@@ -13,7 +13,7 @@ from collapselab.config import SamplingConfig, UserError
 from collapselab.sampling.draw import truncated
 from collapselab.theory import discrete, entropy, gaussian, regression, selection, sharpening, simulate, tails
 from collapselab.theory.pipeline import History, diversity
-from collapselab.theory.survivors import kept, survivors
+from collapselab.theory.survivors import kept, realised, survivors
 
 ZIPF = 1 / np.arange(1, 21.0)
 ZIPF /= ZIPF.sum()
@@ -96,6 +96,17 @@ def test_reused_documents_follow_their_law_and_not_that_of_fresh_ones() -> None:
     assert worst(diversity(fresh)[:, 0], found["r"]) > 4
     found = simulated(lambda t, c: simulate.pipeline(t, c, fresh))
     assert worst(diversity(fresh)[:, 0], found["r"]) <= 4
+
+
+def test_reuse_by_shares_is_the_same_law_and_rounds_at_random() -> None:
+    history = one_context("replace", True, UP_AND_DOWN, [0, *(N - n for n in UP_AND_DOWN[1:])], [N] * 10)
+    np.testing.assert_allclose(discrete.stratified_reuse([n / N for n in UP_AND_DOWN], N), diversity(history)[:, 0])
+    shares = [1.0, 0.44, 0.07, 0.9, 0.13, 0.25, 0.55, 0.06, 0.0, 0.31]  # 0.6 documents are one or none
+    found = simulated(lambda t, c: simulate.stratified(t, c, shares, N, reuse=True))
+    law = discrete.stratified_reuse(shares, N)
+    assert worst(law, found["r"]) <= 4 and worst(1 - law, found["drift"]) <= 4
+    nearest = discrete.stratified_reuse([round(share * N) / N for share in shares], N)
+    assert worst(nearest, found["r"]) > 4
 
 
 def test_reuse_from_the_law_of_the_reused_documents() -> None:
@@ -345,6 +356,40 @@ def test_survivors_under_changing_shares_and_in_pools() -> None:
     assert law is not None and worst(law, found["survivors"]) <= 4 and law[0] == law[-1]
     with pytest.raises(ValueError, match="regime 'keep'"):
         survivors(ZIPF, "keep", False, N, FADING)
+
+
+def test_survivors_follow_the_realised_counts_of_each_context() -> None:
+    size = np.array([12, 5, 0, 7, 3, 9])
+    real = np.array([12, 2, 0, 7, 0, 4])
+    written = np.array([8, 0, 9, 3, 6, 2])
+    other = np.array([9, 9, 9, 9, 9, 9])
+
+    def history(regime: str, reuse: bool, kept_real: np.ndarray, sizes: np.ndarray) -> History:
+        pair = np.stack([kept_real, other], 1)
+        return History(regime, reuse, pair, np.stack([sizes, other], 1) - pair, np.stack([written, other], 1))
+
+    def check(counts: History, missing: list[int]) -> None:
+        law = realised(ZIPF, counts)
+        assert np.flatnonzero(np.isnan(law[:, 0])).tolist() == missing and np.isfinite(law[:, 1]).all()
+        there = [g for g in range(6) if g not in missing]
+        one = History(counts.regime, counts.reuse, *(a[:, :1] for a in (counts.real, counts.synthetic, counts.written)))
+        found = simulated(lambda t, c: simulate.pipeline(t, c, one))["survivors"]
+        assert worst(law[there, 0], found[:, there]) <= 4
+
+    full = np.where(size == 0, 6, size)
+    check(history("replace", False, np.minimum(real, full), full), [])
+    check(history("replace", True, np.array([12, 3, 3, 3, 3, 3]), full + 0), [])
+    check(history("accumulate_subsample", False, np.minimum(12, full), full), [])
+    check(history("accumulate", False, np.full(6, 12), 12 + np.cumsum([0, 8, 0, 9, 3, 6])), [])
+    # Without documents there is nothing to count; what is real alone is known again, what descends from nothing is not.
+    assert np.isnan(realised(ZIPF, history("replace", False, real, size))[:, 0]).tolist() == [0, 0, 1, 0, 0, 0]
+    orphans = realised(ZIPF, history("accumulate_subsample", False, np.minimum(12, size), size))
+    assert np.isnan(orphans[:, 0]).tolist() == [0, 0, 1, 1, 1, 1]
+    changing = realised(np.stack([ZIPF, ZIPF]), history("replace", True, np.minimum(real, full), full))
+    assert np.isnan(changing[:, 0]).all() and changing[:, 1] == pytest.approx(np.sum(1 - (1 - ZIPF) ** 9))
+    equal = History("replace", False, *(np.full((6, 1), n) for n in (3, 7, 10)))
+    equal.real[0], equal.synthetic[0] = 10, 0
+    np.testing.assert_allclose(realised(ZIPF, equal)[:, 0], survivors(ZIPF, "replace", False, 10, [1.0] + [0.3] * 5))
 
 
 def test_the_descendants_of_one_copy_die_out_as_printed() -> None:

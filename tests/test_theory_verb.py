@@ -127,7 +127,7 @@ def test_no_law_needs_torch() -> None:
         (["mixture"], ["r", "drift"]),
         (["growing"], ["r", "drift"]),
         (["pipeline", "--documents", "15"], ["r", "drift"]),  # 0.9^g x 15 is not whole
-        (["pipeline", "--documents", "10", "--real", "reuse"], ["r", "drift"]),
+        (["pipeline", "--documents", "15", "--real", "reuse"], ["r", "drift"]),
         (["pipeline", "--documents", "10", "--regime", "accumulate"], ["r", "drift"]),
         (["pipeline", "--documents", "10", "--regime", "accumulate_subsample"], ["r", "drift"]),
         (["gaussian", "--documents", "20"], ["variance", "drift"]),

@@ -6,8 +6,9 @@ import numpy as np
 
 from collapselab.config import UserError
 from collapselab.theory import simulate
-from collapselab.theory.laws import Table, growing_sizes, history, truth
+from collapselab.theory.laws import Table, growing_sizes, truth
 from collapselab.theory.parameters import Parameters
+from collapselab.theory.pipeline import History
 
 SIMULATED = ("mixture", "pipeline", "growing", "gaussian", "regression", "drift")
 
@@ -37,10 +38,11 @@ def _found(name: str, p: Parameters, chains: int, seed: int) -> simulate.Moments
         return simulate.estimate(
             law, lambda t, c: simulate.mixture(t, c, shares, grown.astype(int).tolist()), chains, seed
         )
-    if name == "pipeline" and p.regime == "replace" and p.real == "fresh":
-        return simulate.estimate(law, lambda t, c: simulate.stratified(t, c, shares, p.documents), chains, seed)
+    if name == "pipeline" and p.regime == "replace":
+        reuse = p.real == "reuse"
+        return simulate.estimate(law, lambda t, c: simulate.stratified(t, c, shares, p.documents, reuse), chains, seed)
     if name == "pipeline":
-        counts = history(p)
+        counts = pooled(p)
         return simulate.estimate(law, lambda t, c: simulate.pipeline(t, c, counts), chains, seed)
     if name == "gaussian":
         both = simulate.gaussian(shares, p.documents, False, chains, seed)
@@ -53,3 +55,10 @@ def _found(name: str, p: Parameters, chains: int, seed: int) -> simulate.Moments
     else:
         raise UserError(f"--simulate: {name} has no simulator; these have: {', '.join(SIMULATED)}")
     return {key: simulate.moments(simulate.sums(values), chains) for key, values in found.items()}
+
+
+def pooled(p: Parameters) -> History:
+    """One context of an accumulate regime: N real documents, and N written by each generation."""
+    real = np.full((p.generations + 1, 1), p.documents)
+    before = p.documents * np.arange(p.generations + 1)[:, None]
+    return History(p.regime, False, real, before if p.regime == "accumulate" else 0 * real, real)

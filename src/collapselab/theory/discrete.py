@@ -80,7 +80,7 @@ def reused(share: float, documents: float, generations: int) -> tuple[np.ndarray
 
     With Hhat = 1 - 1/n_r the diversity of those documents (over H*), the squared error around them follows
     e' = (1 - alpha)^2 e + (1 - alpha)(Hhat - e)/N, the diversity is Hhat - e and the drift 1/n_r + e.
-    `pipeline.diversity` has the law for a generation 0 trained on all N documents and for shares that change.
+    `stratified_reuse` has the law for a generation 0 trained on N documents and for shares that change.
     """
     n_r = share * documents
     top, e, out = 1 - 1 / n_r, 0.0, []
@@ -88,6 +88,33 @@ def reused(share: float, documents: float, generations: int) -> tuple[np.ndarray
         out.append(e)
         e = (1 - share) ** 2 * e + (1 - share) * (top - e) / documents
     return top - np.asarray(out), 1 / n_r + np.asarray(out)
+
+
+def stratified_reuse(shares: Sequence[float], documents: int) -> np.ndarray:
+    """r by generation where generation 0 is trained on N real documents and the alpha N real ones of later generations are
+    the first of those again; `pipeline.diversity` derives it, for counts that are known.
+
+    Where alpha N is not whole it is rounded up or down at random with the right mean, each time anew; m and c(n) are then
+    means over both, as the rounding does not depend on what came before.
+    """
+    ways = []
+    for a in shares:
+        whole, rest = split(a, documents)
+        ways.append([(whole, 1 - rest), (whole + 1, rest)] if rest else [(whole, 1.0)])
+    cross = {n: 0.0 for way in ways for n, _ in way if n}  # c(n): E <p - p*, e_n - p*> / H*
+    drift, out = 0.0, []
+    for way in ways:
+        after = 0.0
+        later = dict.fromkeys(cross, 0.0)
+        for real, weight in way:
+            drawn = documents - real
+            both = 2 * real * drawn * cross[real] if real else 0.0
+            after += weight * (real + both + drawn**2 * drift + drawn * (1 - drift)) / documents**2
+            for n in cross:
+                later[n] += weight * (real / max(real, n) + drawn * cross[n]) / documents
+        drift, cross = after, later
+        out.append(1 - drift)
+    return np.asarray(out)
 
 
 def mixture_limit(share: Sizes, documents: Sizes) -> np.ndarray:

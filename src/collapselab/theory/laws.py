@@ -12,7 +12,6 @@ from scipy.stats import beta
 from collapselab.config import UserError
 from collapselab.theory import discrete, entropy, gaussian, regression, selection, sharpening, tails
 from collapselab.theory.parameters import SCHEDULE, Parameters
-from collapselab.theory.pipeline import History, diversity
 from collapselab.theory.survivors import survivors
 
 
@@ -43,16 +42,6 @@ def truth(p: Parameters) -> np.ndarray:
     return np.asarray(weight / weight.sum())
 
 
-def history(p: Parameters) -> History:
-    """One context with N documents per training set; alpha N is rounded to the nearest whole number."""
-    shares, n = p.shares(), p.documents
-    real = np.array([round(n * share) for share in shares])
-    size = np.full_like(real, n)
-    if p.regime == "accumulate":
-        size, real = n * np.arange(1, len(shares) + 1), np.full_like(real, n)
-    return History(p.regime, p.real == "reuse", real[:, None], (size - real)[:, None], np.full_like(size, n)[:, None])
-
-
 def growing_sizes(p: Parameters) -> tuple[list[float], np.ndarray]:
     """Shares and sizes where training set t has growth x t documents, `real_documents` of them real."""
     sizes = p.growth * np.arange(1, p.generations + 2)
@@ -64,10 +53,14 @@ def _r(r: np.ndarray, facts: Mapping[str, float] | None = None) -> Table:
 
 
 def _pipeline(p: Parameters) -> Table:
-    if p.regime == "replace" and p.real == "fresh":
-        return _r(discrete.stratified(p.shares(), p.documents))
-    limit = {"limit": discrete.accumulate_limit(p.documents)} if p.regime == "accumulate" else {}
-    return _r(diversity(history(p))[:, 0], limit)
+    if p.regime == "replace":
+        law = discrete.stratified_reuse if p.real == "reuse" else discrete.stratified
+        return _r(law(p.shares(), p.documents))
+    if p.regime == "accumulate":
+        return _r(
+            discrete.accumulate(p.documents, p.generations + 1), {"limit": discrete.accumulate_limit(p.documents)}
+        )
+    return _r(discrete.accumulate_subsample(p.documents, p.generations + 1)[0])
 
 
 def _limits(p: Parameters) -> Table:
@@ -225,7 +218,7 @@ LAWS: dict[str, Law] = {
     ),
     "pipeline": Law(
         "diversity and drift of the lab's pipeline: exactly alpha N real documents, or accumulated ones",
-        f"{EXACT}; alpha N that is not whole is rounded at random with the right mean (reuse: to the nearest)",
+        f"{EXACT}; alpha N that is not whole is rounded at random with the right mean",
         "derived here; regimes of Gerstgrasser et al. 2024 and Kazdan et al. 2025", PIPELINE, _pipeline,
     ),
     "limits": Law(

@@ -16,6 +16,7 @@ from scipy.special import gammaln
 from scipy.stats import binom
 
 from collapselab.theory.discrete import split
+from collapselab.theory.pipeline import History
 
 
 def survivors(p: np.ndarray, regime: str, reuse: bool, documents: int, shares: Sequence[float]) -> np.ndarray | None:
@@ -39,7 +40,7 @@ def survivors(p: np.ndarray, regime: str, reuse: bool, documents: int, shares: S
     if regime == "accumulate":  # nothing that was there is ever dropped
         return np.full(len(shares), np.sum(1 - (1 - p) ** documents))
     if regime == "accumulate_subsample":
-        present = pool_presence(documents, len(shares))
+        present = pool_presence(documents, [documents] * len(shares), [documents] * len(shares))
         return np.asarray(binom.pmf(np.arange(documents + 1), documents, p[:, None]).sum(0) @ present)
     if regime != "replace":
         raise ValueError(f"regime {regime!r}: must be replace, accumulate or accumulate_subsample")
@@ -73,7 +74,7 @@ def _added(count: np.ndarray, p: np.ndarray, real: int) -> np.ndarray:
 def kept(documents: int, draws: int) -> np.ndarray:
     """(N + 1, draws + 1): law of the count in `draws` draws of a model that has count k of N."""
     k = np.arange(documents + 1)
-    return np.asarray(binom.pmf(np.arange(draws + 1), draws, k[:, None] / documents))
+    return np.asarray(binom.pmf(np.arange(draws + 1), draws, k[:, None] / max(1, documents)))
 
 
 def _reused(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarray:
@@ -102,25 +103,75 @@ def _reused(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarra
     return np.asarray(np.sum(1 - absent, axis=1))
 
 
-def pool_presence(documents: int, generations: int) -> np.ndarray:
-    """Under accumulate-subsample: probability that a category with count c in generation 0's N documents is in the
-    training set of generation g; float64 (N + 1, generations), c from 0 to N.
+def pool_presence(real: int, drawn: Sequence[int], written: Sequence[int]) -> np.ndarray:
+    """Under accumulate-subsample: probability that a category with count c among generation 0's `real` documents is in
+    the training set of generation g; float64 (real + 1, len(drawn)), c from 0 to `real`.
 
-    Exact: with count C in the pool of M = N (g + 1) documents, the set has D = Hypergeometric(M, C, N) of them, and the
-    pool gets Bin(N, D / N) more. Computed backwards, for all later generations at once.
+    Exact: with count C in the pool of M documents, the set of n = drawn[g] has D = Hypergeometric(M, C, n) of them, and
+    the pool gets Bin(written[g], D / n) more. Computed backwards, for all later generations at once.
     """
-    n, written = documents, kept(documents, documents)
-    later = np.zeros((n * (generations + 1) + 1, generations))
+    generations = len(drawn)
+    pools = real + np.concatenate([[0], np.cumsum(written)])
+    later = np.zeros((pools[-1] + 1, generations))
     for g in range(generations - 1, -1, -1):
-        pool = n * (g + 1)
-        drawn = hypergeometric(pool, n)
-        added = drawn @ written
+        pool = int(pools[g])
+        chosen = hypergeometric(pool, int(drawn[g]))
+        added = chosen @ kept(int(drawn[g]), int(written[g]))
         now = np.zeros((pool + 1, generations))
-        for more in range(n + 1):
+        for more in range(int(written[g]) + 1):
             now[:, g + 1 :] += added[:, more, None] * later[more : more + pool + 1, g + 1 :]
-        now[:, g] = 1 - drawn[:, 0]
+        now[:, g] = 1 - chosen[:, 0]
         later = now
     return later
+
+
+def realised(p: np.ndarray, history: History) -> np.ndarray:
+    """`survivors` given the documents that each context's training sets really had, float64 (generations, contexts).
+
+    Args:
+        p: (contexts, K), or (K,) for all contexts alike.
+        history: counts by generation and context.
+
+    Returns:
+        Expected number of categories of each context in each training set; nan where a context has no documents or descends
+        from a model without any, and in a context whose reused documents are not equally many in all generations but 0.
+    """
+    out = np.full_like(history.real, np.nan, dtype=float)
+    for context, law in enumerate(np.broadcast_to(p, (history.real.shape[1], p.shape[-1]))):
+        real, synthetic, written = (a[:, context] for a in (history.real, history.synthetic, history.written))
+        if history.regime == "accumulate":
+            out[:, context] = np.sum(1 - (1 - law) ** real[0]) if real[0] else np.nan
+        elif history.regime == "accumulate_subsample":
+            out[:, context] = _subsampled(law, int(real[0]), real + synthetic, written)
+        elif not history.reuse or len(set(real[1:].tolist())) <= 1:
+            always = int(real[-1]) if history.reuse else 0
+            out[:, context] = _replaced(law, real.tolist(), synthetic.tolist(), always)
+    return out
+
+
+def _subsampled(p: np.ndarray, real: int, drawn: np.ndarray, written: np.ndarray) -> np.ndarray:
+    present = pool_presence(real, drawn.tolist(), written.tolist())
+    found = binom.pmf(np.arange(real + 1), real, p[:, None]).sum(0) @ present
+    orphan = np.cumsum(np.append(0, (drawn == 0) & (written > 0)))[:-1] > 0
+    return np.where((drawn == 0) | orphan, np.nan, found)
+
+
+def _replaced(p: np.ndarray, real: list[int], synthetic: list[int], always: int) -> list[float]:
+    """k' = Bin(n_r, p) + Bin(n_s, k / N); of the real documents `always` are in every set, and a category is absent only where
+    they have none of it, so k is the count given that."""
+    count: np.ndarray | None = None
+    out, before = [], 0
+    for n_r, n_s in zip(real, synthetic, strict=True):
+        total = n_r + n_s
+        if total == 0 or (n_s and count is None):
+            count = None
+            out.append(np.nan)
+        else:
+            copied = np.ones((len(p), 1)) if count is None or n_s == 0 else count @ kept(before, n_s)
+            count = np.pad(_added(copied, p, n_r - always), ((0, 0), (0, always)))
+            out.append(float(np.sum(1 - (1 - p) ** always * count[:, 0])))
+        before = total
+    return out
 
 
 def hypergeometric(pool: int, draws: int) -> np.ndarray:
