@@ -26,14 +26,16 @@ from collapselab.metrics.likelihood import windows
 from collapselab.metrics.next_token import next_token_shape, next_token_values
 from collapselab.metrics.richness import expected_again
 from collapselab.metrics.tails import tail_sets
+from collapselab.metrics.truth import simpson
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, read_json
 from collapselab.theory import pipeline
 from collapselab.theory.sharpening import bias_only
-from collapselab.theory.survivors import survivors
+from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
 
+EVERY = 20  # generations for which the law of survivors is computed one by one, then each tenth: it takes ever longer
 BIAS_CELLS = 1 << 21  # probabilities of all fixed contexts together that the bias line is computed on
 
 
@@ -64,44 +66,38 @@ def expected_slot(
     language = language_of(config.corpus)
     if not isinstance(language, Planted) or config.mixing.unit != "documents" or "truth/slot" not in sums:
         return {}
-    reuse = config.mixing.real == "reuse"
-    counts = history(config, chain, generation, corpus, language)
-    law = pipeline.diversity(
-        pipeline.History(config.mixing.regime, reuse, counts.real, counts.synthetic, counts.written)
-    )[-1]
+    found = history(config, chain, generation, corpus, language)
+    past = pipeline.History(
+        config.mixing.regime, config.mixing.real == "reuse", found.real, found.synthetic, found.written
+    )
     part = sums["truth/slot"]
-    found = np.array(
-        [math.nan if h is None else h / true for h, true in zip(part["diversity"], part["diversity_true"], strict=True)]
-    )
-    drifts = np.array(
-        [math.nan if d is None else d / true for d, true in zip(part["drift"], part["diversity_true"], strict=True)]
-    )
-    both = np.isfinite(found) & np.isfinite(law)
+    of_truth = _column(part["diversity_true"])
+    r = pipeline.diversity(past)[-1]
+    laws: dict[str, tuple[np.ndarray, np.ndarray]] = {
+        "diversity": (r, _column(part["diversity"]) / of_truth),
+        "drift": (1 - r, _column(part["drift"]) / of_truth),
+    }
+    if generation <= EVERY or generation % 10 == 0:
+        laws["survivors"] = realised(language.slot_law, past)[-1], _column(part["survivors"])
     values: dict[str, float] = {}
-    if both.any():
-        r = float(law[both].mean())
-        values = {"slot/diversity": r, "slot/drift": 1 - r}
+    for name, (law, measured) in laws.items():
+        both = np.isfinite(law) & np.isfinite(measured)
+        if both.any():
+            values[f"theory/truth/slot/{name}"] = float(law[both].mean())
         if both.sum() > 1:
-            for name, measured, expected in (("diversity", found, law), ("drift", drifts, 1 - law)):
-                gaps = (measured - expected)[both]
-                values[f"slot/{name}_se"] = float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
-    shares = shares_of(chain, generation)
-    documents = round(float(counts.real[0].mean()))
-    if documents:
-        # Every town has the same law in another order, so one stands for all; N is the mean over towns.
-        present = survivors(language.slot_law[0], config.mixing.regime, reuse, documents, shares)
-        if present is not None:
-            values["slot/survivors"] = float(present[-1])
+            gaps = (measured - law)[both]
+            values[f"theory/truth/slot/{name}_se"] = float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
     does = shaped(config.sampling)
     if does is not None and config.mixing.regime == "replace":
-        biased = bias_only(language.slot_law, shares, **does)[-1]  # type: ignore[arg-type]
-        of_truth = 1 - (language.slot_law**2).sum(1)
-        values["bias/slot/diversity"] = float(((1 - (biased**2).sum(1)) / of_truth).mean())
-        values["bias/slot/drift"] = float((((biased - language.slot_law) ** 2).sum(1) / of_truth).mean())
-    return {
-        (f"theory/bias/truth/{key.removeprefix('bias/')}" if key.startswith("bias/") else f"theory/truth/{key}"): value
-        for key, value in values.items()
-    }
+        truth = language.slot_law
+        biased = bias_only(truth, shares_of(chain, generation), **does)[-1]  # type: ignore[arg-type]
+        values["theory/bias/truth/slot/diversity"] = float((simpson(biased) / simpson(truth)).mean())
+        values["theory/bias/truth/slot/drift"] = float((((biased - truth) ** 2).sum(1) / simpson(truth)).mean())
+    return values
+
+
+def _column(numbers: list[float | None]) -> np.ndarray:
+    return np.array([math.nan if value is None else value for value in numbers])
 
 
 def expected_tails(
