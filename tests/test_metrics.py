@@ -239,7 +239,10 @@ SPEED = """
 import time
 import numpy as np
 from collapselab.evaluation import samples
+from collapselab.metrics.bigrams import bigram_keys, count_keys
 from collapselab.metrics.distribution import unigram_distances
+from collapselab.metrics.ngrams import from_rows
+from collapselab.metrics.overlap import overlap_sums
 from collapselab.metrics.tails import tail_sets, tail_sums
 
 def peak():  # MiB; not ru_maxrss, which a child inherits from its parent
@@ -253,7 +256,12 @@ sums, _ = samples.diversity_metrics(rows, [])
 counts = np.bincount(np.concatenate(rows), minlength=50_257)
 unigram_distances(counts + 1, counts)
 tail_sums(tail_sets(counts), counts, counts.sum())
-print(time.process_time() - start, peak() - before, sums["diversity/tokens"]["4"]["grams"])
+seconds, mebibytes = time.process_time() - start, peak() - before
+text = from_rows(rows)
+pairs = count_keys(bigram_keys(text, 50_257))
+tail_sums(tail_sets(pairs.counts), pairs.counts, 1)
+overlap_sums(text, np.concatenate([ids[1_000_000:], ids[:1_000_000] // 2]), 50_257)  # half of it copied
+print(seconds, mebibytes, time.process_time() - start, peak() - before, sums["diversity/tokens"]["4"]["grams"])
 """
 
 
@@ -261,9 +269,10 @@ print(time.process_time() - start, peak() - before, sums["diversity/tokens"]["4"
 def test_two_million_tokens_are_measured_in_little_time_and_memory() -> None:
     """A fifth of the 10 M tokens that have 10 s and 2 GB; the time is of the processor, so a busy machine may run it."""
     done = subprocess.run([sys.executable, "-c", SPEED], capture_output=True, text=True, check=True)
-    seconds, mebibytes, fourgrams = map(float, done.stdout.split())
+    seconds, mebibytes, all_seconds, all_mebibytes, fourgrams = map(float, done.stdout.split())
     assert fourgrams == 15_625 * 125
     assert seconds < 3 and mebibytes < 200
+    assert all_seconds < 3 and all_mebibytes < 400, (all_seconds, all_mebibytes)  # with bigram tails and overlap
 
 
 def test_entropy_with_miller_madow() -> None:

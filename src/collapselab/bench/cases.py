@@ -29,7 +29,10 @@ from collapselab.config import (
 )
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.evaluation.samples import diversity_metrics
+from collapselab.metrics.bigrams import bigram_keys, count_keys
 from collapselab.metrics.distribution import unigram_distances
+from collapselab.metrics.ngrams import from_rows
+from collapselab.metrics.overlap import overlap_sums
 from collapselab.metrics.tails import tail_sets, tail_sums, tail_values
 from collapselab.opening import open_corpus
 from collapselab.parallel import Processes, clock
@@ -129,6 +132,13 @@ def _sample_metrics(device: torch.device, repeats: int) -> Case:
         tails = tail_sets(c0)
         tail_values(tail_sums(tails, counts, count), tail_sums(tails, c0, count))
 
+    def against_text() -> None:
+        text = from_rows(rows)
+        pairs = count_keys(bigram_keys(text, vocab))
+        tails = tail_sets(pairs.counts)
+        tail_sums(tails, pairs.of(pairs.keys), float(pairs.counts.sum()))
+        overlap_sums(text, real, vocab)
+
     agree = [int(part["types"]) for part in diversity_metrics(some, [])[0]["diversity/tokens"].values()]
     return Case(
         "Sample metrics of tokens, n = 1 .. 4",
@@ -136,6 +146,7 @@ def _sample_metrics(device: torch.device, repeats: int) -> Case:
             measured("reference (collections.Counter, 200,000 tokens)", counters, len(some) * length, cpu, repeats),
             measured("ours, n-grams of 10 M", lambda: diversity_metrics(rows, []), count, cpu, repeats),
             measured("ours, also distances and tail coverage", everything, count, cpu, repeats),
+            measured("ours, bigram tails, overlap with 10 M of training text", against_text, count, cpu, repeats),
         ],
         parity={"types equal": agree == list(counters().values())},
     )

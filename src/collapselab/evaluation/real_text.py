@@ -27,6 +27,7 @@ from collapselab.parallel import Processes
 
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
 LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
+CPU_ROWS = 512  # of logits at a time on a CPU: they are still in its cache when softmax and argmax read them
 
 # observe(places int64 (rows,), -1 where a token is not scored there, logits (rows, vocabulary))
 Observe = Callable[[np.ndarray, torch.Tensor], None]
@@ -83,6 +84,8 @@ def window_losses(
     model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
     chunk = max(1, LOGIT_BYTES[processes.device.type] // (4 * model.vocab))
     rows = max(1, (BATCH_TOKENS[processes.device.type] if model.plain else chunk) // context)
+    if processes.device.type == "cpu":
+        chunk = min(chunk, CPU_ROWS)
     # Windows of one length go in batches of a fixed size, dealt to processes in turn.
     full = [w for w in plan if w[1] - w[0] == context]
     short = [[w] for w in plan if w[1] - w[0] != context]
