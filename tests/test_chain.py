@@ -73,7 +73,7 @@ def test_a_chain_publishes_every_stage(finished) -> None:
 def test_every_sample_metric_stands_in_the_reference_row_too(finished) -> None:
     _, path, rows = finished
     real = read_json(path / "reference" / "eval.json")["metrics"]
-    of_samples = {k for k in rows[1]["metrics"] if not k.startswith(("real/", "diversity/degenerate/"))}
+    of_samples = {k for k in rows[1]["metrics"] if not k.startswith(("real/", "theory/", "diversity/degenerate/"))}
     assert of_samples == set(real)
 
 
@@ -262,7 +262,7 @@ def test_report_shows_every_generation_and_the_reference(copied) -> None:
     _, path = copied
     page = write_report(path.parent.parent)
     text = page.read_text()
-    assert text.count("<summary>Generation") == 3 and "real text" in text and text.count("data:image/png") == 5
+    assert text.count("<summary>Generation") == 3 and "real text" in text and text.count("data:image/png") == 6
     assert "<script" not in text
     lines = (page.parent / "metrics.csv").read_text().splitlines()
     values = [line.split(",")[-1] for line in lines if line.startswith("main,1,2,real/perplexity,")]

@@ -136,7 +136,7 @@ def _follow(waiting: dict[Future[None], RunConfig]) -> list[str]:
     from collapselab.opening import chain_path
 
     console = Console(stderr=True)
-    failed: list[str] = []
+    failed: dict[Future[None], str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[at]}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         lines = {}
@@ -156,7 +156,7 @@ def _follow(waiting: dict[Future[None], RunConfig]) -> list[str]:
                 config = waiting[future]
                 said = _outcome(future, config)
                 if said != "done":
-                    failed.append(f"{config.arm} seed {config.seed}: {said}")
+                    failed[future] = f"{config.arm} seed {config.seed}: {said}"
                 progress.update(lines[future], completed=config.generations + 1 if said == "done" else None, at=said)
                 progress.stop_task(lines[future])
                 if not console.is_terminal:
@@ -164,7 +164,7 @@ def _follow(waiting: dict[Future[None], RunConfig]) -> list[str]:
                     console.print(
                         inert(f"{stamp} {config.arm} seed {config.seed}: {said}"), markup=False, soft_wrap=True
                     )
-    return failed
+    return [failed[future] for future in waiting if future in failed]
 
 
 def _outcome(future: Future[None], config: RunConfig) -> str:
