@@ -819,7 +819,7 @@ def test_reference_tokens_limit_what_is_scored(corpus: Corpus, cpu: Processes) -
     assert scored == {None: 69, 0: None, 30: 30, 10**6: 69}
 
 
-def test_last_states_are_those_of_plain_transformers_on_any_number_of_processes(
+def test_mean_states_are_those_of_plain_transformers_on_any_number_of_processes(
     cpu: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = np.random.default_rng(4).integers(0, 256, 600).astype(np.uint16)
@@ -827,13 +827,13 @@ def test_last_states_are_those_of_plain_transformers_on_any_number_of_processes(
     monkeypatch.setitem(under_base.BATCH_TOKENS, "cpu", 80)
     for family in ("gpt2", "llama"):
         model, plain = random_model(family, 64), random_model(family, 1).net
-        found = under_base.last_states(model, stream, places, "fp32", cpu)
+        found = under_base.mean_states(model, stream, places, "fp32", cpu)
         with torch.no_grad():
             rows = torch.from_numpy(stream.astype(np.int64)).view(30, 20)
-            expected = plain(rows, output_hidden_states=True).hidden_states[-1][:, -1]
+            expected = plain(rows, output_hidden_states=True).hidden_states[-1].mean(1)
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
         team = Threads(3)
-        for other in team.run(lambda: under_base.last_states(model, stream, places, "fp32", team)):  # noqa: B023
+        for other in team.run(lambda: under_base.mean_states(model, stream, places, "fp32", team)):  # noqa: B023
             np.testing.assert_array_equal(other, found)
 
 

@@ -20,7 +20,7 @@ from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_places, real_places, rows_at, sample_tokens
 from collapselab.evaluation.samples import score_samples, text_metrics
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
-from collapselab.evaluation.under_base import embedding_values, last_states, reference_nll
+from collapselab.evaluation.under_base import embedding_values, mean_states, reference_nll
 from collapselab.metrics.tails import words
 from collapselab.mixing import TrainingSet, read_samples
 from collapselab.modeling import LanguageModel
@@ -28,7 +28,7 @@ from collapselab.parallel import Processes
 from collapselab.rundir import SCHEMA, Chain, read_json, write_json
 
 EXAMPLES = 5
-STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): held-out text under generation 0's model
+STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): held-out text's states under generation 0's model
 
 
 def evaluate(
@@ -66,7 +66,7 @@ def evaluate(
     states = None
     if wanted:
         whole = generated_places(samples, wanted * (meta["length"] - head))
-        states = last_states(base, stream, whole, precision, processes)
+        states = mean_states(base, stream, whole, precision, processes)
     values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
     if base is not model:
         base.net.to("cpu")  # the next generation trains and samples in the memory of the device
@@ -134,7 +134,7 @@ def publish_reference(
     if wanted := config.evaluation.embeddings:
         length = config.sequence_length - config.prompt_length
         twice = real_places(config, corpus, 2 * wanted * length)
-        states = last_states(base, stream, twice, config.evaluation.precision, processes)
+        states = mean_states(base, stream, twice, config.evaluation.precision, processes)
     if processes.is_main:
         rows = rows_at(stream, places)
         texts = list(decoded(corpus.tokenizer, rows))

@@ -39,5 +39,6 @@ def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> di
         "zipf_ranks": ZIPF_RANKS,
         "overlap": list(OVERLAP_ORDERS) if settings.overlap else [],
         "embeddings": settings.embeddings,
+        "embedding": "mean over a sequence of the last layer's states",
         "words": "complete \\w+, lower-cased, none across the ends of a sequence",
     }

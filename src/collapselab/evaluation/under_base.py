@@ -77,17 +77,23 @@ def check_embeddings(config: RunConfig, corpus: Corpus, budget: int) -> None:
             f"{config.evaluation.split} split has {pieces}, of which real against real takes twice as many; "
             f"ask for at most {min(generated, pieces // 2)}"
         )
-    if importlib.util.find_spec("mauve") is None:
+    missing = [name for name in ("mauve", "sklearn", "faiss") if importlib.util.find_spec(name) is None]
+    if missing:
         raise UserError(
-            f"evaluation.embeddings={wanted}: MAUVE's packages are missing; run `pip install collapselab[embeddings]`"
+            f"evaluation.embeddings={wanted}: MAUVE needs {', '.join(missing)}; run `pip install collapselab[embeddings]`"
         )
 
 
-def last_states(
+def mean_states(
     model: LanguageModel, stream: np.ndarray, places: list[Place], precision: str, processes: Processes
 ) -> np.ndarray:
-    """The last layer's state (after its norm) at the last token of each sequence, float32 (sequences, width): what
-    Pillutla et al. 2021 embed a text by. All processes take part; prompts are not read."""
+    """The last layer's states (after its norm), mean over the tokens of each sequence, float32 (sequences, width). All
+    processes take part; prompts are not read.
+
+    Pillutla et al. 2021 take the last token's state, of a large model. A small model's says which token comes next and
+    little else: over the demo's six generations MAUVE stays within .92 .. .97 by it, and falls from .94 to .65 by the mean
+    (500 sequences; real against real .97 and .96).
+    """
     rows = max(1, BATCH_TOKENS[processes.device.type] // (places[0][1] - places[0][0]))
     batches = [places[i : i + rows] for i in range(0, len(places), rows)]
     model.net.to(processes.device).eval()
@@ -97,7 +103,7 @@ def last_states(
         ids = torch.from_numpy(np.stack([stream[b:e] for b, e in batches[index]]).astype(np.int64))
         with torch.inference_mode(), cast:
             states = model.net.base_model(input_ids=ids.to(processes.device), use_cache=False).last_hidden_state
-        found[index] = states[:, -1].float().cpu().numpy()
+        found[index] = states.float().mean(1).cpu().numpy()
     everything = {index: part for parts in processes.collect(found) for index, part in parts.items()}
     return np.concatenate([everything[index] for index in range(len(batches))])
 

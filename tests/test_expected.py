@@ -1,0 +1,196 @@
+"""Theory beside the curves: the law of the pipeline that was really run, in metrics.jsonl, the tables and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import small_config
+
+from collapselab import chain
+from collapselab.config import CorpusConfig, RunConfig
+from collapselab.metrics.richness import expected_again
+from collapselab.report import overlay, write_report
+from collapselab.report.results import write_results
+from collapselab.rundir import Chain, read_json, read_metrics
+from collapselab.theory.tails import lost
+
+SLOT = "truth/slot/"
+
+
+def planted(folder: Path, **changes: Any) -> RunConfig:
+    """The exact learner on the planted language: 128 towns, about 20 documents each."""
+    keys: dict[str, Any] = {
+        "runs_dir": str(folder), "generations": 6, "model__family": "bigram", "model__start": "scratch",
+        "training__block": 13, "mixing__tokens": 2560 * 13, "mixing__unit": "documents", "mixing__start": 0.0,
+        "sampling__prompt": "real_prefix", "sampling__prompt_tokens": 3,
+    }  # fmt: skip
+    config = small_config(**keys | changes)
+    return dataclasses.replace(config, corpus=CorpusConfig(source="planted", contexts=128, values=16, documents=16000))
+
+
+def found(path: Path, generation: int) -> dict[str, float]:
+    return read_metrics(path)[generation]["metrics"]
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed loop (no real text) of the exact learner; do not change it."""
+    return chain.run(planted(tmp_path_factory.mktemp("closed"), mixing__schedule="constant"))[0]
+
+
+def documents(path: Path, generation: int) -> np.ndarray:
+    sums = read_json(path / f"gen_{generation:03d}" / "eval" / "eval.json")["sums"]
+    return np.array(sums["truth/slot"]["documents"])
+
+
+def test_without_real_text_the_law_is_a_power_of_each_towns_own_size(closed: Path) -> None:
+    sizes = documents(closed, 0)
+    assert len(set(sizes.tolist())) > 3  # towns are drawn, so their sizes differ
+    for g in range(7):
+        assert (documents(closed, g) == sizes).all()  # prompts keep them
+        assert found(closed, g)[f"theory/{SLOT}diversity"] == pytest.approx(np.mean((1 - 1 / sizes) ** (g + 1)))
+        assert found(closed, g)[f"theory/{SLOT}drift"] == pytest.approx(1 - np.mean((1 - 1 / sizes) ** (g + 1)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mixing__schedule": "constant"},
+        {"mixing__schedule": "constant", "mixing__start": 0.2},
+        {"mixing__schedule": "constant", "mixing__start": 0.2, "mixing__real": "reuse"},
+        {"mixing__schedule": "harmonic"},
+        {"mixing__regime": "accumulate"},
+        {"mixing__regime": "accumulate_subsample"},
+    ],
+    ids=["closed", "fresh", "reuse", "harmonic", "accumulate", "subsample"],
+)
+def test_the_exact_learner_stays_within_four_standard_errors_of_its_own_law(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """128 towns are 128 replicates; the laws of the other regimes are further away than that by the last generation."""
+    path, rows = chain.run(planted(tmp_path, **changes))
+    for row in rows:
+        metrics = row["metrics"]
+        for name in ("diversity", "drift", "survivors"):
+            gap = metrics[SLOT + name] - metrics[f"theory/{SLOT}{name}"]
+            assert abs(gap) <= 4 * metrics[f"theory/{SLOT}{name}_se"] + 1e-9, (row["generation"], name)
+    closed = np.mean((1 - 1 / documents(path, 0)) ** 7)
+    if changes != {"mixing__schedule": "constant"}:
+        last = rows[-1]["metrics"]
+        assert last[f"theory/{SLOT}diversity"] - closed > 4 * last[f"theory/{SLOT}diversity_se"]
+
+
+def test_a_colder_sampler_has_a_bias_line_of_its_own(tmp_path: Path, closed: Path) -> None:
+    _, rows = chain.run(planted(tmp_path, mixing__schedule="constant", sampling__temperature=0.8, generations=3))
+    law = 1 / np.arange(1, 17)
+    for g, row in enumerate(rows):
+        p = (law / law.sum()) ** ((1 / 0.8) ** g)
+        p /= p.sum()
+        truth = 1 - ((law / law.sum()) ** 2).sum()
+        assert row["metrics"][f"theory/bias/{SLOT}diversity"] == pytest.approx((1 - (p**2).sum()) / truth)
+    last = rows[-1]["metrics"]
+    # Noise alone would leave much more than is there; with the bias, less is expected than noise says.
+    assert last[f"{SLOT}diversity"] < last[f"theory/{SLOT}diversity"] - 4 * last[f"theory/{SLOT}diversity_se"]
+    assert last[f"theory/bias/{SLOT}diversity"] < last[f"theory/{SLOT}diversity"]
+    assert not any(key.startswith("theory/bias/") for key in found(closed, 3))
+
+
+@pytest.fixture(scope="module")
+def natural(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The exact learner on speeches, a closed loop down to the prompts."""
+    folder = tmp_path_factory.mktemp("natural")
+    config = small_config(
+        runs_dir=str(folder), generations=3, model__family="bigram", model__start="scratch", mixing__start=0.0,
+        mixing__schedule="constant", mixing__tokens=1 << 16, training__block=128, sampling__prompt_from="previous",
+        corpus__tokenizer="bpe", corpus__vocab_size=2048,
+    )  # fmt: skip
+    return chain.run(config)[1]
+
+
+def test_rare_pairs_of_an_exact_learner_follow_the_survival_law(natural: list[dict[str, Any]]) -> None:
+    for row in natural:
+        metrics = row["metrics"]
+        for k in (1, 5, 20):
+            key = f"tails/bigrams/coverage_{k}"
+            assert abs(metrics[key] - metrics[f"theory/{key}"]) <= 4 * metrics[f"theory/{key}_se"], (
+                row["generation"],
+                k,
+            )
+    q = lost(4)  # written text is a little shorter than the training set: prompts are no text of the model
+    expected = [row["metrics"]["theory/tails/bigrams/coverage_1"] for row in natural]
+    assert expected == pytest.approx(1 - q, abs=0.01) and expected[0] < 1 - q[0]
+
+
+def test_good_turing_says_how_often_a_type_comes_again() -> None:
+    counts = np.repeat([1, 2, 3, 7], [400, 100, 40, 3])
+    assert expected_again(counts)[:4].tolist() == [0, 0.5, 1.2, 3.0]  # 2 x 100/400, 3 x 40/100; too few beyond
+    # Against what it estimates: the mean count in a second, equally long text of the same law.
+    draw = np.random.default_rng(0)
+    p = draw.gamma(0.3, size=20_000)
+    first, second = (draw.poisson(20_000 * p / p.sum()) for _ in "ab")
+    estimate = expected_again(first)
+    for c in (1, 2, 3, 4):
+        again = second[first == c]
+        assert abs(again.mean() - estimate[c]) < 5 * again.std() / math.sqrt(len(again)) + 0.05 * c
+
+
+def test_a_networks_bias_line_begins_at_its_own_entropy(tmp_path: Path) -> None:
+    cold, rows = chain.run(small_config(runs_dir=str(tmp_path), generations=1, sampling__temperature=0.5))
+    key = "real/next_token_entropy"
+    assert rows[0]["metrics"][f"theory/bias/{key}"] == pytest.approx(rows[0]["metrics"][key], rel=1e-5)
+    assert rows[1]["metrics"][f"theory/bias/{key}"] < rows[0]["metrics"][key]
+    assert "theory/tails/words/coverage_1" in rows[1]["metrics"]
+    assert Chain(cold).finished() == [0, 1]
+
+
+def test_what_no_law_covers_has_none(tmp_path: Path) -> None:
+    _, rows = chain.run(
+        small_config(
+            runs_dir=str(tmp_path), generations=0, sampling__prompt="real_prefix", sampling__prompt_tokens=16,
+            sampling__repetition_penalty=1.2, sampling__temperature=0.5,
+        )
+    )  # fmt: skip
+    assert not any(key.startswith("theory/") for key in rows[0]["metrics"])
+
+
+# --- tables and report ------------------------------------------------------------------------------------------------
+
+
+class Fake:
+    """What the tables read of a chain."""
+
+    def __init__(self, arm: str, values: list[tuple[float, float, float]]):
+        key = SLOT + "diversity"
+        self.arm = arm
+        self.rows = [
+            {"generation": g, "metrics": {key: m, f"theory/{key}": law, f"theory/{key}_se": se}}
+            for g, (m, law, se) in enumerate(values)
+        ]
+
+
+def test_agreement_takes_its_standard_error_over_chains_or_within_the_only_one() -> None:
+    several = [Fake("a", [(0.95, 0.94, 0.5)]), Fake("a", [(0.90, 0.94, 0.5)]), Fake("a", [(0.94, 0.91, 0.5)])]
+    row = overlay.agreement(several).iloc[0]
+    gaps = np.array([0.01, -0.04, 0.03])
+    assert (row["chains"], row["difference"]) == (3, pytest.approx(0.0))
+    assert row["se"] == pytest.approx(gaps.std(ddof=1) / math.sqrt(3)) and row["holds"]
+    alone = overlay.agreement([Fake("a", [(0.90, 0.94, 0.01), (0.90, 0.94, 0.02)])])
+    assert alone["se"].tolist() == [0.01, 0.02]
+    assert alone["holds"].tolist() == [False, True]  # .04 beside 3 x .01 and 3 x .02
+    assert overlay.agreement([Fake("a", [(0.921, 0.94, 0.0)])])["holds"].tolist() == [True]  # within .02
+
+
+def test_the_report_draws_the_laws_and_keeps_them_as_a_table(closed: Path, tmp_path: Path) -> None:
+    run = closed.parents[1]
+    text = write_report(run).read_text()
+    assert "Beside exact theory" in text and (run / "report" / "theory.png").stat().st_size > 20_000
+    page = write_results(run, tmp_path / "kept", "the command")
+    assert "the command" in page.read_text() and "truth/slot/diversity" in page.read_text()
+    assert {p.name for p in (tmp_path / "kept").iterdir()} >= {"table.md", "theory.csv", "metrics.csv", "theory.png"}
+    lines = (tmp_path / "kept" / "theory.csv").read_text().splitlines()
+    assert lines[0].split(",") == overlay.AGREEMENT and len(lines) > 3 * 7
