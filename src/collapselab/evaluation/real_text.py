@@ -115,6 +115,12 @@ def window_losses(
     return scored, nll_all, correct
 
 
+def check_finite(nll: np.ndarray, config: RunConfig, text: str) -> None:
+    """Raises UserError where training has diverged."""
+    if not np.isfinite(nll).all():
+        raise UserError(f"training.lr={config.training.lr}: the model's loss on {text} is not finite; try a lower lr")
+
+
 def score_real_text(
     model: LanguageModel, corpus: Corpus, config: RunConfig, processes: Processes, console: Console, title: str = "eval"
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -129,10 +135,7 @@ def score_real_text(
         model, stream, plan, settings.precision, processes, console, title, shapes.observe
     )
     sums = likelihood_sums(nll, correct, nbytes[places])
-    if not np.isfinite(sums["nats"]):
-        raise UserError(
-            f"training.lr={config.training.lr}: the model's loss on held-out text is not finite; try a lower lr"
-        )
+    check_finite(nll, config, "held-out text")
     buckets = frequency_sums(nll, corpus.train_counts[stream[places]])
     values = {f"real/{k}": v for k, v in likelihood_values(sums).items()}
     values |= {f"real/nll_by_frequency/{k}": v for k, v in frequency_values(buckets).items()}
