@@ -331,8 +331,10 @@ class Threads:
 
     def collect(self, value: Any) -> list[Any]:
         self.box[self.rank] = value
-        self.barrier.wait()
-        return list(self.box)
+        self.barrier.wait(60)
+        found = list(self.box)
+        self.barrier.wait(60)  # nobody puts the next value into the box before all have read this one
+        return found
 
     def run(self, work: Any) -> list[Any]:
         results: list[Any] = [None] * self.world
@@ -817,6 +819,14 @@ def test_reference_tokens_limit_what_is_scored(corpus: Corpus, cpu: Processes) -
         )
         scored[wanted] = sums.get("reference/nll", {}).get("tokens")
     assert scored == {None: 69, 0: None, 30: 30, 10**6: 69}
+
+
+def test_a_base_model_that_has_diverged_is_the_users_mistake(corpus: Corpus, cpu: Processes) -> None:
+    broken = modeling.new(settings().model, vocab=257, separator=256, block=CONTEXT, seed=1)
+    with torch.no_grad():
+        broken.net.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="lower lr"):
+        under_base.reference_nll(broken, settings(), corpus.test.ids, [(1, 24)], 1, 256, cpu, QUIET, "")
 
 
 def test_mean_states_are_those_of_plain_transformers_on_any_number_of_processes(

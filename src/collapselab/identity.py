@@ -27,10 +27,12 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def drift(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys of two identities that differ, with both values; a list of shares may grow at its end."""
+    """Keys of two identities that differ, with both values; a list of shares may grow at its end. A key that an older
+    version did not write had the value that is the default now."""
     changed = {}
+    defaults = flatten(as_dict(RunConfig()))
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
+        before, after = old.get(key, defaults.get(key)), new.get(key, defaults.get(key))
         if key == "mixing.values" and isinstance(before, list) and list(after or [])[: len(before)] == before:
             continue
         if before != after:

@@ -120,6 +120,12 @@ def window_losses(
     return scored, nll_all, correct
 
 
+def check_finite(model: LanguageModel, nll: np.ndarray, config: RunConfig, text: str) -> None:
+    """Raises UserError where training has diverged. Only counts give a probability of 0, and so an infinite loss."""
+    if not (np.isfinite(nll) | (model.counted & np.isposinf(nll))).all():
+        raise UserError(f"training.lr={config.training.lr}: the model's loss on {text} is not finite; try a lower lr")
+
+
 def score_real_text(
     model: LanguageModel, corpus: Corpus, config: RunConfig, processes: Processes, console: Console, title: str = "eval"
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -137,11 +143,7 @@ def score_real_text(
     if model.counted and processes.is_main:  # its losses came without logits
         before = torch.from_numpy(stream[shapes.wanted - 1].astype(np.int64)).unsqueeze(1)
         shapes.observe(shapes.wanted, model.logits(before)[:, 0])
-    # Only counts give a probability of 0; of a trained model an infinite loss is a failure.
-    if not (np.isfinite(nll) | (model.counted & np.isposinf(nll))).all():
-        raise UserError(
-            f"training.lr={config.training.lr}: the model's loss on held-out text is not finite; try a lower lr"
-        )
+    check_finite(model, nll, config, "held-out text")
     sums = likelihood_sums(nll, correct, nbytes[places])
     buckets = frequency_sums(nll, corpus.train_counts[stream[places]])
     values = {f"real/{k}": v for k, v in likelihood_values(sums).items()}

@@ -11,7 +11,7 @@ import torch
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
-from collapselab.evaluation.real_text import BATCH_TOKENS, window_losses
+from collapselab.evaluation.real_text import BATCH_TOKENS, check_finite, window_losses
 from collapselab.evaluation.rows import Place, first_tokens
 from collapselab.metrics.embeddings import mauve, vendi
 from collapselab.metrics.likelihood import sequence_sums, sequence_values
@@ -51,8 +51,9 @@ def reference_nll(
         reached += len(windows[-1])
     precision = config.evaluation.precision
     _, nll, _ = window_losses(base, np.concatenate(windows), plan, precision, processes, console, title)
+    check_finite(base, nll, config, "text under generation 0")
     impossible = int((~np.isfinite(nll)).sum())
-    if impossible:  # only counts give a probability of 0; a sum with it would be infinite
+    if impossible:  # a sum with it would be infinite
         share = {"tokens": float(len(nll)), "impossible": float(impossible)}
         return {"reference/nll": share}, {"reference/impossible": impossible / len(nll)}
     sums = sequence_sums(nll, np.array([end - begin for begin, end in places]))
