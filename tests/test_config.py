@@ -195,6 +195,14 @@ def test_other_chains_may_grow(schedule: str | None) -> None:
     assert drift(short, long) == {}
 
 
+def test_a_chain_of_an_older_version_had_todays_defaults_for_keys_it_did_not_have() -> None:
+    now = identity(RunConfig())
+    older = {key: value for key, value in now.items() if key != "evaluation.self_bleu_samples"}
+    assert drift(older, now) == {}
+    other = identity(build({"evaluation.self_bleu_samples": 7}))
+    assert drift(older, other) == {"evaluation.self_bleu_samples": (200, 7)}
+
+
 def test_a_list_of_shares_may_grow_at_its_end_only() -> None:
     def of(*values: float) -> dict[str, Any]:
         return identity(
