@@ -2,7 +2,8 @@
 really run, `theory/<metric>_se` the standard error of the difference within the chain, and `theory/bias/<metric>` what
 temperature and truncation alone would do, without sampling noise.
 
-The laws are of a learner that matches densities exactly. A network smooths: on natural text it stands above them.
+The laws are of a learner that matches densities exactly. A network smooths: on natural text it never writes much of what it
+saw once, so it starts below the survival law, and it loses more slowly.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def theory(chains: list[Any]) -> bytes | None:
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
             axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0][-1].legend(fontsize=7, frameon=False)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside right upper")
     return _png(figure)
 
 
@@ -207,8 +207,8 @@ FIGURES: tuple[tuple[str, str, str, Callable[[list[Any]], bytes | None]], ...] =
         "theory",
         "Beside exact theory",
         "Lines: what the law of this very pipeline expects of a learner that matches densities exactly, with the text that "
-        "was really mixed. On natural text a network smooths, and stands above the law of a learner that does not. Dotted: "
-        "what temperature and truncation alone would do, without sampling noise.",
+        "was really mixed. On natural text a network does not memorise what it saw once: it starts below the survival law of a "
+        "learner that does, and falls more slowly. Dotted: what temperature and truncation alone would do, without noise.",
         theory,
     ),
     (
