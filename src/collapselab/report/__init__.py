@@ -138,6 +138,7 @@ def comparison(run: Path) -> tuple[str, list[str], list[list[str]]]:
 def compared(summary: pd.DataFrame, baseline: str | None) -> tuple[str, list[str], list[list[str]]]:
     """One row per headline metric and arm: chains, mean and half-width of the 95 % interval, and the same of the
     difference to the baseline."""
+    baseline = baseline if summary["arm"].nunique() > 1 else None
     last = int(summary.groupby("arm")["generation"].max().min())
     at_last = summary[summary["generation"] == last].set_index(["metric", "arm"])
     columns = ["metric", "arm", "chains", "mean"] + ([f"minus {baseline}"] if baseline is not None else [])
