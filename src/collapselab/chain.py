@@ -50,6 +50,7 @@ def run(
     budget = mixing.sample_budget(config, available)
     sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)
+    check_version(chain)
     with opened(chain, config, corpus, processes, fork, share) as console:
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rebuild_metrics() if processes.is_main else []
@@ -70,6 +71,17 @@ def run(
                 console.say(summary_line(rows[generation]))
         tracker.finish()
     return chain.root, rows
+
+
+def check_version(chain: Chain) -> None:
+    """Scores that were published are not replaced because the definitions have moved on."""
+    manifest = rundir.manifest_of(chain.stage(0, "eval"), check="nothing")
+    found = manifest and manifest["inputs"].get("metrics")
+    if found and found != str(METRICS_VERSION):
+        raise UserError(
+            f"{chain.root}: scored by version {found} of the metrics, this is {METRICS_VERSION}; `collapselab eval` scores it "
+            "anew beside; to go on with it, remove its reference/ and gen_*/eval (or fork it under another name)"
+        )
 
 
 class Stages:

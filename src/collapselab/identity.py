@@ -52,6 +52,7 @@ def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
     of_model |= {k: mine[k] for k in ("mixing.tokens", "mixing.unit", "device", "deterministic")} | {"text": corpus}
     if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
         of_model["model.start"] = "base"  # generation 0 has no weights before it
-    whole = of_model | {k: v for k, v in mine.items() if k.split(".")[0] in ("sampling", "evaluation")}
-    model, rest = digest(of_model)[:32], digest(whole)[:32]
-    return {"mixture": model, "train": model, "samples": rest, "reference": rest, "eval": rest}
+    of_text = of_model | {k: v for k, v in mine.items() if k.startswith("sampling.")}
+    of_scores = of_text | {k: v for k, v in mine.items() if k.startswith("evaluation.")}
+    model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))
+    return {"mixture": model, "train": model, "samples": text, "reference": scores, "eval": scores}

@@ -113,9 +113,14 @@ def prepare(
     for name in SPLITS:
         have = len(corpus.split(name).ids)
         if have <= block:  # one token more, for the separator that a split begins with
+            more = (
+                "raise corpus.documents"
+                if source.drawn
+                else "use more text, or corpus.document=paragraph or line for more documents"
+            )
             raise UserError(
                 f"corpus.source={config.source!r}: the {name} split has {have} tokens, too few for one block of {block}; "
-                "use more text, or corpus.document=paragraph or line for more documents, or a shorter training.block"
+                f"{more}, or a shorter training.block"
             )
     return corpus
 

@@ -13,7 +13,7 @@ import numpy as np
 from collapselab.config import RunConfig, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus
-from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails
+from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails, note_of
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import score_real_text
 from collapselab.evaluation.reference import Reference
@@ -71,6 +71,8 @@ def evaluate(
     if base is not model:
         base.net.to("cpu")  # the next generation trains and samples in the memory of the device
     if processes.is_main:
+        if generation == 0 and note_of(config):
+            console.say(note_of(config))
         rows = rows_at(stream, places)
         texts = list(decoded(corpus.tokenizer, rows))
         counts = Reference(reference, model.vocab)

@@ -18,14 +18,14 @@ from collapselab.config import RunConfig, SamplingConfig
 from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.contexts import NextTokens
-from collapselab.evaluation.real_text import held_out, window_losses
+from collapselab.evaluation.real_text import held_out, look_at_counts, window_losses
 from collapselab.evaluation.reference import Reference
 from collapselab.history import history
 from collapselab.languages import language_of
-from collapselab.languages.planted import Planted
+from collapselab.languages.planted import TOWN_PLACE, Planted
 from collapselab.metrics.likelihood import windows
 from collapselab.metrics.next_token import next_token_shape, next_token_values
-from collapselab.metrics.richness import expected_again
+from collapselab.metrics.richness import rate_law
 from collapselab.metrics.tails import tail_sets
 from collapselab.metrics.truth import simpson
 from collapselab.modeling import LanguageModel
@@ -36,6 +36,9 @@ from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
 
+HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
+PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still drawn
+SURVIVOR_COST = 1e8  # contexts x documents^2 x generations (squared for a pool): a few seconds
 EVERY = 20  # generations for which the law of survivors is computed one by one, then each tenth: it takes ever longer
 BIAS_CELLS = 1 << 21  # probabilities of all fixed contexts together that the bias line is computed on
 
@@ -55,43 +58,87 @@ def shaped(sampling: SamplingConfig) -> dict[str, float] | None:
     return None if sampling.temperature == 1 and not sampling.truncates else does
 
 
+def why_no_law(config: RunConfig) -> str:
+    """Why no law is known for this pipeline; empty where one is."""
+    block, mixing, training = config.training.block, config.mixing, config.training
+    if config.sampling.repetition_penalty != 1 or config.sampling.beams > 1:
+        return "text written with a repetition penalty or beams follows no law"
+    if training.tokens is not None:
+        size = mixing.tokens // block if mixing.tokens and mixing.regime != "accumulate" else 0
+        if not size or training.tokens // block % size:
+            return "training.tokens shows some documents of a training set more often than others"
+    return ""
+
+
+def why_no_slot_law(config: RunConfig) -> str:
+    """The same for the slot of the planted language."""
+    if config.mixing.unit != "documents":
+        return "documents are not the unit (mixing.unit)"
+    if config.sampling.prompt == "real_prefix" and config.prompt_length > HEAD:
+        return f"prompts of more than {HEAD} tokens copy the slot from real text"
+    if config.training.loss_on_last and config.training.block - config.training.loss_on_last > HEAD:
+        return "training.loss_on_last leaves the slot out of the loss"
+    return why_no_law(config)
+
+
+def why_no_tail_law(config: RunConfig) -> str:
+    """The same for the survival of rare types."""
+    if config.prompt_length > PROMPTED * config.sequence_length:
+        return "prompts from real text bring rare types back"
+    if config.training.loss_on_last is not None:
+        return "training.loss_on_last leaves text out of the loss"
+    written = config.sampling.tokens
+    if config.mixing.regime != "replace" and written not in (None, config.mixing.tokens):
+        return "a generation writes more or less than a training set (sampling.tokens)"
+    return why_no_law(config)
+
+
+def note_of(config: RunConfig) -> str:
+    """What to say once about laws that are left out; empty where there is nothing to say."""
+    planted = isinstance(language_of(config.corpus), Planted)
+    why = why_no_slot_law(config) if planted else why_no_tail_law(config)
+    return f"note: no law stands beside this chain's metrics: {why}" if why else ""
+
+
 def expected_slot(
     config: RunConfig, chain: Chain, generation: int, corpus: Corpus, sums: dict[str, Any]
 ) -> dict[str, float]:
     """Laws beside `truth/slot/diversity`, `drift` and `survivors`, from the documents of each context in every training
-    set of this chain; empty unless the text is the planted language and its documents are the unit.
+    set of this chain. A context without a law (it once had no documents) counts with what was measured there, so that
+    measured and expected are means over the same contexts.
 
     Args:
         sums: of `truth/slot`, one number per context.
     """
     language = language_of(config.corpus)
-    if not isinstance(language, Planted) or config.mixing.unit != "documents" or "truth/slot" not in sums:
+    if not isinstance(language, Planted) or "truth/slot" not in sums or why_no_slot_law(config):
         return {}
     found = history(config, chain, generation, corpus, language)
     past = pipeline.History(
         config.mixing.regime, config.mixing.real == "reuse", found.real, found.synthetic, found.written
     )
-    part = sums["truth/slot"]
+    part, truth = sums["truth/slot"], language.slot_law
     of_truth = _column(part["diversity_true"])
     r = pipeline.diversity(past)[-1]
     laws: dict[str, tuple[np.ndarray, np.ndarray]] = {
         "diversity": (r, _column(part["diversity"]) / of_truth),
         "drift": (1 - r, _column(part["drift"]) / of_truth),
     }
-    if generation <= EVERY or generation % 10 == 0:
-        laws["survivors"] = realised(language.slot_law, past)[-1], _column(part["survivors"])
+    steps = (generation + 1) ** (2 if config.mixing.regime == "accumulate_subsample" else 1)
+    cheap = language.contexts * found.real[0].max() ** 2 * steps <= SURVIVOR_COST
+    if cheap and (generation <= EVERY or generation % 10 == 0):
+        laws["survivors"] = realised(truth, past)[-1], _column(part["survivors"])
     values: dict[str, float] = {}
     for name, (law, measured) in laws.items():
-        both = np.isfinite(law) & np.isfinite(measured)
-        if both.any():
-            values[f"theory/truth/slot/{name}"] = float(law[both].mean())
-        if both.sum() > 1:
-            gaps = (measured - law)[both]
+        known = np.isfinite(measured)
+        gaps = np.where(np.isfinite(law), measured - law, 0.0)[known]
+        if np.isfinite(law)[known].any():
+            values[f"theory/truth/slot/{name}"] = float((measured[known] - gaps).mean())
+        if len(gaps) > 1:
             values[f"theory/truth/slot/{name}_se"] = float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
     does = shaped(config.sampling)
-    if does is not None and config.mixing.regime == "replace":
-        truth = language.slot_law
-        biased = bias_only(truth, shares_of(chain, generation), **does)[-1]  # type: ignore[arg-type]
+    if does is not None:
+        biased = bias_only(truth, shares_of(chain, generation), **does, regime=config.mixing.regime)[-1]  # type: ignore[arg-type]
         values["theory/bias/truth/slot/diversity"] = float((simpson(biased) / simpson(truth)).mean())
         values["theory/bias/truth/slot/drift"] = float((((biased - truth) ** 2).sum(1) / simpson(truth)).mean())
     return values
@@ -104,15 +151,15 @@ def _column(numbers: list[float | None]) -> np.ndarray:
 def expected_tails(
     config: RunConfig, chain: Chain, generation: int, reference: Reference, sums: dict[str, Any]
 ) -> dict[str, float]:
-    """The tail-survival law beside `tails/<unit>/coverage_k`, from the counts of generation 0's training text alone; empty
-    for the known languages, and where half of the text is prompts from real text.
+    """The tail-survival law beside `tails/<unit>/coverage_k`, from the counts of generation 0's training text alone; of the
+    planted language, whose slot has a law, there is none.
 
-    How often fresh real text brings a type that was seen c times is estimated by Good and Turing from the same counts.
+    How often fresh real text brings a type that was seen c times is a Gamma law fitted to the same counts.
 
     Args:
         sums: of `tails/<unit>`, with the occurrences in the text under test.
     """
-    if language_of(config.corpus) is not None or config.sampling.prompt == "real_prefix":
+    if isinstance(language_of(config.corpus), Planted) or why_no_tail_law(config):
         return {}
     shares = shares_of(chain, generation)
     units = {
@@ -126,9 +173,11 @@ def expected_tails(
             continue
         written = next(iter(sums[f"tails/{unit}"].values()))["total"]
         types, place = np.unique(counts, return_inverse=True)
+        offset, scale = rate_law(counts)
+        shape = np.maximum(types + offset, 1e-9)
         alive = survival(
-            types, expected_again(counts)[types], config.mixing.regime, config.mixing.real == "reuse", shares,
-            written / float(counts.sum()),
+            types, shape * scale, config.mixing.regime, config.mixing.real == "reuse", shares,
+            written / float(counts.sum()), shape,
         )[place]  # fmt: skip
         for name, mask in tail_sets(counts).items():
             if mask.any():
@@ -141,11 +190,13 @@ def expected_tails(
 class Sharpened:
     """Looks at generation 0's logits at the fixed contexts: entropy as it is, and after every generation's sampling."""
 
-    def __init__(self, plan: list[tuple[int, int, int]], shares: list[float], does: dict[str, float], vocab: int):
+    def __init__(
+        self, plan: list[tuple[int, int, int]], shares: list[float], does: dict[str, float], regime: str, vocab: int
+    ):
         self.plain = NextTokens(plan)
         rows = max(1, BIAS_CELLS // vocab)
         self.some = set(self.plain.wanted[:: -(-len(self.plain.wanted) // rows)].tolist())
-        self.shares, self.does = shares, does
+        self.shares, self.does, self.regime = shares, does, regime
         self.change: list[float] = []
 
     def observe(self, places: np.ndarray, logits: Tensor) -> None:
@@ -153,7 +204,7 @@ class Sharpened:
         rows = [i for i, place in enumerate(places.tolist()) if place in self.some]
         for i in rows:
             law = logits[i].double().softmax(-1).cpu().numpy()
-            later = bias_only(law, self.shares, **self.does)[-1]  # type: ignore[arg-type]
+            later = bias_only(law, self.shares, **self.does, regime=self.regime)[-1]  # type: ignore[arg-type]
             with np.errstate(divide="ignore"):
                 before, after = next_token_shape(np.log(np.stack([law, later])))[:, 0]
             self.change.append(float(after - before))
@@ -172,15 +223,19 @@ def expected_entropy(
     with the sampler's temperature and truncation applied once per generation; empty where it has neither. All processes
     take part."""
     does = shaped(config.sampling)
-    if does is None or config.mixing.regime != "replace" or base.counted:
+    if does is None:
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block
     plan = windows(len(stream), context, config.evaluation.stride or context)
-    looked = Sharpened(plan, shares_of(chain, generation), does, base.vocab)
+    looked = Sharpened(plan, shares_of(chain, generation), does, config.mixing.regime, base.vocab)
     wanted = looked.plain.wanted
-    shown = [w for w in plan if ((wanted >= w[2]) & (wanted < w[1])).any()]
-    window_losses(base, stream, shown, config.evaluation.precision, processes, console, "sharpening", looked.observe)
+    if not base.counted:
+        shown = [w for w in plan if ((wanted >= w[2]) & (wanted < w[1])).any()]
+        precision = config.evaluation.precision
+        window_losses(base, stream, shown, precision, processes, console, "sharpening", looked.observe)
+    elif processes.is_main:
+        look_at_counts(base, stream, wanted, looked.observe)
     entropy = next_token_values(looked.plain.sums(processes))["next_token_entropy"]
     changes = [value for part in processes.collect(looked.change) for value in part]
     return {"theory/bias/real/next_token_entropy": entropy + float(np.mean(changes))}

@@ -10,7 +10,7 @@ from collapselab.evaluation.contexts import POSITIONS, WINDOWS
 from collapselab.metrics.overlap import OVERLAP_ORDERS
 from collapselab.metrics.richness import ZIPF_RANKS
 
-METRICS_VERSION = 2  # part of the protocol: raise it when a definition changes
+METRICS_VERSION = 2  # part of the protocol: raise it when a metric is added or changes
 
 
 def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> dict[str, Any]:

@@ -120,6 +120,12 @@ def window_losses(
     return scored, nll_all, correct
 
 
+def look_at_counts(model: LanguageModel, stream: np.ndarray, places: np.ndarray, observe: Observe) -> None:
+    """Shows the logits of some targets of a table of counts, whose losses come without logits."""
+    before = torch.from_numpy(stream[places - 1].astype(np.int64)).unsqueeze(1)
+    observe(places, model.logits(before)[:, 0])
+
+
 def check_finite(model: LanguageModel, nll: np.ndarray, config: RunConfig, text: str) -> None:
     """Raises UserError where training has diverged. Only counts give a probability of 0, and so an infinite loss."""
     if not (np.isfinite(nll) | (model.counted & np.isposinf(nll))).all():
@@ -140,9 +146,8 @@ def score_real_text(
     places, nll, correct = window_losses(
         model, stream, plan, settings.precision, processes, console, title, shapes.observe
     )
-    if model.counted and processes.is_main:  # its losses came without logits
-        before = torch.from_numpy(stream[shapes.wanted - 1].astype(np.int64)).unsqueeze(1)
-        shapes.observe(shapes.wanted, model.logits(before)[:, 0])
+    if model.counted and processes.is_main:
+        look_at_counts(model, stream, shapes.wanted, shapes.observe)
     check_finite(model, nll, config, "held-out text")
     sums = likelihood_sums(nll, correct, nbytes[places])
     buckets = frequency_sums(nll, corpus.train_counts[stream[places]])

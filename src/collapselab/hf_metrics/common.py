@@ -23,7 +23,8 @@ def info(description: str, citation: str, *, references: bool) -> evaluate.Metri
 
 
 def word_rows(texts: list[str]) -> list[list[str]]:
-    return [words(text) for text in texts]
+    """The words of each text. A prediction is a whole text, not a cut of one: its first and last words are complete."""
+    return [words(f"\n{text}\n") for text in texts]
 
 
 def word_grams(texts: list[str]) -> list[Grams]:

@@ -32,21 +32,33 @@ def richness_values(sums: dict[str, float]) -> dict[str, float]:
     }
 
 
-def expected_again(counts: np.ndarray) -> np.ndarray:
-    """How often a type with count c is expected in as much fresh text, for c = 0 .. the largest count: (c + 1) n_{c+1} /
-    n_c with n_c the number of types seen c times (Good 1953, eq. 2), where both are at least 10; else c itself.
+GAMMA_COUNTS = 10  # types seen up to so often say how rates are spread
+LEAST_SEEN = 10  # types in a class of counts, below which its ratio is noise
+
+
+def rate_law(counts: np.ndarray) -> tuple[float, float]:
+    """(a, scale): the law of the rates of types, from their counts in a text. Given a count c >= 1, the rate of a type per
+    as much text has the Gamma law of shape c + a and this scale.
+
+    With a Gamma prior the mean is (c + a) scale, and Good's (1953, eq. 2) estimate of it is (c + 1) n_{c+1} / n_c, n_c the
+    number of types seen c times: the line through these for c = 1 .. 10, weighted by their precision. a lies above -1
+    (Engen 1974): most rates are far below what a type seen once suggests. (0, 1) where the counts say too little.
 
     Args:
-        counts: (types,) int64 occurrences. What is 0 says nothing of the types that were never seen: it stays 0.
-
-    Returns:
-        (largest count + 1,) float64.
+        counts: (types,) int64 occurrences; types that were not seen say nothing.
     """
-    seen = np.bincount(counts)
-    expected = np.arange(len(seen), dtype=np.float64)
-    enough = np.flatnonzero((seen[1:-1] >= 10) & (seen[2:] >= 10)) + 1
-    expected[enough] = (enough + 1) * seen[enough + 1] / seen[enough]
-    return expected
+    seen = np.bincount(counts, minlength=GAMMA_COUNTS + 2)[: GAMMA_COUNTS + 2].astype(np.float64)
+    c = np.arange(1, GAMMA_COUNTS + 1)
+    n, after = seen[c], seen[c + 1]
+    enough = (n >= LEAST_SEEN) & (after >= LEAST_SEEN)
+    if enough.sum() < 3:
+        return 0.0, 1.0
+    c, n, after = c[enough], n[enough], after[enough]
+    again = (c + 1) * after / n
+    scale, offset = np.polyfit(c, again, 1, w=1 / (again * np.sqrt(1 / n + 1 / after)))
+    if scale <= 0:
+        return 0.0, 1.0
+    return float(max(offset / scale, -0.99)), float(scale)
 
 
 def zipf_values(counts: np.ndarray) -> dict[str, float]:

@@ -50,4 +50,4 @@ def _grams(words: list[str]) -> Counter[tuple[str, ...]]:
 
 def self_bleu_values(sums: dict[str, float]) -> dict[str, float]:
     """self_bleu: mean over samples, 0 .. 1; nothing where fewer than two samples have a word."""
-    return {"self_bleu": sums["bleu"] / sums["samples"]} if sums["samples"] > 1 else {}
+    return {"self_bleu": min(1.0, sums["bleu"] / sums["samples"])} if sums["samples"] > 1 else {}

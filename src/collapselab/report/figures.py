@@ -171,6 +171,9 @@ def theory(chains: list[Any]) -> bytes | None:
                 below.errorbar(
                     [g for g, *_ in gaps], [m - e for _, _, m, e, _ in gaps], bars, fmt="o-", ms=3, color=colour, lw=1
                 )
+        if not any(residuals(members, key) for members in by_arm(chains).values()):
+            below.set_axis_off()
+            above.tick_params(labelbottom=True)
         above.set_title(TITLES[key], fontsize=10)
         below.axhline(0, color="0.4", linewidth=1)
         below.set_ylabel("measured − law (± 2 s.e.)", fontsize=8)
@@ -179,7 +182,8 @@ def theory(chains: list[Any]) -> bytes | None:
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
             axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside right upper")
+    labelled = {label: h for axis in axes[0] for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(labelled.values(), labelled, fontsize=7, frameon=False, loc="outside right upper")
     return _png(figure)
 
 

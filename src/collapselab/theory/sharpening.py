@@ -43,20 +43,26 @@ def bias_only(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    regime: str = "replace",
 ) -> np.ndarray:
-    """The model of each generation where training sets are infinite: p_g = alpha_g p0 + (1 - alpha_g) sharpened(p_{g-1}).
+    """The model of each generation where training sets are infinite: p_g = alpha_g p0 + (1 - alpha_g) sharpened(p_{g-1});
+    in the accumulate regimes the mean of p0 and sharpened(p_0), ..., sharpened(p_{g-1}).
 
     Args:
         p0: (..., K), the truth, and the model of generation 0.
-        shares: alpha_g by generation; shares[0] belongs to generation 0 and counts as 1.
+        shares: alpha_g by generation; shares[0] belongs to generation 0 and counts as 1. The accumulate regimes use the
+            number of them alone.
 
     Returns:
         (len(shares), ..., K). Without real text, temperature tau alone gives p_g proportional to p0^((1/tau)^g), and top-p
         alone keeps the most likely top_p^g of the mass (a little more where categories are coarse).
     """
     out = [np.asarray(p0, float)]
-    for share in shares[1:]:
-        out.append(share * out[0] + (1 - share) * sharpened(out[-1], temperature, top_k, top_p, min_p))
+    pool = out[0]  # the sum of its parts
+    for g, share in enumerate(shares[1:], 1):
+        written = sharpened(out[-1], temperature, top_k, top_p, min_p)
+        pool = pool + written
+        out.append(share * out[0] + (1 - share) * written if regime == "replace" else pool / (g + 1))
     return np.asarray(out)
 
 

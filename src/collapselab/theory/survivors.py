@@ -18,6 +18,8 @@ from scipy.stats import binom
 from collapselab.theory.discrete import split
 from collapselab.theory.pipeline import History
 
+CACHED = 64  # documents: all of these matrices together take 135 MB at most
+
 
 def survivors(p: np.ndarray, regime: str, reuse: bool, documents: int, shares: Sequence[float]) -> np.ndarray | None:
     """Expected number of categories present in the training set of each generation, float64 (len(shares),).
@@ -70,11 +72,17 @@ def _added(count: np.ndarray, p: np.ndarray, real: int) -> np.ndarray:
     return np.asarray(fftconvolve(count, binom.pmf(np.arange(real + 1), real, p[:, None]), axes=1))
 
 
-@functools.lru_cache(maxsize=512)  # an evaluation asks again for every earlier generation
 def kept(documents: int, draws: int) -> np.ndarray:
     """(N + 1, draws + 1): law of the count in `draws` draws of a model that has count k of N."""
+    return _kept_again(documents, draws) if max(documents, draws) <= CACHED else _kept(documents, draws)
+
+
+def _kept(documents: int, draws: int) -> np.ndarray:
     k = np.arange(documents + 1)
     return np.asarray(binom.pmf(np.arange(draws + 1), draws, k[:, None] / max(1, documents)))
+
+
+_kept_again = functools.lru_cache(maxsize=4096)(_kept)  # an evaluation asks again for every earlier generation
 
 
 def _reused(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarray:

@@ -43,7 +43,13 @@ def half_lost(documents: float, steps: int) -> np.ndarray:
 
 
 def survival(
-    counts: np.ndarray, expected: np.ndarray, regime: str, reuse: bool, shares: Sequence[float], ratio: float = 1.0
+    counts: np.ndarray,
+    expected: np.ndarray,
+    regime: str,
+    reuse: bool,
+    shares: Sequence[float],
+    ratio: float = 1.0,
+    shape: np.ndarray | None = None,
 ) -> np.ndarray:
     """P(present) of each type in a text of ratio x N tokens written by generation g = len(shares) - 1, an exact learner.
 
@@ -55,12 +61,14 @@ def survival(
         reuse: `replace` only: real text of later generations is the first alpha N tokens of generation 0's again.
         shares: alpha_0 = 1, alpha_1, ..., alpha_g; the accumulate regimes use the number of them alone.
         ratio: length of the text over N.
+        shape: (types,) where lambda is not known but has a Gamma law of this shape with mean `expected`; None: known.
 
     With s_0 = exp(-ratio), the probability that one copy in generation g's training set leaves no trace in the text:
 
     replace: a copy in the set of generation k - 1 has Poisson(1 - alpha_k) copies in that of k, so going back
     s <- exp((1 - alpha_k)(s - 1)). Absent: s_g^c, times exp(alpha_k lambda (s - 1)) for the Poisson(alpha_k lambda) copies
-    that generation k's fresh text brings (s before that step). Without real text and with ratio 1 it is q_{g+1}^c.
+    that generation k's fresh text brings (s before that step); over a Gamma law of lambda the factors' product
+    exp(-B lambda) has the mean (1 + B expected / shape)^-shape. Without real text and with ratio 1 it is q_{g+1}^c.
 
     Reused text: where a copy stands in generation 0's text is a uniform number u, and it is read again by every generation
     with alpha_k > u. So a copy leaves no trace with probability s_g x mean over u of prod_{k: alpha_k > u} s_(k), to the
@@ -85,13 +93,15 @@ def survival(
         return np.asarray(-np.expm1(-c * _subsampled(len(shares), ratio)))
     if regime != "replace":
         raise ValueError(f"regime {regime!r}: must be replace, accumulate or accumulate_subsample")
-    s, traces, brought = math.exp(-ratio), [], np.zeros(len(c))
+    s, traces, brought = math.exp(-ratio), [], 0.0
     for share in reversed(shares[1:]):
         traces.append((share, s))
-        brought += share * (1 - s) * np.asarray(expected, float)
+        brought += share * (1 - s)
         s = math.exp((1 - share) * (s - 1))
     if not reuse:
-        return np.asarray(1 - s**c * np.exp(-brought))
+        mean = brought * np.asarray(expected, float)
+        nothing = np.exp(-mean) if shape is None else (1 + mean / shape) ** -np.asarray(shape, float)
+        return np.asarray(1 - s**c * nothing)
     return np.asarray(1 - (s * _read_again(traces)) ** c)
 
 
