@@ -84,7 +84,7 @@ def results(texts: tuple[list[str], list[str]], tmp_path_factory: pytest.TempPat
 
 
 def test_evaluate_metrics_are_our_functions(texts: tuple[list[str], list[str]], results: Any) -> None:
-    samples, real = ([words(text) for text in side] for side in texts)
+    samples, real = ([words(f"\n{text}\n") for text in side] for side in texts)
     orders = {order.n: order for order in grams(from_words(samples), 4)}
     sums = {n: gram_sums(order) for n, order in orders.items()}
     counts = orders[1].counts
