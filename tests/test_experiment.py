@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -206,12 +207,26 @@ def test_eval_scores_an_old_run_anew_and_touches_nothing_published(done: Path, t
     assert {p: p.stat().st_mtime_ns for p in chain.rglob("rescored/*/manifest.json")} == written
 
 
-def reached(root: Path, wanted: int) -> int:
-    """Waits until a chain has finished as many generations; returns how many it has."""
-    deadline = time.monotonic() + 120
-    while stage_of(Chain(root), 0)[0] < wanted and time.monotonic() < deadline:
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    """Waits for something; returns whether it came."""
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
+    return holds()
+
+
+def finished(root: Path) -> int:
     return stage_of(Chain(root), 0)[0]
+
+
+def held(root: Path) -> bool:
+    """Whether some process has the lock of a chain."""
+    with (root / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -> None:
@@ -220,18 +235,17 @@ def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -
     root = tmp_path / "exp" / "arm=replace" / "seed=1"
     for wanted, sign, code in ((2, signal.SIGKILL, -9), (3, signal.SIGINT, 130)):
         first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        assert reached(root, wanted) >= wanted
+        assert within(120, lambda: finished(root) >= wanted)  # noqa: B023
         first.send_signal(sign)
         assert first.wait(30) == code
-        assert wanted <= reached(root, 0) < 6
-        with (root / "lock").open() as lock:  # its worker has ended with it
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert wanted <= finished(root) < 6
+        assert within(10, lambda: not held(root))  # its worker ends with it
     before = {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")}
     subprocess.run(command, check=True, capture_output=True)
     assert before.items() <= {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")}.items()
     assert [len(read_metrics(tmp_path / "exp" / "arm=replace" / f"seed={s}")) for s in (1, 2)] == [6, 6]
-    interrupted, finished = read_json(tmp_path / "exp" / "timing.json")["calls"]
-    assert interrupted["stages"] >= 2 and finished["generations"] >= 8 and finished["seconds"] > 0
+    interrupted, last = read_json(tmp_path / "exp" / "timing.json")["calls"]
+    assert interrupted["stages"] >= 2 and last["generations"] >= 8 and last["seconds"] > 0
 
 
 def test_what_befalls_one_chain_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -247,11 +261,11 @@ def test_what_befalls_one_chain_leaves_the_others_alone(tmp_path: Path) -> None:
         lock.flush()
         command = [sys.executable, "-m", "collapselab", "experiment", "--config", path, "--workers", "1"]
         made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert reached(homes[0], 1) >= 1
+        assert within(120, lambda: finished(homes[0]) >= 1)
         os.kill(int((homes[0] / "lock").read_text()), signal.SIGKILL)
         out, err = made.communicate(timeout=120)
     assert made.returncode == 2 and "report: " in out
-    said = err.splitlines()[-1]
+    said = next(line for line in err.splitlines() if line.startswith("collapselab: "))
     assert said.startswith(
         "collapselab: error: 2 of 4 chains did not finish: replace seed 1: its process was ended by signal 9"
     )
@@ -366,7 +380,7 @@ def test_the_report_of_a_chain_is_that_of_its_whole_run(done: Path, tmp_path: Pa
 
 
 def test_what_an_earlier_report_left_and_this_one_has_not_is_removed(tmp_path: Path, lab: Lab) -> None:
-    run(small_config(runs_dir=str(tmp_path), generations=0, mixing__regime="replace", sampling__repetition_penalty=1.2))
+    run(small_config(runs_dir=str(tmp_path), generations=0, sampling__prompt="real_prefix", sampling__prompt_tokens=3))
     out = tmp_path / "kept"
     (tmp_path / "test" / "report").mkdir(exist_ok=True)
     out.mkdir()

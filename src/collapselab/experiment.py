@@ -11,6 +11,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -28,6 +29,7 @@ from collapselab.identity import flatten
 from collapselab.rundir import STAGES, Chain, read_json, write_json, write_text
 
 POLL = 0.3  # seconds between looks at the chains' files
+PATIENCE = 2.0  # seconds before a chain that is held is left to its holder
 
 Outcome = tuple[Literal["done", "left", "failed"], str]
 """How a chain ended, and that in words: made to its last generation, left to another process, or not finished."""
@@ -226,21 +228,27 @@ def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     if gpus and workers > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    from tqdm import tqdm
+
     from collapselab.parallel import end_with_parent
 
     end_with_parent(parent)
+    tqdm.set_lock(threading.RLock())  # its own is for several processes, and would be missed when this one is ended
     with suppress(EOFError):  # there is nothing more to do
         while True:
             pipe.send(_run_chain(pipe.recv(), log))
 
 
-def _run_chain(config: RunConfig, log: str) -> Outcome:
+def _run_chain(config: RunConfig, log: str, *, again: bool = True) -> Outcome:
     from collapselab import chain
     from collapselab.opening import HeldError
 
     try:
         chain.run(dataclasses.replace(as_far(config), progress=False), share=True)
     except HeldError as held:
+        if again:  # a process that was killed holds its locks for a moment yet
+            time.sleep(PATIENCE)
+            return _run_chain(config, log, again=False)
         return "left", f"left to process {held.process}, which runs it"
     except UserError as error:
         return "failed", " ".join(str(error).split())
