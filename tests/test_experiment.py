@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,15 @@ from conftest import Lab
 from helpers import small_config
 from scipy import stats
 
+from collapselab import report
 from collapselab.chain import run
+from collapselab.commands import print_table
+from collapselab.commands.chains import read_experiment
 from collapselab.config import UserError, as_dict
 from collapselab.experiment import stage_of
 from collapselab.metrics.intervals import mean_interval, paired_difference
 from collapselab.report import tables
+from collapselab.report.results import write_results
 from collapselab.rundir import STAGES, Chain, read_json, read_metrics
 
 ARMS = {
@@ -46,7 +53,9 @@ def asked(folder: Path, **changes: object) -> str:
 
 
 def content(folder: Path) -> dict[str, str]:
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Digests of all files but the locks, which say who held them last."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "lock"]
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 @pytest.fixture(scope="module")
@@ -198,22 +207,107 @@ def test_eval_scores_an_old_run_anew_and_touches_nothing_published(done: Path, t
     assert {p: p.stat().st_mtime_ns for p in chain.rglob("rescored/*/manifest.json")} == written
 
 
-def test_an_experiment_that_is_killed_continues(tmp_path: Path) -> None:
-    path = asked(tmp_path, arms={"replace": ARMS["replace"]}, generations=4)
-    command = [sys.executable, "-m", "collapselab", "experiment", "--config", path, "--workers", "1"]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    root = tmp_path / "exp" / "arm=replace" / "seed=1"
-    deadline = time.monotonic() + 120
-    while stage_of(Chain(root), 0)[0] < 2 and time.monotonic() < deadline:
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    """Waits for something; returns whether it came."""
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    reached = stage_of(Chain(root), 0)[0]
-    assert 2 <= reached < 5
+    return holds()
+
+
+def finished(root: Path) -> int:
+    return stage_of(Chain(root), 0)[0]
+
+
+def held(root: Path) -> bool:
+    """Whether some process has the lock of a chain."""
+    with (root / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -> None:
+    path = asked(tmp_path, arms={"replace": ARMS["replace"]}, generations=5)
+    command = [sys.executable, "-m", "collapselab", "experiment", "--config", path, "--workers", "1"]
+    root = tmp_path / "exp" / "arm=replace" / "seed=1"
+    for wanted, sign, code in ((2, signal.SIGKILL, -9), (3, signal.SIGINT, 130)):
+        first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert within(120, lambda: finished(root) >= wanted)  # noqa: B023
+        first.send_signal(sign)
+        assert first.wait(30) == code
+        assert wanted <= finished(root) < 6
+        assert within(10, lambda: not held(root))  # its worker ends with it
     before = {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")}
     subprocess.run(command, check=True, capture_output=True)
     assert before.items() <= {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")}.items()
-    assert [len(read_metrics(tmp_path / "exp" / "arm=replace" / f"seed={s}")) for s in (1, 2)] == [5, 5]
+    assert [len(read_metrics(tmp_path / "exp" / "arm=replace" / f"seed={s}")) for s in (1, 2)] == [6, 6]
+    interrupted, last = read_json(tmp_path / "exp" / "timing.json")["calls"]
+    assert interrupted["stages"] >= 2 and last["generations"] >= 8 and last["seconds"] > 0
+
+
+def test_what_befalls_one_chain_leaves_the_others_alone(tmp_path: Path) -> None:
+    """Seed 1's process is killed, seed 2 has a broken file, seed 3 belongs to another process; seed 4 is finished."""
+    path = asked(tmp_path, arms={"replace": ARMS["replace"]}, seeds=[1, 2, 3, 4], generations=2)
+    homes = [tmp_path / "exp" / "arm=replace" / f"seed={seed}" for seed in (1, 2, 3, 4)]
+    for home in homes[1:3]:
+        home.mkdir(parents=True)
+    (homes[1] / "shared.json").write_text("[]")
+    with (homes[2] / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4242")
+        lock.flush()
+        command = [sys.executable, "-m", "collapselab", "experiment", "--config", path, "--workers", "1"]
+        made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert within(120, lambda: finished(homes[0]) >= 1)
+        os.kill(int((homes[0] / "lock").read_text()), signal.SIGKILL)
+        out, err = made.communicate(timeout=120)
+    assert made.returncode == 2 and "report: " in out
+    said = next(line for line in err.splitlines() if line.startswith("collapselab: "))
+    assert said.startswith(
+        "collapselab: error: 2 of 4 chains did not finish: replace seed 1: its process was ended by signal 9"
+    )
+    assert f"; replace seed 2: {homes[1]}/shared.json: not written by this lab" in said and "seed 3" not in said
+    assert "replace seed 3: left to process 4242, which runs it" in err and "Traceback" not in err
+    assert len(read_metrics(homes[3])) == 3
+    (call,) = read_json(tmp_path / "exp" / "timing.json")["calls"]
+    assert call["generations"] >= 4 and call["workers"] == 1
+
+
+def test_a_chain_that_went_further_counts_as_done_and_a_call_without_work_is_not_counted(
+    done: Path, tmp_path: Path, lab: Lab
+) -> None:
+    subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
+    before = content(tmp_path / "exp" / "arm=replace")
+    path = asked(tmp_path, arms={"replace": ARMS["replace"]}, generations=0)
+    code, out, err = lab("experiment", "--config", path, "--workers", "1")
+    assert code == 0 and "generation 1: mean over chains" in out, err
+    after = content(tmp_path / "exp" / "arm=replace")
+    assert {k: v for k, v in after.items() if "/gen_" in k} == {k: v for k, v in before.items() if "/gen_" in k}
+    assert len(read_metrics(tmp_path / "exp" / "arm=replace" / "seed=2")) == 2
+    first, second = read_json(tmp_path / "exp" / "timing.json")["calls"]
+    # By seed: one training set and model and two samples and scores of generation 0, and generation 1 of three arms.
+    assert (first["stages"], first["generations"]) == (2 * (2 + 4 + 12), 2 * (2 + 3)) and second["stages"] == 0
+    page = write_results(tmp_path / "exp", tmp_path / "kept", "collapselab").read_text()
+    assert f"It took {first['seconds']:,.0f} s in one call, 2 at a time" in page
+
+
+def test_what_was_asked_is_kept_as_a_file_that_can_be_run_again(done: Path, lab: Lab) -> None:
+    first, _ = read_experiment(["--config", str(done.parent / "experiment.yaml")])
+    kept = str(done / "experiment.yaml")
+    assert lab("experiment", "--config", kept, "--print_config")[0] == 0
+    assert read_experiment(["--config", kept])[0] == first
+    assert yaml.safe_load(Path(kept).read_text())["arms"]["accumulate"] == {"mixing.regime": "accumulate"}
+
+
+def test_a_dry_run_says_what_each_arm_takes(tmp_path: Path, lab: Lab) -> None:
+    code, out, _ = lab("experiment", "--config", asked(tmp_path), "--dry_run")
+    assert code == 0 and out.startswith("6 chains: arms 3, seeds 2")
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("arm ")] == list(ARMS)
+    assert out.count("\nregime      accumulate;") == 1 and out.count("\ntime  ") == 3
+    assert not (tmp_path / "exp").exists()
 
 
 @pytest.mark.parametrize(
@@ -229,6 +323,9 @@ def test_an_experiment_that_is_killed_continues(tmp_path: Path) -> None:
         ({"arms": {"a": {"mixing.start": 3}}}, [], ["arms.a", "mixing.start=3.0"]),
         ({"arms": {"a": {"mixing.start": "x"}}}, [], ["arms.a", "mixing.start='x'", "a number"]),
         ({"arms": {"a": 5}}, [], ["arms.a=5", "keys and values"]),
+        ({"arms": {"a": {"mixing.start": 0.1, "mixing": {"start": 0.2}}}}, [], ["arms.a.mixing.start", "twice"]),
+        ({}, ["--arm", "zz"], ["arm:", "an experiment has `arms`"]),
+        ({"runs_dir": "/dev/null/x"}, [], ["runs_dir='/dev/null/x'", "cannot be written"]),
         ({"arms": {"../x": {}}}, [], ["arms.../x", "arm='../x'"]),
         ({}, ["--mixing.start", "0.3"], ["--mixing.start", "arm replace sets it"]),
         ({}, ["--workers", "0"], ["--workers=0"]),
@@ -260,3 +357,122 @@ def test_base_settings_may_come_from_another_file(tmp_path: Path, lab: Lab) -> N
     code, out, _ = lab("experiment", "--config", str(path), "--print_config")
     found = yaml.safe_load(out)
     assert code == 0 and found["training"]["lr"] == 0.004 and found["model"]["width"] == 32
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+def test_arms_are_compared_at_the_last_generation_that_every_chain_has(done: Path, tmp_path: Path) -> None:
+    subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
+    rows = tmp_path / "exp" / "arm=cold" / "seed=1" / "metrics.jsonl"
+    rows.write_text(rows.read_text().splitlines()[0] + "\n")
+    title, columns, found = report.comparison(tmp_path / "exp")
+    assert title.startswith("generation 0:")
+    assert {row[columns.index("chains")] for row in found} == {"2"} and {row[1] for row in found} == set(ARMS)
+
+
+def test_the_report_of_a_chain_is_that_of_its_whole_run(done: Path, tmp_path: Path, lab: Lab) -> None:
+    subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
+    before = (tmp_path / "exp" / "report" / "metrics.csv").read_bytes()
+    assert lab("report", str(tmp_path / "exp" / "arm=cold" / "seed=1"))[0] == 0
+    assert (tmp_path / "exp" / "report" / "metrics.csv").read_bytes() == before
+    assert "Arms compared" in (tmp_path / "exp" / "report" / "index.html").read_text()
+
+
+def test_what_an_earlier_report_left_and_this_one_has_not_is_removed(tmp_path: Path, lab: Lab) -> None:
+    run(small_config(runs_dir=str(tmp_path), generations=0, sampling__prompt="real_prefix", sampling__prompt_tokens=3))
+    out = tmp_path / "kept"
+    (tmp_path / "test" / "report").mkdir(exist_ok=True)
+    out.mkdir()
+    stale = [
+        out / "experiment.yaml",
+        out / "theory.csv",
+        out / "theory.png",
+        tmp_path / "test" / "report" / "theory.csv",
+    ]
+    for path in [*stale, out / "notes.txt"]:
+        path.write_text("old")
+    assert lab("report", str(tmp_path / "test"), "--out", str(out))[0] == 0
+    assert not any(path.exists() for path in stale)
+    assert (out / "notes.txt").exists() and (out / "table.md").exists()
+
+
+@pytest.mark.parametrize("broken", ["arms: [", "seeds: [1]\n", "arms: 5\nbaseline: a\n", "[]", "\xff"])
+def test_a_broken_experiment_file_is_one_line(done: Path, tmp_path: Path, lab: Lab, broken: str) -> None:
+    subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
+    (tmp_path / "exp" / "experiment.yaml").write_bytes(broken.encode("latin-1"))
+    code, _, err = lab("report", str(tmp_path / "exp"))
+    assert code == 2 and err.count("\n") == 1 and f"{tmp_path}/exp/experiment.yaml: not written by this lab" in err
+
+
+def test_where_a_report_cannot_be_written_or_read_is_one_line(done: Path, tmp_path: Path, lab: Lab) -> None:
+    (tmp_path / "file").write_text("")
+    for out in ("/proc/nope", str(tmp_path / "file")):
+        code, _, err = lab("report", str(done), "--out", out)
+        assert code == 2 and err.count("\n") == 1 and f"--out {out}: cannot be written" in err
+    subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
+    shutil.rmtree(tmp_path / "exp" / "report")
+    (tmp_path / "exp" / "report").write_text("")
+    code, _, err = lab("report", str(tmp_path / "exp"))
+    assert code == 2 and err.count("\n") == 1 and f"{tmp_path}/exp/report: cannot be written" in err
+    (tmp_path / "exp" / "arm=cold" / "seed=1").rename(tmp_path / "exp" / "arm=cold" / "seed=abc")
+    code, _, err = lab("report", str(tmp_path / "exp"))
+    assert code == 2 and err.count("\n") == 1 and "arm=cold/seed=abc: a chain lies in arm=NAME/seed=NUMBER" in err
+
+
+def test_a_table_that_goes_to_a_file_keeps_its_width(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [letter * 40 for letter in "abcd"]
+    print_table("title", cells, [cells])
+    assert " │ ".join(cells) in capsys.readouterr().out
+
+
+# --- single stages of an experiment -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage", ["gen_001/train/model.safetensors", "gen_001/samples/tokens-00000.bin", "gen_000/mixture"]
+)
+def test_a_damaged_stage_is_neither_scored_nor_sampled(done: Path, tmp_path: Path, lab: Lab, damage: str) -> None:
+    subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
+    chain = tmp_path / "exp" / "arm=cold" / "seed=1"
+    g, name = damage.split("/")[:2]
+    place = Chain(chain).stage(int(g[-1]), name)
+    if damage.endswith("mixture"):
+        shutil.rmtree(place)
+    else:
+        file = place / Path(damage).name
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    before = content(tmp_path / "exp")
+    asked = [("eval", str(chain), "--evaluation.tokens", "256")]
+    if name != "samples":
+        asked.append(("sample", str(chain), "--out", str(tmp_path / "out")))
+    for line in asked:
+        code, out, err = lab(*line)
+        assert (code, out) == (2, "") and err.count("\n") == 1, err
+        assert f"{place}: missing, damaged" in err and "continue the run to have it made again" in err
+    assert content(tmp_path / "exp") == before and not (tmp_path / "out").exists()
+
+
+def test_a_run_is_scored_by_one_process_at_a_time_and_within_its_text(done: Path, tmp_path: Path, lab: Lab) -> None:
+    subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
+    chain, before = tmp_path / "exp" / "arm=cold" / "seed=1", content(tmp_path / "exp")
+    code, _, err = lab("eval", str(chain), "--evaluation.embeddings", "5000")
+    assert code == 2 and err.count("\n") == 1 and "evaluation.embeddings=5000: a generation writes" in err
+    with (chain / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write("4242")
+        lock.flush()
+        code, _, err = lab("eval", str(chain), "--evaluation.tokens", "256")
+    assert code == 2 and err.count("\n") == 1 and "process 4242 is running this chain" in err
+    assert content(tmp_path / "exp") == before
+
+
+def test_a_verb_for_one_chain_says_which_of_several_it_takes(done: Path, lab: Lab) -> None:
+    first = done / "arm=accumulate" / "seed=1"
+    code, _, err = lab("sample", str(done), "--show", "1")
+    assert code == 0 and f"{done} holds 6 chains; this is about {first}" in err
+    code, out, err = lab("eval", str(Chain(first).stage(1, "train")), "--run", str(done))
+    assert code == 0 and "real/nll_nats" in json.loads(out) and f"this is about {first}" in err

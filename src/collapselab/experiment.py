@@ -1,7 +1,8 @@
 """Arms x seeds: chains that differ in named settings, side by side, with generation 0 made once per seed.
 
-Every chain is an ordinary run (`chain.run`) in a process of its own. An experiment has no state beside its chains: what is
-done is skipped, what is missing is made, and arms, seeds and generations may be added later.
+Every chain is an ordinary run (`chain.run`) in a worker, a process that runs one chain after another and may die without
+the others. An experiment has no state beside its chains: what is done is skipped, what is missing is made, and arms, seeds
+and generations may be added later.
 """
 
 from __future__ import annotations
@@ -10,20 +11,28 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.console import inert
-from collapselab.rundir import STAGES, Chain, write_json, write_text
+from collapselab.identity import flatten
+from collapselab.rundir import STAGES, Chain, read_json, write_json, write_text
 
 POLL = 0.3  # seconds between looks at the chains' files
+PATIENCE = 2.0  # seconds before a chain that is held is left to its holder
+
+Outcome = tuple[Literal["done", "left", "failed"], str]
+"""How a chain ended, and that in words: made to its last generation, left to another process, or not finished."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class Experiment:
     """What is run: `arms` holds the settings of each arm, seed and arm name left to be filled in."""
 
     arms: dict[str, RunConfig]
+    changes: dict[str, list[str]]
+    """The keys, dotted, that each arm sets for itself; all others are common."""
     seeds: list[int]
     baseline: str | None
     """The arm that others are compared with."""
@@ -46,42 +57,157 @@ class Experiment:
             dataclasses.replace(config, arm=arm, seed=seed) for arm, config in self.arms.items() for seed in self.seeds
         ]
 
+    def asked(self) -> dict[str, Any]:
+        """What `experiment --config` reads: the common settings, all of them, and what each arm sets for itself."""
+        flat = {arm: flatten(as_dict(config)) for arm, config in self.arms.items()}
+        common: dict[str, Any] = {}
+        for arm, settings in flat.items():
+            for key, value in settings.items():
+                section, _, name = key.rpartition(".")
+                if key not in (*self.changes[arm], "arm", "seed"):
+                    (common.setdefault(section, {}) if section else common)[name] = value
+        arms = {arm: {key: settings[key] for key in self.changes[arm]} for arm, settings in flat.items()}
+        return common | {"seeds": self.seeds, "baseline": self.baseline, "arms": arms}
+
     def save(self) -> None:
-        """Keeps what was asked for beside the chains, for the report and for whoever runs it again."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        asked = {
-            "baseline": self.baseline,
-            "seeds": self.seeds,
-            "arms": {arm: as_dict(config) for arm, config in self.arms.items()},
-        }
-        write_text(self.root / "experiment.yaml", yaml.safe_dump(asked, sort_keys=False))
+        """Keeps what was asked for beside the chains, for the report and for whoever runs it again. Raises UserError where
+        nothing can be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_text(self.root / "experiment.yaml", yaml.safe_dump(self.asked(), sort_keys=False))
+        except OSError as error:
+            where = next(iter(self.arms.values())).runs_dir
+            raise UserError(
+                f"runs_dir={where!r}: cannot be written ({error.strerror}); choose another folder"
+            ) from None
 
 
-def run(experiment: Experiment, workers: int | None) -> list[str]:
-    """Runs every chain that is not finished, `workers` at a time; returns one line for each that failed.
+def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outcome]]:
+    """Runs every chain that is not finished, `count` at a time; returns how each of them ended, in their order.
 
     Args:
-        workers: null means one per GPU, and on a CPU one for two cores.
+        count: null means one per GPU, and on a CPU one for two cores.
     """
     experiment.save()
     chains, gpus = experiment.chains(), _gpus()
-    count = min(workers or len(gpus) or max(1, (os.cpu_count() or 1) // 2), len(chains))
-    context = multiprocessing.get_context("spawn")
-    arguments = (count, context.Value("i", 0), gpus, str(experiment.root / "workers.log"), os.getpid())
-    with ProcessPoolExecutor(count, context, initializer=_begin, initargs=arguments) as pool:
-        waiting = {pool.submit(_run_chain, config): config for config in chains}
-        started = time.perf_counter()
-        try:
-            failed = _follow(waiting)
-            seconds = round(time.perf_counter() - started, 1)
-            timing = {"seconds": seconds, "workers": count, "date": time.strftime("%Y-%m-%d"), "chains": len(chains)}
-            write_json(experiment.root / "timing.json", timing)
-            return failed
-        except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    count = min(count or len(gpus) or max(1, (os.cpu_count() or 1) // 2), len(chains))
+    workers = [_Worker(slot, count, gpus, experiment.root / "workers.log") for slot in range(count)]
+    before, started = _stages(chains), time.perf_counter()
+    ended: dict[int, Outcome] = {}
+    try:
+        _follow(chains, workers, ended)
+    finally:
+        for worker in workers:
+            worker.end()
+        left = {index for index, (how, _) in ended.items() if how == "left"}
+        ours = [chain for index, chain in enumerate(chains) if index not in left]
+        made = [place for place, _ in _stages(ours).items() - before.items()]
+        _record(experiment.root, round(time.perf_counter() - started, 1), count, made)
+    return [(config, ended[index]) for index, config in enumerate(chains)]
+
+
+def as_far(config: RunConfig) -> RunConfig:
+    """The settings of a chain, to its own last generation where that lies beyond the one that is asked for: it is done.
+
+    Where the shares depend on the number of generations, a longer chain is another one, and stays so.
+    """
+    from collapselab.opening import chain_path
+
+    reached = max(Chain(chain_path(config)).finished(), default=0)
+    if reached <= config.generations or config.mixing.uses_horizon:
+        return config
+    return dataclasses.replace(config, generations=reached)
+
+
+# --- how long it took -------------------------------------------------------------------------------------------------
+
+
+def _stages(chains: list[RunConfig]) -> dict[Path, int]:
+    """The published stages of these chains, shared ones once, with the time of their manifests (ns)."""
+    from collapselab.opening import chain_path
+
+    found: dict[Path, int] = {}
+    for config in chains:
+        with suppress(UserError, OSError):  # a damaged chain is named by the worker that gets it
+            chain = Chain(chain_path(config))
+            for g in range(config.generations + 1):
+                for name in STAGES:
+                    manifest = chain.stage(g, name) / "manifest.json"
+                    if manifest.is_file():
+                        found[manifest.parent] = manifest.stat().st_mtime_ns
+    return found
+
+
+def _record(root: Path, seconds: float, workers: int, made: list[Path]) -> None:
+    """Adds a line to timing.json: what this call took, and the stages and whole generations that it made."""
+    path = root / "timing.json"
+    calls = []
+    if path.is_file():
+        with suppress(UserError, KeyError, TypeError):  # of another form: a list is begun anew
+            calls = list(read_json(path)["calls"])
+    generations = sum(place.name == "eval" for place in made)
+    call = {"seconds": seconds, "workers": workers, "date": time.strftime("%Y-%m-%d")}
+    with suppress(OSError):  # a full disk has been said already, by the chain that met it
+        write_json(path, {"calls": [*calls, call | {"stages": len(made), "generations": generations}]})
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Worker:
+    """A process that runs chains, one after another, for importing torch and the lab takes longer than a small chain. When
+    it dies, the chain that it ran is lost to it, and the next one gets a new process."""
+
+    slot: int
+    """Its number among the `count` workers: they share cores and GPUs by it."""
+    count: int
+    gpus: list[str]
+    log: Path
+    process: BaseProcess | None = None
+    pipe: Connection | None = None
+    at_work: bool = False
+
+    def give(self, config: RunConfig) -> None:
+        """Has it run a chain, in the process that it has or in a new one."""
+        self.at_work = True
+        if self.pipe is None or self.process is None or not self.process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self.pipe, theirs = context.Pipe()
+            arguments = (theirs, self.slot, self.count, self.gpus, str(self.log), os.getpid())
+            self.process = context.Process(target=_work, args=arguments)
+            self.process.start()
+            theirs.close()
+        with suppress(OSError):  # it died in between: `outcome` says so
+            self.pipe.send(config)
+
+    def outcome(self) -> Outcome | None:
+        """How its chain ended; None while it runs."""
+        assert self.pipe is not None and self.process is not None
+        alive = self.process.is_alive()
+        said: Outcome | None = None
+        with suppress(EOFError, OSError):
+            if self.pipe.poll():
+                alive = False  # unless it says something, it has closed its end
+                said = self.pipe.recv()
+        if said is None and not alive:
+            self.process.join(5)
+            code = self.process.exitcode
+            by = f"by signal {-code} (out of memory?)" if code is not None and code < 0 else f"with code {code}"
+            said = "failed", f"its process was ended {by}, see {self.log}; the same command continues"
+        self.at_work = said is None
+        return said
+
+    def end(self) -> None:
+        """Ends the process: at once where it runs a chain."""
+        if self.pipe is None or self.process is None:
+            return
+        self.pipe.close()
+        if self.at_work:
+            self.process.terminate()
+        self.process.join(10)
+        if self.process.is_alive():
+            self.process.kill()
 
 
 def _gpus() -> list[str]:
@@ -92,27 +218,45 @@ def _gpus() -> list[str]:
     return visible or [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _begin(workers: int, counter: Any, gpus: list[str], log: str, parent: int) -> None:
-    """A worker's own share of cores and GPUs, set before torch is imported; what it says goes to a file."""
-    with counter.get_lock():
-        index = counter.value
-        counter.value += 1
+def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, parent: int) -> None:
+    """Runs the chains that are sent, in a worker's own share of cores and GPUs, set before torch is imported; what it says
+    goes to a file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     if gpus and workers > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    from tqdm import tqdm
+
     from collapselab.parallel import end_with_parent
 
     end_with_parent(parent)
+    tqdm.set_lock(threading.RLock())  # its own is for several processes, and would be missed when this one is ended
+    with suppress(EOFError):  # there is nothing more to do
+        while True:
+            pipe.send(_run_chain(pipe.recv(), log))
 
 
-def _run_chain(config: RunConfig) -> None:
+def _run_chain(config: RunConfig, log: str, *, again: bool = True) -> Outcome:
     from collapselab import chain
+    from collapselab.opening import HeldError
 
-    chain.run(dataclasses.replace(config, progress=False), share=True)
+    try:
+        chain.run(dataclasses.replace(as_far(config), progress=False), share=True)
+    except HeldError as held:
+        if again:  # a process that was killed holds its locks for a moment yet
+            time.sleep(PATIENCE)
+            return _run_chain(config, log, again=False)
+        return "left", f"left to process {held.process}, which runs it"
+    except UserError as error:
+        return "failed", " ".join(str(error).split())
+    except Exception as error:
+        traceback.print_exc()
+        said = " ".join(str(error).split())[:300]
+        return "failed", f"stopped by a fault in the lab, {type(error).__name__}: {said} (see {log})"
+    return "done", "done"
 
 
 # --- what a person sees -----------------------------------------------------------------------------------------------
@@ -128,52 +272,52 @@ def stage_of(chain: Chain, finished: int) -> tuple[int, str]:
     return finished, ""
 
 
-def _follow(waiting: dict[Future[None], RunConfig]) -> list[str]:
-    """One progress line per chain on a terminal, elsewhere one line as each ends; returns the lines of those that failed."""
+def _follow(chains: list[RunConfig], workers: list[_Worker], ended: dict[int, Outcome]) -> None:
+    """Gives the chains to the workers until all have ended. A terminal shows one progress line per chain, anything else
+    one line as each ends.
+
+    Args:
+        ended: takes how each chain ended, by its index.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from collapselab.opening import chain_path
-
     console = Console(stderr=True)
-    failed: dict[Future[None], str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[at]}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        lines = {}
-        for future, config in waiting.items():
-            title = f"{config.arm} seed {config.seed}"
-            lines[future] = progress.add_task(title, total=config.generations + 1, at="waits", start=False)
-        done = dict.fromkeys(waiting, 0)
-        left = set(waiting)
-        while left:
-            ended, left = wait(left, timeout=POLL)
-            for future in [f for f in left if f.running()]:
-                progress.start_task(lines[future])
-                done[future], stage = stage_of(Chain(chain_path(waiting[future])), done[future])
-                at = f"generation {done[future]} of {waiting[future].generations}: {stage or 'mixture'}"
-                progress.update(lines[future], completed=done[future], at=at)
-            for future in ended:
-                config = waiting[future]
-                said = _outcome(future, config)
-                if said != "done":
-                    failed[future] = f"{config.arm} seed {config.seed}: {said}"
-                progress.update(lines[future], completed=config.generations + 1 if said == "done" else None, at=said)
-                progress.stop_task(lines[future])
+        titles = [f"{config.arm} seed {config.seed}" for config in chains]
+        totals = [config.generations + 1 for config in chains]
+        lines = [progress.add_task(t, total=n, at="waits", start=False) for t, n in zip(titles, totals, strict=True)]
+        waiting, busy, seen = list(range(len(chains))), dict[int, _Worker](), [0] * len(chains)
+        while waiting or busy:
+            for worker in workers:
+                if waiting and not worker.at_work:
+                    busy[index := waiting.pop(0)] = worker
+                    worker.give(chains[index])
+                    progress.start_task(lines[index])
+            wait([worker.pipe for worker in busy.values() if worker.pipe is not None], POLL)
+            for index, worker in list(busy.items()):
+                outcome = worker.outcome()
+                if outcome is None:
+                    seen[index], at = _at(chains[index], seen[index])
+                    progress.update(lines[index], completed=seen[index], at=at)
+                    continue
+                del busy[index]
+                ended[index] = outcome
+                how, said = outcome
+                progress.update(lines[index], completed=totals[index] if how == "done" else None, at=inert(said))
+                progress.stop_task(lines[index])
                 if not console.is_terminal:
                     stamp = time.strftime("%H:%M:%S")
-                    console.print(
-                        inert(f"{stamp} {config.arm} seed {config.seed}: {said}"), markup=False, soft_wrap=True
-                    )
-    return [failed[future] for future in waiting if future in failed]
+                    console.print(inert(f"{stamp} {titles[index]}: {said}"), markup=False, soft_wrap=True)
 
 
-def _outcome(future: Future[None], config: RunConfig) -> str:
-    error = future.exception()
-    if error is None:
-        return "done"
-    if isinstance(error, UserError):
-        return " ".join(str(error).split())
-    if isinstance(error, BrokenProcessPool):
-        return "its process was ended from outside (out of memory?); the same command continues"
-    log = Path(config.runs_dir) / config.name / "workers.log"
-    return f"stopped by a fault in the lab, {type(error).__name__}: {' '.join(str(error).split())[:300]} (see {log})"
+def _at(config: RunConfig, finished: int) -> tuple[int, str]:
+    """(finished generations, where the chain is in words), looking on from what was known."""
+    from collapselab.opening import chain_path
+
+    try:
+        finished, stage = stage_of(Chain(chain_path(config)), finished)
+    except (UserError, OSError):  # a damaged chain: the worker that has it says so
+        return finished, "at work"
+    return finished, f"generation {finished} of {config.generations}: {stage or 'mixture'}"

@@ -32,6 +32,17 @@ FORK_MAY_CHANGE = (
 )
 
 
+class HeldError(UserError):
+    """Another process runs, or scores, this chain."""
+
+    def __init__(self, chain: Path, process: str):
+        super().__init__(chain, process)
+        self.chain, self.process = chain, process
+
+    def __str__(self) -> str:
+        return f"{self.chain}: process {self.process} is running this chain; wait for it or stop it"
+
+
 def chain_path(config: RunConfig) -> Path:
     return Path(config.runs_dir) / config.name / f"arm={config.arm}" / f"seed={config.seed}"
 
@@ -144,6 +155,29 @@ def opened(
             lock.close()
 
 
+@contextmanager
+def held(chain: Chain, processes: Processes) -> Iterator[None]:
+    """Holds the lock of a chain that exists, as a run does. Raises UserError where another process has it."""
+    lock = None
+    error: UserError | None = None
+    if processes.is_main:
+        try:
+            lock = (chain.root / "lock").open("a+")
+            _take(lock, chain)
+        except UserError as caught:
+            error = caught
+        except OSError as caught:
+            error = UserError(f"{chain.root}: cannot be written ({caught.strerror}); score a copy of the run")
+    error = processes.share(error)
+    try:
+        if error is not None:
+            raise error
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
+
+
 def _shared(chain: Chain) -> dict[str, str]:
     return rundir.read_json(chain.root / "shared.json") if chain.shared else {}
 
@@ -169,9 +203,7 @@ def _take(lock: Any, chain: Chain) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
-        raise UserError(
-            f"{chain.root}: process {lock.read().strip()} is running this chain; wait for it or stop it"
-        ) from None
+        raise HeldError(chain.root, lock.read().strip()) from None
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()

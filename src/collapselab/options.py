@@ -206,8 +206,10 @@ def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
     return run_config(options.parse(options.gather(["--config", str(path), *(overrides or [])])))
 
 
-def arms_of(options: Options, gathered: list[str], arms: dict[str, Any]) -> dict[str, RunConfig]:
-    """The configuration of each arm: the common settings, and what the arm overrides.
+def arms_of(
+    options: Options, gathered: list[str], arms: dict[str, Any]
+) -> tuple[dict[str, RunConfig], dict[str, list[str]]]:
+    """The configuration of each arm, which is the common settings and what the arm overrides; and the keys of the latter.
 
     Args:
         gathered: the common settings as options, from files and from the command line.
@@ -215,11 +217,16 @@ def arms_of(options: Options, gathered: list[str], arms: dict[str, Any]) -> dict
     """
     known = run_keys()
     typed = {item[2:].split("=", 1)[0] for item in gathered} - options.origin.keys()
-    made = {}
+    made, changes = {}, {}
     for arm, settings in arms.items():
-        overrides = flatten(settings or {}) if isinstance(settings or {}, dict) else None
-        if overrides is None:
+        if not isinstance(settings or {}, dict):
             raise UserError(f"arms.{arm}={settings!r}: must hold keys and values, as in {{mixing.regime: accumulate}}")
+        overrides: dict[str, Any] = {}
+        for key, value in (settings or {}).items():
+            here = flatten({str(key): value})
+            if twice := sorted(here.keys() & overrides.keys()):
+                raise UserError(f"arms.{arm}.{twice[0]}: stands twice; keep one")
+            overrides |= here
         for key, value in overrides.items():
             if key in ("name", "arm", "seed", "runs_dir") or key not in known:
                 hint = "; it is the same for all arms" if key in known else nearest(key, known)
@@ -234,7 +241,8 @@ def arms_of(options: Options, gathered: list[str], arms: dict[str, Any]) -> dict
             made[str(arm)] = run_config(options.parse(line))
         except UserError as error:
             raise UserError(f"arms.{arm}: {error}") from None
-    return made
+        changes[str(arm)] = list(overrides)
+    return made, changes
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

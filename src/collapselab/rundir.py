@@ -154,7 +154,7 @@ class Chain:
 
     def share(self, digests: dict[str, str]) -> None:
         """Takes the named stages of generation 0 from the run's shared folders. Raises UserError for a strange digest."""
-        for name, value in digests.items():
+        for name, value in digests.items() if isinstance(digests, dict) else [("", digests)]:
             if name not in SHARED_STAGES or not re.fullmatch(r"[0-9a-f]{32}", str(value)):
                 raise UserError(f"{self.root / 'shared.json'}: not written by this lab; restore it or use another name")
             self.shared[name] = run_root(self.root) / "shared" / value / self.root.name

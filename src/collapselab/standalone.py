@@ -18,7 +18,8 @@ from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
 from collapselab.evaluation.rows import sample_tokens
-from collapselab.opening import check_lengths, open_corpus
+from collapselab.evaluation.under_base import check_embeddings
+from collapselab.opening import check_lengths, held, open_corpus
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json
 
@@ -35,9 +36,13 @@ def sample(
     if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
     available = mixing.blocks_available(corpus.train, config)
+    text_of = chosen if config.sampling.prompt_from == "previous" else 0
+    read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
+    with processes.main_first():
+        for g, name in read if processes.is_main else []:
+            _intact(chain.stage(g, name))
     small = sampling.CPU_BATCH * config.sequence_length
     budget = tokens or (mixing.sample_budget(config, available) if out else small)
-    text_of = chosen if config.sampling.prompt_from == "previous" else 0
     text = mixing.TrainingSet(config, chain, text_of, corpus.train)
     model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
     recorded = chain.batch_file
@@ -93,7 +98,8 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
     """Scores the finished generations of a chain anew, by the metrics and the protocol of today, into `rescored/`.
 
     Returns the name of the scores (the beginning of their protocol's digest) and their rows. What was published is
-    read and never touched; scores that are there already are not made again.
+    read and never touched; scores that are there already are not made again. Raises UserError, before anything is
+    written, where a stage that is read is damaged, or another process runs or scores the chain.
     """
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain, corpus = Chain(root), open_corpus(config, processes)
@@ -103,14 +109,30 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
         raise UserError(f"{root}: no generation is finished yet; continue the run first")
     budget = mixing.sample_budget(config, mixing.blocks_available(corpus.train, config))
     scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
-    stages = Stages(chain, config, corpus, budget, processes, Console(speaks=processes.is_main, bars=config.progress))
-    stages.scores = scores
-    for generation in chain.finished():
-        stages.g = generation
-        if generation == 0:
-            stages.do("reference", stages.reference)
-        stages.do("eval", stages.evaluate)
-    return scores, chain.rebuild_metrics(scores) if processes.is_main else []
+    check_embeddings(config, corpus, budget)
+    with held(chain, processes):
+        stages = Stages(
+            chain, config, corpus, budget, processes, Console(speaks=processes.is_main, bars=config.progress)
+        )
+        with processes.main_first():
+            for generation in chain.finished() if processes.is_main else []:
+                stages.g = generation
+                for name in ("mixture", "train", "samples"):
+                    _intact(stages.place(name), stages.inputs(name))
+        stages.scores = scores
+        for generation in chain.finished():
+            stages.g = generation
+            if generation == 0:
+                stages.do("reference", stages.reference)
+            stages.do("eval", stages.evaluate)
+        return scores, chain.rebuild_metrics(scores) if processes.is_main else []
+
+
+def _intact(place: Path, inputs: dict[str, str] | None = None) -> None:
+    """Raises UserError where a published stage is missing or damaged, or was made from other inputs than these."""
+    manifest = rundir.manifest_of(place)
+    if manifest is None or (inputs is not None and manifest["inputs"] != inputs):
+        raise UserError(f"{place}: missing, damaged or out of date; continue the run to have it made again")
 
 
 def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:

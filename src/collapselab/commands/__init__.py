@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 VERBS = {
@@ -43,3 +45,36 @@ def quiet() -> None:
 def last(key: str, gathered: list[str]) -> str | None:
     given = [item.split("=", 1)[1] for item in gathered if item.startswith(f"--{key}=")]
     return given[-1] if given else None
+
+
+def one_chain(run: str) -> Path:
+    """The chain that is meant by a run directory: its first one, which is said where there are more."""
+    from collapselab.rundir import find_chains
+
+    chains = find_chains(Path(run))
+    if len(chains) > 1 and os.environ.get("RANK", "0") == "0":
+        print(f"{run} holds {len(chains)} chains; this is about {chains[0]}, name another to have it", file=sys.stderr)
+    return chains[0]
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], left: tuple[str, ...] = ()) -> None:
+    """A table on the terminal; a file or a pipe gets it in its whole width.
+
+    Args:
+        left: columns of words, which are aligned on the left.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title))
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(
+            console.width, sum(max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True)) + 1
+        )
+    console.print(table)

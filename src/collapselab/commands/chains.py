@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from collapselab.commands import last, make_options, quiet
+from collapselab.commands import last, make_options, print_table, quiet
 from collapselab.config import UserError
 
 if TYPE_CHECKING:
@@ -55,28 +55,19 @@ def run(arguments: list[str]) -> int:
 
 def _show(chain: Path) -> None:
     """The table at the end of a run, and where the report is."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from collapselab import report
     from collapselab.rundir import run_root
 
     page = report.write_report(run_root(chain))
-    table = Table(title=Text(str(chain)))
-    columns, rows = report.table_rows(report.ChainFiles(chain))
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(str(chain), *report.table_rows(report.ChainFiles(chain)))
     print(f"report: {page}")
 
 
-def read_experiment(arguments: list[str]) -> tuple[Experiment, int | None]:
-    """What a command line and its YAML files ask for, and how many workers."""
+def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
+    """What a command line and its YAML files ask for; and the options, with `workers` and `dry_run`."""
     options = make_options("experiment")
     options.add_run_keys()
+    options.add_switch("dry_run", "say for each arm what a chain of it will take, and stop")
     options.add("arms", dict, {}, "what each arm changes: {name: {key: value, ...}, ...}; in the YAML file")
     options.add("seeds", list[int], [], "seeds of the chains of each arm, as in [1, 2, 3]")
     options.add("baseline", str | None, None, "the arm that the others are compared with; null means the first")
@@ -96,47 +87,66 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, int | None]:
         raise UserError(f"seeds={parsed.seeds}: give at least one seed, each once, as in seeds: [1, 2, 3]")
     if any(item.startswith("--seed=") for item in gathered):
         raise UserError("seed: an experiment has `seeds`, as in seeds: [1, 2, 3]")
+    if any(item.startswith("--arm=") for item in gathered):
+        raise UserError("arm: an experiment has `arms`, as in arms: {replace: {mixing.start: 0.0}}")
     if parsed.workers is not None and parsed.workers < 1:
         raise UserError(f"--workers={parsed.workers}: must be 1 or more")
 
-    arms = arms_of(options, gathered, parsed.arms)
+    arms, changes = arms_of(options, gathered, parsed.arms)
     baseline = parsed.baseline or next(iter(arms))
     if baseline not in arms:
         raise UserError(f"baseline={baseline!r}: no such arm; arms are {', '.join(arms)}")
     from collapselab.experiment import Experiment
 
-    return Experiment(arms, parsed.seeds, baseline), parsed.workers
+    return Experiment(arms, changes, parsed.seeds, baseline), parsed
 
 
 def run_experiment(arguments: list[str]) -> int:
-    asked, workers = read_experiment(arguments)
+    asked, parsed = read_experiment(arguments)
     from collapselab import experiment
 
     quiet()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("accelerate launch: an experiment starts processes of its own; run it without, with --workers")
-    failed = experiment.run(asked, workers)
-    if len(failed) < len(asked.chains()):
-        _compare(asked.root)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(asked.chains())} chains did not finish: {'; '.join(failed)}")
+    if parsed.dry_run:
+        _plan(asked)
+        return 0
+    ended = experiment.run(asked, parsed.workers)
+    failed = [f"{config.arm} seed {config.seed}: {said}" for config, (how, said) in ended if how == "failed"]
+    wrong = [f"{len(failed)} of {len(ended)} chains did not finish: {'; '.join(failed)}"] if failed else []
+    try:
+        if len(failed) < len(ended):
+            _compare(asked.root)
+    except UserError as error:
+        if any(how == "done" for _, (how, _) in ended):
+            wrong.append(f"no report: {error}")
+        else:  # what other processes run has nothing finished yet
+            print(error)
+    if wrong:
+        raise UserError("; ".join(wrong))
     return 0
+
+
+def _plan(asked: Experiment) -> None:
+    """What each arm will take, one seed of it."""
+    from collapselab import plan
+    from collapselab.console import inert
+    from collapselab.experiment import as_far
+
+    arms, seeds = len(asked.arms), len(asked.seeds)
+    print(
+        f"{arms * seeds} chains: arms {arms}, seeds {seeds}. Below, for each arm, its first seed alone; arms that have the"
+    )
+    print("same generation 0 make it once per seed.")
+    for config in asked.chains()[::seeds]:
+        config = as_far(config)
+        print(inert("\n".join([f"\narm         {config.arm}", *plan.lines(config, plan.plan(config))])))
 
 
 def _compare(root: Path) -> None:
     """The table at the end of an experiment, and where the report is."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from collapselab import report
 
     page = report.write_report(root)
-    title, columns, rows = report.comparison(root)
-    table = Table(title=Text(title))
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("metric", "arm") else "right")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    print_table(*report.comparison(root), left=("metric", "arm"))
     print(f"report: {page}")

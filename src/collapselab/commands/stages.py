@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from collapselab.commands import RUN_HELP, make_options, quiet
+from collapselab.commands import RUN_HELP, make_options, one_chain, quiet
 from collapselab.config import UserError
 
 
@@ -26,9 +26,7 @@ def sample(arguments: list[str]) -> int:
     parsed = options.parse([item for item in gathered if item not in overrides])
     if parsed.tokens is not None and parsed.tokens < 1:
         raise UserError(f"--tokens={parsed.tokens}: must be 1 or more")
-    from collapselab.rundir import find_chains
-
-    chain = find_chains(Path(parsed.run))[0]
+    chain = one_chain(parsed.run)
     config = config_from(chain / "config.yaml", overrides)
     quiet()
     from collapselab import standalone
@@ -69,7 +67,7 @@ def score(arguments: list[str]) -> int:
     from collapselab import standalone
 
     if parsed.run is not None:
-        config = config_from(chains[0] / "config.yaml", overrides)
+        config = config_from(one_chain(parsed.run) / "config.yaml", overrides)
         standalone.score(parsed.target, dataclasses.replace(config, device=parsed.device or "auto"), parsed.out)
         return 0
     for chain in chains:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,13 @@ class ChainFiles:
     """What a report needs of one chain."""
 
     def __init__(self, path: Path):
+        named = re.fullmatch(r"arm=(.+)/seed=(\d+)", f"{path.parent.name}/{path.name}")
+        if named is None:
+            raise UserError(
+                f"{path}: a chain lies in arm=NAME/seed=NUMBER; give the folder its name back, or remove it"
+            )
         self.path, self.chain = path, Chain(path)
-        self.arm, self.seed = path.parent.name.removeprefix("arm="), int(path.name.removeprefix("seed="))
+        self.arm, self.seed = named[1], int(named[2])
         self.name = f"{self.arm}, seed {self.seed}"
         self.rows = read_metrics(path)
         self.reference: dict[str, Any] = read_json(self.chain.stage(0, "reference") / "eval.json")
@@ -71,26 +77,48 @@ def _cell(metrics: dict[str, float], key: str) -> str:
 def open_run(run: Path) -> tuple[list[ChainFiles], str | None]:
     """The chains of a run that have a finished generation, in the order of the experiment's arms, and the baseline arm.
 
+    Args:
+        run: the run directory, or a chain of it, which stands for the whole run.
+
     Raises UserError where no generation is finished.
     """
-    started = find_chains(run)
-    chains = [ChainFiles(path) for path in started if (path / "metrics.jsonl").is_file() and read_metrics(path)]
+    root = run_root(find_chains(run)[0])
+    chains = [
+        ChainFiles(path) for path in find_chains(root) if (path / "metrics.jsonl").is_file() and read_metrics(path)
+    ]
     if not chains:
         raise UserError(f"{run}: no generation is finished yet; continue the run first")
-    asked = run_root(chains[0].path) / "experiment.yaml"
-    order: list[str] = []
-    baseline = None
-    if asked.is_file():
-        experiment = yaml.safe_load(asked.read_text(encoding="utf-8"))
-        order, baseline = list(experiment["arms"]), experiment["baseline"]
+    order, baseline = _asked(root / "experiment.yaml")
     order += sorted({chain.arm for chain in chains} - set(order))
     return sorted(chains, key=lambda chain: (order.index(chain.arm), chain.seed)), baseline
 
 
+def _asked(path: Path) -> tuple[list[str], str | None]:
+    """(arms in their order, baseline) of an experiment; nothing where there is none. Raises UserError for a broken file."""
+    if not path.is_file():
+        return [], None
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        arms, baseline = list(map(str, tree["arms"].keys())), tree["baseline"]
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}: not written by this lab (it needs arms and baseline); run the experiment again to have it rewritten"
+        ) from None
+    return arms, None if baseline is None else str(baseline)
+
+
 def write_report(run: Path) -> Path:
-    """Makes report/ of a run anew; returns the path of index.html. Raises UserError where no generation is finished."""
+    """Makes report/ of a run anew; returns the path of index.html. Raises UserError where no generation is finished, or
+    where nothing can be written."""
     chains, baseline = open_run(run)
     out = run_root(chains[0].path) / "report"
+    try:
+        return _publish(chains, baseline, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); remove what is in the way") from None
+
+
+def _publish(chains: list[ChainFiles], baseline: str | None, out: Path) -> Path:
     out.mkdir(exist_ok=True)
     metrics = tables.tidy(chains)
     summary = tables.summary(metrics, baseline)
@@ -99,14 +127,17 @@ def write_report(run: Path) -> Path:
         tables.publish(table, out / name)
     if len(laws):
         tables.publish(laws, out / "theory")
+    else:
+        remove(out, "theory.csv", "theory.parquet")
     images = []
     for name, title, caption, draw in figures.FIGURES:
         png = draw(chains)
         if png is None:
+            remove(out, f"{name}.png")
             continue
         write_bytes(out / f"{name}.png", png)
         images.append({"title": title, "caption": caption, "data": base64.b64encode(png).decode()})
-    title, columns, rows = compared(summary, baseline)
+    title, columns, rows = compared(summary, baseline, last_of_all(chains))
     environment = jinja2.Environment(loader=jinja2.PackageLoader("collapselab.report", "."), autoescape=True)
     page = environment.get_template("page.html.jinja").render(
         name=run_root(chains[0].path).name,
@@ -129,17 +160,31 @@ def write_report(run: Path) -> Path:
     return out / "index.html"
 
 
+def remove(folder: Path, *names: str) -> None:
+    """Files of an earlier report that this one has nothing for."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
 def comparison(run: Path) -> tuple[str, list[str], list[list[str]]]:
     """(title, columns, rows) that compare the arms of a run at the last generation that all of their chains have."""
     chains, baseline = open_run(run)
-    return compared(tables.summary(tables.tidy(chains), baseline), baseline)
+    return compared(tables.summary(tables.tidy(chains), baseline), baseline, last_of_all(chains))
 
 
-def compared(summary: pd.DataFrame, baseline: str | None) -> tuple[str, list[str], list[list[str]]]:
+def last_of_all(chains: list[ChainFiles]) -> int:
+    """The last generation that every chain has."""
+    return min(len(chain.rows) for chain in chains) - 1
+
+
+def compared(summary: pd.DataFrame, baseline: str | None, last: int) -> tuple[str, list[str], list[list[str]]]:
     """One row per headline metric and arm: chains, mean and half-width of the 95 % interval, and the same of the
-    difference to the baseline."""
+    difference to the baseline.
+
+    Args:
+        last: the generation at which they are compared.
+    """
     baseline = baseline if summary["arm"].nunique() > 1 else None
-    last = int(summary.groupby("arm")["generation"].max().min())
     at_last = summary[summary["generation"] == last].set_index(["metric", "arm"])
     columns = ["metric", "arm", "chains", "mean"] + ([f"minus {baseline}"] if baseline is not None else [])
     rows = []

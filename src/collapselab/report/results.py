@@ -7,21 +7,32 @@ from pathlib import Path
 
 import pandas as pd
 
+from collapselab.config import UserError
 from collapselab.metrics import HEADLINE
-from collapselab.report import compared, figures, open_run, overlay, tables
+from collapselab.report import ChainFiles, compared, figures, last_of_all, open_run, overlay, remove, tables
 from collapselab.rundir import STAGES, manifest_of, read_json, run_root, write_bytes, write_text
 
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
+FIGURES = ("theory", "likelihood", "tails")
 
 
 def write_results(run: Path, out: Path, command: str) -> Path:
     """Writes table.md, metrics.csv (headline metrics and those with a law), theory.csv, the figures and experiment.yaml
     into `out`; returns the path of table.md.
 
+    Those of an earlier call that this run has nothing for are removed. Raises UserError where nothing can be written.
+
     Args:
         command: what made the run, for the page.
     """
     chains, baseline = open_run(run)
+    try:
+        return _write(chains, baseline, out, command)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from None
+
+
+def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: str) -> Path:
     root = run_root(chains[0].path)
     out.mkdir(parents=True, exist_ok=True)
     laws, metrics = overlay.agreement(chains), tables.tidy(chains)
@@ -29,17 +40,23 @@ def write_results(run: Path, out: Path, command: str) -> Path:
     write_bytes(out / "metrics.csv", kept.to_csv(index=False, float_format="%.6g").encode())
     if len(laws):
         write_bytes(out / "theory.csv", laws.to_csv(index=False, float_format="%.6g").encode())
+    else:
+        remove(out, "theory.csv")
     for name, _, _, draw in figures.FIGURES:
-        if name in ("theory", "likelihood", "tails"):
+        if name in FIGURES:
             png = draw(chains)
             if png is not None:
                 write_bytes(out / f"{name}.png", png)
+            else:
+                remove(out, f"{name}.png")
     if (root / "experiment.yaml").is_file():
         shutil.copy(root / "experiment.yaml", out / "experiment.yaml")
+    else:
+        remove(out, "experiment.yaml")
     environment = {key: chains[0].environment.get(key) for key in KEPT}
     stages = {chain.chain.stage(row["generation"], s) for chain in chains for row in chain.rows for s in STAGES}
     seconds = sum(m["time"]["seconds"] for s in stages if (m := manifest_of(s, check="nothing")))
-    title, columns, rows = compared(tables.summary(metrics, baseline), baseline)
+    title, columns, rows = compared(tables.summary(metrics, baseline), baseline, last_of_all(chains))
     parts = [
         f"# {root.name}",
         f"Made by `{command}`.",
@@ -58,8 +75,12 @@ def write_results(run: Path, out: Path, command: str) -> Path:
 def _wall(root: Path) -> str:
     if not (root / "timing.json").is_file():
         return ""
-    last = read_json(root / "timing.json")
-    return f" The last call took {last['seconds']:,.0f} s, {last['workers']} at a time, {last['date']}."
+    calls = [call for call in read_json(root / "timing.json").get("calls", []) if call["stages"]]
+    if not calls:
+        return ""
+    seconds, workers = sum(call["seconds"] for call in calls), sorted({call["workers"] for call in calls})
+    times = "one call" if len(calls) == 1 else f"{len(calls)} calls"
+    return f" It took {seconds:,.0f} s in {times}, {' or '.join(map(str, workers))} at a time, {calls[-1]['date']}."
 
 
 def _law_table(laws: pd.DataFrame) -> str:
