@@ -380,7 +380,9 @@ def test_the_report_of_a_chain_is_that_of_its_whole_run(done: Path, tmp_path: Pa
 
 
 def test_what_an_earlier_report_left_and_this_one_has_not_is_removed(tmp_path: Path, lab: Lab) -> None:
-    run(small_config(runs_dir=str(tmp_path), generations=0, sampling__prompt="real_prefix", sampling__prompt_tokens=3))
+    chain, (row,) = run(small_config(runs_dir=str(tmp_path), generations=0))
+    row["metrics"] = {key: value for key, value in row["metrics"].items() if not key.startswith("theory/")}
+    (chain / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     out = tmp_path / "kept"
     (tmp_path / "test" / "report").mkdir(exist_ok=True)
     out.mkdir()

@@ -121,7 +121,7 @@ def run_experiment(arguments: list[str]) -> int:
         if any(how == "done" for _, (how, _) in ended):
             wrong.append(f"no report: {error}")
         else:  # what other processes run has nothing finished yet
-            print(error)
+            print(f"no report yet: {error}")
     if wrong:
         raise UserError("; ".join(wrong))
     return 0
