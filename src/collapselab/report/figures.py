@@ -172,7 +172,7 @@ def theory(chains: list[Any]) -> bytes | None:
                     [g for g, *_ in gaps], [m - e for _, _, m, e, _ in gaps], bars, fmt="o-", ms=3, color=colour, lw=1
                 )
         if not any(residuals(members, key) for members in by_arm(chains).values()):
-            below.set_axis_off()
+            below.set_visible(False)
             above.tick_params(labelbottom=True)
         above.set_title(TITLES[key], fontsize=10)
         below.axhline(0, color="0.4", linewidth=1)
