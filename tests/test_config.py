@@ -113,6 +113,8 @@ REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
     ("evaluation.embeddings", 19, {}),
     ("training.block", 128, {"model.context": 64}),
     *[("name", v, {}) for v in ("..", "a..b", "../a", "a/b", "", ".hidden", "-x", "a b", "a\n", "é", "x" * 101)],
+    *[("training.checkpoint_seconds", v, {}) for v in (0.0, -1.0, INF, NAN)],
+    ("training.checkpoint_steps", 0, {}),
     *[("seed", v, {}) for v in (-1, 2**63)],
     ("generations", -1, {}),
 ]
@@ -176,7 +178,15 @@ def test_every_key_has_a_docstring() -> None:
 
 @pytest.mark.parametrize(
     "harmless",
-    [{"name": "b"}, {"runs_dir": "x"}, {"data_dir": "d"}, {"progress": False}, {"tracking.wandb": "offline"}],
+    [
+        {"name": "b"},
+        {"runs_dir": "x"},
+        {"data_dir": "d"},
+        {"progress": False},
+        {"tracking.wandb": "offline"},
+        {"retain": "ends"},
+        {"training.checkpoint_steps": 7, "training.checkpoint_seconds": None},
+    ],
     ids=str,
 )
 def test_where_and_how_a_run_is_watched_is_no_part_of_it(harmless: dict[str, Any]) -> None:
@@ -226,8 +236,9 @@ def test_drift_names_every_key_that_differs_with_both_values() -> None:
 def test_every_setting_that_is_not_harmless_enters_the_identity() -> None:
     keys = set(identity(RunConfig()))
     every = set(flatten(as_dict(RunConfig())))
-    assert every - keys == {"name", "arm", "runs_dir", "data_dir", "progress", "generations"} | {
-        key for key in every if key.startswith("tracking.")
+    assert every - keys == {
+        *("name", "arm", "runs_dir", "data_dir", "progress", "retain", "generations"),
+        *("tracking.wandb", "tracking.project", "training.checkpoint_seconds", "training.checkpoint_steps"),
     }
 
 

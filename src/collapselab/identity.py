@@ -6,8 +6,11 @@ from typing import Any
 
 from collapselab.config import RunConfig, as_dict, digest
 
-# Where a run lives and how it is watched: no part of what a chain is.
-HARMLESS = ("name", "arm", "runs_dir", "data_dir", "progress", "generations", "tracking")
+# Where a run lives, how it is watched and what is kept of it: no part of what a chain is.
+HARMLESS = (
+    *("name", "arm", "runs_dir", "data_dir", "progress", "retain", "generations", "tracking.wandb", "tracking.project"),
+    *("training.checkpoint_seconds", "training.checkpoint_steps"),
+)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -20,7 +23,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """The keys that make a chain what it is, flat; `generations` counts only where the schedule uses it."""
-    flat = flatten({k: v for k, v in as_dict(config).items() if k not in HARMLESS})
+    flat = {key: value for key, value in flatten(as_dict(config)).items() if key not in HARMLESS}
     if config.mixing.uses_horizon:
         flat["generations"] = config.generations
     return flat

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from collapselab.config import LANGUAGES, CorpusConfig, UserError, first_line
+from collapselab.config import CorpusConfig, UserError, first_line
+from collapselab.config.corpus import LANGUAGES
 from collapselab.languages import LANGUAGE_VERSION, language_of
 
 Split = Literal["train", "valid", "test"]

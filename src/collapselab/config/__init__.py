@@ -1,0 +1,157 @@
+"""Every setting of a chain, with its unit, range and meaning. No library is imported here.
+
+A setting that cannot work is refused when the configuration is built, in one line that names key, value and remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from collapselab.config.corpus import CorpusConfig
+from collapselab.config.generations import MixingConfig, SamplingConfig
+from collapselab.config.learning import ModelConfig, TrainingConfig
+from collapselab.config.scores import EvaluationConfig, TrackingConfig
+from collapselab.config.values import UserError, as_dict, check, digest, first_line
+
+__all__ = [
+    "CorpusConfig",
+    "EvaluationConfig",
+    "MixingConfig",
+    "ModelConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "UserError",
+    "as_dict",
+    "digest",
+    "first_line",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One chain: a model trained, sampled, and trained again on its own samples."""
+
+    name: str = "main"
+    """Name of the run: its directory is runs_dir/name."""
+    arm: str = "main"
+    """Name of the arm: a run may hold several chains that are compared. A chain lies in runs_dir/name/arm=.../seed=..."""
+    runs_dir: str = "runs"
+    """Directory that holds runs."""
+    data_dir: str | None = None
+    """Directory of named local corpora; null means the environment variable COLLAPSELAB_DATA."""
+    seed: int = 1
+    """Seed of the chain, 0 or more; all other seeds are derived from it."""
+    generations: int = 5
+    """Last generation; the chain has generations 0 to this one. May be raised later."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto means CUDA where there is one."""
+    deterministic: bool = False
+    """On CUDA: deterministic algorithms only, and a sampling batch that does not depend on free memory, so that a run
+    can be repeated to the bit on the same kind of card. On a CPU it always can."""
+    progress: bool = True
+    """Show progress bars (on a terminal)."""
+    retain: Literal["all", "last", "ends"] = "all"
+    """Weights that are kept on disk: of every generation; of the last one; or of the last one and of every generation
+    at which a run came to its end (a chain that is extended has several). Generation 0 always stays. What is removed
+    is trained again, to the bit, where it is needed after all."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    """Real text."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The language model."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """One generation's training run."""
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    """Training sets of later generations."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How text is written."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What is measured, and how."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Dashboard."""
+
+    def __post_init__(self) -> None:
+        for key in ("name", "arm"):
+            value = getattr(self, key)
+            plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,99}", value) and ".." not in value
+            check(bool(plain), key, value, "use 1 to 100 letters, digits, '.', '_', '-', '=' or '+', without '..'")
+        check(0 <= self.seed < 2**63, "seed", self.seed, "must be 0 or more and below 2^63")
+        check(self.generations >= 0, "generations", self.generations, "must be 0 or more")
+        block = self.training.block
+        if self.mixing.tokens is not None:
+            check(
+                self.mixing.tokens >= block,
+                "mixing.tokens",
+                self.mixing.tokens,
+                f"must hold at least one block of training.block={block} tokens",
+            )
+        if self.mixing.schedule == "list":
+            check(
+                len(self.mixing.values) >= self.generations,
+                "mixing.values",
+                self.mixing.values,
+                f"give one share for each of the {self.generations} generations",
+            )
+        if self.sampling.prompt == "real_prefix":
+            check(
+                self.sampling.prompt_tokens < self.sequence_length,
+                "sampling.prompt_tokens",
+                self.sampling.prompt_tokens,
+                f"must be below the sequence length {self.sequence_length}",
+            )
+            check(
+                self.sampling.prompt_tokens <= block,
+                "sampling.prompt_tokens",
+                self.sampling.prompt_tokens,
+                f"must be at most training.block={block}",
+            )
+        if self.mixing.unit == "documents":
+            check(
+                self.sampling.prompt != "first_token",
+                "sampling.prompt",
+                self.sampling.prompt,
+                "with mixing.unit=documents a sequence begins like a document: set bos or real_prefix",
+            )
+            check(
+                self.sequence_length == block,
+                "sampling.length",
+                self.sampling.length,
+                f"with mixing.unit=documents a sequence is a document: leave null or set {block}",
+            )
+        context = self.evaluation.context or block
+        stride = self.evaluation.stride or context
+        check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")
+        check(context >= 3 or stride < context, "evaluation.context", context, "must be 3 or more")
+        counts, beams = self.model.family == "bigram", self.sampling.beams
+        check(beams == 1 or not counts, "sampling.beams", beams, "the bigram family has no beam search; leave 1")
+        if self.model.pretrained is None and not counts:
+            limit = self.model.context or block
+            for key, value in {
+                "training.block": block,
+                "sampling.length": self.sequence_length,
+                "evaluation.context": context,
+            }.items():
+                check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens per sampled sequence, prompt included."""
+        return self.sampling.length or self.training.block
+
+    @property
+    def prompt_length(self) -> int:
+        """Stored prompt tokens at the head of each sampled sequence. A `bos` prompt is stored only where a sequence is a
+        whole document, which begins with its separator."""
+        return {
+            "bos": int(self.mixing.unit == "documents"),
+            "first_token": 1,
+            "real_prefix": self.sampling.prompt_tokens,
+        }[self.sampling.prompt]
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training set, where `training.tokens` does not say otherwise."""
+        return self.training.epochs or 1

@@ -1,0 +1,136 @@
+"""What passes from generation to generation: training sets and the text that is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from collapselab.config.values import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixingConfig:
+    """What generation t >= 1 is trained on: real text, text of earlier generations, in which shares."""
+
+    tokens: int | None = 131072
+    """Tokens in one training set (accumulate: in each part added to it), rounded down to whole blocks; null means the
+    whole training split."""
+    regime: Literal["replace", "accumulate", "accumulate_subsample"] = "replace"
+    """`replace`: real text by the schedule, the rest by the generation before. `accumulate`: generation 0's real text
+    and every generation's samples, a growing set. `accumulate_subsample`: `tokens` drawn at random from that pool."""
+    schedule: Literal["constant", "geometric", "linear", "cosine", "harmonic", "power", "list"] | None = None
+    """Real share alpha_g of generation g's training set, g = 1..G, for `replace`; null means geometric. constant:
+    start; geometric: start x ratio^(g-1); linear and cosine: from start to end over g = 1..G; harmonic: 1/(g+1);
+    power: (g+1)^-power; list: `values`. The accumulate regimes have no schedule: setting both is refused."""
+    start: float = 0.9
+    """Real share of generation 1 for constant, geometric, linear and cosine, [0, 1]."""
+    ratio: float = 0.9
+    """Factor per generation of the geometric schedule, [0, 1]."""
+    end: float = 0.0
+    """Real share of the last generation for linear and cosine, [0, 1]."""
+    power: float = 1.0
+    """Exponent of the power schedule, 0 or more."""
+    values: list[float] = field(default_factory=list)
+    """Real shares of generations 1, 2, ... for the list schedule, one for each generation."""
+    floor: float = 0.0
+    """The real share never falls below this, [0, 1]."""
+    real: Literal["fresh", "reuse"] = "fresh"
+    """Real text of later generations: never shown before in this chain, or the same items as in generation 0 again
+    (as many of them as the share asks for, always the same first ones)."""
+    unit: Literal["tokens", "documents"] = "tokens"
+    """What real text is counted and drawn in: blocks of packed text, or whole documents of exactly
+    `training.block` tokens each, separator included."""
+
+    def __post_init__(self) -> None:
+        check(self.tokens is None or self.tokens >= 1, "mixing.tokens", self.tokens, "must be 1 or more, or null")
+        for key in ("start", "ratio", "end", "floor"):
+            check(0 <= getattr(self, key) <= 1, f"mixing.{key}", getattr(self, key), "must lie in [0, 1]")
+        check(0 <= self.power < float("inf"), "mixing.power", self.power, "must be 0 or more")
+        check(all(0 <= v <= 1 for v in self.values), "mixing.values", self.values, "each must lie in [0, 1]")
+        check(
+            self.regime == "replace" or self.schedule is None,
+            "mixing.schedule",
+            self.schedule,
+            f"regime {self.regime} keeps everything and has no schedule; set one or the other",
+        )
+        check(
+            (self.schedule == "list") == bool(self.values),
+            "mixing.values",
+            self.values,
+            "give the shares here and set mixing.schedule=list, or neither",
+        )
+
+    @property
+    def uses_horizon(self) -> bool:
+        """Whether the shares depend on the number of generations, so that a chain cannot be extended."""
+        return self.schedule in ("linear", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How a generation writes its text. The default is pure ancestral sampling: truncation is a confound."""
+
+    tokens: int | None = None
+    """Tokens written per generation, prompts included, exact; null means as many as a training set has."""
+    length: int | None = None
+    """Tokens per sequence, prompt included; null means `training.block`."""
+    prompt: Literal["bos", "first_token", "real_prefix"] = "first_token"
+    """Each sequence begins with: the document separator (stored only with mixing.unit=documents), one token at a random
+    place of a text, or the first `prompt_tokens` tokens of a training block."""
+    prompt_tokens: int = 32
+    """Length of a `real_prefix`, in tokens."""
+    prompt_from: Literal["real", "previous"] = "real"
+    """Text that prompts are taken from: real training text, or the training set of the generation that samples
+    (which closes the loop). Prompt tokens are a source of their own in the ledger."""
+    temperature: float = 1.0
+    """Divides the logits; above 0. 1 is the model's own distribution."""
+    top_k: int = 0
+    """Draw among the k most likely tokens; 0 is off."""
+    top_p: float = 1.0
+    """Draw among the smallest set of tokens with this much probability, (0, 1]; 1 is off."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the most likely one, [0, 1); 0 is off."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens already in the sequence; 1 is off."""
+    beams: int = 1
+    """Beam search with this many beams instead of drawing (deterministic, and slow); 1 draws."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the sampling model; auto means bf16 on CUDA and fp32 on a CPU. Logits are float32 in any case."""
+    batch_size: int | None = None
+    """Sequences computed side by side; null means 128 on a CPU, on CUDA what fits into free memory (recorded, and
+    taken again when a run continues). Part of the result: text does not depend on the number of processes or threads,
+    but on this (products differ in the last bits with the number of rows)."""
+
+    def __post_init__(self) -> None:
+        for key in ("tokens", "length"):
+            value = getattr(self, key)
+            check(value is None or value >= 2, f"sampling.{key}", value, "must be 2 or more, or null")
+        for key in ("prompt_tokens", "beams", "batch_size"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"sampling.{key}", value, "must be 1 or more")
+        check(0 < self.temperature < float("inf"), "sampling.temperature", self.temperature, "must be above 0")
+        check(self.top_k >= 0, "sampling.top_k", self.top_k, "must be 0 (off) or more")
+        check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "must be above 0 and at most 1 (off)")
+        check(0 <= self.min_p < 1, "sampling.min_p", self.min_p, "must be at least 0 (off) and below 1")
+        check(
+            0 < self.repetition_penalty < float("inf"),
+            "sampling.repetition_penalty",
+            self.repetition_penalty,
+            "must be above 0; 1 is off",
+        )
+        check(
+            self.beams == 1 or not self.shapes,
+            "sampling.beams",
+            self.beams,
+            "beam search draws nothing: leave temperature, top_k, top_p, min_p and repetition_penalty off",
+        )
+
+    @property
+    def truncates(self) -> bool:
+        """Whether any token is kept from being drawn."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def shapes(self) -> bool:
+        """Whether tokens are drawn from another distribution than the model's own."""
+        return self.truncates or self.temperature != 1 or self.repetition_penalty != 1

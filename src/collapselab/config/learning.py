@@ -1,0 +1,155 @@
+"""The model and how a generation is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from collapselab.config.values import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The language model and where each generation starts from."""
+
+    pretrained: str | None = None
+    """A model folder, a hub name, a .gguf file, or `package:NAME/FILE` for a file inside an installed Python package.
+    null builds a new model from the keys below; otherwise only `dropout`, `pad_vocabulary` and `start` apply."""
+    family: Literal["gpt2", "llama", "bigram"] = "gpt2"
+    """Architecture of a new model. bigram is the exact learner: counts of the pairs of tokens in the training set,
+    without a gradient, so that sizes, learning rate and other settings of the optimiser have no meaning for it."""
+    layers: int = 4
+    """Number of transformer blocks."""
+    width: int = 128
+    """Hidden size, a multiple of `heads`."""
+    heads: int = 4
+    """Attention heads per layer."""
+    kv_heads: int | None = None
+    """Key-value heads (llama only; grouped-query attention); null means as many as `heads`."""
+    mlp_width: int | None = None
+    """Inner size of the feed-forward layer; null means 4 x width (gpt2) or 8/3 x width rounded up to 8 (llama)."""
+    context: int | None = None
+    """Longest sequence the model can read, in tokens; null means `training.block`."""
+    tie_embeddings: bool = True
+    """Use one matrix for input and output embeddings."""
+    dropout: float = 0.0
+    """Dropout rate in training, [0, 1); 0 also overrides what a pretrained configuration asks for."""
+    pad_vocabulary: int = 64
+    """In memory the vocabulary is padded to a multiple of this (faster products on a GPU). Padded entries are never
+    sampled or counted, and models are published at their true size."""
+    start: Literal["base", "previous", "scratch"] = "base"
+    """Weights that each generation starts from: those generation 0 started from, those of the generation before, or
+    new random ones for each generation."""
+
+    def __post_init__(self) -> None:
+        for key in ("layers", "width", "heads", "pad_vocabulary"):
+            check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "must be 1 or more")
+        for key in ("kv_heads", "mlp_width", "context"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"model.{key}", value, "must be 1 or more, or null")
+        check(self.width % self.heads == 0, "model.width", self.width, f"must be a multiple of heads={self.heads}")
+        if self.kv_heads is not None:
+            check(self.family == "llama", "model.kv_heads", self.kv_heads, "only the llama family has it; leave null")
+            check(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide heads={self.heads}")
+        if self.family == "llama" and self.pretrained is None:
+            check(self.width // self.heads % 2 == 0, "model.width", self.width, "llama needs an even width / heads")
+            check(self.dropout == 0, "model.dropout", self.dropout, "the llama family has no dropout; leave 0")
+        if self.family == "bigram":
+            check(self.pretrained is None, "model.pretrained", self.pretrained, "the bigram family counts; leave null")
+            check(self.start != "previous", "model.start", self.start, "counts begin at 0; the bigram family has base")
+        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """One generation's training run. The optimiser is AdamW and starts afresh in each generation."""
+
+    block: int = 128
+    """Length of the packed blocks the model is trained on, in tokens."""
+    batch_size: int = 32
+    """Blocks per optimiser step, over all processes and accumulation steps."""
+    accumulation: int = 1
+    """Micro-batches that one optimiser step is divided into, per process."""
+    epochs: int | None = None
+    """Passes over the training set; null means 1 unless `tokens` is given."""
+    tokens: int | None = None
+    """Tokens shown to the model per generation, rounded down to whole blocks; instead of `epochs`."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Course of the learning rate after the warm-up: constant, or falling to `min_lr_ratio` x lr."""
+    min_lr_ratio: float = 0.1
+    """Final learning rate as a share of `lr`, [0, 1], for linear and cosine."""
+    warmup_steps: int = 0
+    """Optimiser steps over which the learning rate rises linearly from 0 to `lr`."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, on matrices only (biases and norms are left alone)."""
+    beta1: float = 0.9
+    """AdamW's first-moment decay."""
+    beta2: float = 0.95
+    """AdamW's second-moment decay."""
+    eps: float = 1e-8
+    """AdamW's denominator term."""
+    clip: float = 1.0
+    """Largest gradient norm (all parameters together); 0 switches clipping off."""
+    loss_on_last: int | None = None
+    """Take the loss on the last n tokens of each block only (for prompted protocols); null means on all."""
+    precision: Literal["auto", "bf16", "fp32", "bf16_pure"] = "auto"
+    """Arithmetic: bf16 autocast over float32 weights, fp32, or bf16_pure (weights and optimiser in bf16 too, as some
+    papers ran). auto means bf16 on CUDA and fp32 on a CPU."""
+    compile: bool | None = None
+    """Compile the training step with torch, once per process (needs a C++ compiler); null means on CUDA."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention in training: torch's fused kernels, or products written out."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third slower."""
+    checkpoint_seconds: float | None = 10.0
+    """Seconds between two checkpoints within a generation's training or sampling; more where writing one takes long, so
+    that checkpoints never take more than a twentieth of the time. null: by steps alone."""
+    checkpoint_steps: int | None = None
+    """Optimiser steps between two checkpoints within a generation's training; null: by seconds alone."""
+
+    def __post_init__(self) -> None:
+        for key in ("block", "batch_size", "accumulation"):
+            least = 2 if key == "block" else 1
+            check(getattr(self, key) >= least, f"training.{key}", getattr(self, key), f"must be {least} or more")
+        check(self.epochs is None or self.epochs >= 1, "training.epochs", self.epochs, "must be 1 or more")
+        check(
+            self.epochs is None or self.tokens is None,
+            "training.tokens",
+            self.tokens,
+            "set either training.epochs or training.tokens, not both",
+        )
+        check(
+            self.tokens is None or self.tokens >= self.block,
+            "training.tokens",
+            self.tokens,
+            f"must hold at least one block of {self.block} tokens",
+        )
+        check(
+            self.accumulation <= self.batch_size,
+            "training.accumulation",
+            self.accumulation,
+            f"cannot exceed batch_size={self.batch_size}",
+        )
+        check(0 < self.lr < float("inf"), "training.lr", self.lr, "must be above 0")
+        check(0 <= self.min_lr_ratio <= 1, "training.min_lr_ratio", self.min_lr_ratio, "must lie in [0, 1]")
+        for key in ("warmup_steps", "weight_decay", "clip"):
+            check(0 <= getattr(self, key) < float("inf"), f"training.{key}", getattr(self, key), "must be 0 or more")
+        for key in ("beta1", "beta2"):
+            check(0 <= getattr(self, key) < 1, f"training.{key}", getattr(self, key), "must be in [0, 1)")
+        check(0 < self.eps < 1, "training.eps", self.eps, "must lie between 0 and 1")
+        seconds, every = self.checkpoint_seconds, self.checkpoint_steps
+        check(
+            seconds is None or 0 < seconds < float("inf"),
+            "training.checkpoint_seconds",
+            seconds,
+            "must be above 0, or null",
+        )
+        check(every is None or every >= 1, "training.checkpoint_steps", every, "must be 1 or more, or null")
+        check(
+            self.loss_on_last is None or 1 <= self.loss_on_last < self.block,
+            "training.loss_on_last",
+            self.loss_on_last,
+            f"must be between 1 and block - 1 = {self.block - 1}, or null",
+        )

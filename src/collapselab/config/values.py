@@ -1,0 +1,34 @@
+"""What a wrong value is answered with, and values in canonical form."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+
+class UserError(ValueError):
+    """Something the user can mend: one line that names key, value and remedy. The command line exits with code 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check(holds: bool, key: str, value: object, remedy: str) -> None:
+    """Raises UserError where `holds` is false."""
+    if not holds:
+        raise UserError(f"{key}={value!r}: {remedy}")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, ready for YAML or JSON."""
+    return dataclasses.asdict(config)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON form, in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
