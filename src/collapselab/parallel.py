@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
+from collapselab import interrupts
 from collapselab.config import UserError
 
 T = TypeVar("T")
@@ -86,6 +87,12 @@ class Processes:
         """Every process's value, by rank, on every process."""
         return [value] if self.world == 1 else list(gather_object([value]))
 
+    def agree_to_go_on(self) -> None:
+        """Raises Stopped on every process where a signal has asked any of them to end."""
+        asked = max(self.collect(interrupts.asked()))
+        if asked:
+            raise interrupts.Stopped(asked)
+
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Sum over processes, in rank order so that it is the same everywhere."""
         total: np.ndarray = np.sum(np.stack(self.collect(array)), axis=0)
@@ -153,3 +160,8 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError)
