@@ -9,9 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -68,6 +71,60 @@ def silent_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+class Dashboard(BaseHTTPRequestHandler):
+    """As much of wandb's server as a run needs that is begun and resumed. Its summary of a run is always damaged."""
+
+    runs: ClassVar[dict[str, list[str]]] = {}
+    """Lines of history that were taken, by id."""
+
+    def log_message(self, *_) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/file_stream"):
+            self.history(self.path.split("/")[-2], json.loads(body)["files"])
+        answer = json.dumps(self.answer(json.loads(body)) if self.path == "/graphql" else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def history(self, name: str, files: dict) -> None:
+        found = files.get("wandb-history.jsonl")
+        if found:
+            self.runs[name][found["offset"] :] = found["content"]
+
+    def answer(self, asked: dict) -> dict:
+        name, operation = asked["variables"].get("name"), asked["operationName"]
+        project = {"id": "p", "name": "p", "internalId": "1", "entity": {"id": "e", "name": "e"}}
+        run = {"id": "r", "name": name, "displayName": name, "config": "{}", "wandbConfig": '{"t": 1}', "tags": []}
+        lines = self.runs.get(name, [])
+        run |= {"historyLineCount": len(lines), "eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]"}
+        run |= {
+            "historyTail": json.dumps(lines[-1:]),
+            "summaryMetrics": '{"generation": "damaged"}',
+            "project": project,
+        }
+        if operation == "RunResumeStatus":
+            return {"data": {"model": project | {"bucket": run if name in self.runs else None}}}
+        if operation == "UpsertBucket":
+            self.runs.setdefault(name, [])
+            return {"data": {"upsertBucket": {"bucket": run, "inserted": not lines}}}
+        if operation == "CreateRunFiles":
+            return {"data": {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": []}}}
+        return {"data": {}}
+
+
+@pytest.fixture
+def dashboard() -> Iterator[str]:
+    Dashboard.runs.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def content(file: Path) -> list[dict]:
     """What an offline file says, but for the clock."""
     return [{k: v for k, v in row.items() if k not in ("_timestamp", "_runtime")} for row in wandb_rows(file)]
@@ -85,6 +142,7 @@ def other_process(code: str, chain: Path, **streams) -> subprocess.Popen:
     begin = f"""
 import sys, time
 from pathlib import Path
+from typing import ClassVar
 from collapselab import tracking
 from collapselab.config import RunConfig
 from collapselab.console import Console
@@ -129,6 +187,20 @@ def test_a_chain_that_was_killed_and_resumed_ends_with_a_complete_file(chain) ->
     first, second = wandb_files(chain)
     assert content(first) == expected(rows_of(2))[: len(content(first))]  # wandb writes its file now and then
     assert content(second) == expected(rows_of(4))
+
+
+def test_a_resumed_run_sends_what_is_missing_and_no_row_twice(online, chain, dashboard) -> None:
+    online.setenv("WANDB_BASE_URL", dashboard)
+    for count in (2, 3):
+        tracker = Tracker(small_config(), chain, quiet(), "online")
+        tracker.log(rows_of(count))
+        tracker.finish()
+        assert not tracker.failed
+    for _ in range(2):
+        assert replay(small_config(), chain, quiet(), "online") == 4
+    (lines,) = Dashboard.runs.values()
+    taken = [{k: v for k, v in json.loads(line).items() if k not in ("_timestamp", "_runtime")} for line in lines]
+    assert taken == expected(rows_of(4))
 
 
 def test_neither_a_key_nor_a_token_reaches_a_file_or_a_stream(online, tmp_path, capfd) -> None:
