@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils.memory import should_reduce_batch_size
 
 from collapselab import interrupts
 from collapselab.config import UserError
@@ -163,5 +164,11 @@ def environment() -> dict[str, Any]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError)
+    """Whether an error says that memory was too small for what was asked: torch's own, and what stands for it where a
+    library of CUDA could not allocate (cuBLAS makes its handle, and cuDNN its workspace, when they are first used)."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    signs = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+    return isinstance(error, RuntimeError) and (
+        should_reduce_batch_size(error) or any(sign in str(error) for sign in signs)
+    )

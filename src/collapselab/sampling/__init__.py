@@ -23,7 +23,7 @@ from collapselab.console import Console
 from collapselab.interrupts import Stopped
 from collapselab.mixing import TrainingSet
 from collapselab.modeling import LanguageModel
-from collapselab.parallel import Processes
+from collapselab.parallel import Processes, out_of_memory
 from collapselab.rundir import Unfinished, read_json, write_json
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
@@ -288,7 +288,9 @@ class Sampler:
                 for index, rows in side_by_side(one, mine, processes.device):
                     batches.add(index, rows, seconds)
                     bar.update(batch * length)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 failed = True
             except Stopped as stopped:
                 batches.keep()
