@@ -25,7 +25,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 HANGS = 60.0  # seconds that no start may take
-REACH = 0.4  # of the seconds that a whole chain takes: the latest kill of a start
+REACH = 0.25  # of the seconds that a whole chain takes: the latest kill of a start
 CHAIN = [
     *("--generations=3", "--corpus.tokenizer=bytes", "--model.layers=2", "--model.width=32", "--model.heads=2"),
     *("--training.block=32", "--training.batch_size=4", "--training.lr=3e-3", "--training.checkpoint_steps=7"),
