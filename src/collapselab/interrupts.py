@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -32,7 +33,6 @@ class Stopped(KeyboardInterrupt):
 class _State:
     asked: int = 0
     """The number of the first signal; 0 while there was none."""
-    at: float = 0.0
     finishing: int = 0
 
 
@@ -69,6 +69,10 @@ def handled() -> Iterator[None]:
         return
     _state.asked = 0
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(ours,), daemon=True).start()
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # whoever started the process wants it to go on
             signal.signal(number, _on_signal)
@@ -77,15 +81,26 @@ def handled() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        theirs.close()  # ends the thread, which closes its own
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    now = time.monotonic()
-    if _state.asked and now - _state.at > ONE_EVENT:
-        os.write(2, b"collapselab: stopped at once; the last checkpoint is kept\n")
-        os._exit(128 + number)
     first = not _state.asked
-    if first:
-        _state.asked, _state.at = number, now
+    _state.asked = _state.asked or number
     if first and not _state.finishing:
         raise Stopped(number)
+
+
+def _watch(numbers: socket.socket) -> None:
+    """Ends the process at a second signal, also while the main thread is in a long computation that Python's own handlers
+    wait for."""
+    first = 0.0
+    with numbers:
+        while number := numbers.recv(1):
+            if number[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            first = first or time.monotonic()
+            if time.monotonic() - first > ONE_EVENT:
+                os.write(2, b"collapselab: stopped at once; the last checkpoint is kept\n")
+                os._exit(128 + number[0])
