@@ -22,7 +22,7 @@ from collapselab.config import UserError
 from collapselab.console import inert
 
 DYING = 5.0  # seconds that the children of a dead process may hold what they inherited
-UNSAID = 0.3  # seconds between taking a lock and saying so
+GRACE = 0.3  # seconds for a process that is just ending, or has taken the lock and not said so yet
 POLL = 0.05
 LONGEST = 200  # characters of a command that are kept
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -99,7 +99,7 @@ class Lock:
 
 
 def take(path: Path) -> Lock:
-    """Takes a lock, or raises HeldError at once; waits a moment for the children of a process that has died.
+    """Takes a lock, or raises HeldError soon; waits a little longer for the children of a process that has died.
 
     Raises OSError where the file cannot be written, UserError where the file system has no locks."""
     began = time.monotonic()
@@ -108,8 +108,7 @@ def take(path: Path) -> Lock:
         if handle is not None:
             _say(handle)
             return Lock(path, handle, before)
-        patience = DYING if before is not None and before.ended else UNSAID if before is None else 0.0
-        if time.monotonic() - began >= patience:
+        if time.monotonic() - began >= (DYING if before is not None and before.ended else GRACE):
             raise HeldError(path.parent, before or Holder())
         time.sleep(POLL)
 

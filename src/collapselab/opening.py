@@ -103,53 +103,52 @@ def opened(
         chain.share(processes.share({}))
         yield Console(speaks=False)
         return
-    lock: Lock | None = None
     ours = False  # whether this call made the folder and holds it, and so may remove it again
     error: UserError | None = None
     said: list[str] = []
-    try:
-        is_new = not chain.root.exists()
-        chain.root.mkdir(parents=True, exist_ok=True)
-        refuse_strange(chain.root, root)
-        lock = take(chain.root / "lock")
-        ours = is_new
-        said = _check_identity(chain, config, corpus, processes, fork, share)
-    except UserError as caught:
-        error = caught
-    except OSError as caught:
-        error = UserError(
-            f"{caught.filename or chain.root}: cannot be read or written ({caught.strerror or caught}); mend it, or "
-            f"choose another folder than runs_dir={config.runs_dir!r}"
-        )
-    processes.share(error)
-    if error is not None:
-        if ours:  # a refused run leaves no trace
-            shutil.rmtree(chain.root, ignore_errors=True)
-            for folder in (chain.root.parent, root):
-                with suppress(OSError):
-                    folder.rmdir()
-        if lock is not None:
-            lock.release()
-        raise error
-    assert lock is not None
-    processes.share({name: place.parent.name for name, place in chain.shared.items()})
-    console = Console(bars=config.progress, log=root / "events.log")
-    for line in [lock.line, *said] if lock.line else said:
-        console.say(line)
-    done = chain.finished()
-    at = f"continues after generation {done[-1]}" if done else "starts"
-    console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
-    if processes.alone_by_mistake:
-        console.say(
-            "note: accelerate started one process (--cpu has no others without an MPI host file); "
-            "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
-        )
-    if pretrained_note(config, corpus):
-        console.say(pretrained_note(config, corpus))
-    try:
+    with ExitStack() as hold:
+        try:
+            is_new = not chain.root.exists()
+            chain.root.mkdir(parents=True, exist_ok=True)
+            refuse_strange(chain.root, root)
+            lock = take(chain.root / "lock")
+            hold.callback(lock.release)
+            ours = is_new
+            said = [lock.line] if lock.line else []
+            said += _check_identity(chain, config, corpus, processes, fork, share)
+            with (root / "events.log").open("a"):
+                pass
+        except UserError as caught:
+            error = caught
+        except OSError as caught:
+            where = caught.filename2 or caught.filename or chain.root
+            error = UserError(
+                f"{where}: cannot be read or written ({caught.strerror or caught}); make room or mend it, or choose "
+                f"another folder than runs_dir={config.runs_dir!r}"
+            )
+        processes.share(error)
+        if error is not None:
+            if ours:  # a refused run leaves no trace
+                shutil.rmtree(chain.root, ignore_errors=True)
+                for folder in (chain.root.parent, root):
+                    with suppress(OSError):
+                        folder.rmdir()
+            raise error
+        processes.share({name: place.parent.name for name, place in chain.shared.items()})
+        console = Console(bars=config.progress, log=root / "events.log")
+        for line in said:
+            console.say(line)
+        done = chain.finished()
+        at = f"continues after generation {done[-1]}" if done else "starts"
+        console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
+        if processes.alone_by_mistake:
+            console.say(
+                "note: accelerate started one process (--cpu has no others without an MPI host file); "
+                "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
+            )
+        if pretrained_note(config, corpus):
+            console.say(pretrained_note(config, corpus))
         yield console
-    finally:
-        lock.release()
 
 
 @contextmanager

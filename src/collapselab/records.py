@@ -42,6 +42,8 @@ def keep(
 
     Returns what is to be said: files that were damaged or gone, and what differs from the machine of before.
     """
+    for left in chain.root.glob(".*.[0-9]*.tmp"):  # of a process that was killed while it wrote
+        left.unlink()
     wrong = known.wrong if known is not None else {}
     said = [f"{chain.root / name}: {how}; written again from the other copy" for name, how in wrong.items()]
     was_sealed = known is not None and known.is_sealed

@@ -231,13 +231,19 @@ def read_metrics(chain: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class NoRunError(UserError):
+    """There is no run in this folder."""
+
+
 def find_chains(run: Path) -> list[Path]:
-    """Chain directories of a run (or the chain itself), in a fixed order; raises UserError where there is none."""
+    """Chain directories of a run (or the chain itself), in a fixed order.
+
+    Raises NoRunError where there is none, UserError where one holds strange things or settings that it was not run with."""
     is_chain = (run / "config.yaml").is_file() or (run / IDENTITY).is_file()
     found = {p.parent for name in ("config.yaml", IDENTITY) for p in run.glob(f"arm=*/seed=*/{name}")}
     chains = [run] if is_chain else sorted(found)
     if not chains:
-        raise UserError(f"{run}: no run here; give the directory that `collapselab run` printed")
+        raise NoRunError(f"{run}: no run here; give the directory that `collapselab run` printed")
     for chain in chains:
         _readable(chain)
     return chains
