@@ -27,7 +27,7 @@ from collapselab.identity import (
 )
 from collapselab.rundir import Chain, batch_of, keep_batch, manifest_of, sha256_of, write_json, write_text
 
-# What the last bits of a number depend on (docs/reliability.md); `cuda`, the card's name, only where it computes.
+# What the last bits of a number depend on; `cuda`, the name of a card, only where it computes.
 COMPARED = ("torch", "device", "precision", "processes", "threads", "machine", "cpus", "cuda")
 
 
@@ -51,16 +51,22 @@ def keep(
         said += _derived(chain.root / f"{name}.json", facts.get(name), was_sealed)
     said += _batch(chain, facts)
     path = chain.root / "config.yaml"
-    if was_sealed and not text_holds(before := plain_bytes(path)):
+    before = plain_bytes(path)
+    if was_sealed and not text_holds(before):
         said.append(
             f"{path}: {'gone' if before is None else 'damaged, or edited'}; written again from the settings given"
         )
-    write_text(path, sealed_text(yaml.safe_dump(as_dict(config), sort_keys=False)))
+    _renew(path, before, sealed_text(yaml.safe_dump(as_dict(config), sort_keys=False)))
     said += _environment(chain, environment, was_sealed)
     if known is None or wrong or not was_sealed or known.facts != facts:
         for name in (IDENTITY, COPY):
             write_json(chain.root / name, sealed(facts))
     return said
+
+
+def _renew(path: Path, before: bytes | None, text: str) -> None:
+    if before != text.encode():
+        write_text(path, text)
 
 
 def upgraded(chain: Chain, known: Recorded) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def _environment(chain: Chain, now: dict[str, Any], was_sealed: bool) -> list[st
     if changed:
         facts = {key: value for key, value in before.items() if key not in ("earlier", "corpus", "note")}
         earlier = [*earlier, facts | {"generations": chain.finished()}]
-    write_json(path, sealed(now | ({"earlier": earlier} if earlier else {})))
+    _renew(path, data, json_text(sealed(now | ({"earlier": earlier} if earlier else {}))))
     ends = "what is made from here on may differ in the last bits from an uninterrupted run"
     return [f"note: {', '.join(changed)}: {ends}"] if changed else []
 
