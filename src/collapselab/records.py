@@ -136,14 +136,14 @@ def _environment(chain: Chain, now: dict[str, Any], was_sealed: bool) -> list[st
         write_json(path, sealed(now))
         lost = f"{path}: {'gone' if data is None else 'damaged'}; written anew, without the machines of earlier starts"
         return [lost] if was_sealed else []
-    earlier = before.get("earlier", [])
+    earlier = found if isinstance(found := before.get("earlier"), list) else []
     changed = [
         f"{key} was {before[key]}, is {now[key]}"
         for key in COMPARED
         if key in before and before[key] != now[key] and (key != "cuda" or now["device"] == "cuda")
     ]
     if changed:
-        facts = {key: value for key, value in before.items() if key not in ("earlier", "corpus", "note")}
+        facts = {key: value for key, value in before.items() if key not in ("earlier", "corpus", "note", "seal")}
         earlier = [*earlier, facts | {"generations": chain.finished()}]
     _renew(path, data, json_text(sealed(now | ({"earlier": earlier} if earlier else {}))))
     ends = "what is made from here on may differ in the last bits from an uninterrupted run"
