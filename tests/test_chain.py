@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import yaml
-from helpers import samples_of, small_config
+from helpers import samples_of, small_config, wandb_files, wandb_rows
 
 from collapselab import chain as chain_module
 from collapselab.chain import run
@@ -280,39 +280,12 @@ def test_markup_in_samples_is_shown_inert(copied) -> None:
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text and "<img src=x" not in text
 
 
-def wandb_rows(folder) -> list[dict]:
-    """History rows of wandb's offline file: protobuf records, framed like a LevelDB log after a 7-byte head.
-
-    A record lies in one fragment (type 1) or in first, middle and last ones (2, 3, 4); a fragment has a head of 7
-    bytes (checksum, length, type) and never crosses a block of 32 KiB.
-    """
-    from wandb.proto import wandb_internal_pb2 as pb
-
-    (file,) = sorted(folder.rglob("*.wandb"))
-    data, place, held, rows = file.read_bytes(), 7, b"", []
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        held += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            record = pb.Record()
-            record.ParseFromString(held)
-            held = b""
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
-    return rows
-
-
 def test_sync_replays_every_row_to_wandb(copied, capsys) -> None:
     from collapselab.cli import main
 
     _, path = copied
     assert main(["sync", str(path), "--wandb", "offline"]) == 0
-    rows = {row["generation"]: row for row in wandb_rows(path / "wandb")}
+    rows = {row["generation"]: row for row in wandb_rows(*wandb_files(path))}
     for row in read_metrics(path):
         for key, value in row["metrics"].items():
             assert rows[row["generation"]][key] == pytest.approx(value), key
@@ -412,7 +385,7 @@ def test_a_run_mirrors_its_rows_while_it_runs(copied) -> None:
     config, path = copied
     watched = dataclasses.replace(config, generations=3, tracking=dataclasses.replace(config.tracking, wandb="offline"))
     _, rows = run(watched)
-    mirrored = wandb_rows(path / "wandb")
+    mirrored = wandb_rows(*wandb_files(path))
     assert [row["generation"] for row in mirrored] == [0, 1, 2, 3]
     assert [row["real/perplexity"] for row in mirrored] == [row["metrics"]["real/perplexity"] for row in rows]
 

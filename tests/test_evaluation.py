@@ -837,13 +837,13 @@ def test_mean_states_are_those_of_plain_transformers_on_any_number_of_processes(
     monkeypatch.setitem(under_base.BATCH_TOKENS, "cpu", 80)
     for family in ("gpt2", "llama"):
         model, plain = random_model(family, 64), random_model(family, 1).net
-        found = under_base.mean_states(model, stream, places, "fp32", cpu)
+        found = under_base.mean_states(model, stream, places, "fp32", cpu, QUIET)
         with torch.no_grad():
             rows = torch.from_numpy(stream.astype(np.int64)).view(30, 20)
             expected = plain(rows, output_hidden_states=True).hidden_states[-1].mean(1)
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
         team = Threads(3)
-        for other in team.run(lambda: under_base.mean_states(model, stream, places, "fp32", team)):  # noqa: B023
+        for other in team.run(lambda: under_base.mean_states(model, stream, places, "fp32", team, QUIET)):  # noqa: B023
             np.testing.assert_array_equal(other, found)
 
 

@@ -19,6 +19,7 @@ from collapselab import modeling, sampling
 from collapselab.config import ModelConfig, SamplingConfig
 from collapselab.console import Console
 from collapselab.rundir import read_json
+from collapselab.sampling import shards
 from collapselab.sampling.draw import draw, philox, stream_key, truncated, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
@@ -229,7 +230,7 @@ def test_the_budget_is_exact(tmp_path, budget: int, prompt: str) -> None:
 def test_shards_are_cut_at_whole_tiles_and_hold_the_same_text(tmp_path, monkeypatch) -> None:
     config = small_config(sampling__batch_size=4, sampling__length=24, sampling__prompt="bos")
     whole, _ = run(tiny(), config, 24 * 18, tmp_path / "one")
-    monkeypatch.setattr(sampling, "SHARD_TOKENS", 24 * 4 * 2)
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 24 * 4 * 2)
     parts, meta = run(tiny(), config, 24 * 18, tmp_path / "many")
     assert len(meta["shards"]) == 3 and (parts == whole).all()
 

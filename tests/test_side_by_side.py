@@ -12,7 +12,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
 
 from collapselab.config import UserError
 from collapselab.sampling.side_by_side import side_by_side
@@ -30,20 +29,14 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-def bar() -> tqdm:
-    return tqdm(disable=True)
-
-
 @pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
 def test_every_index_is_written_once(threads: int) -> None:
-    moved = []
-
-    class Bar:
-        update = staticmethod(moved.append)
-
-    found = side_by_side(lambda i: np.array([i, os.getpid(), torch.get_num_threads()]), list(range(7)), CPU, Bar(), 10)
+    numbers = lambda i: np.array([i, os.getpid(), torch.get_num_threads()])  # noqa: E731
+    pairs = list(side_by_side(numbers, list(range(7)), CPU))
+    found = dict(pairs)
+    assert len(pairs) == 7
     assert sorted(found) == list(range(7)) and all(found[i][0] == i for i in found)
-    assert {int(rows[2]) for rows in found.values()} == {1} and moved == [10] * 7
+    assert {int(rows[2]) for rows in found.values()} == {1}
     if sys.platform == "linux":
         workers = {int(rows[1]) for rows in found.values()}
         assert len(workers) == threads and (os.getpid() in workers) == (threads == 1)
@@ -58,7 +51,7 @@ def test_an_error_of_a_batch_is_the_callers_error(threads: int) -> None:
         return np.zeros(1)
 
     with pytest.raises(torch.OutOfMemoryError, match="no room for batch 3"):
-        side_by_side(write, list(range(6)), CPU, bar(), 1)
+        dict(side_by_side(write, list(range(6)), CPU))
     assert not multiprocessing.active_children()
 
 
@@ -73,7 +66,7 @@ def test_an_error_that_cannot_be_sent_comes_as_text(threads: int) -> None:
         raise OddError("what went wrong")
 
     with pytest.raises(RuntimeError, match=r"(?s)in a sampling process.*OddError: what went wrong"):
-        side_by_side(write, [0, 1], CPU, bar(), 1)
+        dict(side_by_side(write, [0, 1], CPU))
 
 
 @LINUX
@@ -89,7 +82,7 @@ def test_a_worker_that_is_killed_is_noticed(threads: int) -> None:
 
     started = time.monotonic()
     with pytest.raises(UserError, match=r"ended from outside; where memory was short, lower sampling\.batch_size"):
-        side_by_side(write, list(range(100)), CPU, bar(), 1)
+        dict(side_by_side(write, list(range(100)), CPU))
     assert time.monotonic() - started < 10  # not when all others are done
     assert not multiprocessing.active_children()
 
@@ -99,14 +92,13 @@ def test_a_worker_that_is_killed_is_noticed(threads: int) -> None:
 def test_no_worker_outlives_its_parent(tmp_path, how: signal.Signals) -> None:
     script = """
 import os, sys, time, numpy as np, torch
-from tqdm import tqdm
 from collapselab.sampling.side_by_side import side_by_side
 torch.set_num_threads(2)
 def write(index):
     open(f"{sys.argv[1]}/{os.getpid()}", "w").close()
     time.sleep(3)
     return np.zeros(100_000)
-side_by_side(write, list(range(1000)), torch.device("cpu"), tqdm(disable=True), 1)
+dict(side_by_side(write, list(range(1000)), torch.device("cpu")))
 """
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

@@ -12,6 +12,7 @@ continuing, extending and forking a chain are the same loop.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,10 +25,12 @@ from collapselab.corpus import Corpus
 from collapselab.evaluation.protocol import METRICS_VERSION
 from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_base import check_embeddings
+from collapselab.faults import in_words
 from collapselab.metrics import HEADLINE
 from collapselab.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
-from collapselab.rundir import Chain
+from collapselab.rundir import Chain, Unfinished
+from collapselab.space import check_space
 from collapselab.tracking import Tracker
 
 
@@ -51,9 +54,13 @@ def run(
     sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)
     check_version(chain)
-    with opened(chain, config, corpus, processes, fork, share) as console:
+    done = fork[1] + 1 if fork and not chain.root.exists() else len(chain.finished())
+    check_space(config, chain, corpus, budget, done, mixing.set_size(config, available))
+    with opened(chain, config, corpus, processes, fork, share) as console, in_words(chain.root, processes):
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
-        rows = chain.rebuild_metrics() if processes.is_main else []
+        rows = chain.rows() if processes.is_main else []
+        if processes.is_main and (flaw := chain.metrics_flaw(rows)):
+            console.say(flaw)
         tracker.log(rows)
         stages = Stages(chain, config, corpus, budget, processes, console)
         for generation in range(config.generations + 1):
@@ -65,10 +72,16 @@ def run(
                 if generation == 0:
                     stages.do("reference", stages.reference)
                 made = stages.do("eval", stages.evaluate)
-            if processes.is_main and (made or len(rows) <= generation):
-                rows = chain.rebuild_metrics()
+            if processes.is_main and made:
+                rows = chain.rows()
+                chain.write_metrics(rows)
                 tracker.log(rows)
                 console.say(summary_line(rows[generation]))
+            stages.prune()
+        if processes.is_main:
+            rows = chain.rows()
+            chain.write_metrics(rows)
+            tracker.log(rows)
         tracker.finish()
     return chain.root, rows
 
@@ -103,24 +116,82 @@ class Stages:
         self.sampler = sampling.Sampler(config, processes, console, chain.batch_file)
         self.published = modeling.Published(config.model.pad_vocabulary)
         self.published_0 = modeling.Published(config.model.pad_vocabulary)  # generation 0's, beside that of a later one
+        self.unfinished: Unfinished  # what the stage at hand has made so far
         self.base: tuple[modeling.LanguageModel, str] | None = None  # start weights that do not change, their digest
 
     def do(self, name: str, make: Callable[[Path], None]) -> bool:
         """Publishes a stage unless it is there, made from what is there now. Returns whether it was made."""
+        self.processes.agree_to_go_on()
         place, inputs = self.place(name), self.inputs(name)
-        manifest = rundir.manifest_of(place) if self.processes.is_main else None
+        manifest, flaw = rundir.examine(place) if self.processes.is_main else (None, "")
         if self.processes.share(manifest is not None and manifest["inputs"] == inputs):
             return False
+        if manifest or flaw:
+            self.console.say(f"{place}: {flaw or 'what it was made from has changed'}; made again")
+        self.restore(name)
+        self.publish(place, inputs, make)
+        self.console.record(f"{place} published")
+        return True
+
+    def publish(self, place: Path, inputs: dict[str, str], make: Callable[[Path], None]) -> None:
+        """Has every process take part in making a stage; process 0 writes it."""
+        self.unfinished = Unfinished(place, inputs)
         if self.processes.is_main:
-            if place.exists():
-                self.console.say(f"{place}: not valid any more; made again")
             with rundir.publishing(place, inputs=inputs) as out:
                 make(out)
-            self.console.record(f"{place} published")
+            self.unfinished.clear()
         else:
-            make(Path(os.devnull))  # takes part in the work, writes nothing
+            make(Path(os.devnull))
         self.processes.barrier()
-        return True
+
+    # --- weights that are not kept --------------------------------------------------------------------------------
+
+    def prune(self) -> None:
+        """Removes weights by `retain`, now that this generation is finished: of those between generation 0 and this one."""
+        if not self.processes.is_main or self.config.retain == "all":
+            return
+        if self.g == self.config.generations > 0 and self.config.retain == "ends":
+            rundir.amend(self.chain.stage(self.g, "train"), end=True)
+        for g in range(1, self.g):
+            place = self.chain.stage(g, "train")
+            manifest = rundir.manifest_of(place, check="nothing") or {"files": {}}
+            keeps = self.config.retain == "ends" and manifest.get("end")
+            weights = [name for name in manifest["files"] if name.endswith(".safetensors")]
+            if weights and not keeps and not manifest.get("pruned"):
+                rundir.prune(place, weights)
+                self.console.record(f"{place}: weights pruned (retain={self.config.retain})")
+
+    def restore(self, name: str) -> None:
+        """Trains the weights that a stage reads again where they were pruned, to the bit.
+
+        Raises UserError where that is not possible: on a GPU without deterministic=true, say.
+        """
+        before = self.g - 1 if self.config.model.start == "previous" else 0
+        at = {"train": before, "samples": self.g, "eval": self.g}.get(name, 0)
+        place = self.chain.stage(at, "train")
+        manifest = rundir.manifest_of(place, check="nothing") if at > 0 else None
+        if manifest is None or not manifest.get("pruned"):
+            return
+        self.console.say(f"{place}: its weights were pruned and are needed; trained again")
+        here, self.g = self.g, at
+        self.restore("train")
+        again = place.with_name("train.again")
+        self.publish(again, self.inputs("train"), self.train)
+        self.g = here
+        if self.processes.is_main:
+            made = rundir.read_json(again / "manifest.json")["files"]
+            if any(made.get(file) != manifest["files"][file] for file in manifest["pruned"]):
+                raise UserError(
+                    f"{place}: its weights were pruned, and training does not give the same ones again here; "
+                    f"remove {place.parent} and all later generations to have them made anew, or fork"
+                )
+            for file in manifest["pruned"]:
+                (again / file).replace(place / file)
+            rundir.amend(place, pruned=[])
+            shutil.rmtree(again)
+        self.processes.barrier()
+
+    # --- what a stage is made from, and how -----------------------------------------------------------------------
 
     def place(self, name: str) -> Path:
         if self.scores and name in ("reference", "eval"):
@@ -169,7 +240,7 @@ class Stages:
                     f"model.pretrained={config.pretrained!r}: other weights than generation 0 started from; restore them"
                 )
         data = mixing.TrainingSet(self.config, self.chain, self.g, self.corpus.train)
-        facts = self.trainer.train(model, data, self.g)
+        facts = self.trainer.train(model, data, self.g, self.unfinished)
         if self.processes.is_main:
             training.write_log(facts.pop("log"), out / "log.jsonl")
             facts |= {"generation": self.g, "started_from": started_from}
@@ -187,7 +258,14 @@ class Stages:
         text = mixing.TrainingSet(self.config, self.chain, text_of, self.corpus.train)
         tokenizer = self.corpus.tokenizer
         self.sampler.sample(
-            self.model(), self.g, text, self.budget, separator=tokenizer.separator, ends=tokenizer.ends, out=out
+            self.model(),
+            self.g,
+            text,
+            self.budget,
+            separator=tokenizer.separator,
+            ends=tokenizer.ends,
+            out=out,
+            unfinished=self.unfinished,
         )
 
     def reference(self, out: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable
 
-from collapselab import __version__
+from collapselab import __version__, interrupts
 from collapselab.commands import VERBS, chains, files, measure, stages
 from collapselab.config import UserError
 
@@ -42,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
             from collapselab.options import nearest
 
             raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
-        return HANDLERS[verb](arguments[1:])
+        with interrupts.handled():
+            return HANDLERS[verb](arguments[1:])
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # one process speaks for all
             from collapselab.console import inert
@@ -54,9 +57,25 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say to nobody
         return 1
+    except interrupts.Stopped as stopped:
+        _say_stopped(stopped, arguments)
+        return stopped.code
     except KeyboardInterrupt:
-        print("collapselab: interrupted; the same command continues where it stopped", file=sys.stderr)
+        _say_stopped(interrupts.Stopped(signal.SIGINT), arguments)
         return 130
+
+
+def _say_stopped(stopped: interrupts.Stopped, arguments: list[str]) -> None:
+    """Where a run was stopped, and the command that goes on from there."""
+    if os.environ.get("RANK", "0") == "0":
+        from collapselab.console import inert
+
+        where = f" ({stopped.where})" if stopped.where else ""
+        again = inert(shlex.join(["collapselab", *arguments]))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            again = f"the same accelerate launch of: {again}"
+        name = signal.Signals(stopped.number).name
+        print(f"collapselab: stopped by {name}{where}; to go on: {again}", file=sys.stderr)
 
 
 def _usage() -> None:

@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
+from collapselab import interrupts
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.console import inert
 from collapselab.guard import refuse_strange
@@ -31,6 +32,7 @@ from collapselab.rundir import STAGES, Chain
 
 POLL = 0.3  # seconds between looks at the chains' files
 PATIENCE = 2.0  # seconds before a chain that is held is left to its holder
+LAST_STEP = 50.0  # seconds that a worker has to finish its step and write a checkpoint
 
 Outcome = tuple[Literal["done", "left", "failed"], str]
 """How a chain ended, and that in words: made to its last generation, left to another process, or not finished."""
@@ -100,6 +102,8 @@ def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outc
     try:
         _follow(chains, workers, ended)
     finally:
+        for worker in workers:
+            worker.ask_to_end()
         for worker in workers:
             worker.end()
         left = {index for index, (how, _) in ended.items() if how == "left"}
@@ -197,16 +201,19 @@ class _Worker:
         self.at_work = said is None
         return said
 
+    def ask_to_end(self) -> None:
+        """Has the process end: where it runs a chain, after the step at hand."""
+        if self.pipe is not None and self.process is not None:
+            self.pipe.close()
+            if self.at_work:
+                self.process.terminate()
+
     def end(self) -> None:
-        """Ends the process: at once where it runs a chain."""
-        if self.pipe is None or self.process is None:
-            return
-        self.pipe.close()
-        if self.at_work:
-            self.process.terminate()
-        self.process.join(10)
-        if self.process.is_alive():
-            self.process.kill()
+        """Waits until the process has ended, for a while."""
+        if self.process is not None:
+            self.process.join(LAST_STEP)
+            if self.process.is_alive():
+                self.process.kill()
 
 
 def _gpus() -> list[str]:
@@ -233,9 +240,12 @@ def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, 
 
     end_with_parent(parent)
     tqdm.set_lock(threading.RLock())  # its own is for several processes, and would be missed when this one is ended
-    with suppress(EOFError):  # there is nothing more to do
-        while True:
-            pipe.send(_run_chain(pipe.recv(), log))
+    with suppress(EOFError, OSError), interrupts.handled():  # there is nothing more to do
+        try:
+            while True:
+                pipe.send(_run_chain(pipe.recv(), log))
+        except interrupts.Stopped as stopped:
+            sys.exit(stopped.code)
 
 
 def _run_chain(config: RunConfig, log: str, *, again: bool = True) -> Outcome:

@@ -121,18 +121,28 @@ def pretrained_tokenizer(pretrained: str) -> Tokenizer:
 
 def longest_of(pretrained: str) -> int | None:
     """Longest sequence a pretrained model reads, from its configuration alone."""
+    return getattr(_settings(pretrained), "max_position_embeddings", None)
+
+
+def _settings(pretrained: str) -> Any:
     from transformers import AutoConfig
 
     from collapselab import bigram  # noqa: F401 - makes its name known
 
     folder, gguf_file = locate(pretrained)
     try:
-        settings = AutoConfig.from_pretrained(folder, **({"gguf_file": gguf_file} if gguf_file else {}), **SAFE)
+        return AutoConfig.from_pretrained(folder, **({"gguf_file": gguf_file} if gguf_file else {}), **SAFE)
     except Exception as error:
         raise UserError(
             f"model.pretrained={pretrained!r}: cannot be loaded ({first_line(error)}); check the folder or name"
         ) from None
-    return getattr(settings, "max_position_embeddings", None)
+
+
+def architecture(pretrained: str) -> Any:
+    """The network of a pretrained model without its weights, on torch's default device."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(_settings(pretrained), dtype=torch.float32, **SAFE)
 
 
 def trained_on(pretrained: str) -> str | None:

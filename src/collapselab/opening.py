@@ -13,6 +13,7 @@ from collapselab import modeling, rundir
 from collapselab.config import RunConfig, UserError, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
+from collapselab.faults import FULL, of_disk
 from collapselab.guard import refuse_strange
 from collapselab.identity import drift, identity, recorded, shared_digests
 from collapselab.lock import Lock, take, waiting
@@ -123,7 +124,9 @@ def opened(
         except OSError as caught:
             where = caught.filename2 or caught.filename or chain.root
             error = UserError(
-                f"{where}: cannot be read or written ({caught.strerror or caught}); make room or mend it, or choose "
+                of_disk(chain.root, caught)
+                if caught.errno in FULL
+                else f"{where}: cannot be read or written ({caught.strerror or caught}); mend it, or choose "
                 f"another folder than runs_dir={config.runs_dir!r}"
             )
         processes.share(error)

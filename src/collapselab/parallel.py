@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils.memory import should_reduce_batch_size
 
+from collapselab import interrupts
 from collapselab.config import UserError
 
 T = TypeVar("T")
@@ -86,6 +88,12 @@ class Processes:
         """Every process's value, by rank, on every process."""
         return [value] if self.world == 1 else list(gather_object([value]))
 
+    def agree_to_go_on(self) -> None:
+        """Raises Stopped on every process where a signal has asked any of them to end."""
+        asked = max(self.collect(interrupts.asked()))
+        if asked:
+            raise interrupts.Stopped(asked)
+
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Sum over processes, in rank order so that it is the same everywhere."""
         total: np.ndarray = np.sum(np.stack(self.collect(array)), axis=0)
@@ -153,3 +161,14 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was too small for what was asked: torch's own, and what stands for it where a
+    library of CUDA could not allocate (cuBLAS makes its handle, and cuDNN its workspace, when they are first used)."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    signs = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+    return isinstance(error, RuntimeError) and (
+        should_reduce_batch_size(error) or any(sign in str(error) for sign in signs)
+    )

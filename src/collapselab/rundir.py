@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from collapselab.guard import refuse_strange
 from collapselab.identity import IDENTITY, json_text, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
 SCHEMA = 1
+COST_SHARE = 0.05  # of the time that may go into checkpoints
 STAGES = ("mixture", "train", "samples", "eval")
 SHARED_STAGES = (*STAGES, "reference")
 
@@ -78,9 +80,15 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}); remove it to have it made again") from None
 
 
+def is_sealed(value: dict[str, Any]) -> bool:
+    """Whether a value is as `sealed` gave it; one of an older version, without a seal, is taken as it is."""
+    return "seal" not in value or sealed(value) == value
+
+
 @contextmanager
 def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest.
+    """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest. Otherwise
+    nothing is left of it.
 
     Args:
         shared: other processes may publish the same content at the same time (a cache); the first one wins.
@@ -96,49 +104,161 @@ def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> 
     started = time.perf_counter()
     try:
         yield temporary
+        manifest = {
+            "schema": SCHEMA,
+            "stage": place.name,
+            **_flushed(temporary),
+            "inputs": inputs,
+            "time": {"seconds": round(time.perf_counter() - started, 3)},
+        }
+        write_json(temporary / "manifest.json", sealed(manifest))
+        if shared and manifest_of(place) is not None:
+            shutil.rmtree(temporary)
+            return
+        if place.exists():
+            shutil.rmtree(place)
+        temporary.replace(place)
+        _sync_directory(place.parent)
     except BaseException:
-        if shared:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
         raise
-    paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+
+
+def _flushed(folder: Path) -> dict[str, Any]:
+    """Has the disk take every file of a folder; returns their sizes and digests, and the digest of all."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     with ThreadPoolExecutor(1) as flusher:  # the disk works while the digests are computed
         flushed = flusher.map(_flush, paths)
         files: dict[str, dict[str, Any]] = {
-            path.relative_to(temporary).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for path in paths
         }
         list(flushed)  # raises what went wrong there
-    manifest = {
-        "schema": SCHEMA,
-        "stage": place.name,
-        "files": files,
-        "digest": digest({name: entry["sha256"] for name, entry in files.items()}),
-        "inputs": inputs,
-        "time": {"seconds": round(time.perf_counter() - started, 3)},
-    }
-    write_json(temporary / "manifest.json", manifest)
-    if shared and manifest_of(place) is not None:
-        shutil.rmtree(temporary)
-        return
-    if place.exists():
-        shutil.rmtree(place)
-    temporary.replace(place)
-    _sync_directory(place.parent)
+    return {"files": files, "digest": _digest_of(files)}
 
 
-def manifest_of(stage: Path, *, check: Literal["digests", "sizes", "nothing"] = "digests") -> dict[str, Any] | None:
+def _digest_of(files: dict[str, dict[str, Any]]) -> str:
+    return digest({name: entry["sha256"] for name, entry in files.items()})
+
+
+Check = Literal["digests", "sizes", "nothing"]
+
+
+def manifest_of(stage: Path, *, check: Check = "digests") -> dict[str, Any] | None:
     """The manifest of a published stage, or None where it is missing or any file differs in size or digest."""
+    return examine(stage, check=check)[0]
+
+
+def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | None, str]:
+    """(manifest, "") of a published stage; (None, what is wrong with which file) of a damaged one; (None, "") where there
+    is none. What was pruned on purpose is no damage."""
+    if not stage.exists():
+        return None, ""
+    path = stage / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
-        if manifest.get("schema") != SCHEMA:
-            return None
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["schema"] != SCHEMA:
+            return None, f"manifest.json has schema {manifest['schema']!r}, this version reads {SCHEMA}"
+        if not is_sealed(manifest) or manifest["digest"] != _digest_of(manifest["files"]):
+            return None, "manifest.json is damaged"
         for name, entry in manifest["files"].items() if check != "nothing" else ():
-            path = stage / name
-            if path.stat().st_size != entry["bytes"] or (check == "digests" and sha256_of(path) != entry["sha256"]):
-                return None
-        return manifest
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None
+            if name not in manifest.get("pruned", ()) and (wrong := _flaw(stage / name, entry, check)):
+                return None, f"{name} {wrong}"
+        if not isinstance(manifest["inputs"], dict):
+            return None, "manifest.json is damaged"
+        return manifest, ""
+    except FileNotFoundError:
+        return None, "manifest.json is missing"
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None, "manifest.json is damaged"
+
+
+def _flaw(path: Path, entry: dict[str, Any], check: Check) -> str:
+    """What is wrong with a file of a stage; empty where nothing is."""
+    if ".." in path.parts:
+        return "lies elsewhere"
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return "is missing"
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a plain file"
+    if found.st_size != entry["bytes"]:
+        return f"has {found.st_size} bytes instead of {entry['bytes']}"
+    return "has other content than was written" if check == "digests" and sha256_of(path) != entry["sha256"] else ""
+
+
+def amend(stage: Path, **entries: Any) -> None:
+    """Sets entries of a published manifest that are no part of what the stage is: what was pruned, say."""
+    path = stage / "manifest.json"
+    manifest = manifest_of(stage, check="nothing")
+    if manifest is None:
+        raise UserError(f"{stage}: not published; continue the run to have it made")
+    made = path.stat().st_mtime_ns
+    write_json(path, sealed(manifest | entries))
+    os.utime(path, ns=(made, made))  # when the stage was made
+
+
+def prune(stage: Path, names: list[str]) -> None:
+    """Removes files of a published stage on purpose; the manifest says so first, so that it is never taken for damage."""
+    amend(stage, pruned=sorted(names))
+    for name in names:
+        (stage / name).unlink(missing_ok=True)
+
+
+class Unfinished:
+    """What a stage has made before it is published: numbered parts beside its place, each whole under a manifest.
+
+    Args:
+        place: of the stage. inputs: what it is made from; parts that were made from something else do not exist.
+    """
+
+    def __init__(self, place: Path, inputs: dict[str, str]):
+        self.folder = place.with_name(f"{place.name}.unfinished")
+        self.inputs = inputs
+        self.at = time.monotonic()  # when the last part was written, or the stage begun
+        self.cost = 0.0  # seconds that this took
+
+    def parts(self, more: dict[str, str] | None = None) -> tuple[dict[int, Path], list[str]]:
+        """({number: folder} of the valid parts, ascending; what is wrong with the others, in words).
+
+        Args:
+            more: what else the parts must be made from.
+        """
+        found, wrong = {}, []
+        for path in sorted(self.folder.glob("[0-9]*")):
+            manifest, flaw = examine(path)
+            if manifest is None:
+                wrong.append(f"{path}: {flaw}; not used")
+            elif manifest["inputs"] == self.inputs | (more or {}):
+                found[int(path.name)] = path
+        return found, wrong
+
+    def due(self, seconds: float | None) -> bool:
+        """Whether `seconds` have passed since the last part, and twenty times what writing it took."""
+        return seconds is not None and time.monotonic() - self.at >= max(seconds, self.cost / COST_SHARE)
+
+    @contextmanager
+    def write(self, number: int, more: dict[str, str] | None = None, *, keep: int | None = None) -> Iterator[Path]:
+        """Publishes a part.
+
+        Args:
+            keep: parts that may lie there at a time, this one among them; the lowest numbers go first.
+        """
+        started = time.monotonic()
+        place = self.folder / f"{number:010d}"
+        others = [path for path in sorted(self.folder.glob("[0-9]*")) if path != place]
+        for path in others[: max(0, len(others) - keep + 1)] if keep is not None else []:
+            shutil.rmtree(path)
+        with publishing(place, inputs=self.inputs | (more or {})) as out:
+            yield out
+        self.at = time.monotonic()
+        self.cost = self.at - started
+
+    def clear(self) -> None:
+        """Removes all parts: the stage is published, or was begun anew."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
 
 
 class Chain:
@@ -197,22 +317,49 @@ class Chain:
         home = self.root / "rescored" / scores if name == "reference" else self.generation(index) / "rescored"
         return home / (name if name == "reference" else scores)
 
-    def rebuild_metrics(self, scores: str | None = None) -> list[dict[str, Any]]:
-        """Writes metrics.jsonl anew from the published evaluations: never a torn or a double line.
+    def rows(self, scores: str | None = None) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl as the published evaluations have them, to the first generation that has none or a
+        damaged one.
 
         Args:
-            scores: name of later scores; their rows are written to rescored/<scores>/metrics.jsonl.
+            scores: name of later scores, whose rows are meant.
         """
-        places = [self.rescored(g, scores, "eval") if scores else self.stage(g, "eval") for g in self.finished()]
-        rows = [read_json(place / "row.json") for place in places]
-        for row, place in zip(rows, places, strict=True):
-            stages = {s: place if s == "eval" else self.stage(row["generation"], s) for s in STAGES}
-            manifests = {s: manifest_of(folder, check="nothing") for s, folder in stages.items()}
+        rows: list[dict[str, Any]] = []
+        while True:
+            g = len(rows)
+            stages = {s: self.stage(g, s) for s in STAGES} | (
+                {"eval": self.rescored(g, scores, "eval")} if scores else {}
+            )
+            manifests = {name: manifest_of(folder, check="nothing") for name, folder in stages.items()}
+            scored, path = manifests["eval"], stages["eval"] / "row.json"
+            if (
+                scored is None
+                or "row.json" not in scored["files"]
+                or _flaw(path, scored["files"]["row.json"], "digests")
+            ):
+                return rows
+            row = read_json(path)
             row["arm"] = self.root.parent.name.removeprefix("arm=")
             row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in manifests.items() if m}
+            rows.append(row)
+
+    def write_metrics(self, rows: list[dict[str, Any]], scores: str | None = None) -> None:
+        """Writes metrics.jsonl anew: never a torn or a double line."""
         path = (self.root / "rescored" / scores if scores else self.root) / "metrics.jsonl"
         write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-        return rows
+
+    def metrics_flaw(self, rows: list[dict[str, Any]]) -> str:
+        """How metrics.jsonl contradicts the evaluations it was made from; empty where it does not, or only lacks what a
+        process that was killed could not write any more."""
+        path = self.root / "metrics.jsonl"
+        if not path.exists():
+            return f"{path} is missing; made again" if len(rows) > 1 else ""
+        try:
+            found = [row | {"time": {}} for row in read_metrics(self.root)]
+        except (UserError, OSError, ValueError, TypeError):
+            return f"{path} is damaged; made again"
+        agree = all(a == b | {"time": {}} for a, b in zip(found, rows, strict=False))
+        return "" if agree and len(found) >= len(rows) - 1 else f"{path} is not what was written; made again"
 
 
 def read_metrics(chain: Path) -> list[dict[str, Any]]:

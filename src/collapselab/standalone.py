@@ -129,7 +129,10 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
             if generation == 0:
                 stages.do("reference", stages.reference)
             stages.do("eval", stages.evaluate)
-        return scores, chain.rebuild_metrics(scores) if processes.is_main else []
+        rows = chain.rows(scores) if processes.is_main else []
+        if processes.is_main:
+            chain.write_metrics(rows, scores)
+        return scores, rows
 
 
 def _intact(place: Path, inputs: dict[str, str] | None = None) -> None:

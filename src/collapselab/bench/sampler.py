@@ -102,7 +102,7 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
         ) -> None:
             write = sampler.writer(model, 0, 1, length - 1, batch)
             several = list(range(sequences // batch))
-            side_by_side(lambda i: write(start, i * batch), several, device, QUIET.bar("", 0), 0)
+            dict(side_by_side(lambda i: write(start, i * batch), several, device))
 
         row = measured(f"ours, batch {batch}", ours, sequences * (length - 1), device, repeats)
         rows.append(row)

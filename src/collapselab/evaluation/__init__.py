@@ -15,7 +15,7 @@ from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails, note_of
 from collapselab.evaluation.protocol import protocol
-from collapselab.evaluation.real_text import score_real_text
+from collapselab.evaluation.real_text import halved, score_real_text
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_places, real_places, rows_at, sample_tokens
 from collapselab.evaluation.samples import score_samples, text_metrics
@@ -66,8 +66,9 @@ def evaluate(
     states = None
     if wanted:
         whole = generated_places(samples, wanted * (meta["length"] - head))
-        states = mean_states(base, stream, whole, precision, processes)
+        states = mean_states(base, stream, whole, precision, processes, console)
     values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
+    sums |= halved(processes)
     if base is not model:
         base.net.to("cpu")  # the next generation trains and samples in the memory of the device
     if processes.is_main:
@@ -136,7 +137,8 @@ def publish_reference(
     if wanted := config.evaluation.embeddings:
         length = config.sequence_length - config.prompt_length
         twice = real_places(config, corpus, 2 * wanted * length)
-        states = mean_states(base, stream, twice, config.evaluation.precision, processes)
+        states = mean_states(base, stream, twice, config.evaluation.precision, processes, console)
+    sums |= halved(processes)
     if processes.is_main:
         rows = rows_at(stream, places)
         texts = list(decoded(corpus.tokenizer, rows))

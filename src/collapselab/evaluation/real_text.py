@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from collapselab.metrics.likelihood import (
 )
 from collapselab.metrics.next_token import next_token_values
 from collapselab.modeling import LanguageModel
-from collapselab.parallel import Processes
+from collapselab.parallel import Processes, out_of_memory
 
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
 LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
 CPU_ROWS = 512  # of logits at a time on a CPU: they are still in its cache when softmax and argmax read them
+
+_halvings: WeakKeyDictionary[Processes, int] = WeakKeyDictionary()  # of both, where memory ran out in this chain
 
 # observe(places int64 (rows,), -1 where a token is not scored there, logits (rows, vocabulary))
 Observe = Callable[[np.ndarray, torch.Tensor], None]
@@ -39,6 +42,41 @@ def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np
     first = 0 if settings.prefix == "bos" else 1
     stop = None if settings.tokens is None else settings.tokens + 1
     return tokens.ids[first:stop], tokens.nbytes[first:stop]
+
+
+def fitting(rows: int, processes: Processes) -> int:
+    """`rows`, or as many as are left of them where the memory of the device ran out before."""
+    return max(1, rows >> _halvings.get(processes, 0))
+
+
+def halve(error: RuntimeError, most: int, tokens: int, processes: Processes, console: Console) -> None:
+    """After an error in a batch: `fitting` is halved from here on, in this process.
+
+    Args:
+        most: rows of the batch, or of logits at a time where they are more, before any halving.
+        tokens: in one row.
+
+    Raises:
+        UserError: one row at a time is too much.
+        RuntimeError: the error, where it is not about memory.
+    """
+    if not out_of_memory(error):
+        raise error
+    if fitting(most, processes) == 1:
+        raise UserError(
+            f"evaluation: {processes.device.type} memory is too small for one window of {tokens} tokens; lower "
+            "evaluation.context (or training.block), take a smaller model, free the device, or set device=cpu"
+        ) from None
+    _halvings[processes] = _halvings.get(processes, 0) + 1
+    share = 2 ** _halvings[processes]
+    console.say(f"evaluation: out of {processes.device.type} memory; goes on with 1/{share} of a batch at a time")
+
+
+def halved(processes: Processes) -> dict[str, dict[str, int]]:
+    """What belongs into `sums` where batches were halved: `evaluation_batch`, with the number of times (the most of any
+    process). The last bits of a loss depend on it. All processes take part."""
+    most = max(processes.collect(_halvings.get(processes, 0)))
+    return {"evaluation_batch": {"halved": most}} if most else {}
 
 
 def token_losses(
@@ -94,30 +132,49 @@ def window_losses(
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     with console.bar(title, len(stream)) as bar:
         for batch in batches[processes.rank :: processes.world]:
-            ids = torch.from_numpy(np.stack([stream[b:e] for b, e, _ in batch]).astype(np.int64)).to(processes.device)
-            targets = ids[:, 1:]
             places = np.stack([np.arange(b + 1, e) for b, e, _ in batch])
             places[places < np.array([[first] for _, _, first in batch])] = -1  # an earlier window scores them
-            nll, right = [], []
-            with torch.inference_mode(), cast:
-                features = model.features(ids[:, :-1]).flatten(0, 1)
-                for i, (some, wanted) in enumerate(
-                    zip(features.split(chunk), targets.flatten().split(chunk), strict=True)
-                ):
-                    logits = model.head(some).float()
-                    if observe is not None:
-                        observe(places.reshape(-1)[i * chunk : (i + 1) * chunk], logits)
-                    nll.append(F.cross_entropy(logits, wanted, reduction="none"))
-                    right.append(logits.argmax(-1) == wanted)
-            nll_Bt, right_Bt = (torch.cat(part).view_as(targets).cpu().numpy() for part in (nll, right))
-            for i, (begin, end, first) in enumerate(batch):
-                keep = slice(first - begin - 1, end - begin - 1)
-                found.append((np.arange(first, end), nll_Bt[i, keep], right_Bt[i, keep]))
+            at = 0
+            while at < len(batch):
+                part = batch[at : at + fitting(rows, processes)]
+                ids = np.stack([stream[b:e] for b, e, _ in part]).astype(np.int64)
+                try:
+                    with torch.inference_mode(), cast:
+                        nll_Bt, right_Bt = _losses(
+                            model, torch.from_numpy(ids).to(processes.device), places[at : at + len(part)],
+                            fitting(chunk, processes), observe,
+                        )  # fmt: skip
+                except RuntimeError as error:
+                    halve(error, max(rows, chunk), context, processes, console)
+                    continue
+                for i, (begin, end, first) in enumerate(part):
+                    keep = slice(first - begin - 1, end - begin - 1)
+                    found.append((np.arange(first, end), nll_Bt[i, keep], right_Bt[i, keep]))
+                at += len(part)
             bar.update(sum(e - f for _, e, f in batch) * processes.world)
     everything = [item for part in processes.collect(found) for item in part]
     everything.sort(key=lambda item: int(item[0][0]))
     scored, nll_all, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
     return scored, nll_all, correct
+
+
+def _losses(
+    model: LanguageModel, ids_BT: torch.Tensor, places_Bt: np.ndarray, chunk: int, observe: Observe | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(nll float32, correct bool), each (B, T - 1), of windows of one length, with `chunk` rows of logits at a time. What
+    `observe` was shown becomes -1 in `places_Bt`: a batch that is done again for want of memory is not shown twice."""
+    features = model.features(ids_BT[:, :-1]).flatten(0, 1)
+    wanted, places = ids_BT[:, 1:].flatten(), places_Bt.reshape(-1)  # a view
+    nll, right = [], []
+    for at in range(0, len(wanted), chunk):
+        logits = model.head(features[at : at + chunk]).float()
+        nll.append(F.cross_entropy(logits, wanted[at : at + chunk], reduction="none"))
+        right.append(logits.argmax(-1) == wanted[at : at + chunk])
+        if observe is not None:
+            observe(places[at : at + chunk].copy(), logits)
+            places[at : at + chunk] = -1
+    shape = places_Bt.shape
+    return torch.cat(nll).view(shape).cpu().numpy(), torch.cat(right).view(shape).cpu().numpy()
 
 
 def look_at_counts(model: LanguageModel, stream: np.ndarray, places: np.ndarray, observe: Observe) -> None:
@@ -155,4 +212,5 @@ def score_real_text(
     values |= {f"real/nll_by_frequency/{k}": v for k, v in frequency_values(buckets).items()}
     shape = shapes.sums(processes)
     values |= {f"real/{k}": v for k, v in next_token_values(shape).items()}
-    return {"real": sums, "real/nll_by_frequency": buckets, "real/next_token": shape}, values
+    found = {"real": sums, "real/nll_by_frequency": buckets, "real/next_token": shape}
+    return found | halved(processes), values

@@ -11,7 +11,7 @@ import torch
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
-from collapselab.evaluation.real_text import BATCH_TOKENS, check_finite, window_losses
+from collapselab.evaluation.real_text import BATCH_TOKENS, check_finite, fitting, halve, window_losses
 from collapselab.evaluation.rows import Place, first_tokens
 from collapselab.metrics.embeddings import mauve, vendi
 from collapselab.metrics.likelihood import sequence_sums, sequence_values
@@ -86,7 +86,12 @@ def check_embeddings(config: RunConfig, corpus: Corpus, budget: int) -> None:
 
 
 def mean_states(
-    model: LanguageModel, stream: np.ndarray, places: list[Place], precision: str, processes: Processes
+    model: LanguageModel,
+    stream: np.ndarray,
+    places: list[Place],
+    precision: str,
+    processes: Processes,
+    console: Console,
 ) -> np.ndarray:
     """The last layer's states (after its norm), mean over the tokens of each sequence, float32 (sequences, width). All
     processes take part; prompts are not read.
@@ -95,16 +100,27 @@ def mean_states(
     little else: over the demo's six generations MAUVE stays within .92 .. .97 by it, and falls from .94 to .65 by the mean
     (500 sequences; real against real .97 and .96).
     """
-    rows = max(1, BATCH_TOKENS[processes.device.type] // (places[0][1] - places[0][0]))
+    length = places[0][1] - places[0][0]
+    rows = max(1, BATCH_TOKENS[processes.device.type] // length)
     batches = [places[i : i + rows] for i in range(0, len(places), rows)]
     model.net.to(processes.device).eval()
     cast = torch.autocast(processes.device.type, torch.bfloat16, enabled=precision == "bf16")
     found: dict[int, np.ndarray] = {}
     for index in range(processes.rank, len(batches), processes.world):
-        ids = torch.from_numpy(np.stack([stream[b:e] for b, e in batches[index]]).astype(np.int64))
-        with torch.inference_mode(), cast:
-            states = model.net.base_model(input_ids=ids.to(processes.device), use_cache=False).last_hidden_state
-        found[index] = states.float().mean(1).cpu().numpy()
+        parts: list[np.ndarray] = []
+        at = 0
+        while at < len(batches[index]):
+            some = batches[index][at : at + fitting(rows, processes)]
+            ids = torch.from_numpy(np.stack([stream[b:e] for b, e in some]).astype(np.int64))
+            try:
+                with torch.inference_mode(), cast:
+                    output = model.net.base_model(input_ids=ids.to(processes.device), use_cache=False)
+                    parts.append(output.last_hidden_state.float().mean(1).cpu().numpy())
+            except RuntimeError as error:
+                halve(error, rows, length, processes, console)
+                continue
+            at += len(some)
+        found[index] = np.concatenate(parts)
     everything = {index: part for parts in processes.collect(found) for index, part in parts.items()}
     return np.concatenate([everything[index] for index in range(len(batches))])
 

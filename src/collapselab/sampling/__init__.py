@@ -14,25 +14,25 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from subprocess import CalledProcessError
-from typing import Any
 
 import numpy as np
 import torch
 
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
+from collapselab.interrupts import Stopped
 from collapselab.mixing import TrainingSet
 from collapselab.modeling import LanguageModel
-from collapselab.parallel import Processes
-from collapselab.rundir import read_json, write_bytes, write_json
+from collapselab.parallel import Processes, out_of_memory
+from collapselab.rundir import Unfinished, read_json, write_json
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch, write_batch
+from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights, form_of, unsupported
 from collapselab.seeds import generator
 
-SHARD_TOKENS = 1 << 22
 CPU_BATCH = 128
 COUNTED_BATCH = 4096  # of a bigram model: a step costs the same few microseconds for one row and for hundreds
 CUDA_BATCH, FIXED_CUDA_BATCH = 4096, 1024  # at most; with deterministic=true, where free memory has no say
@@ -193,6 +193,7 @@ class Sampler:
         separator: int,
         ends: list[int],
         out: Path,
+        unfinished: Unfinished | None = None,
     ) -> None:
         """Writes exactly `budget` tokens (prompts included) as token shards and meta.json into `out`.
 
@@ -202,27 +203,40 @@ class Sampler:
             text: what prompts are drawn from; None for `bos`.
             separator: the token a `bos` prompt consists of (stored only where a sequence is a whole document).
             ends: ids that count as end-of-text in the note on degenerate output.
+            unfinished: what an earlier call has made of this text, and where this one keeps it meanwhile.
         """
         config, processes = self.config, self.processes
         length, head = config.sequence_length, config.prompt_length
         read, sequences = max(1, head), -(-budget // length)
         batch = self.batch_size(model, read + length - head, sequences)
         dtype = np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
+        kept = unfinished or Unfinished(out / "tokens", {})  # in a folder of its own, nothing is gone on with
+        if unfinished is None and processes.is_main:
+            kept.clear()
         while True:
             # The last batch is padded with whole sequences.
             prompts = make_prompts(config, generation, text, -(-sequences // batch) * batch, separator)
-            notes = _Degenerate(ends)
-            names = self._write_shards(model, generation, prompts, separator, batch, budget, dtype, out, notes)
-            if names is not None:
+            batches = Batches(kept, (batch, length), dtype)
+            if self._write(model, generation, prompts, separator, batches):
                 break
+            if batch == 1:
+                raise UserError(
+                    "sampling.batch_size=1: a single sequence does not fit into GPU memory; set a shorter sampling.length, "
+                    "sampling.precision=bf16, or a smaller model"
+                )
             batch //= 2
-            for shard in out.glob("tokens-*.bin"):
-                shard.unlink()
             self.weights, self.idle = None, SimpleQueue()
             torch.cuda.empty_cache()
             self.console.say(f"out of GPU memory while sampling: batches of {batch} sequences from here on")
             self._record(batch)
         if processes.is_main:
+            notes = _Degenerate(ends)
+            names: list[str] = []
+            left, rows_left = budget, sequences
+            for rows in batches.shards(len(prompts) // batch):
+                notes.look_at(rows[:rows_left, head:])
+                names.append(write_shard(rows[:rows_left], left, len(names), out))
+                left, rows_left = left - rows[:rows_left].size, rows_left - len(rows)
             whole, rest = divmod(budget, length)
             meta = {
                 "tokens": budget,
@@ -242,56 +256,50 @@ class Sampler:
             }
             write_json(out / "meta.json", meta)
             notes.tell(self.console, generation, sequences)
+            if unfinished is None:
+                kept.clear()
         processes.barrier()
 
-    def _write_shards(
-        self,
-        model: LanguageModel,
-        generation: int,
-        prompts: np.ndarray,
-        separator: int,
-        batch: int,
-        budget: int,
-        dtype: np.dtype[Any],
-        out: Path,
-        notes: _Degenerate,
-    ) -> list[str] | None:
-        """Names of the shards, or None where a process ran out of GPU memory."""
-        processes, head, length = self.processes, prompts.shape[1], self.config.sequence_length
+    def _write(
+        self, model: LanguageModel, generation: int, prompts: np.ndarray, separator: int, batches: Batches
+    ) -> bool:
+        """Makes the batches that are not kept already; on process 0 they are all at hand then. False where a process ran
+        out of GPU memory."""
+        processes, head, (batch, length) = self.processes, prompts.shape[1], batches.shape
         reads = prompts if head else np.full((len(prompts), 1), separator, np.int64)
-        batches, sequences = len(prompts) // batch, -(-budget // length)
-        per_shard = max(1, SHARD_TOKENS // (batch * length))
-        names: list[str] = []
-        kept = 0
-        with self.console.bar(f"gen {generation} sample", budget) as bar:
-            for start in range(0, batches, per_shard):
-                here = list(range(start, min(start + per_shard, batches)))
-                mine: dict[int, np.ndarray] | None = None
-                try:
-                    write = self.writer(model, generation, reads.shape[1], length - head, batch)
+        count, seconds = len(prompts) // batch, self.config.training.checkpoint_seconds
+        kept, wrong = batches.kept() if processes.is_main else ({}, [])
+        for line in wrong:
+            self.console.say(line)
+        done = set(processes.share(list(kept)))
+        if done:
+            self.console.say(f"generation {generation}: sampling goes on with {len(done)} of {count} batches")
+        mine = [index for index in range(count) if index not in done][processes.rank :: processes.world]
+        failed = False
+        with self.console.bar(f"gen {generation} sample", count * batch * length) as bar:
+            bar.update(len(done) * batch * length)
+            try:
+                write = self.writer(model, generation, reads.shape[1], length - head, batch)
 
-                    def one(index: int, write: Write = write) -> np.ndarray:
-                        rows = slice(index * batch, (index + 1) * batch)
-                        return np.concatenate([prompts[rows], write(reads[rows], rows.start)], 1).astype(dtype)
+                def one(index: int) -> np.ndarray:
+                    rows = slice(index * batch, (index + 1) * batch)
+                    return np.concatenate([prompts[rows], write(reads[rows], rows.start)], 1).astype(batches.dtype)
 
-                    mine = side_by_side(
-                        one, here[processes.rank :: processes.world], processes.device, bar, batch * length
-                    )
-                except torch.OutOfMemoryError:
-                    if batch == 1:
-                        raise
-                parts = processes.collect(mine)
-                if any(part is None for part in parts):
-                    return None
-                written = {index: rows for part in parts if part for index, rows in part.items()}
-                rows_SL = np.concatenate([written[index] for index in here])[: sequences - start * batch]
-                if processes.is_main:
-                    notes.look_at(rows_SL[:, head:])
-                    flat = rows_SL.reshape(-1)[: budget - kept]
-                    kept += len(flat)
-                    names.append(f"tokens-{len(names):05d}.bin")
-                    write_bytes(out / names[-1], flat.tobytes())
-        return names
+                for index, rows in side_by_side(one, mine, processes.device):
+                    batches.add(index, rows, seconds)
+                    bar.update(batch * length)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                failed = True
+            except Stopped as stopped:
+                batches.keep()
+                raise Stopped(stopped.number, f"generation {generation}, sampling, what is written is kept") from None
+        if any(processes.collect(failed)):
+            return False
+        for rows_of in processes.collect(batches.rows):
+            batches.rows |= rows_of
+        return True
 
 
 def row_bytes(model: LanguageModel, length: int, precision: str, beams: int = 1) -> int:

@@ -25,23 +25,10 @@ from collapselab.parallel import end_with_parent
 
 
 def side_by_side(
-    write: Callable[[int], np.ndarray], indices: list[int], device: torch.device, bar: Any, tokens: int
-) -> dict[int, np.ndarray]:
-    """{index: write(index)}, on a CPU as many at a time as torch has threads. What is written does not depend on that.
-
-    Args:
-        bar: a progress bar, moved on by `tokens` for each index.
-    """
-    done: dict[int, np.ndarray] = {}
-    for index, rows in _results(write, indices, device):
-        done[index] = rows
-        bar.update(tokens)
-    return done
-
-
-def _results(
     write: Callable[[int], np.ndarray], indices: list[int], device: torch.device
 ) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, write(index)) as they come, on a CPU as many at a time as torch has threads. What is written does not depend
+    on that."""
     if device.type != "cpu":
         yield from ((index, write(index)) for index in indices)
         return

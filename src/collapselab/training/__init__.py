@@ -7,12 +7,9 @@ whole batch, and so neither the number of processes nor the accumulation changes
 from __future__ import annotations
 
 import copy
-import json
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,32 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapselab.config import RunConfig, TrainingConfig, UserError, first_line
+from collapselab import interrupts
+from collapselab.config import RunConfig, UserError, first_line
 from collapselab.console import Console
 from collapselab.mixing import TrainingSet, shows
 from collapselab.modeling import LanguageModel, causal_attention, copy_weights, true_state
-from collapselab.parallel import Processes
-from collapselab.rundir import write_text
+from collapselab.parallel import Processes, out_of_memory
+from collapselab.rundir import Unfinished
 from collapselab.seeds import batch_order, derive
+from collapselab.training import checkpoints
+from collapselab.training.counter import Counter
+from collapselab.training.log import Log, check_ledger, first_target, learning_rate, write_log
 
-LOG_ROWS = 500  # at most about this many lines in a generation's training log
+__all__ = ["Counter", "Trainer", "learning_rate", "write_log"]
+
 CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
-COUNT_TOKENS = 1 << 22  # counted at a time
 AHEAD = 4  # batches assembled before they are needed
-
-
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """Learning rate of step 0 .. steps - 1."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    fall = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[config.schedule]
-    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * fall)
-
-
-def first_target(config: TrainingConfig) -> int:
-    """The first place of a block whose token is a target of the loss."""
-    return config.block - config.loss_on_last if config.loss_on_last else 1
+CHECKPOINTS = 2  # at a time
 
 
 class Loss(nn.Module):
@@ -76,6 +64,8 @@ class Trainer:
         self.optimizer: torch.optim.AdamW
         self.loss: Any = None
         self.compiled_rows = 0  # blocks of the batches that the compiled step takes; 0: nothing is compiled
+        self.split = 1  # parts that a micro-batch is divided into, where memory is short
+        self.rehearsed = False
 
     def _begin(self, start: LanguageModel) -> None:
         """Takes the start weights over, in place after the first time, and empties the optimiser."""
@@ -119,69 +109,162 @@ class Trainer:
             self.compiled_rows = -(-share // settings.accumulation)
         self.loss = self.processes.accelerator.prepare(self.module)
 
-    def train(self, start: LanguageModel, data: TrainingSet, generation: int) -> dict[str, Any]:
+    def train(
+        self, start: LanguageModel, data: TrainingSet, generation: int, unfinished: Unfinished | None = None
+    ) -> dict[str, Any]:
         """Trains a copy of `start` on the blocks of `data`; the result is `self.model`.
 
+        Args:
+            unfinished: checkpoints of an earlier call that was ended, and where this one keeps its own; None keeps none.
+
         Returns steps, tokens shown and in the loss (counted on what the optimiser was given; they equal the ledger), the
-        last loss in nats per token, and the rows of the training log.
+        last loss in nats per token, and the rows of the training log; `split` where memory was short: into how many parts
+        micro-batches were divided.
 
         Raises:
             UserError: the loss or the final weights are not finite (step, learning rate and what to try).
+            Stopped: a signal has asked for it; what was trained is kept.
         """
         self._begin(start)
         settings, processes, config = self.settings, self.processes, self.config
-        accelerator, net = processes.accelerator, self.model.net
+        net = self.model.net
         total = shows(config, len(data))
         order = batch_order(config.seed, generation, len(data), total)
         steps = -(-total // settings.batch_size)
         targets_per_block = settings.block - first_target(self.settings)
-        torch.manual_seed(derive(config.seed, generation, "dropout", processes.rank) % 2**63)
 
-        rows: list[dict[str, float]] = []
-        losses: list[Tensor] = []
-        norm = torch.tensor(0.0)
-        given = np.zeros(2, np.int64)  # tokens shown, tokens in the loss
-        check_every = CUDA_CHECK_EVERY if processes.device.type == "cuda" else 1
+        first, given, rows = self._resumed(unfinished, generation, steps)
+        log = Log(settings, steps, processes, rows)
+        saved = first
+        norm = torch.zeros((), device=processes.device)
+        look_every = CUDA_CHECK_EVERY if processes.device.type == "cuda" else 1
         net.train()
-        with self.console.bar(f"gen {generation} train", total * settings.block) as bar:
-            for step, parts in enumerate(self._batches(data, order, steps)):
+        title = f"gen {generation} train"
+        with self.console.bar(title, total * settings.block) as bar, interrupts.finishing():
+            bar.update(first * settings.batch_size * settings.block)
+            for step, parts in self._batches(data, order, first, steps):
                 blocks = min(settings.batch_size, total - step * settings.batch_size)
-                lr = learning_rate(settings, step, steps)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = lr
-                loss_sum = torch.zeros((), device=processes.device)
-                for index, (ids, counts) in enumerate(parts):
-                    with accelerator.no_sync(self.loss) if index + 1 < len(parts) else nullcontext():
-                        loss = self._forward(ids) * counts
-                        # Processes' gradients are averaged; times world gives the sum over the batch.
-                        (loss * (processes.world / (blocks * targets_per_block))).backward()
-                    loss_sum += loss.detach()
+                    group["lr"] = learning_rate(settings, step, steps)
+                if config.model.dropout:  # a function of seed and step, so that a checkpoint has no state of it
+                    index = step * processes.world + processes.rank
+                    torch.manual_seed(derive(config.seed, generation, "dropout", index) % 2**63)
+                # Processes' gradients are averaged; times world gives the sum over the batch.
+                loss_sum = self._gradients(parts, processes.world / (blocks * targets_per_block))
+                for ids, counts in parts:
                     given += (ids.numel(), len(ids) * targets_per_block) if counts else (0, 0)
                 if settings.clip:
                     norm = nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
-                losses.append(loss_sum / (blocks * targets_per_block))
+                log.add(step, loss_sum / (blocks * targets_per_block), norm)
                 bar.update(blocks * settings.block)
-                if len(losses) == check_every or step + 1 == steps:
-                    values = accelerator.reduce(torch.stack(losses), "sum").tolist()
-                    _check_finite(values, step + 1 - len(values), settings, steps)
-                    losses = []
-                    if step % max(1, steps // LOG_ROWS) < check_every or step + 1 == steps:
-                        rows.append({"step": step, "loss": values[-1], "lr": lr, "grad_norm": float(norm)})
-                        bar.set_postfix(loss=f"{values[-1]:.3f}")
+                stop, due = interrupts.asked() > 0, unfinished is not None and self._due(unfinished, step + 1 - saved)
+                last = step + 1 == steps
+                # Several processes must agree, and do so only when they look at the losses together.
+                if last or len(log.recent) >= look_every or (processes.world == 1 and (stop or due)):
+                    stop, due = log.look(stop, due and processes.is_main)
+                    bar.set_postfix(loss=f"{log.last:.3f}")
+                    if (stop or due) and unfinished is not None and not last:
+                        self._keep(unfinished, step + 1, given, log.rows)
+                        saved = step + 1
+                    if stop and not last:
+                        raise interrupts.Stopped(
+                            max(processes.collect(interrupts.asked())),
+                            f"generation {generation}, training, after step {step + 1} of {steps}",
+                        )
         if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):  # the last step has no later loss
             raise UserError(
                 f"training.lr={settings.lr}: weights are not finite after step {steps - 1} of {steps}; "
                 "try a lower lr, warmup_steps or clip=1"
             )
         shown, in_loss = processes.sum(given).tolist()
-        _check_ledger(data, generation, shown, in_loss)
+        check_ledger(data, generation, shown, in_loss)
         net.eval()
-        return {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": rows[-1]["loss"], "log": rows}
+        facts = {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": log.rows[-1]["loss"], "log": log.rows}
+        return facts | ({"split": self.split} if self.split > 1 else {})
 
-    def _batches(self, data: TrainingSet, order: np.ndarray, steps: int) -> Iterator[list[tuple[Tensor, bool]]]:
-        """This process's micro-batches of each step, on the device; assembled ahead by a thread of their own.
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _due(self, unfinished: Unfinished, steps: int) -> bool:
+        every = self.settings.checkpoint_steps
+        return (every is not None and steps >= every) or unfinished.due(self.settings.checkpoint_seconds)
+
+    def _keep(self, unfinished: Unfinished, step: int, given: np.ndarray, rows: list[dict[str, float]]) -> None:
+        shown = self.processes.sum(given).tolist()
+        if self.processes.is_main:
+            progress = {"step": step, "given": shown, "log": rows, "split": self.split}
+            with unfinished.write(step, keep=CHECKPOINTS) as out:
+                checkpoints.save(out, self.model, self.optimizer, progress)
+            self.console.record(f"{unfinished.folder}: checkpoint after step {step}")
+
+    def _resumed(
+        self, unfinished: Unfinished | None, generation: int, steps: int
+    ) -> tuple[int, np.ndarray, list[dict[str, float]]]:
+        """(first step, tokens shown and in the loss so far, rows of the log), from the newest valid checkpoint."""
+        nothing = 0, np.zeros(2, np.int64), list[dict[str, float]]()
+        if unfinished is None:
+            return nothing
+        found, wrong = unfinished.parts() if self.processes.is_main else ({}, [])
+        for line in wrong:
+            self.console.say(line)
+        newest = self.processes.share(max(found, default=0))
+        if not newest:
+            return nothing
+        folder = unfinished.folder / f"{newest:010d}"
+        progress = checkpoints.load(folder, self.model, self.optimizer)
+        self.split = progress["split"]
+        self.console.say(f"generation {generation}: training goes on after step {newest} of {steps}, from {folder}")
+        given = np.array(progress["given"], np.int64) * int(self.processes.is_main)  # counted once
+        return newest, given, progress["log"]
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+
+    def _gradients(self, parts: list[tuple[Tensor, bool]], scale: float) -> Tensor:
+        """Adds up the gradients of a step; returns its summed loss. Micro-batches that do not fit into GPU memory are halved
+        from then on."""
+        if self.processes.world > 1 and not self.rehearsed and self.processes.device.type == "cuda":
+            # Later a process that runs out of memory cannot take back what others have summed up with it.
+            self.rehearsed = True
+            self._attempts(parts, scale, sync=False)
+            self.optimizer.zero_grad(set_to_none=True)
+        return self._attempts(parts, scale, sync=True)
+
+    def _attempts(self, parts: list[tuple[Tensor, bool]], scale: float, *, sync: bool) -> Tensor:
+        while True:
+            pieces = [(p, counts) for ids, counts in parts for p in ids.split(-(-len(ids) // self.split))]
+            try:
+                return self._attempt(pieces, scale, sync=sync)
+            except RuntimeError as error:
+                if not out_of_memory(error) or (sync and self.processes.world > 1):
+                    raise
+            if max(len(ids) for ids, _ in pieces) == 1:
+                raise UserError(
+                    "training.block: a single block does not fit into GPU memory; set gradient_checkpointing=true, "
+                    "precision=bf16, a shorter block or a smaller model"
+                )
+            self.split *= 2
+            self.compiled_rows = -(-self.compiled_rows // 2)
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self.console.say(
+                f"out of GPU memory in training: micro-batches are divided by {self.split}; the batch of a step stays as it is"
+            )
+
+    def _attempt(self, pieces: list[tuple[Tensor, bool]], scale: float, *, sync: bool) -> Tensor:
+        loss_sum = torch.zeros((), device=self.processes.device)
+        for index, (ids, counts) in enumerate(pieces):
+            alone = index + 1 < len(pieces) or not sync
+            with self.processes.accelerator.no_sync(self.loss) if alone else nullcontext():
+                loss = self._forward(ids) * counts
+                (loss * scale).backward()
+            loss_sum += loss.detach()
+        return loss_sum
+
+    def _batches(
+        self, data: TrainingSet, order: np.ndarray, first: int, steps: int
+    ) -> Iterator[tuple[int, list[tuple[Tensor, bool]]]]:
+        """(step, this process's micro-batches on the device) from step `first` on; assembled ahead by a thread of their own.
 
         An empty share (a short last batch on many processes) still takes part: one block that does not count.
         """
@@ -199,12 +282,12 @@ class Trainer:
             return found
 
         with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(assemble, step) for step in range(min(AHEAD, steps))]
-            for step in range(steps):
+            coming = [pool.submit(assemble, step) for step in range(first, min(first + AHEAD, steps))]
+            for step in range(first, steps):
                 ready = coming.pop(0).result()
                 if step + AHEAD < steps:
                     coming.append(pool.submit(assemble, step + AHEAD))
-                yield [(ids.to(processes.device, non_blocking=True), counts) for ids, counts in ready]
+                yield step, [(ids.to(processes.device, non_blocking=True), counts) for ids, counts in ready]
 
     def _forward(self, ids: Tensor) -> Tensor:
         """The summed loss of a micro-batch. Another size than the usual is not worth a compilation of its own."""
@@ -222,54 +305,3 @@ class Trainer:
             self.console.say(f"training: not compiled ({first_line(error)}); slower, otherwise the same")
             self.compiled_rows, self.module._compiled_call_impl = 0, None
             return self._forward(ids)
-
-
-class Counter:
-    """Counts pairs instead of training: what `Trainer` is to other families, for a bigram model (bigram.py)."""
-
-    def __init__(self, config: RunConfig):
-        self.config = config
-        self.model: LanguageModel
-        """The counts as they stand; made when a generation is counted."""
-
-    def train(self, start: LanguageModel, data: TrainingSet, generation: int) -> dict[str, Any]:
-        """Counts every block as often as an optimiser would be shown it; the result is `self.model`. Every process
-        counts for itself.
-
-        Returns what `Trainer.train` returns; the loss is that of the counts on what they were counted on.
-        """
-        from collapselab import bigram
-
-        first = first_target(self.config.training)
-        order = batch_order(self.config.seed, generation, len(data), shows(self.config, len(data)))
-        at_once = max(1, COUNT_TOKENS // data.block)
-        parts = (data[order[i : i + at_once]] for i in range(0, len(order), at_once))
-        counted = bigram.count(parts, start.vocab, first)
-        shown, in_loss = len(order) * data.block, int(counted.counts.sum())
-        _check_ledger(data, generation, shown, in_loss)
-        self.model = LanguageModel(bigram.network(counted), start.vocab)
-        row = {"step": 0, "loss": counted.loss}
-        return {"steps": 0, "shown": shown, "in_loss": in_loss, "last_loss": counted.loss, "log": [row]}
-
-
-def _check_ledger(data: TrainingSet, generation: int, shown: int, in_loss: int) -> None:
-    for name, counted in (("shown", shown), ("loss", in_loss)):
-        promised = sum(source[name] for source in data.ledger.values())
-        if promised != counted:
-            raise RuntimeError(f"generation {generation}: ledger has {promised} tokens {name}, training had {counted}")
-
-
-def _check_finite(values: list[float], first: int, settings: TrainingConfig, steps: int) -> None:
-    for offset, value in enumerate(values):
-        if not math.isfinite(value):
-            step = first + offset
-            raise UserError(
-                f"training.lr={settings.lr}: the loss became {value} at step {step} of {steps} "
-                f"(learning rate {learning_rate(settings, step, steps):.3g}); try a lower lr, warmup_steps, clip=1, "
-                "or precision=fp32"
-            )
-
-
-def write_log(rows: list[dict[str, float]], path: Path) -> None:
-    """One JSON line per logged step."""
-    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

@@ -1,0 +1,57 @@
+"""What befalls a run from outside, in one line: a full disk, a folder that cannot be written, a process that is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from collapselab import interrupts
+from collapselab.config import UserError, first_line
+from collapselab.parallel import Processes
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ROOM = 1 << 20  # bytes: a disk with less is full, whatever the error says
+KEPT = "what is published is whole, and the same command goes on from there"
+
+
+@contextmanager
+def in_words(where: Path, processes: Processes) -> Iterator[None]:
+    """Turns the system's errors inside the block into UserErrors.
+
+    Args:
+        where: the folder that is written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(of_disk(where, error)) from error
+    except RuntimeError as error:
+        if processes.world == 1 or not _of_a_peer(error):
+            raise
+        interrupts.check()  # a launcher ends all processes: then it was that
+        raise UserError(f"another process of this run is gone ({first_line(error)[:120]}); {KEPT}") from error
+
+
+def of_disk(where: Path, error: OSError) -> str:
+    """One line for an error of the file system."""
+    found = where
+    while not found.exists():
+        found = found.parent
+    free = shutil.disk_usage(found).free
+    if error.errno in FULL or free < ROOM:
+        return f"{where}: the disk is full ({free / 1e6:,.0f} MB free); free some, or set retain=last; {KEPT}"
+    named = error.filename if isinstance(error.filename, (str, os.PathLike)) else where
+    return f"{os.fspath(named)}: {error.strerror or first_line(error)}; mend that; {KEPT}"
+
+
+def _of_a_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process no longer answers (gloo's errors have no class of their own)."""
+    text = str(error).lower()
+    lost = any(sign in text for sign in ("gloo", "nccl", "connection closed by peer", "connection reset by peer"))
+    return isinstance(error, torch.distributed.DistError) or lost

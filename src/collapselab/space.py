@@ -1,0 +1,77 @@
+"""Room on the disk: what a chain will take, and a refusal before the start where there is not as much."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from collapselab import families, modeling
+from collapselab.config import RunConfig, UserError
+from collapselab.corpus import Corpus
+from collapselab.rundir import Chain
+
+SCORES = 2 << 20  # bytes of a generation's scores, mixture and log, at most in a usual run
+CHECKPOINT = 3  # times the weights: the weights and two moments
+
+
+def weight_bytes(config: RunConfig, vocab: int, separator: int, blocks: int) -> int:
+    """Bytes of a published model, without building one.
+
+    Args:
+        blocks: of a training set, which bound the pairs that a bigram model counts.
+    """
+    if config.model.family == "bigram":
+        return 12 * min(vocab * vocab, blocks * config.training.block) + 16 * vocab
+    with torch.device("meta"):
+        if config.model.pretrained is None:
+            context = config.model.context or config.training.block
+            net = families.untrained(config.model, vocab=vocab, separator=separator, context=context)
+        else:
+            net = modeling.architecture(config.model.pretrained)
+    return 4 * sum(int(p.numel()) for p in net.parameters())
+
+
+def needed(config: RunConfig, weights: int, vocab: int, budget: int, left: int) -> int:
+    """Bytes that a chain takes for its `left` generations, unfinished stages included.
+
+    Args:
+        weights: bytes of a published model. budget: tokens that a generation writes.
+    """
+    if not left:
+        return 0
+    models = (
+        left if config.retain == "all" else min(left, 3)
+    )  # the newest, the one before while it is trained, the last end
+    text = budget * (2 if vocab <= 1 << 16 else 4)
+    checkpoints = 0 if config.model.family == "bigram" else 2 * CHECKPOINT * weights
+    return models * weights + (left + 1) * text + checkpoints + left * SCORES
+
+
+def check_space(config: RunConfig, chain: Chain, corpus: Corpus, budget: int, done: int, blocks: int) -> None:
+    """Raises UserError where the disk has less room than the rest of a chain takes.
+
+    Args:
+        done: generations that are finished. blocks: of a training set.
+    """
+    vocab = corpus.tokenizer.size
+    weights = weight_bytes(config, vocab, corpus.tokenizer.separator, blocks)
+    left = max(0, config.generations + 1 - done)
+    wanted = needed(config, weights, vocab, budget, left)
+    free = free_at(chain.root)
+    if wanted > free:
+        other = "" if config.retain != "all" else ", or set retain=last"
+        raise UserError(
+            f"runs_dir={config.runs_dir!r}: the chain takes about {wanted / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "
+            f"free some, lower generations or mixing.tokens{other}"
+        )
+
+
+def free_at(path: Path) -> int:
+    """Free bytes on the disk that a path lies on or will lie on."""
+    return shutil.disk_usage(path if path.exists() else _existing(path.absolute())).free
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
