@@ -233,7 +233,7 @@ def test_a_second_writer_is_told_who_holds_the_chain(copied) -> None:
         held.truncate(0)
         held.write("4242")
         held.flush()
-        with pytest.raises(UserError, match="process 4242 is running this chain"):
+        with pytest.raises(UserError, match="process 4242 has this chain; wait for it or stop it"):
             run(config)
 
 
@@ -395,7 +395,8 @@ def test_a_refused_run_removes_nothing_it_did_not_make(copied, tmp_path) -> None
     import fcntl
 
     config, path = copied
-    (path / "identity.json").unlink()
+    for name in ("identity.json", "identity.copy.json"):
+        (path / name).unlink()
     before = digests(path, 2)
     with pytest.raises(UserError, match=r"no identity\.json"):
         run(config)
@@ -405,7 +406,7 @@ def test_a_refused_run_removes_nothing_it_did_not_make(copied, tmp_path) -> None
     other.mkdir(parents=True)
     with (other / "lock").open("a+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="is running this chain"):
+        with pytest.raises(UserError, match="another process has this chain"):
             run(dataclasses.replace(config, name="starting"))
         assert (other / "lock").is_file()
 

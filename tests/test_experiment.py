@@ -420,7 +420,7 @@ def test_a_run_is_scored_by_one_process_at_a_time_and_within_its_text(done: Path
         lock.write("4242")
         lock.flush()
         code, _, err = lab("eval", str(chain), "--evaluation.tokens", "256")
-    assert code == 2 and err.count("\n") == 1 and "process 4242 is running this chain" in err
+    assert code == 2 and err.count("\n") == 1 and "process 4242 has this chain" in err
     assert content(tmp_path / "exp") == before
 
 

@@ -47,7 +47,7 @@ def test_what_befalls_one_chain_leaves_the_others_alone(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "collapselab", "experiment", "--config", path, "--workers", "1"]
         made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert within(120, lambda: finished(homes[0]) >= 1)
-        os.kill(int((homes[0] / "lock").read_text()), signal.SIGKILL)
+        os.kill(read_json(homes[0] / "lock")["pid"], signal.SIGKILL)
         out, err = made.communicate(timeout=120)
     assert made.returncode == 2 and "report: " in out
     said = next(line for line in err.splitlines() if line.startswith("collapselab: "))

@@ -22,13 +22,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from collapselab import interrupts
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.console import inert
+from collapselab.guard import refuse_strange
 from collapselab.identity import flatten
-from collapselab.rundir import STAGES, Chain, read_json, write_json, write_text
+from collapselab.records import keep_asked, keep_call
+from collapselab.rundir import STAGES, Chain
 
 POLL = 0.3  # seconds between looks at the chains' files
 PATIENCE = 2.0  # seconds before a chain that is held is left to its holder
@@ -73,11 +73,13 @@ class Experiment:
         return common | {"seeds": self.seeds, "baseline": self.baseline, "arms": arms}
 
     def save(self) -> None:
-        """Keeps what was asked for beside the chains, for the report and for whoever runs it again. Raises UserError where
-        nothing can be written."""
+        """Keeps what was asked for beside the chains, for the report and for whoever runs it again; says where what was
+        kept before is damaged or gone. Raises UserError where nothing can be written."""
+        refuse_strange(self.root, self.root)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            write_text(self.root / "experiment.yaml", yaml.safe_dump(self.asked(), sort_keys=False))
+            for line in keep_asked(self.root, self.asked()):
+                print(inert(line), file=sys.stderr)
         except OSError as error:
             where = next(iter(self.arms.values())).runs_dir
             raise UserError(
@@ -145,15 +147,11 @@ def _stages(chains: list[RunConfig]) -> dict[Path, int]:
 
 def _record(root: Path, seconds: float, workers: int, made: list[Path]) -> None:
     """Adds a line to timing.json: what this call took, and the stages and whole generations that it made."""
-    path = root / "timing.json"
-    calls = []
-    if path.is_file():
-        with suppress(UserError, KeyError, TypeError):  # of another form: a list is begun anew
-            calls = list(read_json(path)["calls"])
     generations = sum(place.name == "eval" for place in made)
     call = {"seconds": seconds, "workers": workers, "date": time.strftime("%Y-%m-%d")}
+    call |= {"stages": len(made), "generations": generations}
     with suppress(OSError):  # a full disk has been said already, by the chain that met it
-        write_json(path, {"calls": [*calls, call | {"stages": len(made), "generations": generations}]})
+        keep_call(root, call)
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------
@@ -252,7 +250,7 @@ def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, 
 
 def _run_chain(config: RunConfig, log: str, *, again: bool = True) -> Outcome:
     from collapselab import chain
-    from collapselab.opening import HeldError
+    from collapselab.lock import HeldError
 
     try:
         chain.run(dataclasses.replace(as_far(config), progress=False), share=True)

@@ -1,10 +1,19 @@
-"""What makes a chain this chain and no other: the keys that decide its text and its numbers."""
+"""What makes a chain this chain and no other: the keys that decide its text and its numbers, and how they are kept.
+
+Small files that no manifest covers carry a seal, the digest of the rest of their content: damage is found also where it
+leaves them readable. A chain's identity is kept twice, in `identity.json` and `identity.copy.json`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import stat
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict, digest
+from collapselab.config import RunConfig, UserError, as_dict, digest
 
 # Where a run lives, how it is watched and what is kept of it: no part of what a chain is.
 HARMLESS = (
@@ -36,6 +45,8 @@ def drift(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]
     defaults = flatten(as_dict(RunConfig()))
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key, defaults.get(key)), new.get(key, defaults.get(key))
+        if key == "generations" and (key not in old or key not in new):
+            continue  # it counts on one side alone: by its schedule, which is named
         if key == "mixing.values" and isinstance(before, list) and list(after or [])[: len(before)] == before:
             continue
         if before != after:
@@ -59,3 +70,116 @@ def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
     of_scores = of_text | {k: v for k, v in mine.items() if k.startswith("evaluation.")}
     model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))
     return {"mixture": model, "train": model, "samples": text, "reference": scores, "eval": scores}
+
+
+# --- seals ------------------------------------------------------------------------------------------------------------
+
+TEXT_SEAL = "# Written by the lab. SHA-256 of the lines below: "
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with the digest of all its other keys as `seal`."""
+    return value | {"seal": digest({key: held for key, held in value.items() if key != "seal"})}
+
+
+def json_text(value: Any) -> str:
+    """How JSON is written: one way, so that a file is compared by its bytes."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def unsealed(data: bytes | None) -> dict[str, Any] | None:
+    """The object in a sealed JSON file, without its seal; None where there is none, or not as it was written."""
+    value = parsed(data)
+    if not isinstance(value, dict) or sealed(value) != value or json_text(value).encode() != data:
+        return None
+    return {key: held for key, held in value.items() if key != "seal"}
+
+
+def sealed_text(text: str) -> str:
+    """A text under a comment line with its digest (YAML)."""
+    return f"{TEXT_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def text_holds(data: bytes | None) -> bool:
+    """Whether the content of a file is a sealed text as it was written."""
+    below = (data or b"").partition(b"\n")[2]
+    return data is not None and data.partition(b"\n")[0] == f"{TEXT_SEAL}{hashlib.sha256(below).hexdigest()}".encode()
+
+
+def plain_bytes(path: Path) -> bytes | None:
+    """Content of a regular file; None where there is nothing, or a link, a pipe or a device. Raises OSError."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def parsed(data: bytes | None) -> Any:
+    """JSON; None where it is broken or not there."""
+    try:
+        return json.loads((data or b"").decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+# --- what is recorded of a chain --------------------------------------------------------------------------------------
+
+IDENTITY, COPY = "identity.json", "identity.copy.json"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a chain's folder says of what the chain is."""
+
+    facts: dict[str, Any]
+    """config (flat), corpus (digest); `shared`, digests by stage, in an experiment; `fork`: parent, name, at, batch."""
+    is_sealed: bool
+    """False for a chain of an older version, which kept one file without a seal, and shared and fork beside it."""
+    wrong: dict[str, str]
+    """The one of the two files that is to be written again, and what is wrong with it."""
+
+
+def recorded(root: Path) -> Recorded | None:
+    """What a chain is, from either of the two files; None where there is neither.
+
+    Raises UserError where none of them holds, or one cannot be read."""
+    found: dict[str, dict[str, Any] | None] = {}
+    said: dict[str, str] = {}
+    for name in (IDENTITY, COPY):
+        try:
+            data = plain_bytes(root / name)
+        except OSError as error:
+            raise UserError(f"{root / name}: cannot be read ({error.strerror}); make it readable") from None
+        value = unsealed(data)
+        found[name] = value if value is not None and _is_identity(value) else None
+        if found[name] is None:
+            said[name] = "gone" if data is None else "damaged"
+    first, second = found[IDENTITY], found[COPY]
+    if first is not None and second is not None and first != second:  # stopped between the two writes
+        said[COPY] = "older"
+    facts = first or second
+    if facts is not None:
+        return Recorded(facts, True, said)
+    if said == {IDENTITY: "gone", COPY: "gone"}:
+        return None
+    old = parsed(plain_bytes(root / IDENTITY))
+    if said[COPY] == "gone" and isinstance(old, dict) and old.keys() == {"config", "corpus"} and _is_identity(old):
+        return Recorded(old, False, {})
+    names = " and ".join(f"{name} is {how}" for name, how in said.items())
+    raise UserError(
+        f"{root / IDENTITY}: {names}, so what chain this is cannot be told; put one of them back from a copy, or use "
+        "another name (nothing was changed)"
+    )
+
+
+def _is_identity(value: dict[str, Any]) -> bool:
+    shared, fork = value.get("shared", {}), value.get("fork", {"at": 0})
+    return (
+        isinstance(value.get("config"), dict)
+        and isinstance(value.get("corpus"), str)
+        and isinstance(shared, dict)
+        and isinstance(fork, dict)
+        and isinstance(fork.get("at"), int)
+    )

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from collapselab import modeling, rundir
-from collapselab.config import RunConfig, UserError, as_dict, digest
+from collapselab.config import RunConfig, UserError, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
-from collapselab.identity import drift, identity, shared_digests
+from collapselab.faults import FULL, of_disk
+from collapselab.guard import refuse_strange
+from collapselab.identity import drift, identity, recorded, shared_digests
+from collapselab.lock import Lock, take, waiting
 from collapselab.parallel import Processes, environment
+from collapselab.records import keep, upgraded, used_batch
 from collapselab.rundir import Chain
 
 # What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
@@ -32,25 +33,16 @@ FORK_MAY_CHANGE = (
 )
 
 
-class HeldError(UserError):
-    """Another process runs, or scores, this chain."""
-
-    def __init__(self, chain: Path, process: str):
-        super().__init__(chain, process)
-        self.chain, self.process = chain, process
-
-    def __str__(self) -> str:
-        return f"{self.chain}: process {self.process} is running this chain; wait for it or stop it"
-
-
 def chain_path(config: RunConfig) -> Path:
     return Path(config.runs_dir) / config.name / f"arm={config.arm}" / f"seed={config.seed}"
 
 
 def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[list[float], int]:
     """(real shares of the training sets that exist, real blocks used): of the chain, or of what a fork will copy."""
+    refuse_strange(chain.root, rundir.run_root(chain.root))
     source, last = chain, 10**9
-    if not (chain.root / "identity.json").is_file() and fork is not None:
+    if recorded(chain.root) is None and fork is not None:
+        refuse_strange(fork[0], rundir.run_root(fork[0]))
         source, last = Chain(fork[0]), fork[1]
     shares: list[float] = []
     used = 0
@@ -112,58 +104,64 @@ def opened(
         chain.share(processes.share({}))
         yield Console(speaks=False)
         return
-    lock = None
     ours = False  # whether this call made the folder and holds it, and so may remove it again
     error: UserError | None = None
-    try:
-        is_new = not chain.root.exists()
-        chain.root.mkdir(parents=True, exist_ok=True)
-        lock = (chain.root / "lock").open("a+")
-        _take(lock, chain)
-        ours = is_new
-        _check_identity(chain, config, corpus, processes, fork, share)
-    except UserError as caught:
-        error = caught
-    except OSError as caught:
-        error = UserError(f"runs_dir={config.runs_dir!r}: cannot be written ({caught.strerror}); choose another folder")
-    processes.share(error)
-    if error is not None:
-        if ours:  # a refused run leaves no trace
-            shutil.rmtree(chain.root, ignore_errors=True)
-            for folder in (chain.root.parent, root):
-                with suppress(OSError):
-                    folder.rmdir()
-        if lock is not None:
-            lock.close()
-        raise error
-    processes.share(_shared(chain))
-    console = Console(bars=config.progress, log=root / "events.log")
-    done = chain.finished()
-    at = f"continues after generation {done[-1]}" if done else "starts"
-    console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
-    if processes.alone_by_mistake:
-        console.say(
-            "note: accelerate started one process (--cpu has no others without an MPI host file); "
-            "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
-        )
-    if pretrained_note(config, corpus):
-        console.say(pretrained_note(config, corpus))
-    try:
+    said: list[str] = []
+    with ExitStack() as hold:
+        try:
+            is_new = not chain.root.exists()
+            chain.root.mkdir(parents=True, exist_ok=True)
+            refuse_strange(chain.root, root)
+            lock = take(chain.root / "lock")
+            hold.callback(lock.release)
+            ours = is_new
+            said = [lock.line] if lock.line else []
+            said += _check_identity(chain, config, corpus, processes, fork, share)
+            with (root / "events.log").open("a"):
+                pass
+        except UserError as caught:
+            error = caught
+        except OSError as caught:
+            where = caught.filename2 or caught.filename or chain.root
+            error = UserError(
+                of_disk(chain.root, caught)
+                if caught.errno in FULL
+                else f"{where}: cannot be read or written ({caught.strerror or caught}); mend it, or choose "
+                f"another folder than runs_dir={config.runs_dir!r}"
+            )
+        processes.share(error)
+        if error is not None:
+            if ours:  # a refused run leaves no trace
+                shutil.rmtree(chain.root, ignore_errors=True)
+                for folder in (chain.root.parent, root):
+                    with suppress(OSError):
+                        folder.rmdir()
+            raise error
+        processes.share({name: place.parent.name for name, place in chain.shared.items()})
+        console = Console(bars=config.progress, log=root / "events.log")
+        for line in said:
+            console.say(line)
+        done = chain.finished()
+        at = f"continues after generation {done[-1]}" if done else "starts"
+        console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
+        if processes.alone_by_mistake:
+            console.say(
+                "note: accelerate started one process (--cpu has no others without an MPI host file); "
+                "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
+            )
+        if pretrained_note(config, corpus):
+            console.say(pretrained_note(config, corpus))
         yield console
-    finally:
-        if lock is not None:
-            lock.close()
 
 
 @contextmanager
 def held(chain: Chain, processes: Processes) -> Iterator[None]:
     """Holds the lock of a chain that exists, as a run does. Raises UserError where another process has it."""
-    lock = None
+    lock: Lock | None = None
     error: UserError | None = None
     if processes.is_main:
         try:
-            lock = (chain.root / "lock").open("a+")
-            _take(lock, chain)
+            lock = take(chain.root / "lock")
         except UserError as caught:
             error = caught
         except OSError as caught:
@@ -172,14 +170,12 @@ def held(chain: Chain, processes: Processes) -> Iterator[None]:
     try:
         if error is not None:
             raise error
+        if lock is not None and lock.line:
+            Console().say(lock.line)
         yield
     finally:
         if lock is not None:
-            lock.close()
-
-
-def _shared(chain: Chain) -> dict[str, str]:
-    return rundir.read_json(chain.root / "shared.json") if chain.shared else {}
+            lock.release()
 
 
 @contextmanager
@@ -189,24 +185,8 @@ def alone_in_shared(chain: Chain, processes: Processes, console: Console) -> Ite
     with ExitStack() as held:
         for folder in sorted(set(chain.shared.values())) if processes.is_main else []:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context((folder / "lock").open("a+"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.say(f"{chain.root}: waits for another chain of this seed, which makes generation 0")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            held.enter_context(waiting(folder / "lock", lambda line: console.say(f"{chain.root}: {line}")))
         yield
-
-
-def _take(lock: Any, chain: Chain) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise HeldError(chain.root, lock.read().strip()) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
 
 
 def _check_identity(
@@ -216,72 +196,84 @@ def _check_identity(
     processes: Processes,
     fork: tuple[Path, int] | None,
     share: bool,
-) -> None:
+) -> list[str]:
+    """Begins a chain, or finds that it is the same one, and writes its own files; returns what is to be said of them."""
     # What "auto" means on this machine is part of what a chain is: a GPU does not go on from where a CPU stopped.
     mine = identity(config) | {"device": processes.device.type, "training.precision": processes.precision}
-    note = pretrained_note(config, corpus)
-    saved = chain.root / "identity.json"
-    if saved.is_file():
-        known = rundir.read_json(saved)
-        changed = drift(known["config"], mine)
+    facts: dict[str, Any] = {"config": mine, "corpus": corpus.digest}
+    known = recorded(chain.root)
+    if known is not None:
+        facts = upgraded(chain, known) | {"config": mine}
+        changed = drift(known.facts["config"], mine)
         if changed:
-            listed = "; ".join(f"{key} was {a!r}, is {b!r}" for key, (a, b) in changed.items())
             raise UserError(
-                f"{chain.root}: another configuration began this chain ({listed}); use another name, or --fork"
+                f"{chain.root}: another configuration began this chain ({_listed(changed)}); use another name, or --fork"
             )
-        if known["corpus"] != corpus.digest:
+        if known.facts["corpus"] != corpus.digest:
             raise UserError(
                 f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name"
             )
         if max(chain.finished(), default=0) > config.generations:
             last = max(chain.finished())
             raise UserError(f"generations={config.generations}: the chain has reached {last}; ask for {last} or more")
-        if fork is not None and rundir.read_json(chain.root / "fork.json").get("at") != fork[1]:
+        if fork is not None and facts.get("fork", {}).get("at") != fork[1]:
             raise UserError(f"--at {fork[1]}: {chain.root} exists and was not forked there; give the fork another name")
+        chain.share(facts.get("shared", {}))
+    elif _has_work(chain, fork[1] if fork else -1):
+        raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
     elif fork is not None:
         if fork[1] > config.generations:
             raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
-        _copy_fork(chain, mine, corpus, *fork)
-    elif chain.generation(0).exists():
-        raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
-    elif share:
-        chain.share(shared_digests(mine, corpus.digest))
-        rundir.write_json(chain.root / "shared.json", shared_digests(mine, corpus.digest))
-    rundir.write_json(saved, {"config": mine, "corpus": corpus.digest})
-    rundir.write_text(chain.root / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
-    rundir.write_json(
-        chain.root / "environment.json", environment() | processes.facts | {"corpus": corpus.facts, "note": note}
-    )
+        facts["fork"] = _copy_fork(chain, mine, corpus, *fork)
+    elif share or chain.shared:  # a start that was stopped early may have left a shared.json of other settings
+        facts["shared"] = shared_digests(mine, corpus.digest)
+        chain.share(facts["shared"])
+    note = pretrained_note(config, corpus)
+    now = environment() | {"machine": platform.machine()} | processes.facts | {"corpus": corpus.facts, "note": note}
+    return keep(chain, known, facts, config, now)
 
 
-def inherited_batch(parent: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Path | None:
-    """The recorded sampling batch that a fork takes along, so that arms that are compared write alike; None where it was
-    chosen for another device, precision or way of sampling, or the fork sets its own."""
+def _has_work(chain: Chain, copied: int) -> bool:
+    """Whether a folder without an identity has more than what a fork that was stopped early leaves: generations 0 to
+    `copied`."""
+    own = {chain.generation(g) for g in range(copied + 1)}
+    return (chain.root / "metrics.jsonl").exists() or bool(set(chain.root.glob("gen_*")) - own)
+
+
+def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {before!r}, is {after!r}" for key, (before, after) in changed.items())
+
+
+def inherits_batch(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether a fork takes the recorded sampling batch along, so that arms that are compared write alike: not where it
+    was chosen for another device, precision or way of sampling, or the fork sets its own."""
     decides = ("device", "deterministic", "sampling.precision", "sampling.beams", "sampling.batch_size")
-    same = all(theirs.get(key) == mine.get(key) for key in decides)
-    recorded = Chain(parent).batch_file
-    return recorded if same and recorded.is_file() else None
+    return all(theirs.get(key) == mine.get(key) for key in decides)
 
 
-def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> None:
-    """Copies generations 0 .. at of another chain, whole, and checks that the new configuration can go on from them."""
-    known = rundir.read_json(parent / "identity.json")
-    changed = {k: v for k, v in drift(known["config"], mine).items() if k not in FORK_MAY_CHANGE}
+def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> dict[str, Any]:
+    """Copies generations 0 .. at of another chain, whole, and checks that the new configuration can go on from them.
+    Returns what is recorded of the fork."""
+    known = recorded(parent)
+    if known is None:
+        raise UserError(f"--fork {parent}: has no identity.json; restore it, or fork another chain")
+    changed = {k: v for k, v in drift(known.facts["config"], mine).items() if k not in FORK_MAY_CHANGE}
     if changed:
-        listed = "; ".join(f"{key} was {a!r}, is {b!r}" for key, (a, b) in changed.items())
-        raise UserError(f"--fork {parent}: these keys must stay as they were: {listed}")
-    if known["corpus"] != corpus.digest:
+        raise UserError(f"--fork {parent}: these keys must stay as they were: {_listed(changed)}")
+    if known.facts["corpus"] != corpus.digest:
         raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
-    if at < 0 or at not in Chain(parent).finished():
-        raise UserError(f"--at {at}: {parent} has finished generations {Chain(parent).finished()}; choose one of them")
     theirs = Chain(parent)
-    for g in range(at + 1):
-        for name in rundir.STAGES:
-            shutil.copytree(theirs.stage(g, name), chain.stage(g, name), dirs_exist_ok=True)
-    shutil.copytree(theirs.stage(0, "reference"), chain.stage(0, "reference"), dirs_exist_ok=True)
-    if (batch := inherited_batch(parent, known["config"], mine)) is not None:
-        shutil.copy(batch, chain.root)
-    rundir.write_json(chain.root / "fork.json", {"parent": digest(known["config"]), "name": str(parent), "at": at})
+    if at < 0 or at not in theirs.finished():
+        raise UserError(f"--at {at}: {parent} has finished generations {theirs.finished()}; choose one of them")
+    copied = [(theirs.stage(g, name), chain.stage(g, name)) for g in range(at + 1) for name in rundir.STAGES]
+    for place, here in [*copied, (theirs.stage(0, "reference"), chain.stage(0, "reference"))]:
+        shutil.copytree(place, here, dirs_exist_ok=True, symlinks=True)
+    batch = None
+    if inherits_batch(known.facts["config"], mine):
+        batch = rundir.batch_of(theirs.batch_file) or used_batch(theirs, upgraded(theirs, known))
+    if batch is not None:
+        rundir.keep_batch(chain.batch_file, batch)
+    return {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
 
 
 def pretrained_note(config: RunConfig, corpus: Corpus) -> str:

@@ -19,11 +19,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from collapselab.config import UserError, digest
+from collapselab.guard import refuse_strange
+from collapselab.identity import IDENTITY, json_text, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
 SCHEMA = 1
 COST_SHARE = 0.05  # of the time that may go into checkpoints
@@ -65,7 +67,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:
@@ -76,12 +78,6 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file; is this a run directory?") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); remove it to have it made again") from None
-
-
-def sealed(value: dict[str, Any]) -> dict[str, Any]:
-    """The value with a digest of itself, by which `is_sealed` finds any change."""
-    rest = {key: entry for key, entry in value.items() if key != "seal"}
-    return rest | {"seal": digest(rest)}
 
 
 def is_sealed(value: dict[str, Any]) -> bool:
@@ -268,15 +264,19 @@ class Unfinished:
 class Chain:
     """Paths of one chain's directory, and which of its stages are published.
 
-    `shared.json` names, for the stages of generation 0 and the reference that other arms have too, the digest under
-    which they lie in the run's `shared/`.
+    For the stages of generation 0 and the reference that other arms have too, the chain's identity has the digest under
+    which they lie in the run's `shared/`; `shared.json` repeats it for readers.
     """
 
     def __init__(self, root: Path):
         self.root = root
         self.shared: dict[str, Path] = {}
-        if (root / "shared.json").is_file():
-            self.share(read_json(root / "shared.json"))
+        with suppress(UserError):  # who opens the chain says what is wrong with its identity
+            if (known := recorded(root)) is not None and known.is_sealed:
+                self.share(known.facts.get("shared", {}))
+                return
+        if (data := plain_bytes(root / "shared.json")) is not None:
+            self.share(parsed(data))
 
     def share(self, digests: dict[str, str]) -> None:
         """Takes the named stages of generation 0 from the run's shared folders. Raises UserError for a strange digest."""
@@ -378,13 +378,21 @@ def read_metrics(chain: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class NoRunError(UserError):
+    """There is no run in this folder."""
+
+
 def find_chains(run: Path) -> list[Path]:
-    """Chain directories of a run (or the chain itself), in a fixed order; raises UserError where there is none."""
-    if (run / "config.yaml").is_file():
-        return [run]
-    chains = sorted(path.parent for path in run.glob("arm=*/seed=*/config.yaml"))
+    """Chain directories of a run (or the chain itself), in a fixed order.
+
+    Raises NoRunError where there is none, UserError where one holds strange things or settings that it was not run with."""
+    is_chain = (run / "config.yaml").is_file() or (run / IDENTITY).is_file()
+    found = {p.parent for name in ("config.yaml", IDENTITY) for p in run.glob(f"arm=*/seed=*/{name}")}
+    chains = [run] if is_chain else sorted(found)
     if not chains:
-        raise UserError(f"{run}: no run here; give the directory that `collapselab run` printed")
+        raise NoRunError(f"{run}: no run here; give the directory that `collapselab run` printed")
+    for chain in chains:
+        _readable(chain)
     return chains
 
 
@@ -392,3 +400,32 @@ def run_root(chain: Path) -> Path:
     """The run directory that a chain belongs to."""
     chain = chain.absolute()
     return chain.parent.parent if chain.name.startswith("seed=") else chain
+
+
+def _readable(chain: Path) -> None:
+    """Raises UserError where a chain's folder holds strange things, or settings that are not those it was run with."""
+    refuse_strange(chain, run_root(chain))
+    path = chain / "config.yaml"
+    if (data := plain_bytes(path)) is None:
+        raise UserError(f"{path}: gone; continue the run to have it written again")
+    known = None
+    with suppress(UserError):  # who opens the chain says what is wrong with its identity
+        known = recorded(chain)
+    if known is not None and known.is_sealed and not text_holds(data):
+        raise UserError(
+            f"{path}: damaged, or edited; continue the run to have it written again (settings are changed in a copy)"
+        )
+
+
+def batch_of(path: Path) -> int | None:
+    """The sampling batch that a batch.json holds; None where there is none, or it is damaged."""
+    data = plain_bytes(path)
+    older = parsed(data)  # without a seal
+    kept = older if isinstance(older, dict) and older.keys() == {"batch_size"} else unsealed(data)
+    batch = (kept or {}).get("batch_size")
+    return batch if type(batch) is int and batch >= 1 else None
+
+
+def keep_batch(path: Path, batch: int) -> None:
+    """Writes a batch.json."""
+    write_json(path, sealed({"batch_size": batch}))

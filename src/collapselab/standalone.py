@@ -19,6 +19,7 @@ from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
 from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_base import check_embeddings
+from collapselab.identity import recorded
 from collapselab.opening import check_lengths, held, open_corpus
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json
@@ -45,9 +46,10 @@ def sample(
     budget = tokens or (mixing.sample_budget(config, available) if out else small)
     text = mixing.TrainingSet(config, chain, text_of, corpus.train)
     model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
-    recorded = chain.batch_file
-    if config.sampling.batch_size is None and recorded.is_file():  # the chain's own text, to the bit
-        batch = rundir.read_json(recorded)["batch_size"]
+    kept = chain.batch_file
+    if config.sampling.batch_size is None and kept.is_file():  # the chain's own text, to the bit
+        if (batch := rundir.batch_of(kept)) is None:
+            raise UserError(f"{kept}: damaged; continue the run to have it made again, or give --sampling.batch_size")
         config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(processes.share(out or scratch))
@@ -103,7 +105,9 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
     """
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain, corpus = Chain(root), open_corpus(config, processes)
-    if rundir.read_json(root / "identity.json")["corpus"] != corpus.digest:
+    if (known := recorded(root)) is None:
+        raise UserError(f"{root}: has no identity.json; restore it, or continue the run")
+    if known.facts["corpus"] != corpus.digest:
         raise UserError(f"{root}: the text or tokenizer of {config.corpus.source} changed since the run; restore it")
     if not chain.finished():
         raise UserError(f"{root}: no generation is finished yet; continue the run first")

@@ -53,11 +53,11 @@ def score(arguments: list[str]) -> int:
         raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
     if parsed.run is None and parsed.out is not None:
         raise UserError("--out: goes with --run; a run's new scores lie in its rescored/ folders")
-    from collapselab.rundir import find_chains
+    from collapselab.rundir import NoRunError, find_chains
 
     try:
         chains = find_chains(Path(parsed.run or parsed.target))
-    except UserError:
+    except NoRunError:
         if parsed.run is not None:
             raise
         raise UserError(

@@ -1,0 +1,188 @@
+"""One writer: a file that a process holds locked as long as it writes, and that says who does.
+
+The lock is the system's (flock) and ends with the process. What the file says is for people: it is emptied when the lock
+is given back, so words in a file that nobody holds are those of a process that died.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from collapselab.config import UserError
+from collapselab.console import inert
+
+DYING = 5.0  # seconds that the children of a dead process may hold what they inherited
+GRACE = 0.3  # seconds for a process that is just ending, or has taken the lock and not said so yet
+POLL = 0.05
+LONGEST = 200  # characters of a command that are kept
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as the file says."""
+
+    pid: int | None = None
+    """None where the file says nothing that can be read."""
+    host: str = ""
+    started: str = ""
+    command: str = ""
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "another process"
+        on = f" on {self.host}" if self.host else ""
+        since = f" since {self.started}" if self.started else ""
+        return f"process {self.pid}{on}{since}" + (f" ({self.command})" if self.command else "")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known to have ended: on this machine, and gone or a zombie."""
+        if self.pid is None or self.host != socket.gethostname() or not Path("/proc/self/stat").exists():
+            return False
+        try:
+            # The name of a program, in parentheses, may hold anything; the state follows the last one.
+            state = Path(f"/proc/{self.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return state in "ZX"
+
+
+class HeldError(UserError):
+    """Another process runs, or scores, this chain."""
+
+    def __init__(self, chain: Path, holder: Holder):
+        super().__init__(chain, holder)
+        self.chain, self.holder = chain, holder
+
+    @property
+    def process(self) -> str:
+        return "unknown" if self.holder.pid is None else str(self.holder.pid)
+
+    def __str__(self) -> str:
+        return f"{self.chain}: {self.holder} has this chain; wait for it or stop it"
+
+
+@dataclass
+class Lock:
+    """A lock that this process has."""
+
+    path: Path
+    handle: int
+    before: Holder | None
+    """A process that died with it."""
+
+    @property
+    def line(self) -> str | None:
+        """What is to be said of who had it before."""
+        if self.before is None:
+            return None
+        who = "a process" if self.before.pid is None else str(self.before)
+        return f"{self.path}: took over the lock of {who}, which no longer runs"
+
+    def release(self) -> None:
+        """Gives it back, also where a child still has the descriptor that it inherited."""
+        with suppress(OSError):  # a full or vanished disk: the lock ends with the descriptor all the same
+            os.ftruncate(self.handle, 0)
+            fcntl.flock(self.handle, fcntl.LOCK_UN)
+        os.close(self.handle)
+
+
+def take(path: Path) -> Lock:
+    """Takes a lock, or raises HeldError soon; waits a little longer for the children of a process that has died.
+
+    Raises OSError where the file cannot be written, UserError where the file system has no locks."""
+    began = time.monotonic()
+    while True:
+        handle, before = _try(path)
+        if handle is not None:
+            _say(handle)
+            return Lock(path, handle, before)
+        if time.monotonic() - began >= (DYING if before is not None and before.ended else GRACE):
+            raise HeldError(path.parent, before or Holder())
+        time.sleep(POLL)
+
+
+@contextmanager
+def waiting(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Holds a lock, waiting for it where another process has it.
+
+    Args:
+        tell: takes a line: who is waited for, or who died with it.
+    """
+    told = False
+    while True:
+        try:
+            lock = take(path)
+            break
+        except HeldError as held:
+            if not told:
+                tell(f"waits for {held.holder}, which makes generation 0")
+            told = True
+            time.sleep(POLL)
+    try:
+        if lock.line:
+            tell(lock.line)
+        yield
+    finally:
+        lock.release()
+
+
+def _try(path: Path) -> tuple[int | None, Holder | None]:
+    """(descriptor, or None where another process has the lock; what the file says)."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        mine = False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):  # a refused start may have removed the file in between
+                mine = os.path.samestat(os.fstat(handle), path.stat())
+            if mine:
+                return handle, _read(os.pread(handle, 4096, 0))
+        except BlockingIOError:
+            return None, _read(os.pread(handle, 4096, 0))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise UserError(
+                f"{path}: this file system has no locks ({error.strerror}), so that two processes could write at once; "
+                "choose a runs_dir on another one"
+            ) from None
+        finally:
+            if not mine:
+                os.close(handle)
+
+
+def _say(handle: int) -> None:
+    program = Path(sys.argv[0]).name.replace("__main__.py", "collapselab")
+    command = inert(" ".join(" ".join([program, *sys.argv[1:]]).split()))[:LONGEST]
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    holder = Holder(os.getpid(), socket.gethostname(), started, command)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(asdict(holder)).encode() + b"\n", 0)
+
+
+def _read(data: bytes) -> Holder | None:
+    """What a lock file says: None where it is empty, nobody in particular where it is torn or strange."""
+    if not data.strip():
+        return None
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return Holder()
+    if type(found) is int:  # an older version wrote its process alone
+        return Holder(found)
+    if not isinstance(found, dict) or type(found.get("pid")) is not int:
+        return Holder()
+    words = (" ".join(inert(str(found.get(key, ""))).split())[:LONGEST] for key in ("host", "started", "command"))
+    return Holder(found["pid"], *words)
