@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from collapselab.evaluation.under_base import check_embeddings
 from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
 from collapselab.parallel import Processes, clock
 from collapselab.rundir import Chain
+from collapselab.space import free_at, needed
 
 PROBE_TOKENS = 8  # sampled per sequence to time a decode step
 
@@ -51,17 +51,12 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     sampler = sampling.Sampler(config, processes, Console(speaks=False))
     read = max(1, config.prompt_length)
     length = read + config.sequence_length - config.prompt_length
-    recorded = Chain(chain_path(config)).batch_file
-    if not recorded.is_file() and fork is not None:
-        recorded = Chain(fork[0]).batch_file  # near enough for an estimate where the fork computes otherwise
-    batch = (
-        int(rundir.read_json(recorded)["batch_size"])
-        if recorded.is_file()
-        else sampler.batch_size(model, length, -(-budget // config.sequence_length))
-    )
+    # A fork's own is near enough for an estimate, where it computes otherwise.
+    recorded = [chain_path(config), *([fork[0]] if fork is not None else [])]
+    batches = [batch for path in recorded if (batch := rundir.batch_of(Chain(path).batch_file)) is not None]
+    batch = batches[0] if batches else sampler.batch_size(model, length, -(-budget // config.sequence_length))
     rates = _measure(model, config, processes, sampler, length, batch)
     weights = sum(t.nbytes for t in model.net.buffers()) if model.counted else model.parameters * 4
-    per_generation = weights + budget * (2 if model.vocab <= 1 << 16 else 4)
     done = min(len(shown), fork[1] + 1) if fork and shown else len(Chain(chain_path(config)).finished())
     left = range(done, generations)
     batch_tokens = batch * config.sequence_length
@@ -81,8 +76,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         "rates": rates,
         "finished": done,
         "seconds": seconds,
-        "disk": per_generation * len(left),
-        "disk_free": shutil.disk_usage(_existing(Path(config.runs_dir))).free,
+        "disk": needed(config, weights, model.vocab, budget, len(left)),
+        "disk_free": free_at(Path(config.runs_dir)),
     }
 
 
@@ -96,10 +91,6 @@ def _counted(config: RunConfig, ids: np.ndarray, vocab: int) -> modeling.Languag
     """A bigram model of as much text as generation 0 counts: one without counts is smaller and faster."""
     blocks = np.asarray(ids, np.int64).reshape(-1, config.training.block)
     return modeling.LanguageModel(bigram.network(bigram.count([blocks], vocab)), vocab)
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.absolute().parent)
 
 
 def _measure(

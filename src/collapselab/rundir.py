@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from collapselab.config import UserError, digest
+from collapselab.config import UserError, digest, first_line
 from collapselab.guard import refuse_strange
 from collapselab.identity import IDENTITY, json_text, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
@@ -76,8 +76,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is this a run directory?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it to have it made again") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({first_line(error)}); remove it to have it made again") from None
 
 
 def is_sealed(value: dict[str, Any]) -> bool:
