@@ -17,8 +17,9 @@ from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
-from collapselab.evaluation.rows import sample_tokens
+from collapselab.evaluation.rows import check_vocabulary, sample_tokens
 from collapselab.evaluation.under_base import check_embeddings
+from collapselab.guards import reading, whole
 from collapselab.opening import check_lengths, held, open_corpus
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json
@@ -35,6 +36,7 @@ def sample(
     chosen = finished[-1] if generation is None and finished else generation
     if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
+    check_vocabulary(chain, corpus.tokenizer.size)
     available = mixing.blocks_available(corpus.train, config)
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
     read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
@@ -47,7 +49,9 @@ def sample(
     model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
     recorded = chain.batch_file
     if config.sampling.batch_size is None and recorded.is_file():  # the chain's own text, to the bit
-        batch = rundir.read_json(recorded)["batch_size"]
+        found = rundir.read_json(recorded)
+        with reading(recorded):
+            batch = whole(found["batch_size"], 1)
         config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(processes.share(out or scratch))
@@ -61,7 +65,7 @@ def sample(
             for index, written in enumerate(corpus.tokenizer.decode(rows)):
                 print(f"--- {index}\n{inert(written)}")
             if out:
-                print(f"{budget:,} tokens in {out}")
+                print(inert(f"{budget:,} tokens in {out}"))
         processes.barrier()
 
 
@@ -103,8 +107,12 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
     """
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain, corpus = Chain(root), open_corpus(config, processes)
-    if rundir.read_json(root / "identity.json")["corpus"] != corpus.digest:
+    known = rundir.read_json(root / "identity.json")
+    with reading(root / "identity.json"):
+        same = known["corpus"] == corpus.digest
+    if not same:
         raise UserError(f"{root}: the text or tokenizer of {config.corpus.source} changed since the run; restore it")
+    check_vocabulary(chain, corpus.tokenizer.size)
     if not chain.finished():
         raise UserError(f"{root}: no generation is finished yet; continue the run first")
     budget = mixing.sample_budget(config, mixing.blocks_available(corpus.train, config))

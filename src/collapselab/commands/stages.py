@@ -57,14 +57,15 @@ def score(arguments: list[str]) -> int:
 
     try:
         chains = find_chains(Path(parsed.run or parsed.target))
-    except UserError:
-        if parsed.run is not None:
+    except UserError as error:
+        if parsed.run is not None or "no run here" not in str(error):
             raise
         raise UserError(
             f"{parsed.target}: no run to score anew; for a model give --run, the run whose protocol it is scored under"
         ) from None
     quiet()
     from collapselab import standalone
+    from collapselab.console import inert
 
     if parsed.run is not None:
         config = config_from(one_chain(parsed.run) / "config.yaml", overrides)
@@ -75,5 +76,6 @@ def score(arguments: list[str]) -> int:
         config = dataclasses.replace(config, device=parsed.device or config.device)
         scores, rows = standalone.rescore(config, chain)
         if rows:
-            print(f"{chain}: {len(rows)} generations scored into {chain / 'rescored' / scores / 'metrics.jsonl'}")
+            where = chain / "rescored" / scores / "metrics.jsonl"
+            print(inert(f"{chain}: {len(rows)} generations scored into {where}"))
     return 0
