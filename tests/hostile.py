@@ -150,7 +150,11 @@ def change(path: Path, draw: random.Random) -> None:
     elif draw.random() < 0.15:
         path.write_bytes(change_text(data, draw))
     elif path.suffix == ".yaml":
-        path.write_text(yaml.safe_dump(change_tree(yaml.safe_load(data), draw), sort_keys=False))
+        tree = change_tree(yaml.safe_load(data), draw)
+        try:
+            path.write_text(yaml.safe_dump(tree, sort_keys=False))
+        except RecursionError:  # too deep for that writer; JSON is YAML too
+            path.write_text(json.dumps(tree))
     elif path.suffix == ".json":
         path.write_text(json.dumps(change_tree(json.loads(data), draw)))
     else:
