@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "collapselab"
 
 # Lower rows know nothing of higher ones (docs/architecture.md).
 ROWS = {
-    "config": 0, "identity": 0, "seeds": 0, "interrupts": 0, "schedules": 1, "languages": 1, "guard": 1, "rundir": 1,
+    "config": 0, "identity": 0, "seeds": 0, "interrupts": 0, "schedules": 1, "languages": 1, "guards": 1, "rundir": 1,
     "console": 1, "parallel": 1, "bigram": 1, "tracking": 2, "lock": 2, "records": 2, "corpus": 2, "metrics": 2,
     "theory": 2, "families": 2, "faults": 2, "modeling": 3, "mixing": 3, "history": 3, "hf_metrics": 3, "training": 4,
     "sampling": 4, "evaluation": 4, "report": 4, "opening": 4, "space": 4, "chain": 5, "plan": 6, "standalone": 6,
@@ -92,12 +92,64 @@ def test_libraries_stay_in_their_rooms() -> None:
         assert room in ONLY_IN.get(library, {room}), f"{path} imports {name}"
 
 
+PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pandas.read_pickle"}
+SHELLS = {"subprocess", "pty", "commands", "popen2", "runpy", "code"}
+BUILT_IN = {"eval", "exec", "compile", "__import__"}  # as calls: `training.compile` is a key
+CALLS = {
+    *("os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "tempfile.mktemp"),
+    *("torch.load", "torch.save", "torch.hub.load", "torch.jit.load", "pd.read_pickle"),
+    *("np.load", "np.save", "np.savez", "np.savez_compressed"),  # raw arrays and JSON instead
+    *(f"yaml.{name}" for name in ("unsafe_load", "full_load", "load_all", "Loader", "UnsafeLoader", "FullLoader")),
+}
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` of a name or attribute, "" of anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
+
+
 def test_nothing_reads_or_writes_pickles_or_runs_strangers_code() -> None:
+    """Of files. The pipes of multiprocessing and the object collectives of torch.distributed pickle between our own processes,
+    in memory: nobody else can write there, and nothing of it reaches a file."""
+    shells = set()
     for path in SOURCE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+                names = {a.name for a in node.names} | {f"{module}.{a.name}" for a in node.names} | {module}
+                assert not names & PICKLES, f"{path}:{node.lineno} {names & PICKLES}"
+                if {a.name for a in node.names} != {"CalledProcessError"}:  # which starts nothing
+                    shells |= {(path.relative_to(SOURCE).parts[0], name) for name in names & SHELLS}
+            if isinstance(node, ast.Name | ast.Attribute):
+                assert dotted(node) not in CALLS, f"{path}:{node.lineno} {dotted(node)}"
+                assert not dotted(node).endswith((".to_pickle", ".read_pickle")), f"{path}:{node.lineno} {dotted(node)}"
+            if isinstance(node, ast.keyword):
+                fixed = node.value.value if isinstance(node.value, ast.Constant) else None
+                assert node.arg not in ("shell", "allow_pickle", "trust_remote_code"), f"{path}:{node.value.lineno}"
+                assert node.arg != "autoescape" or fixed is True, f"{path}:{node.value.lineno}"
+                assert node.arg != "weights_only" or fixed is True, f"{path}:{node.value.lineno}"
+                assert node.arg != "use_safetensors" or fixed is True, f"{path}:{node.value.lineno}"
+            if isinstance(node, ast.Call):
+                assert dotted(node.func) not in BUILT_IN, f"{path}:{node.lineno} {dotted(node.func)}"
+            if isinstance(node, ast.Call) and dotted(node.func).endswith("jinja2.Environment"):
+                assert "autoescape" in {k.arg for k in node.keywords}, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call) and dotted(node.func) == "yaml.load":
+                assert [dotted(a) for a in node.args[1:]] == ["_UniqueKeys"], f"{path}:{node.lineno}"
         text = path.read_text()
-        for word in ("import pickle", "torch.load(", "torch.save(", " exec(", " eval(", "np.load(", "allow_pickle"):
-            assert word not in text, f"{path}: {word}"
         assert text.count("trust_remote_code") == text.count('"trust_remote_code": False'), path
+    assert shells == {("bench", "subprocess")}, shells  # git and the machine's name
+
+
+def test_every_yaml_loader_of_ours_is_a_safe_one() -> None:
+    import yaml
+
+    from collapselab.options import _UniqueKeys
+
+    assert issubclass(_UniqueKeys, yaml.SafeLoader)
+    assert not any("python/" in str(tag) for tag in _UniqueKeys.yaml_constructors)
 
 
 def test_modules_are_short_enough_to_read() -> None:

@@ -505,7 +505,15 @@ def write_samples(folder: Path, tokens: int, length: int, head: int, shards: int
     for i, part in enumerate(parts):
         part.tofile(folder / f"tokens-{i:05d}.bin")
     names = [f"tokens-{i:05d}.bin" for i in range(shards)]
-    write_json(folder / "meta.json", {"length": length, "prompt_length": head, "dtype": "<u2", "shards": names})
+    meta = {
+        "tokens": tokens,
+        "sequences": -(-tokens // length),
+        "vocab": 1 << 16,
+        "prompt_from": "real",
+        "degenerate": {},
+    }
+    meta |= {"length": length, "prompt_length": head, "dtype": "<u2", "shards": names}
+    write_json(folder / "meta.json", meta)
     return folder
 
 

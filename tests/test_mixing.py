@@ -31,6 +31,7 @@ def make_samples(
     """A samples folder whose tokens say where they stand: 50,000 less their place."""
     flat = (50000 - np.arange(tokens) % 40000).astype("<u2")
     meta = {"tokens": tokens, "length": length, "prompt_length": head, "prompt_from": source, "dtype": "<u2"}
+    meta |= {"sequences": -(-tokens // length), "vocab": 1 << 16, "degenerate": {}}
     with publishing(chain.stage(generation, "samples"), inputs={}) as out:
         flat.tofile(out / "tokens-00000.bin")
         write_json(out / "meta.json", meta | {"shards": ["tokens-00000.bin"]})

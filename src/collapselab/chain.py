@@ -23,9 +23,10 @@ from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.protocol import METRICS_VERSION
-from collapselab.evaluation.rows import sample_tokens
+from collapselab.evaluation.rows import check_vocabulary, sample_tokens
 from collapselab.evaluation.under_base import check_embeddings
 from collapselab.faults import in_words
+from collapselab.guards import reading
 from collapselab.metrics import HEADLINE
 from collapselab.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
@@ -54,6 +55,7 @@ def run(
     sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)
     check_version(chain)
+    check_vocabulary(chain, corpus.tokenizer.size)
     done = fork[1] + 1 if fork and not chain.root.exists() else len(chain.finished())
     check_space(config, chain, corpus, budget, done, mixing.set_size(config, available))
     with opened(chain, config, corpus, processes, fork, share) as console, in_words(chain.root, processes):
@@ -234,7 +236,10 @@ class Stages:
         config, start = self.config.model, self.config.model.start
         model, started_from = self.start()
         if self.g and start == "base":
-            began = rundir.read_json(self.chain.stage(0, "train") / "collapselab.json")["started_from"]
+            facts_0 = self.chain.stage(0, "train") / "collapselab.json"
+            found = rundir.read_json(facts_0)
+            with reading(facts_0):
+                began = found["started_from"]
             if started_from != began:
                 raise UserError(
                     f"model.pretrained={config.pretrained!r}: other weights than generation 0 started from; restore them"
@@ -282,7 +287,7 @@ class Stages:
         )
         evaluation.evaluate(
             model, base, self.corpus, self.config, self.g, chain=self.chain, samples=self.place("samples"),
-            reference=self.place("reference"), mixture=rundir.read_json(self.place("mixture") / "mixture.json"),
+            reference=self.place("reference"), mixture=mixing.read_mixture(self.place("mixture")),
             out=out, processes=self.processes, console=self.console,
         )  # fmt: skip
 

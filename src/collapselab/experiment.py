@@ -25,7 +25,7 @@ from typing import Any, Literal
 from collapselab import interrupts
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.console import inert
-from collapselab.guard import refuse_strange
+from collapselab.guards import refuse_strange
 from collapselab.identity import flatten
 from collapselab.records import keep_asked, keep_call
 from collapselab.rundir import STAGES, Chain

@@ -9,7 +9,7 @@ import numpy as np
 from collapselab.config import RunConfig
 from collapselab.corpus import Corpus
 from collapselab.languages.planted import TOWN_PLACE, Planted
-from collapselab.mixing import REAL, read_samples
+from collapselab.mixing import REAL, read_blocks, read_samples
 from collapselab.rundir import Chain
 
 
@@ -55,13 +55,9 @@ def set_counts(
         streams: tokens of each source where they are open already.
     """
     town, contexts = _town_of(corpus, language), language.contexts
-    blocks = np.fromfile(chain.stage(generation, "mixture") / "blocks.bin", "<i8").reshape(-1, 2)
+    blocks, streams = read_blocks(chain, generation, corpus.train, config.training.block, streams)
     counts = {True: np.zeros(contexts, np.int64), False: np.zeros(contexts, np.int64)}
-    for source in np.unique(blocks[:, 0]).tolist():
-        if streams is not None:
-            stream = streams[source]
-        else:
-            stream = corpus.train.ids if source == REAL else read_samples(chain.stage(source, "samples"))
+    for source, stream in streams.items():
         places = blocks[blocks[:, 0] == source, 1] * config.training.block + 1 + TOWN_PLACE
         counts[source == REAL] += np.bincount(town[stream[places]], minlength=contexts + 1)[:contexts]
     return counts[True], counts[False]

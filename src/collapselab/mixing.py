@@ -19,11 +19,13 @@ import numpy as np
 
 from collapselab.config import MixingConfig, RunConfig, UserError
 from collapselab.corpus import Tokens
+from collapselab.guards import number, reading, whole
 from collapselab.rundir import Chain, read_json, write_json
 from collapselab.schedules import real_share
 from collapselab.seeds import batch_order, generator
 
 REAL = -1
+SOURCE = re.compile(r"real|generation_\d{1,6}|prompt_(real|previous|separator)")  # of tokens, in the ledger
 
 
 # --- regimes: which blocks ------------------------------------------------------------------------------------------
@@ -174,9 +176,9 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
     available = blocks_available(train, config)
     size, block = set_size(config, available), config.training.block
     order = generator(config.seed, 0, "real_order").permutation(available)
-    used = read_json(chain.stage(generation - 1, "mixture") / "mixture.json")["real_blocks_used"] if generation else 0
+    used = read_mixture(chain.stage(generation - 1, "mixture"))["real_blocks_used"] if generation else 0
     share = real_share(config.mixing, generation, config.generations)
-    metas = {g: read_json(chain.stage(g, "samples") / "meta.json") for g in range(generation)}
+    metas = {g: read_meta(chain.stage(g, "samples")) for g in range(generation)}
     if generation == 0:
         blocks = _blocks(REAL, order[:size])
     else:
@@ -253,13 +255,9 @@ class TrainingSet:
 
     def __init__(self, config: RunConfig, chain: Chain, generation: int, train: Tokens):
         folder = chain.stage(generation, "mixture")
-        self.blocks = np.fromfile(folder / "blocks.bin", "<i8").reshape(-1, 2)
         self.block = config.training.block
-        self.ledger = read_json(folder / "mixture.json")["tokens"]
-        self._streams: dict[int, np.ndarray] = {REAL: train.ids}
-        for source in np.unique(self.blocks[:, 0]).tolist():
-            if source != REAL:
-                self._streams[source] = read_samples(chain.stage(source, "samples"))
+        self.ledger = read_mixture(folder)["tokens"]
+        self.blocks, self._streams = read_blocks(chain, generation, train, self.block)
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -272,12 +270,81 @@ class TrainingSet:
         return out
 
 
+# --- published files, which may be a stranger's ---------------------------------------------------------------------
+
+
+def read_mixture(folder: Path) -> dict[str, Any]:
+    """mixture.json, as far as others use it: the realised real share, the real blocks used, the ledger."""
+    path = folder / "mixture.json"
+    facts = read_json(path)
+    with reading(path):
+        share = number(facts["real_share"]["realised"])
+        if not 0 <= share <= 1 or not all(SOURCE.fullmatch(source) for source in facts["tokens"]):
+            raise ValueError("a share lies in [0, 1], and a source is real text, a generation or a prompt")
+        tokens = {
+            s: {key: whole(entry[key]) for key in ("set", "shown", "loss")} for s, entry in facts["tokens"].items()
+        }
+        used = whole(facts["real_blocks_used"])
+    return {"real_share": {"realised": share}, "real_blocks_used": used, "tokens": tokens}
+
+
+def read_blocks(
+    chain: Chain, generation: int, train: Tokens, block: int, streams: dict[int, np.ndarray] | None = None
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """The blocks of a generation's training set, int64 (blocks, 2), and the tokens of each source they come from.
+
+    Args:
+        streams: tokens of every source that there may be, where they are open already.
+
+    Raises UserError where one lies outside its source, or comes from this or a later generation.
+    """
+    path = chain.stage(generation, "mixture") / "blocks.bin"
+    with reading(path):
+        blocks = np.fromfile(path, "<i8").reshape(-1, 2)
+        sources = np.unique(blocks[:, 0]).tolist()
+        if not sources or sources[0] < REAL or sources[-1] >= generation:
+            raise ValueError(f"blocks of generation {generation} come from real text or earlier generations")
+    found: dict[int, np.ndarray] = {}
+    for source in sources:
+        if streams is not None:
+            found[source] = streams[source]
+        else:
+            found[source] = train.ids if source == REAL else read_samples(chain.stage(source, "samples"))
+    with reading(path):
+        for source, stream in found.items():
+            places = blocks[blocks[:, 0] == source, 1]
+            if places.min() < 0 or places.max() >= len(stream) // block:
+                raise ValueError(f"a block lies outside {_name(source)}")
+    return blocks, found
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """meta.json of a samples folder. Raises UserError where its numbers cannot be those of a samples folder."""
+    path = folder / "meta.json"
+    meta = read_json(path)
+    with reading(path):
+        whole(meta["prompt_length"], 0, whole(meta["length"], 1) - 1)
+        whole(meta["vocab"], 1)
+        if whole(meta["tokens"], meta["prompt_length"] + 1) > whole(meta["sequences"], 1) * meta["length"]:
+            raise ValueError("more tokens than its sequences can hold")
+        if meta["prompt_from"] not in ("real", "previous", "separator"):
+            raise ValueError("prompts come from real text, the set before, or the separator")
+        for count in meta["degenerate"].values():
+            whole(count)
+        if meta["dtype"] not in ("<u2", "<u4") or not all(
+            re.fullmatch(r"tokens-\d{5}\.bin", n) for n in meta["shards"]
+        ):
+            raise ValueError("shards hold <u2 or <u4 and are named tokens-00000.bin")
+    return dict(meta)
+
+
 def read_samples(folder: Path) -> np.ndarray:
-    """All tokens of a samples folder, in order: a memory map where they lie in one shard."""
-    meta = read_json(folder / "meta.json")
-    if meta["dtype"] not in ("<u2", "<u4") or not all(
-        re.fullmatch(r"tokens-\d{5}\.bin", name) for name in meta["shards"]
-    ):
-        raise UserError(f"{folder / 'meta.json'}: not written by this lab; remove the folder to have it made again")
-    parts = [np.memmap(folder / name, meta["dtype"], "r") for name in meta["shards"]]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    """All tokens of a samples folder, in order: a memory map where they lie in one shard. Raises UserError where one is no
+    token, or there are others than meta.json says."""
+    meta = read_meta(folder)
+    with reading(folder):
+        parts = [np.memmap(folder / name, meta["dtype"], "r") for name in meta["shards"]]
+        stream = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(stream) != meta["tokens"] or stream.max() >= meta["vocab"]:
+            raise ValueError(f"{len(stream)} tokens, meta.json says {meta['tokens']} below {meta['vocab']}")
+    return stream

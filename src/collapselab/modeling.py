@@ -18,6 +18,7 @@ from collapselab import families
 from collapselab.config import ModelConfig, UserError, first_line
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
+from collapselab.guards import implausible, reading, text
 from collapselab.rundir import read_json, write_json
 
 # Every name under which transformers' configurations keep a dropout rate.
@@ -107,6 +108,8 @@ def locate(pretrained: str) -> tuple[str, str | None]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model.pretrained={pretrained!r}: the folder has no config.json; name a model folder")
+        if wrong := implausible(path):
+            raise UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({wrong}); check the folder or name")
         return str(path), None
     if path.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") > 1:
         raise UserError(f"model.pretrained={pretrained!r}: no such folder or file; check the path")
@@ -148,7 +151,11 @@ def architecture(pretrained: str) -> Any:
 def trained_on(pretrained: str) -> str | None:
     """Digest of the corpus whose training split this lab trained the model on; None for models from elsewhere."""
     facts = Path(locate(pretrained)[0]) / "collapselab.json"
-    return read_json(facts).get("corpus") if facts.is_file() else None
+    if not facts.is_file():
+        return None
+    found = read_json(facts)
+    with reading(facts):
+        return text(found["corpus"]) if "corpus" in found else None
 
 
 def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights: int | None = None) -> LanguageModel:
@@ -180,9 +187,11 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
             if hasattr(net.config, "quantization_config"):
                 del net.config.quantization_config  # it is a plain float32 model from here on
         else:
-            net = AutoModelForCausalLM.from_pretrained(
-                folder, config=settings, dtype=torch.float32, use_safetensors=True, **SAFE
+            net, told = AutoModelForCausalLM.from_pretrained(
+                folder, config=settings, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **SAFE
             )
+            if told["missing_keys"]:
+                raise ValueError(f"weights are missing: {', '.join(sorted(told['missing_keys']))[:200]}")
     except Exception as error:  # files, network, architecture: the library raises many kinds
         raise UserError(
             f"model.pretrained={pretrained!r}: cannot be loaded ({first_line(error)}); check the folder or name"
@@ -260,7 +269,10 @@ class Published:
         elif digest != self.digest:
             from safetensors.torch import load_file
 
-            copy_weights(load_file(weights), self.model)
+            try:
+                copy_weights(load_file(weights), self.model)
+            except Exception as error:  # names, shapes, the file itself: several kinds
+                raise UserError(f"{weights}: {first_line(error)}; remove its folder to have it made again") from None
         self.digest = digest
         return self.model
 

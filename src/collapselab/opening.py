@@ -14,9 +14,10 @@ from collapselab.config import RunConfig, UserError, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
 from collapselab.faults import FULL, of_disk
-from collapselab.guard import refuse_strange
+from collapselab.guards import refuse_strange
 from collapselab.identity import drift, identity, recorded, shared_digests
 from collapselab.lock import Lock, take, waiting
+from collapselab.mixing import read_mixture
 from collapselab.parallel import Processes, environment
 from collapselab.records import keep, upgraded, used_batch
 from collapselab.rundir import Chain
@@ -47,7 +48,7 @@ def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[list[floa
     shares: list[float] = []
     used = 0
     while len(shares) <= last and (source.stage(len(shares), "mixture") / "manifest.json").is_file():
-        facts = rundir.read_json(source.stage(len(shares), "mixture") / "mixture.json")
+        facts = read_mixture(source.stage(len(shares), "mixture"))
         shares.append(facts["real_share"]["realised"])
         used = facts["real_blocks_used"]
     return shares, used

@@ -23,6 +23,7 @@ from collapselab.identity import flatten
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+MOST_VALUES = 100_000  # in a YAML file with its references written out: a few lines of them can stand for billions
 BUILT_IN = ("help", "config", "print_config")
 
 
@@ -287,11 +288,28 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """Values that a YAML node stands for with its references written out. Raises ValueError where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = -1
+        held = node.value if isinstance(node, yaml.CollectionNode) else []
+        children = [c for item in held for c in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
+    if known[id(node)] < 0:
+        raise ValueError("it holds itself")
+    return known[id(node)]
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as a mapping; raises UserError that names the file and the line."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8-sig"), _UniqueKeys)
-        json.dumps(tree, default=str, skipkeys=True)  # refuses a file that holds itself
+        loader = _UniqueKeys(path.read_text(encoding="utf-8-sig"))
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if _written_out(node, {}) > MOST_VALUES:
+            raise ValueError(f"references that stand for more than {MOST_VALUES} values")
+        tree = loader.construct_document(node)
     except FileNotFoundError:
         raise UserError(f"--config {path}: no such file; check the path") from None
     except OSError as error:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from collapselab.config import UserError, digest, first_line
-from collapselab.guard import refuse_strange
+from collapselab.guards import BROKEN, metrics, number, reading, refuse_strange, whole
 from collapselab.identity import IDENTITY, json_text, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
 SCHEMA = 1
@@ -73,11 +73,25 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises UserError that names the file when it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is this a run directory?") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({first_line(error)}); remove it to have it made again") from None
+        raise UserError(
+            f"{path}: not valid JSON ({first_line(error)[:200]}); remove it to have it made again"
+        ) from None
+
+
+def parse(text: str) -> Any:
+    """JSON in the strict sense. Raises ValueError for NaN and Infinity, which this lab never writes, and for whole numbers
+    of thousands of digits; RecursionError for depths that nothing needs."""
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no number of JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def is_sealed(value: dict[str, Any]) -> bool:
@@ -156,20 +170,22 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
         return None, ""
     path = stage / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
         if manifest["schema"] != SCHEMA:
             return None, f"manifest.json has schema {manifest['schema']!r}, this version reads {SCHEMA}"
-        if not is_sealed(manifest) or manifest["digest"] != _digest_of(manifest["files"]):
+        number(manifest["time"]["seconds"])
+        strange = [value for value in manifest["inputs"].values() if not isinstance(value, str)]
+        if strange or not is_sealed(manifest) or manifest["digest"] != _digest_of(manifest["files"]):
             return None, "manifest.json is damaged"
         for name, entry in manifest["files"].items() if check != "nothing" else ():
+            if Path(name).is_absolute():
+                return None, "manifest.json is damaged"
             if name not in manifest.get("pruned", ()) and (wrong := _flaw(stage / name, entry, check)):
                 return None, f"{name} {wrong}"
-        if not isinstance(manifest["inputs"], dict):
-            return None, "manifest.json is damaged"
         return manifest, ""
     except FileNotFoundError:
         return None, "manifest.json is missing"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (OSError, *BROKEN):
         return None, "manifest.json is damaged"
 
 
@@ -338,7 +354,7 @@ class Chain:
                 or _flaw(path, scored["files"]["row.json"], "digests")
             ):
                 return rows
-            row = read_json(path)
+            row = _row(path, g)
             row["arm"] = self.root.parent.name.removeprefix("arm=")
             row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in manifests.items() if m}
             rows.append(row)
@@ -368,14 +384,35 @@ def read_metrics(chain: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; no generation is finished yet, or this is not a run")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    with reading(path):
+        lines = path.read_text(encoding="utf-8").split("\n")
+    for at, line in enumerate(filter(None, lines), 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise UserError(f"{path}, line {number}: not valid JSON; continue the run to have it rebuilt") from None
-    if rows and rows[0].get("schema") != SCHEMA:
-        raise UserError(f"{path}: schema {rows[0].get('schema')!r} is not {SCHEMA}, the one this version reads")
+            rows.append(parse(line))
+        except (ValueError, RecursionError):
+            raise UserError(f"{path}, line {at}: not valid JSON; continue the run to have it rebuilt") from None
+    with reading(path):
+        for generation, row in enumerate(rows):
+            _checked(row, generation, path)
     return rows
+
+
+def _row(path: Path, generation: int) -> dict[str, Any]:
+    """A generation's line of metrics.jsonl as its evaluation left it."""
+    row = read_json(path)
+    with reading(path):
+        return _checked(row, generation, path)
+
+
+def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:
+    """A row that was read. Raises UserError for another schema, ValueError and its like for what is no row."""
+    if row["schema"] != SCHEMA:
+        raise UserError(f"{path}: schema {row['schema']!r} is not {SCHEMA}, the one this version reads")
+    if whole(row["generation"]) != generation:
+        raise ValueError(f"generation {row['generation']} stands in the place of {generation}")
+    number(row["real_share"])
+    metrics(row["metrics"])
+    return dict(row)
 
 
 class NoRunError(UserError):

@@ -17,7 +17,7 @@ from collapselab.console import Console, inert
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
-from collapselab.evaluation.rows import sample_tokens
+from collapselab.evaluation.rows import check_vocabulary, sample_tokens
 from collapselab.evaluation.under_base import check_embeddings
 from collapselab.identity import recorded
 from collapselab.opening import check_lengths, held, open_corpus
@@ -36,6 +36,7 @@ def sample(
     chosen = finished[-1] if generation is None and finished else generation
     if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
+    check_vocabulary(chain, corpus.tokenizer.size)
     available = mixing.blocks_available(corpus.train, config)
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
     read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
@@ -63,7 +64,7 @@ def sample(
             for index, written in enumerate(corpus.tokenizer.decode(rows)):
                 print(f"--- {index}\n{inert(written)}")
             if out:
-                print(f"{budget:,} tokens in {out}")
+                print(inert(f"{budget:,} tokens in {out}"))
         processes.barrier()
 
 
@@ -109,6 +110,7 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
         raise UserError(f"{root}: has no identity.json; restore it, or continue the run")
     if known.facts["corpus"] != corpus.digest:
         raise UserError(f"{root}: the text or tokenizer of {config.corpus.source} changed since the run; restore it")
+    check_vocabulary(chain, corpus.tokenizer.size)
     if not chain.finished():
         raise UserError(f"{root}: no generation is finished yet; continue the run first")
     budget = mixing.sample_budget(config, mixing.blocks_available(corpus.train, config))

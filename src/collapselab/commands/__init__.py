@@ -53,7 +53,10 @@ def one_chain(run: str) -> Path:
 
     chains = find_chains(Path(run))
     if len(chains) > 1 and os.environ.get("RANK", "0") == "0":
-        print(f"{run} holds {len(chains)} chains; this is about {chains[0]}, name another to have it", file=sys.stderr)
+        from collapselab.console import inert
+
+        which = f"{run} holds {len(chains)} chains; this is about {chains[0]}, name another to have it"
+        print(inert(which), file=sys.stderr)
     return chains[0]
 
 
@@ -67,11 +70,13 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], left: tup
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title))
+    from collapselab.console import inert
+
+    table = Table(title=Text(inert(title)))
     for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
+        table.add_column(Text(inert(column)), justify="left" if column in left else "right")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(inert(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
         console.width = max(

@@ -14,13 +14,14 @@ def report(arguments: list[str]) -> int:
     options.add("out", str | None, None, "also keep tables and figures, without weights and texts, in this folder")
     options.add("command", str | None, None, "with --out: the command that made the run, to stand on the page")
     parsed = options.parse(options.gather(arguments))
+    from collapselab.console import inert
     from collapselab.report import write_report
     from collapselab.report.results import write_results
 
-    print(f"report: {write_report(Path(parsed.run))}")
+    print(inert(f"report: {write_report(Path(parsed.run))}"))
     if parsed.out is not None:
         command = parsed.command or f"collapselab run or experiment, into {parsed.run}"
-        print(f"kept: {write_results(Path(parsed.run), Path(parsed.out), command)}")
+        print(inert(f"kept: {write_results(Path(parsed.run), Path(parsed.out), command)}"))
     return 0
 
 
@@ -31,14 +32,14 @@ def sync(arguments: list[str]) -> int:
     parsed = options.parse(options.gather(arguments))
     if parsed.wandb not in ("online", "offline"):
         raise UserError(f"wandb={parsed.wandb!r}: must be online or offline")
-    from collapselab.console import Console
+    from collapselab.console import Console, inert
     from collapselab.options import config_from
     from collapselab.rundir import find_chains
     from collapselab.tracking import replay
 
     for chain in find_chains(Path(parsed.run)):
         count = replay(config_from(chain / "config.yaml"), chain, Console(), parsed.wandb)
-        print(f"{chain}: {count} generations sent")
+        print(inert(f"{chain}: {count} generations sent"))
     return 0
 
 
@@ -55,7 +56,7 @@ def corpus(arguments: list[str]) -> int:
 
     if parsed.clear is not None:
         for name in clear(parsed.clear):
-            print(f"removed {name}")
+            print(inert(f"removed {name}"))
         return 0
     table = Table(title=Text(f"tokenised text in {cache_root()}"))
     for column in ("digest", "source", "tokenizer", "tokens", "MB"):

@@ -65,6 +65,7 @@ def score(arguments: list[str]) -> int:
         ) from None
     quiet()
     from collapselab import standalone
+    from collapselab.console import inert
 
     if parsed.run is not None:
         config = config_from(one_chain(parsed.run) / "config.yaml", overrides)
@@ -75,5 +76,6 @@ def score(arguments: list[str]) -> int:
         config = dataclasses.replace(config, device=parsed.device or config.device)
         scores, rows = standalone.rescore(config, chain)
         if rows:
-            print(f"{chain}: {len(rows)} generations scored into {chain / 'rescored' / scores / 'metrics.jsonl'}")
+            where = chain / "rescored" / scores / "metrics.jsonl"
+            print(inert(f"{chain}: {len(rows)} generations scored into {where}"))
     return 0

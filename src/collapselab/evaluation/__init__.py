@@ -21,13 +21,15 @@ from collapselab.evaluation.rows import decoded, generated_places, real_places, 
 from collapselab.evaluation.samples import score_samples, text_metrics
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_base import embedding_values, mean_states, reference_nll
+from collapselab.guards import reading
 from collapselab.metrics.tails import words
-from collapselab.mixing import TrainingSet, read_samples
+from collapselab.mixing import TrainingSet, read_meta, read_samples
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
-from collapselab.rundir import SCHEMA, Chain, read_json, write_json
+from collapselab.rundir import SCHEMA, Chain, write_json
 
 EXAMPLES = 5
+LARGEST_STATE = 1e6  # of a hidden state, which comes out of a norm
 STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): held-out text's states under generation 0's model
 
 
@@ -56,7 +58,10 @@ def evaluate(
     truth_sums, truth_values = score_truth(model, corpus, config, chain, generation, processes, console)
     sums |= truth_sums
     values |= truth_values
-    meta = read_json(samples / "meta.json")
+    meta = read_meta(samples)
+    with reading(samples / "meta.json"):
+        if (meta["length"], meta["prompt_length"]) != (config.sequence_length, config.prompt_length):
+            raise ValueError("sequences and prompts of other lengths than the configuration's")
     count = sample_tokens(config, corpus, meta["tokens"])
     stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
     head, separator = meta["prompt_length"], corpus.tokenizer.separator
@@ -83,7 +88,11 @@ def evaluate(
         values |= expected_slot(config, chain, generation, corpus, sums)
         values |= expected_tails(config, chain, generation, counts, sums)
         if states is not None:
-            values |= embedding_values(np.fromfile(reference / STATES, "<f4").reshape(states.shape), states)
+            with reading(reference / STATES):
+                real = np.fromfile(reference / STATES, "<f4").reshape(states.shape)
+                if not np.isfinite(real).all() or np.abs(real).max() > LARGEST_STATE:
+                    raise ValueError("no states of a network")
+            values |= embedding_values(real, states)
         values |= {
             f"diversity/degenerate/{k}": v / meta["sequences"]
             for k, v in meta["degenerate"].items()

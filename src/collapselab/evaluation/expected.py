@@ -28,9 +28,10 @@ from collapselab.metrics.next_token import next_token_shape, next_token_values
 from collapselab.metrics.richness import rate_law
 from collapselab.metrics.tails import tail_sets
 from collapselab.metrics.truth import simpson
+from collapselab.mixing import read_mixture
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
-from collapselab.rundir import Chain, read_json
+from collapselab.rundir import Chain
 from collapselab.theory import pipeline
 from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised
@@ -45,8 +46,7 @@ BIAS_CELLS = 1 << 21  # probabilities of all fixed contexts together that the bi
 
 def shares_of(chain: Chain, generation: int) -> list[float]:
     """Real shares of the training sets of generations 0 .. `generation`, as they were mixed."""
-    mixtures = (read_json(chain.stage(g, "mixture") / "mixture.json") for g in range(generation + 1))
-    return [mixture["real_share"]["realised"] for mixture in mixtures]
+    return [read_mixture(chain.stage(g, "mixture"))["real_share"]["realised"] for g in range(generation + 1)]
 
 
 def shaped(sampling: SamplingConfig) -> dict[str, float] | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.rows import decoded
+from collapselab.guards import reading, whole
 from collapselab.metrics import bigrams
 from collapselab.metrics.ngrams import from_rows
 from collapselab.metrics.tails import words
@@ -21,16 +22,14 @@ class Reference:
     `bigrams.{keys,counts}.bin` (little-endian uint64 and int64), each also as `fresh_...` for fresh real text."""
 
     def __init__(self, folder: Path, vocab: int):
-        saved = read_json(folder / "tails.json")
-        self.word_c0: dict[str, int] = saved["words"]
-        self.token_c0 = np.zeros(vocab, np.int64)
-        for token, count in saved["tokens"].items():
-            self.token_c0[int(token)] = count
-        self.fresh_words: dict[str, int] = saved["fresh_words"]
-        self.fresh_tokens = np.zeros(vocab, np.int64)
-        for token, count in saved["fresh_tokens"].items():
-            self.fresh_tokens[int(token)] = count
-        self.bigram_c0, self.fresh_bigrams = _read(folder, "bigrams"), _read(folder, "fresh_bigrams")
+        path = folder / "tails.json"
+        saved = read_json(path)
+        with reading(path):
+            self.word_c0: dict[str, int] = {word: whole(count) for word, count in saved["words"].items()}
+            self.fresh_words: dict[str, int] = {word: whole(count) for word, count in saved["fresh_words"].items()}
+            self.token_c0 = _by_token(saved["tokens"], vocab)
+            self.fresh_tokens = _by_token(saved["fresh_tokens"], vocab)
+        self.bigram_c0, self.fresh_bigrams = _read(folder, "bigrams", vocab), _read(folder, "fresh_bigrams", vocab)
 
     @staticmethod
     def count(
@@ -67,7 +66,19 @@ def _write(folder: Path, name: str, found: bigrams.Counts) -> None:
     found.counts.astype("<i8").tofile(folder / f"{name}.counts.bin")
 
 
-def _read(folder: Path, name: str) -> bigrams.Counts:
-    return bigrams.Counts(
-        np.fromfile(folder / f"{name}.keys.bin", "<u8"), np.fromfile(folder / f"{name}.counts.bin", "<i8")
-    )
+def _by_token(counts: dict[str, int], vocab: int) -> np.ndarray:
+    found = np.zeros(vocab, np.int64)
+    for token, count in counts.items():
+        found[whole(int(token), 0, vocab - 1)] = whole(count)
+    return found
+
+
+def _read(folder: Path, name: str, vocab: int) -> bigrams.Counts:
+    with reading(folder / f"{name}.counts.bin"):
+        keys = np.fromfile(folder / f"{name}.keys.bin", "<u8")
+        counts = np.fromfile(folder / f"{name}.counts.bin", "<i8")
+        if len(keys) != len(counts) or (keys[1:] <= keys[:-1]).any() or (keys >= vocab**2).any():
+            raise ValueError("a count for each pair of tokens, pairs ascending")
+        if (counts < 1).any() or counts.sum(dtype=float) >= 2**53:
+            raise ValueError("counts are 1 or more")
+    return bigrams.Counts(keys, counts)

@@ -13,8 +13,8 @@ import numpy as np
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
-from collapselab.mixing import read_samples
-from collapselab.rundir import read_json
+from collapselab.mixing import read_meta, read_samples
+from collapselab.rundir import Chain
 from collapselab.seeds import generator
 
 Place = tuple[int, int]
@@ -40,10 +40,21 @@ def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
     return asked or most
 
 
+def check_vocabulary(chain: Chain, size: int) -> None:
+    """Raises UserError where the samples of a chain were written with another vocabulary than the tokenizer's `size`."""
+    g = 0
+    while (folder := chain.stage(g, "samples")).is_dir():
+        if (vocab := read_meta(folder)["vocab"]) != size:
+            raise UserError(
+                f"{folder}: written with {vocab} tokens, the tokenizer has {size}; remove it to have it made again"
+            )
+        g += 1
+
+
 def generated_places(folder: Path, count: int) -> list[Place]:
     """Where the first `count` generated tokens of a samples folder stand in its stream."""
-    meta = read_json(folder / "meta.json")
-    length, head, tokens = meta["length"], meta["prompt_length"], len(read_samples(folder))
+    meta = read_meta(folder)
+    length, head, tokens = meta["length"], meta["prompt_length"], meta["tokens"]
     begins = range(head, tokens, length)
     return first_tokens([(begin, min(begin + length - head, tokens)) for begin in begins], count)
 

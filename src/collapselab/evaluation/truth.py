@@ -27,10 +27,10 @@ from collapselab.metrics.truth import (
     slot_sums,
     slot_values,
 )
-from collapselab.mixing import TrainingSet, read_samples
+from collapselab.mixing import TrainingSet, read_meta, read_samples
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
-from collapselab.rundir import Chain, read_json
+from collapselab.rundir import Chain
 
 HEADS = 1024  # whose next word is read from the logits at once
 
@@ -94,7 +94,7 @@ def one_token_per_word(corpus: Corpus, language: Planted | Facts) -> bool:
 
 def written_documents(config: RunConfig, corpus: Corpus, samples: Path) -> list[str]:
     """The whole documents of a samples folder: each sequence where it is one, else what stands between separators."""
-    meta = read_json(samples / "meta.json")
+    meta = read_meta(samples)
     flat = np.asarray(read_samples(samples))
     rows = flat[: len(flat) // meta["length"] * meta["length"]].reshape(-1, meta["length"])
     if config.mixing.unit == "documents":

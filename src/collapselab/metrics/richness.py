@@ -47,7 +47,8 @@ def rate_law(counts: np.ndarray) -> tuple[float, float]:
     Args:
         counts: (types,) int64 occurrences; types that were not seen say nothing.
     """
-    seen = np.bincount(counts, minlength=GAMMA_COUNTS + 2)[: GAMMA_COUNTS + 2].astype(np.float64)
+    few = counts[counts < GAMMA_COUNTS + 2]
+    seen = np.bincount(few, minlength=GAMMA_COUNTS + 2).astype(np.float64)
     c = np.arange(1, GAMMA_COUNTS + 1)
     n, after = seen[c], seen[c + 1]
     enough = (n >= LEAST_SEEN) & (after >= LEAST_SEEN)

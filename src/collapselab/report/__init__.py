@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import jinja2
 import pandas as pd
 import yaml
 
-from collapselab.config import UserError
+from collapselab.config import RunConfig, UserError
+from collapselab.console import inert
+from collapselab.guards import metrics, number, reading, text, whole
 from collapselab.metrics import HEADLINE
+from collapselab.mixing import read_mixture
 from collapselab.report import figures, overlay, tables
 from collapselab.rundir import Chain, find_chains, read_json, read_metrics, run_root, write_bytes, write_text
 
 
 class ChainFiles:
-    """What a report needs of one chain."""
+    """What a report needs of one chain. Raises UserError that names the file which this lab cannot have written."""
 
     def __init__(self, path: Path):
         named = re.fullmatch(r"arm=(.+)/seed=(\d+)", f"{path.parent.name}/{path.name}")
@@ -28,28 +32,56 @@ class ChainFiles:
             )
         self.path, self.chain = path, Chain(path)
         self.arm, self.seed = named[1], int(named[2])
+        try:
+            RunConfig(
+                arm=self.arm, seed=self.seed
+            )  # the rule for names: one that begins with = is a formula in a table
+        except UserError as error:
+            raise UserError(f"{path}: {error}; give the folder such a name") from None
         self.name = f"{self.arm}, seed {self.seed}"
-        self.rows = read_metrics(path)
-        self.reference: dict[str, Any] = read_json(self.chain.stage(0, "reference") / "eval.json")
-        self.config = (path / "config.yaml").read_text(encoding="utf-8")
-        note = self.environment.get("note", "")
-        self.note = note.removeprefix("note: ").capitalize()
-        self.protocol = self.generation(0, "eval", "eval.json")["protocol"]
+        rows = read_metrics(path)
+        with reading(path / "metrics.jsonl"):
+            self.rows = [_row(row, generation) for generation, row in enumerate(rows)]
+        scores = self.chain.stage(0, "reference") / "eval.json"
+        found = read_json(scores)
+        with reading(scores):
+            self.reference: dict[str, Any] = {"metrics": metrics(found["metrics"])}
+        with reading(path / "config.yaml"):
+            self.config = (path / "config.yaml").read_text(encoding="utf-8")
+        environment = read_json(path / "environment.json")
+        with reading(path / "environment.json"):
+            self.environment = {text(key): value for key, value in environment.items()}
+            self.note = text(environment.get("note", "")).removeprefix("note: ").capitalize()
+        scores = self.chain.stage(0, "eval") / "eval.json"
+        found = read_json(scores) if rows else {"protocol": {}, "sums": {}}
+        with reading(scores):
+            self.protocol = {text(key): _short(value) for key, value in found["protocol"].items()}
+            by_frequency = found["sums"].get("real/nll_by_frequency", {})
+            self.scored = {text(bucket): number(sums["tokens"]) for bucket, sums in by_frequency.items()}
+        self.ledgers = [read_mixture(self.chain.stage(g, "mixture"))["tokens"] for g in range(len(rows))]
+        self.examples = [(g, _examples(self.chain.stage(g, "eval") / "examples.json")) for g in range(len(rows))]
 
-    @property
-    def environment(self) -> dict[str, Any]:
-        return dict(read_json(self.path / "environment.json"))
 
-    def generation(self, g: int, stage: str, file: str) -> Any:
-        return read_json(self.chain.stage(g, stage) / file)
+def _row(row: dict[str, Any], generation: int) -> dict[str, Any]:
+    """A line of metrics.jsonl as far as a report uses it. Raises what `reading` turns into an error."""
+    if whole(row["generation"]) != generation:
+        raise ValueError(f"line {generation + 1} is about generation {row['generation']}")
+    return {
+        "generation": generation,
+        "real_share": number(row["real_share"]),
+        "metrics": metrics(row["metrics"]),
+    }
 
-    @property
-    def ledgers(self) -> list[dict[str, dict[str, int]]]:
-        return [self.generation(row["generation"], "mixture", "mixture.json")["tokens"] for row in self.rows]
 
-    @property
-    def examples(self) -> list[tuple[int, list[str]]]:
-        return [(row["generation"], self.generation(row["generation"], "eval", "examples.json")) for row in self.rows]
+def _examples(path: Path) -> list[str]:
+    found = read_json(path)
+    with reading(path):
+        return [text(one) for one in found]
+
+
+def _short(value: Any) -> Any:
+    """A value of the protocol, which is a number or a few words."""
+    return value if isinstance(value, int | float | str | None) else json.dumps(value)
 
 
 def headline(chains: list[ChainFiles]) -> dict[str, str]:
@@ -98,13 +130,18 @@ def _asked(path: Path) -> tuple[list[str], str | None]:
     if not path.is_file():
         return [], None
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        arms, baseline = list(map(str, tree["arms"].keys())), tree["baseline"]
+        asked = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(asked, yaml.SafeLoader)):
+            raise ValueError("a few lines of references to references can stand for more than fits in memory")
+        tree = yaml.safe_load(asked)
+        arms, baseline = list(map(text, tree["arms"].keys())), tree["baseline"]
+        if baseline is not None:
+            text(baseline)
     except (OSError, ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError):
         raise UserError(
             f"{path}: not written by this lab (it needs arms and baseline); run the experiment again to have it rewritten"
         ) from None
-    return arms, None if baseline is None else str(baseline)
+    return arms, baseline
 
 
 def write_report(run: Path) -> Path:
@@ -120,10 +157,10 @@ def write_report(run: Path) -> Path:
 
 def _publish(chains: list[ChainFiles], baseline: str | None, out: Path) -> Path:
     out.mkdir(exist_ok=True)
-    metrics = tables.tidy(chains)
-    summary = tables.summary(metrics, baseline)
+    tidy = tables.tidy(chains)
+    summary = tables.summary(tidy, baseline)
     laws = overlay.agreement(chains)
-    for name, table in (("metrics", metrics), ("reference", tables.reference(chains)), ("summary", summary)):
+    for name, table in (("metrics", tidy), ("reference", tables.reference(chains)), ("summary", summary)):
         tables.publish(table, out / name)
     if len(laws):
         tables.publish(laws, out / "theory")
@@ -138,7 +175,8 @@ def _publish(chains: list[ChainFiles], baseline: str | None, out: Path) -> Path:
         write_bytes(out / f"{name}.png", png)
         images.append({"title": title, "caption": caption, "data": base64.b64encode(png).decode()})
     title, columns, rows = compared(summary, baseline, last_of_all(chains))
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("collapselab.report", "."), autoescape=True)
+    loader = jinja2.PackageLoader("collapselab.report", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=_shown)
     page = environment.get_template("page.html.jinja").render(
         name=run_root(chains[0].path).name,
         comparison={"title": title, "columns": columns, "rows": rows} if len(chains) > 1 else None,
@@ -158,6 +196,12 @@ def _publish(chains: list[ChainFiles], baseline: str | None, out: Path) -> Path:
     )
     write_text(out / "index.html", page)
     return out / "index.html"
+
+
+def _shown(value: Any) -> Any:
+    """What every expression of the page passes through, before it is escaped: marks that reorder text, control characters
+    and half characters, which no encoder takes, are shown as one sign."""
+    return inert(value) if isinstance(value, str) else value
 
 
 def remove(folder: Path, *names: str) -> None:

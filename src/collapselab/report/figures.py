@@ -105,14 +105,14 @@ def frequency(chains: list[Any]) -> bytes:
     shown = _first_of_each_arm(chains)
     figure, axes = _axes(len(shown))
     for axis, chain in zip(axes, shown, strict=True):
-        tokens = chain.generation(0, "eval", "eval.json")["sums"]["real/nll_by_frequency"]
-        keys = {b: f"real/nll_by_frequency/{b}" for b in BUCKET_ORDER if tokens[b]["tokens"] >= LEAST_TOKENS}
+        tokens = chain.scored
+        keys = {b: f"real/nll_by_frequency/{b}" for b in BUCKET_ORDER if tokens.get(b, 0) >= LEAST_TOKENS}
         first = chain.rows[0]["metrics"]
         present = [b for b, key in keys.items() if key in first]  # left out where a loss is infinite
         for index, bucket in enumerate(present):
             key = keys[bucket]
             points = [(r["generation"], r["metrics"][key] - first[key]) for r in chain.rows if key in r["metrics"]]
-            label = f"seen {bucket} ({tokens[bucket]['tokens']:,.0f} scored)"
+            label = f"seen {bucket} ({tokens[bucket]:,.0f} scored)"
             axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[index], label=label)
         axis.set_title(f"rise of the loss by token frequency (nats)\n{chain.name}", fontsize=10)
         if present:

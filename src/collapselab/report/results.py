@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from collapselab.config import UserError
+from collapselab.console import inert
+from collapselab.guards import number, reading, text, whole
 from collapselab.metrics import HEADLINE
 from collapselab.report import ChainFiles, compared, figures, last_of_all, open_run, overlay, remove, tables
 from collapselab.rundir import STAGES, manifest_of, read_json, run_root, write_bytes, write_text
@@ -55,14 +59,14 @@ def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: s
         remove(out, "experiment.yaml")
     environment = {key: chains[0].environment.get(key) for key in KEPT}
     stages = {chain.chain.stage(row["generation"], s) for chain in chains for row in chain.rows for s in STAGES}
-    seconds = sum(m["time"]["seconds"] for s in stages if (m := manifest_of(s, check="nothing")))
+    seconds = sum(_seconds(place) for place in stages)
     title, columns, rows = compared(tables.summary(metrics, baseline), baseline, last_of_all(chains))
     parts = [
-        f"# {root.name}",
-        f"Made by `{command}`.",
+        f"# {_plain(root.name)}",
+        f"Made by `{inert(command)}`.",
         f"{len(chains)} chains: " + ", ".join(f"{arm} ({len(m)} seeds)" for arm, m in overlay.by_arm(chains).items()),
         f"Computing time of all stages together: {seconds:,.0f} s.{_wall(root)}",
-        "Machine: " + ", ".join(f"{key} {value}" for key, value in environment.items() if value is not None),
+        "Machine: " + ", ".join(f"{key} {_plain(value)}" for key, value in environment.items() if value is not None),
         f"## At {title}",
         _markdown(pd.DataFrame(rows, columns=columns)),
     ]
@@ -72,15 +76,33 @@ def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: s
     return out / "table.md"
 
 
+def _seconds(place: Path) -> float:
+    manifest = manifest_of(place, check="nothing")
+    with reading(place / "manifest.json"):
+        return number(manifest["time"]["seconds"]) if manifest else 0.0
+
+
 def _wall(root: Path) -> str:
     if not (root / "timing.json").is_file():
         return ""
-    calls = [call for call in read_json(root / "timing.json").get("calls", []) if call["stages"]]
+    found = read_json(root / "timing.json")
+    with reading(root / "timing.json"):
+        calls = [_call(call) for call in found["calls"] if whole(call["stages"])]
     if not calls:
         return ""
-    seconds, workers = sum(call["seconds"] for call in calls), sorted({call["workers"] for call in calls})
+    seconds, workers = sum(seconds for seconds, *_ in calls), sorted({workers for _, workers, _ in calls})
     times = "one call" if len(calls) == 1 else f"{len(calls)} calls"
-    return f" It took {seconds:,.0f} s in {times}, {' or '.join(map(str, workers))} at a time, {calls[-1]['date']}."
+    return f" It took {seconds:,.0f} s in {times}, {' or '.join(map(str, workers))} at a time, {calls[-1][-1]}."
+
+
+def _call(call: dict[str, Any]) -> tuple[float, int, str]:
+    """(seconds, workers, date) of one call of an experiment."""
+    return number(call["seconds"]), whole(call["workers"]), _plain(text(call["date"]))
+
+
+def _plain(value: Any) -> str:
+    """A short value in a page of Markdown: no control characters, no markup."""
+    return html.escape(inert(" ".join(str(value)[:100].split())))
 
 
 def _law_table(laws: pd.DataFrame) -> str:

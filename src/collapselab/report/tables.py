@@ -21,7 +21,7 @@ TIDY = ["arm", "seed", "generation", "metric", "value"]
 def tidy(chains: list[ChainFiles]) -> pd.DataFrame:
     """Columns arm, seed, generation, metric, value. The real share of a training set is the metric `real_share`."""
     rows = [
-        (row["arm"], row["seed"], row["generation"], key, value)
+        (chain.arm, chain.seed, row["generation"], key, value)
         for chain in chains
         for row in chain.rows
         for key, value in [("real_share", row["real_share"]), *sorted(row["metrics"].items())]

@@ -1,0 +1,125 @@
+"""What a stranger's run or model is held to: content that this lab never wrote is one line that names the file, and no link
+or pipe in it leads to other places."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from collapselab.config import UserError, first_line
+from collapselab.identity import flatten
+
+METRIC = re.compile(
+    r"[A-Za-z][A-Za-z0-9_./<>+-]{0,199}"
+)  # begins with a letter: a spreadsheet takes `=...` for a formula
+LARGEST = 1e150  # of a number that is drawn: its square is finite yet; the perplexity of a loss of 345 nats
+MOST_PARTS = 1024  # layers or experts: ten times what large models have, and built in seconds
+BROKEN = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, MemoryError)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """For the few lines that take a published file's content to pieces: what they stumble over is a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)}); restore it") from None
+    except BROKEN as error:
+        said = f"{type(error).__name__}: {first_line(error)}"[:200]
+        raise UserError(f"{path}: not written by this lab ({said}); remove its folder to have it made again") from None
+
+
+def whole(value: Any, least: int = 0, most: int = 2**53) -> int:
+    """A whole number within [least, most]. Raises ValueError for anything else, true and false included."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{str(value)[:40]!r} is not a whole number of {least} or more")
+    return value
+
+
+def number(value: Any) -> float:
+    """A number that can be drawn. Raises ValueError for anything else."""
+    if type(value) not in (int, float) or not -LARGEST <= value <= LARGEST:
+        raise ValueError(f"{str(value)[:40]!r} is not a finite number")
+    return float(value)
+
+
+def text(value: Any) -> str:
+    """Raises ValueError for what is no text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:40]!r} is not text")
+    return value
+
+
+def metrics(table: Any) -> dict[str, float]:
+    """Numbers by names that mean nothing to a spreadsheet or a path. Raises ValueError for anything else."""
+    if not isinstance(table, dict) or not all(METRIC.fullmatch(name) for name in table):
+        raise ValueError("metrics have plain names, as in real/loss")
+    return {name: number(value) for name, value in table.items()}
+
+
+def refuse_strange(place: Path, root: Path) -> None:
+    """Raises UserError where a run has anything but regular files and folders: a link would lead out of it, a pipe would
+    never end. Nothing but names is read, and no link is followed; `wandb/` in a chain holds wandb's own.
+
+    Args:
+        place: a chain, looked at with the run's own files, shared/ and report/; or a run directory as a whole.
+        root: the run directory; it and what it lies in may be links, which are the user's.
+    """
+    place = place.absolute()
+    _look(root, deep=False)
+    if place != root:
+        _look(place.parent, deep=False)
+        _look(root / "shared")
+        _look(root / "report")
+    _look(place)
+
+
+def _look(top: Path, *, deep: bool = True) -> None:
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if deep and not (entry.name == "wandb" and folder.name.startswith("seed=")):
+                            waiting.append(Path(entry.path))
+                    elif not entry.is_file(follow_symlinks=False):
+                        _refuse(Path(entry.path))
+        except (FileNotFoundError, NotADirectoryError):  # nothing there yet, or not any more
+            continue
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or folder}: cannot be read ({error.strerror}); make it readable"
+            ) from None
+
+
+def _refuse(path: Path) -> None:
+    mode = path.lstat().st_mode
+    kind = "a symbolic link" if stat.S_ISLNK(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+    raise UserError(f"{path}: {kind}, where a run has files and folders alone; remove it, or put a copy in its place")
+
+
+def implausible(folder: Path) -> str:
+    """What a config.json asks for that no model needs and that must not be tried: code from elsewhere, in the place of
+    attention, or more parts than could be built in minutes. Empty where it may be loaded."""
+    try:
+        tree = flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""  # said by the library
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    for key, value in tree.items():
+        if key.endswith("_implementation") and "/" in str(value):
+            return f"config.json, {key}: code from elsewhere is not run"
+        most = MOST_PARTS if re.search(r"(layers?|experts)$", key) else size if key == "entries" else None
+        if most is not None and isinstance(value, int) and value > most:
+            return f"config.json, {key}: more than {most}"
+    return ""
