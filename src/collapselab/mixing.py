@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from collapselab.config import MixingConfig, RunConfig, UserError
 from collapselab.corpus import Tokens
+from collapselab.memory import check_memory
 from collapselab.rundir import Chain, read_json, write_json
 from collapselab.schedules import real_share
 from collapselab.seeds import batch_order, generator
@@ -146,6 +148,7 @@ def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0
             f"mixing.tokens={config.mixing.tokens}: the chain needs {need * block:,} tokens of real text never shown before, "
             f"the training split has {available * block:,}; lower mixing.tokens to at most {most}, or set mixing.real=reuse"
         )
+    _check_memory(config, size, sample_budget(config, available))
     written = sample_budget(config, available) // block
     if config.mixing.regime != "replace" and config.generations and not written:
         raise UserError(
@@ -159,6 +162,31 @@ def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0
             "before; raise sampling.tokens or leave it null"
         )
     return {"real_needed": need * block, "real_had": available * block, "shares": shares, "set_tokens": size * block}
+
+
+def _check_memory(config: RunConfig, size: int, budget: int) -> None:
+    """Raises UserError where the lists that a generation is made from, or one batch of samples, do not fit into memory."""
+    training, sampling = config.training, config.sampling
+    key = "epochs" if training.tokens is None else "tokens"
+    order = f"the order of {shows(config, size):,} blocks"
+    check_memory(16 * shows(config, size), f"training.{key}", getattr(training, key), order)
+    batch, sequences = sampling.batch_size or 1, -(-budget // config.sequence_length)
+    rows = -(-sequences // batch) * batch  # the last batch is computed whole
+    key = "tokens" if sequences >= batch else "batch_size"
+    prompts = 32 * rows * max(1, config.prompt_length)
+    check_memory(prompts, f"sampling.{key}", getattr(sampling, key), f"the prompts of {rows:,} sequences")
+    model = config.model
+    if model.pretrained is None and model.family != "bigram" and not torch.cuda.is_available():
+        factors = {
+            "sampling.batch_size": batch,
+            "sampling.beams": sampling.beams,
+            "sampling.length": config.sequence_length,
+            "model.layers": model.layers,
+            "model.width": model.width // model.heads * (model.kv_heads or model.heads),
+        }
+        key = max(factors, key=lambda name: factors[name])
+        what = f"keys and values of {batch * sampling.beams:,} sequences side by side"
+        check_memory(4 * math.prod(factors.values()), key, factors[key], what)  # two bytes each at the least
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
