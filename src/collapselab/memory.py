@@ -7,6 +7,8 @@ import os
 import resource
 from pathlib import Path
 
+import torch
+
 from collapselab.config import UserError
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container, new and old
@@ -23,10 +25,13 @@ def memory_here() -> int:
     return min(found)
 
 
-def check_memory(needed: float, key: str, value: object, what: str) -> None:
-    """Raises UserError where `needed` bytes are more than there are here."""
-    if needed > memory_here():
+def check_memory(needed: int, key: str, value: object, what: str, *, on_device: bool = False) -> None:
+    """Raises UserError where `needed` bytes are more than there are here; `on_device`: here or on the first GPU."""
+    here = memory_here()
+    if on_device and torch.cuda.is_available():
+        here = max(here, torch.cuda.get_device_properties(0).total_memory)
+    if needed > here:
         raise UserError(
-            f"{key}={value!r}: {what} would take {needed / 1e9:,.1f} GB of memory, here are {memory_here() / 1e9:,.1f}; "
+            f"{key}={value!r}: {what} would take {-(-needed // 10**9):,} GB of memory, here are {here / 1e9:,.1f}; "
             "make it smaller"
         )

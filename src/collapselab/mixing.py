@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from collapselab.config import MixingConfig, RunConfig, UserError
 from collapselab.corpus import Tokens
@@ -176,7 +175,7 @@ def _check_memory(config: RunConfig, size: int, budget: int) -> None:
     prompts = 32 * rows * max(1, config.prompt_length)
     check_memory(prompts, f"sampling.{key}", getattr(sampling, key), f"the prompts of {rows:,} sequences")
     model = config.model
-    if model.pretrained is None and model.family != "bigram" and not torch.cuda.is_available():
+    if model.pretrained is None and model.family != "bigram":
         factors = {
             "sampling.batch_size": batch,
             "sampling.beams": sampling.beams,
@@ -186,7 +185,8 @@ def _check_memory(config: RunConfig, size: int, budget: int) -> None:
         }
         key = max(factors, key=lambda name: factors[name])
         what = f"keys and values of {batch * sampling.beams:,} sequences side by side"
-        check_memory(4 * math.prod(factors.values()), key, factors[key], what)  # two bytes each at the least
+        needed = 4 * math.prod(factors.values())  # two bytes each at the least
+        check_memory(needed, key, factors[key], what, on_device=True)
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------

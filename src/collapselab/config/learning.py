@@ -142,11 +142,12 @@ class TrainingConfig:
         check(
             1e-37 <= self.eps < 1, "training.eps", self.eps, "must lie in [1e-37, 1): what is smaller is 0 in float32"
         )
+        key = "lr" if self.lr > 1 else "weight_decay"
         check(
             self.lr * self.weight_decay < 1,
-            "training.weight_decay",
-            self.weight_decay,
-            f"a step takes lr x weight_decay of each weight away: with lr={self.lr}, set less than {1 / self.lr:.3g}",
+            f"training.{key}",
+            getattr(self, key),
+            f"each step takes lr x weight_decay = {self.lr * self.weight_decay:.3g} of every weight away; set less than 1",
         )
         seconds, every = self.checkpoint_seconds, self.checkpoint_steps
         check(
