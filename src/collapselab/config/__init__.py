@@ -81,7 +81,7 @@ class RunConfig:
             plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,99}", value) and ".." not in value
             check(bool(plain), key, value, "use 1 to 100 letters, digits, '.', '_', '-', '=' or '+', without '..'")
         check(bool(self.runs_dir.strip()), "runs_dir", self.runs_dir, "name a folder, as in runs")
-        check(0 <= self.seed < 2**63, "seed", self.seed, "must be 0 or more and below 2^63")
+        check(self.seed >= 0, "seed", self.seed, "must be 0 or more and below 2^63")
         check(0 <= self.generations <= 10**5, "generations", self.generations, "must lie in [0, 100000]")
         block = self.training.block
         if self.mixing.tokens is not None:
