@@ -120,10 +120,12 @@ def test_print_config_works_for_each_verb(lab: Lab, verb: str) -> None:
 
 
 def test_print_config_shows_the_defaults_and_can_be_read_back(lab: Lab, tmp_path: Path) -> None:
-    code, out, _ = lab("run", "--print_config", "--training.lr", "0.25", "--mixing.values", "[0.5, 0.25]")
+    shares = ["--mixing.schedule", "list", "--mixing.values", "[0.5, 0.25]", "--generations", "2"]
+    code, out, _ = lab("run", "--print_config", "--training.lr", "0.25", *shares)
     assert code == 0
     shown = flatten(yaml.safe_load(out))
     expected = {**flatten(as_dict(RunConfig())), "training.lr": 0.25, "mixing.values": [0.5, 0.25]}
+    expected |= {"mixing.schedule": "list", "generations": 2}
     assert {key: shown[key] for key in expected} == expected
     assert lab("run", "--config", write(tmp_path / "a.yaml", out), "--print_config")[1] == out
 
@@ -206,7 +208,7 @@ def test_later_files_win_and_the_command_line_wins_wherever_it_stands(lab: Lab, 
 
 
 def test_a_list_from_the_command_line_replaces_the_files(lab: Lab, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.yaml", "mixing: {schedule: list, values: [0.5, 0.4]}\n")
+    path = write(tmp_path / "a.yaml", "mixing: {schedule: list, values: [0.5, 0.4]}\ngenerations: 1\n")
     shown = settings(lab("run", "--mixing.values", "[0.1]", "--config", path, "--print_config"))
     assert shown["mixing.values"] == [0.1]
     assert shown["mixing.schedule"] == "list"
@@ -274,9 +276,10 @@ def test_values_that_look_like_something_else(lab: Lab) -> None:
     def shown(*arguments: str) -> dict[str, object]:
         return settings(lab("run", *arguments, "--print_config"))
 
-    assert shown("--mixing.floor", "-1")["mixing.floor"] == -1.0
-    assert shown("--mixing.values", "[0.5,0.2]")["mixing.values"] == [0.5, 0.2]
-    assert shown("--mixing.values=[0.5, 0.2]")["mixing.values"] == [0.5, 0.2]
+    shares = ["--mixing.schedule", "list", "--generations", "2"]
+    refused(lab("run", "--mixing.floor", "-1", "--print_config"), "mixing.floor=-1.0")  # a value, no option
+    assert shown("--mixing.values", "[0.5,0.2]", *shares)["mixing.values"] == [0.5, 0.2]
+    assert shown("--mixing.values=[0.5, 0.2]", *shares)["mixing.values"] == [0.5, 0.2]
     assert shown("--training.lr", "1e-4")["training.lr"] == 1e-4
     assert shown("--name", "2024")["name"] == "2024"
     assert shown("--corpus.source", "path:a b c.txt")["corpus.source"] == "path:a b c.txt"

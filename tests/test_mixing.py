@@ -10,7 +10,7 @@ from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import mixing, schedules
+from collapselab import mixing, schedules, supply
 from collapselab.config import MixingConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.mixing import REAL, Inputs, TrainingSet, real_blocks
@@ -190,13 +190,13 @@ def test_blocks_hold_the_text_they_name(tmp_path) -> None:
 def test_running_out_of_fresh_text_is_said_before_the_start() -> None:
     config = small_config(mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, generations=4)
     with pytest.raises(UserError, match="never shown before"):
-        mixing.check_supply(config, 149)  # needs 50 + 4 x 25
-    found = mixing.check_supply(config, 150)
+        supply.check_supply(config, 149)  # needs 50 + 4 x 25
+    found = supply.check_supply(config, 150)
     assert found["real_needed"] == found["real_had"] == 150 * BLOCK
     reuse = small_config(
         mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, mixing__real="reuse"
     )
-    assert mixing.check_supply(reuse, 50)["real_needed"] == 50 * BLOCK
+    assert supply.check_supply(reuse, 50)["real_needed"] == 50 * BLOCK
 
 
 def test_advice_of_the_refusal_works() -> None:
@@ -204,9 +204,9 @@ def test_advice_of_the_refusal_works() -> None:
 
     config = small_config(mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, generations=4)
     with pytest.raises(UserError) as caught:
-        mixing.check_supply(config, 100)
+        supply.check_supply(config, 100)
     most = int(re.search(r"at most (\d+)", str(caught.value)).group(1))  # type: ignore[union-attr]
-    mixing.check_supply(small_config(**{**_half(), "mixing__tokens": most, "generations": 4}), 100)
+    supply.check_supply(small_config(**{**_half(), "mixing__tokens": most, "generations": 4}), 100)
 
 
 def _half() -> dict:
@@ -216,13 +216,13 @@ def _half() -> dict:
 def test_too_few_samples_are_refused_before_the_start() -> None:
     config = small_config(mixing__tokens=50 * BLOCK, sampling__tokens=10 * BLOCK, mixing__start=0.0)
     with pytest.raises(UserError, match=r"sampling\.tokens"):
-        mixing.check_supply(config, 1000)
+        supply.check_supply(config, 1000)
 
 
 def test_accumulating_nothing_is_refused() -> None:
     config = small_config(mixing__tokens=50 * BLOCK, mixing__regime="accumulate", sampling__tokens=BLOCK - 1)
     with pytest.raises(UserError, match="nothing would be accumulated"):
-        mixing.check_supply(config, 1000)
+        supply.check_supply(config, 1000)
 
 
 def test_documents_as_unit_must_have_one_length() -> None:
@@ -257,9 +257,9 @@ def test_supply_counts_what_the_past_has_really_used() -> None:
     """A fork whose past used more, or less, than its own schedule would have."""
     config = small_config(mixing__tokens=10 * BLOCK, mixing__schedule="constant", mixing__start=0.6, generations=5)
     with pytest.raises(UserError, match="never shown before"):
-        mixing.check_supply(config, 48, done=4, used=37)  # 37 + 2 x 6
-    assert mixing.check_supply(config, 49, done=4, used=37)["real_needed"] == 49 * BLOCK
-    assert mixing.check_supply(config, 22, done=4, used=10)["real_needed"] == 22 * BLOCK
+        supply.check_supply(config, 48, done=4, used=37)  # 37 + 2 x 6
+    assert supply.check_supply(config, 49, done=4, used=37)["real_needed"] == 49 * BLOCK
+    assert supply.check_supply(config, 22, done=4, used=10)["real_needed"] == 22 * BLOCK
 
 
 def test_a_regime_never_runs_short_in_silence() -> None:

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from collapselab import evaluation, mixing, modeling, rundir, sampling, seeds, training
+from collapselab import evaluation, families, mixing, modeling, rundir, sampling, seeds, supply, training
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
@@ -48,9 +48,11 @@ def run(
     chain = Chain(chain_path(config))
     corpus = open_corpus(config, processes)
     check_lengths(config)
+    if config.model.pretrained is None:
+        families.check_size(config.model, vocab=corpus.tokenizer.size, context=config.training.block)
     available = mixing.blocks_available(corpus.train, config)
     shown, used = mixed_so_far(chain, fork)
-    mixing.check_supply(config, available, len(shown), used)
+    supply.check_supply(config, available, len(shown), used)
     budget = mixing.sample_budget(config, available)
     sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)

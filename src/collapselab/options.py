@@ -23,6 +23,7 @@ from collapselab.identity import flatten
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+MOST_BYTES = 1 << 22  # of a YAML file
 MOST_VALUES = 100_000  # in a YAML file with its references written out: a few lines of them can stand for billions
 BUILT_IN = ("help", "config", "print_config")
 
@@ -94,6 +95,15 @@ class Options:
         self.positional = name
         self.keys[name] = "str"
 
+    def parse_run(self, arguments: list[str]) -> tuple[Any, RunConfig]:
+        """Parsed values and the configuration they make. What cannot work is refused under --print_config too."""
+        shown = [item for item in arguments if item != "--print_config"]
+        parsed = self.parse(shown)
+        config = run_config(parsed)
+        if len(shown) < len(arguments):
+            self.parse(arguments)  # prints, and exits
+        return parsed, config
+
     # --- from a command line to values ------------------------------------------------------------------------------
 
     def gather(self, arguments: list[str]) -> list[str]:
@@ -113,6 +123,9 @@ class Options:
 
     def parse(self, arguments: list[str]) -> Any:
         """Parsed values of gathered options, as a jsonargparse namespace. Raises UserError, one line."""
+        for item in arguments:
+            if not _is_text(item):
+                raise UserError(f"{item[:80]!r}: holds a NUL or half a character, which no file can keep; take it out")
         try:
             return self.parser.parse_args(arguments)
         except UserError:
@@ -254,6 +267,10 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def _is_text(item: str) -> bool:
+    return "\0" not in item and not any("\ud800" <= character <= "\udfff" for character in item)
+
+
 def _as_option(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
@@ -303,7 +320,11 @@ def _written_out(node: Any, known: dict[int, int]) -> int:
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as a mapping; raises UserError that names the file and the line."""
     try:
-        loader = _UniqueKeys(path.read_text(encoding="utf-8-sig"))
+        with path.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise UserError(f"over {MOST_BYTES:,} bytes; name a file with settings")
+        loader = _UniqueKeys(data.decode("utf-8-sig"))
         node = loader.get_single_node()
         if node is None:
             return {}

@@ -19,7 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from accelerate.utils.memory import should_reduce_batch_size
 
 from collapselab import interrupts
-from collapselab.config import UserError
+from collapselab.config import UserError, first_line
 
 T = TypeVar("T")
 
@@ -41,7 +41,12 @@ class Processes:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
             torch.use_deterministic_algorithms(True, warn_only=True)
         # The stages cast for themselves (training.py): accelerate's patched forward would keep weights alive.
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+        try:
+            self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"accelerate: the processes cannot be set up ({first_line(error)}); check its options and variables"
+            ) from error
         self.device: torch.device = self.accelerator.device
 
     @property

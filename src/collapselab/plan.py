@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import bigram, mixing, modeling, rundir, sampling
+from collapselab import bigram, mixing, modeling, rundir, sampling, supply
 from collapselab.config import RunConfig
 from collapselab.console import Console
 from collapselab.evaluation.real_text import held_out
@@ -30,8 +30,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     check_lengths(config)
     available = mixing.blocks_available(corpus.train, config)
     shown, used = mixed_so_far(Chain(chain_path(config)), fork)
-    supply = mixing.check_supply(config, available, len(shown), used)
-    supply["shares"][: len(shown)] = shown
+    needs = supply.check_supply(config, available, len(shown), used)
+    needs["shares"][: len(shown)] = shown
     budget = mixing.sample_budget(config, available)
     count = sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)
@@ -68,7 +68,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         "device": f"{processes.device.type}, {processes.world} process(es), {processes.precision}",
         "parameters": model.parameters,
         "note": pretrained_note(config, corpus),
-        "supply": supply,
+        "supply": needs,
         "trained_tokens": trained,
         "sampled_tokens": budget,
         "sample_metrics_tokens": count,

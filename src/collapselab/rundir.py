@@ -423,8 +423,11 @@ def find_chains(run: Path) -> list[Path]:
     """Chain directories of a run (or the chain itself), in a fixed order.
 
     Raises NoRunError where there is none, UserError where one holds strange things or settings that it was not run with."""
-    is_chain = (run / "config.yaml").is_file() or (run / IDENTITY).is_file()
-    found = {p.parent for name in ("config.yaml", IDENTITY) for p in run.glob(f"arm=*/seed=*/{name}")}
+    try:
+        is_chain = (run / "config.yaml").is_file() or (run / IDENTITY).is_file()
+        found = {p.parent for name in ("config.yaml", IDENTITY) for p in run.glob(f"arm=*/seed=*/{name}")}
+    except OSError as error:
+        raise UserError(f"{run}: cannot be read ({error.strerror}); check the path") from None
     chains = [run] if is_chain else sorted(found)
     if not chains:
         raise NoRunError(f"{run}: no run here; give the directory that `collapselab run` printed")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-
-from collapselab import families, modeling
+from collapselab import families
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Corpus
+from collapselab.pretrained import size_of
 from collapselab.rundir import Chain
 
 SCORES = 2 << 20  # bytes of a generation's scores, mixture and log, at most in a usual run
 CHECKPOINT = 3  # times the weights: the weights and two moments
 
 
-def weight_bytes(config: RunConfig, vocab: int, separator: int, blocks: int) -> int:
+def weight_bytes(config: RunConfig, vocab: int, blocks: int) -> int:
     """Bytes of a published model, without building one.
 
     Args:
@@ -24,13 +23,9 @@ def weight_bytes(config: RunConfig, vocab: int, separator: int, blocks: int) -> 
     """
     if config.model.family == "bigram":
         return 12 * min(vocab * vocab, blocks * config.training.block) + 16 * vocab
-    with torch.device("meta"):
-        if config.model.pretrained is None:
-            context = config.model.context or config.training.block
-            net = families.untrained(config.model, vocab=vocab, separator=separator, context=context)
-        else:
-            net = modeling.architecture(config.model.pretrained)
-    return 4 * sum(int(p.numel()) for p in net.parameters())
+    if config.model.pretrained is not None:
+        return 4 * size_of(config.model.pretrained)[0]
+    return 4 * families.parameters(config.model, vocab=vocab, context=config.model.context or config.training.block)
 
 
 def needed(config: RunConfig, weights: int, vocab: int, budget: int, left: int) -> int:
@@ -56,7 +51,7 @@ def check_space(config: RunConfig, chain: Chain, corpus: Corpus, budget: int, do
         done: generations that are finished. blocks: of a training set.
     """
     vocab = corpus.tokenizer.size
-    weights = weight_bytes(config, vocab, corpus.tokenizer.separator, blocks)
+    weights = weight_bytes(config, vocab, blocks)
     left = max(0, config.generations + 1 - done)
     wanted = needed(config, weights, vocab, budget, left)
     free = free_at(chain.root)

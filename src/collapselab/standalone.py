@@ -23,6 +23,7 @@ from collapselab.identity import recorded
 from collapselab.opening import check_lengths, held, open_corpus
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain, write_json
+from collapselab.supply import check_sizes
 
 
 def sample(
@@ -45,7 +46,7 @@ def sample(
             _intact(chain.stage(g, name))
     small = sampling.CPU_BATCH * config.sequence_length
     budget = tokens or (mixing.sample_budget(config, available) if out else small)
-    text = mixing.TrainingSet(config, chain, text_of, corpus.train)
+    check_sizes(config, len(text := mixing.TrainingSet(config, chain, text_of, corpus.train)), budget)
     model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
     kept = chain.batch_file
     if config.sampling.batch_size is None and kept.is_file():  # the chain's own text, to the bit

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from collapselab.config import UserError
 
 VERBS = {
     "run": "run a chain: train, sample, and train again on the samples; continues where it stopped",
@@ -28,7 +32,9 @@ def make_options(verb: str) -> Any:
 
 
 def quiet() -> None:
-    """Libraries' own bars and hints stay out of ours; their errors still come as exceptions."""
+    """Libraries' own bars and hints stay out of ours; their errors still come as exceptions. What the environment says of
+    processes is checked before a library reads it."""
+    check_launch()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # the default of libraries' bars; console.py sets its own
@@ -40,6 +46,35 @@ def quiet() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed comes as one line
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
+
+
+def check_launch() -> None:
+    """What a launcher sets in the environment of each process; raises UserError where it cannot be one's work."""
+    for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        value = os.environ.get(key)
+        if value is not None and re.fullmatch("[0-9]{1,9}", value) is None:
+            os.environ.pop("RANK", None)  # or the line would be left to another process
+            raise UserError(f"{key}={value!r}: must be a whole number; unset it, or start with accelerate launch")
+    many = [key for key in ("WORLD_SIZE", "LOCAL_RANK") if os.environ.get(key, "0") not in ("0", "1")]
+    many += ["LOCAL_RANK"] if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ else []
+    if many and "MASTER_ADDR" not in os.environ:
+        os.environ.pop("RANK", None)
+        raise UserError(
+            f"{many[0]}={os.environ[many[0]]!r}: set without MASTER_ADDR; unset it, or start with accelerate launch"
+        )
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "no").lower()
+    if cpu not in ("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "off", "0"):
+        raise UserError(f"ACCELERATE_USE_CPU={cpu!r}: must be true or false; unset it")
+
+
+def check_out(folder: Path, option: str) -> None:
+    """Makes the folder that an --out asks for; raises UserError where no file can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {option}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def last(key: str, gathered: list[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,7 @@ def run(arguments: list[str]) -> int:
         if last("name", gathered) is None:
             raise UserError(f"--name: give the fork of {parent} a name of its own")
         gathered = options.gather(["--config", str(chains[0] / "config.yaml"), *gathered])
-    from collapselab.options import run_config
-
-    parsed = options.parse(gathered)
-    config = run_config(parsed)
+    parsed, config = options.parse_run(gathered)
     if (parent is None) != (parsed.at is None):
         raise UserError("--fork and --at go together: --fork RUN --at GENERATION")
     quiet()
@@ -78,9 +76,14 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
     if base is not None:
         folder = options.origin["base"].parent if "base" in options.origin else Path()
         gathered = options.gather(["--config", str(folder / base), *arguments])
+    line = gathered
+    gathered = [item for item in gathered if item != "--print_config"]
     parsed = options.parse(gathered)
-    from collapselab.options import arms_of
+    from collapselab.options import arms_of, run_config
 
+    if len(gathered) < len(line):  # what cannot work is refused here too
+        arms_of(options, gathered, parsed.arms) if parsed.arms else run_config(parsed)
+        options.parse(line)  # prints, and exits
     if not parsed.arms:
         raise UserError("arms: give at least one, as in arms: {replace: {mixing.start: 0.0}}")
     if not parsed.seeds or len(set(parsed.seeds)) < len(parsed.seeds):
@@ -93,6 +96,8 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
         raise UserError(f"--workers={parsed.workers}: must be 1 or more")
 
     arms, changes = arms_of(options, gathered, parsed.arms)
+    for seed in parsed.seeds:
+        dataclasses.replace(next(iter(arms.values())), seed=seed)
     baseline = parsed.baseline or next(iter(arms))
     if baseline not in arms:
         raise UserError(f"baseline={baseline!r}: no such arm; arms are {', '.join(arms)}")

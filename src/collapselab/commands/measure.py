@@ -53,6 +53,8 @@ def theory(arguments: list[str]) -> int:
     options.add_class(Parameters)
     gathered = options.gather(arguments)
     parsed = options.parse(gathered)
+    if parsed.simulate is not None and parsed.simulate > 10**6:
+        raise UserError(f"--simulate={parsed.simulate}: must be at most 1000000; fewer chains say enough")
     from collapselab.theory import show
 
     if parsed.list:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from collapselab.commands import RUN_HELP, make_options, one_chain, quiet
+from collapselab.commands import RUN_HELP, check_out, make_options, one_chain, quiet
 from collapselab.config import UserError
 
 
@@ -29,6 +29,8 @@ def sample(arguments: list[str]) -> int:
     chain = one_chain(parsed.run)
     config = config_from(chain / "config.yaml", overrides)
     quiet()
+    if parsed.out is not None:
+        check_out(Path(parsed.out), parsed.out)
     from collapselab import standalone
 
     standalone.sample(chain, config, parsed.generation, parsed.out, parsed.tokens, parsed.show)
@@ -68,6 +70,10 @@ def score(arguments: list[str]) -> int:
     from collapselab.console import inert
 
     if parsed.run is not None:
+        if parsed.out is not None:
+            if Path(parsed.out).is_dir():
+                raise UserError(f"--out {parsed.out}: is a folder; name a JSON file")
+            check_out(Path(parsed.out).parent, parsed.out)
         config = config_from(one_chain(parsed.run) / "config.yaml", overrides)
         standalone.score(parsed.target, dataclasses.replace(config, device=parsed.device or "auto"), parsed.out)
         return 0

@@ -6,7 +6,7 @@ A setting that cannot work is refused when the configuration is built, in one li
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Literal
 
 from collapselab.config.corpus import CorpusConfig
@@ -74,12 +74,15 @@ class RunConfig:
     """Dashboard."""
 
     def __post_init__(self) -> None:
+        for key, value in self._whole_numbers():
+            check(abs(value) < 2**63, key, value, "must be below 2^63")
         for key in ("name", "arm"):
             value = getattr(self, key)
             plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,99}", value) and ".." not in value
             check(bool(plain), key, value, "use 1 to 100 letters, digits, '.', '_', '-', '=' or '+', without '..'")
-        check(0 <= self.seed < 2**63, "seed", self.seed, "must be 0 or more and below 2^63")
-        check(self.generations >= 0, "generations", self.generations, "must be 0 or more")
+        check(bool(self.runs_dir.strip()), "runs_dir", self.runs_dir, "name a folder, as in runs")
+        check(self.seed >= 0, "seed", self.seed, "must be 0 or more and below 2^63")
+        check(0 <= self.generations <= 10**5, "generations", self.generations, "must lie in [0, 100000]")
         block = self.training.block
         if self.mixing.tokens is not None:
             check(
@@ -135,6 +138,11 @@ class RunConfig:
                 "evaluation.context": context,
             }.items():
                 check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
+
+    def _whole_numbers(self) -> list[tuple[str, int]]:
+        sections = {"": self, **{f"{key}.": part for key, part in vars(self).items() if is_dataclass(part)}}
+        pairs = [(f"{prefix}{key}", value) for prefix, part in sections.items() for key, value in vars(part).items()]
+        return [(key, value) for key, value in pairs if isinstance(value, int)]
 
     @property
     def sequence_length(self) -> int:

@@ -44,6 +44,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in ("layers", "width", "heads", "pad_vocabulary"):
             check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "must be 1 or more")
+        check(self.layers <= 10**4, "model.layers", self.layers, "must be at most 10000")
         for key in ("kv_heads", "mlp_width", "context"):
             value = getattr(self, key)
             check(value is None or value >= 1, f"model.{key}", value, "must be 1 or more, or null")
@@ -89,7 +90,7 @@ class TrainingConfig:
     beta2: float = 0.95
     """AdamW's second-moment decay."""
     eps: float = 1e-8
-    """AdamW's denominator term."""
+    """AdamW's denominator term, [1e-37, 1)."""
     clip: float = 1.0
     """Largest gradient norm (all parameters together); 0 switches clipping off."""
     loss_on_last: int | None = None
@@ -138,7 +139,16 @@ class TrainingConfig:
             check(0 <= getattr(self, key) < float("inf"), f"training.{key}", getattr(self, key), "must be 0 or more")
         for key in ("beta1", "beta2"):
             check(0 <= getattr(self, key) < 1, f"training.{key}", getattr(self, key), "must be in [0, 1)")
-        check(0 < self.eps < 1, "training.eps", self.eps, "must lie between 0 and 1")
+        check(
+            1e-37 <= self.eps < 1, "training.eps", self.eps, "must lie in [1e-37, 1): what is smaller is 0 in float32"
+        )
+        key = "lr" if self.lr > 1 else "weight_decay"
+        check(
+            self.lr * self.weight_decay < 1,
+            f"training.{key}",
+            getattr(self, key),
+            f"each step takes lr x weight_decay = {self.lr * self.weight_decay:.3g} of every weight away; set less than 1",
+        )
         seconds, every = self.checkpoint_seconds, self.checkpoint_steps
         check(
             seconds is None or 0 < seconds < float("inf"),

@@ -99,16 +99,15 @@ def prepare(
         }
     )[:32]
     folder = cache_root() / key
-    size = sum(path.stat().st_size for path in folder.glob("*.bin"))
-    if manifest_of(folder, check="digests" if size < VERIFY_LIMIT else "sizes") is None:
-        try:
+    try:
+        size = sum(path.stat().st_size for path in folder.glob("*.bin"))
+        if manifest_of(folder, check="digests" if size < VERIFY_LIMIT else "sizes") is None:
             with publishing(folder, inputs={}, shared=True) as out:
                 tokenise(source, config, tokenizer, out)
-        except OSError as error:
-            where = cache_root()
-            raise UserError(
-                f"COLLAPSELAB_CACHE={where}: cannot be written ({error.strerror}); name another folder"
-            ) from None
+    except OSError as error:
+        raise UserError(
+            f"COLLAPSELAB_CACHE={cache_root()}: cannot be written ({error.strerror}); name another folder"
+        ) from None
     corpus = _open(folder, tokenizer)
     for name in SPLITS:
         have = len(corpus.split(name).ids)
@@ -166,7 +165,13 @@ def _open(folder: Path, tokenizer: Tokenizer | None) -> Corpus:
 def cached() -> list[dict[str, Any]]:
     """What lies in the cache: digest, source, tokenizer, tokens and bytes on disk, one dict per corpus."""
     rows = []
-    for folder in sorted(cache_root().glob("*")):
+    try:
+        folders = sorted(cache_root().glob("*"))
+    except OSError as error:
+        raise UserError(
+            f"COLLAPSELAB_CACHE={cache_root()}: cannot be read ({error.strerror}); name another folder"
+        ) from None
+    for folder in folders:
         if not folder.name.startswith(".") and (folder / "corpus.json").is_file():
             try:
                 facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))

@@ -92,8 +92,8 @@ def _find(config: CorpusConfig, data_dir: str | None) -> Source:
 
 
 def package_folder(package: str) -> Path | None:
-    """Folder of an installed package, found without importing it."""
-    spec = importlib.util.find_spec(package)
+    """Folder of an installed package, found without importing it; None for what is no plain name of one."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # of a.b, it would import a
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
@@ -288,6 +288,10 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
 def _hub(config: CorpusConfig, name: str) -> Source:
     import datasets
 
+    if ".." in Path(name).parts:  # the library would look through every folder there
+        raise UserError(
+            f"corpus.source='hub:{name}': names with '..' are refused; name a data set, or a folder as path:"
+        )
     datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(name, config.subset, split=config.split)

@@ -16,6 +16,7 @@ from collapselab.config import UserError, first_line
 from collapselab.corpus.sources import package_folder
 
 SEPARATOR = "<|endoftext|>"
+LARGEST = 1 << 22  # ids of a tokenizer; the largest in use have some 260,000
 SAFE = {"trust_remote_code": False}  # a stranger's folder is data, never code
 
 
@@ -32,13 +33,19 @@ class Tokenizer:
         self.raw.encode_special_tokens = True
         separator = hf.bos_token_id if hf.bos_token_id is not None else hf.eos_token_id
         if separator is None:
-            raise UserError(f"corpus.tokenizer={name!r}: has neither a bos nor an eos token to put between documents")
+            raise UserError(
+                f"corpus.tokenizer={name!r}: has neither a bos nor an eos token to put between documents; choose another"
+            )
         self.separator: int = int(separator)
         """Stands before every document in packed text (bos, or eos where the vocabulary has no bos)."""
         self.ends: list[int] = sorted({self.separator, *([hf.eos_token_id] if hf.eos_token_id is not None else [])})
         """Ids that mean "end of text"."""
         self.size: int = max(self.raw.get_vocab(with_added_tokens=True).values()) + 1
         """Ids run from 0 to size - 1."""
+        if self.size > LARGEST:  # every count has a place for each id
+            raise UserError(
+                f"corpus.tokenizer={name!r}: its ids reach {self.size - 1:,}, over {LARGEST:,}; choose another"
+            )
 
     @property
     def digest(self) -> str:
@@ -158,6 +165,7 @@ def load_tokenizer(name: str, *, gguf_file: str | None = None, key: str = "corpu
     except UserError:
         raise
     except Exception as error:  # missing files, no network, broken JSON: one kind of mistake to the user
+        where = str(Path(name, gguf_file)) if gguf_file else name
         raise UserError(
-            f"{key}={name!r}: no tokenizer can be loaded from there ({first_line(error)}); check the folder or name"
+            f"{key}={where!r}: no tokenizer can be loaded from there ({first_line(error)}); check the folder or name"
         ) from None

@@ -103,6 +103,7 @@ class Parameters:
             self._check(0 <= getattr(self, key) < float("inf"), key, "must be 0 or more")
         for key in ("documents", "agents", "models", "attempts", "dimension"):
             self._check(getattr(self, key) >= 1, key, "must be 1 or more")
+        self._check(self.categories <= 10**7, "categories", "must be at most 10000000")
         self._check(self.generations <= 20_000, "generations", "must be at most 20000")
         self._check(self.categories >= 2, "categories", "must be 2 or more")
         for key in ("anchor", "noise", "correlation", "parallel"):

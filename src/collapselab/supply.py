@@ -1,0 +1,73 @@
+"""Whether a chain has what it needs before it starts: real text, written text, and memory for both."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from collapselab.config import RunConfig, UserError
+from collapselab.memory import check_memory
+from collapselab.mixing import real_blocks, sample_budget, set_size, shows
+from collapselab.schedules import real_share
+
+
+def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0) -> dict[str, Any]:
+    """Real text and samples the whole chain needs and has, in tokens.
+
+    Args:
+        done: generations whose training sets exist already (a continued chain, a fork).
+        used: real blocks that they have shown.
+
+    Raises:
+        UserError: real text or samples run out, said before the start.
+    """
+    size, block = set_size(config, available), config.training.block
+    shares = [real_share(config.mixing, g, config.generations) for g in range(config.generations + 1)]
+    later = [real_blocks(s, size, config.seed, g) for g, s in enumerate(shares) if g >= max(1, done) and s is not None]
+    need = (used if done else size) + (sum(later) if config.mixing.real == "fresh" else 0)
+    if need > available:
+        most = int(available / (need / size)) * block
+        raise UserError(
+            f"mixing.tokens={config.mixing.tokens}: the chain needs {need * block:,} tokens of real text never shown before, "
+            f"the training split has {available * block:,}; lower mixing.tokens to at most {most}, or set mixing.real=reuse"
+        )
+    check_sizes(config, size, sample_budget(config, available))
+    written = sample_budget(config, available) // block
+    if config.mixing.regime != "replace" and config.generations and not written:
+        raise UserError(
+            f"sampling.tokens={config.sampling.tokens}: less than one block of {block} tokens, so nothing would be "
+            "accumulated; raise it or leave it null"
+        )
+    wanted = max((size - n for n in later), default=0)
+    if written < wanted:
+        raise UserError(
+            f"sampling.tokens={config.sampling.tokens}: a generation needs {wanted * block} tokens written by the one "
+            "before; raise sampling.tokens or leave it null"
+        )
+    return {"real_needed": need * block, "real_had": available * block, "shares": shares, "set_tokens": size * block}
+
+
+def check_sizes(config: RunConfig, size: int, budget: int) -> None:
+    """Raises UserError where the lists that a generation is made from, or one batch of samples, do not fit into memory."""
+    training, sampling = config.training, config.sampling
+    key = "epochs" if training.tokens is None else "tokens"
+    order = f"the order of {shows(config, size):,} blocks"
+    check_memory(16 * shows(config, size), f"training.{key}", getattr(training, key), order)
+    batch, sequences = sampling.batch_size or 1, -(-budget // config.sequence_length)
+    rows = -(-sequences // batch) * batch  # the last batch is computed whole
+    key = "tokens" if sequences >= batch else "batch_size"
+    prompts = 32 * rows * max(1, config.prompt_length)
+    check_memory(prompts, f"sampling.{key}", getattr(sampling, key), f"the prompts of {rows:,} sequences")
+    model = config.model
+    if model.pretrained is None and model.family != "bigram":
+        factors = {
+            "sampling.batch_size": batch,
+            "sampling.beams": sampling.beams,
+            "sampling.length": config.sequence_length,
+            "model.layers": model.layers,
+            "model.width": model.width // model.heads * (model.kv_heads or model.heads),
+        }
+        key = max(factors, key=lambda name: factors[name])
+        what = f"keys and values of {batch * sampling.beams:,} sequences side by side"
+        needed = 4 * math.prod(factors.values())  # two bytes each at the least
+        check_memory(needed, key, factors[key], what, on_device=True)

