@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from collapselab.config import ModelConfig, TrainingConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Tokens
 from collapselab.mixing import TrainingSet
-from collapselab.rundir import Chain
+from collapselab.modeling import true_state, weights_digest
+from collapselab.parallel import Processes
+from collapselab.rundir import Chain, Unfinished
 from collapselab.seeds import batch_order
 from collapselab.training import learning_rate
 
@@ -127,7 +130,9 @@ def test_loss_on_the_last_tokens_ignores_the_others(tmp_path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:
-    config, data = prepared(tmp_path, training__lr=1e30, training__clip=0.0, training__epochs=4)
+    config, data = prepared(
+        tmp_path, training__lr=1e30, training__weight_decay=0.0, training__clip=0.0, training__epochs=4
+    )
     with pytest.raises(UserError, match=r"step \d+ of \d+ \(learning rate .*try a lower lr"):
         trained(config, data)
 
@@ -168,7 +173,9 @@ def test_a_head_with_a_bias_is_published_at_its_true_size(tmp_path) -> None:
 
 def test_a_last_update_that_is_not_finite_is_not_published(tmp_path) -> None:
     """One step only: its loss is finite, the weights after it are not, and no later loss would tell."""
-    config, data = prepared(tmp_path, training__lr=1e39, training__clip=0.0, training__tokens=32 * 8)
+    config, data = prepared(
+        tmp_path, training__lr=1e39, training__weight_decay=0.0, training__clip=0.0, training__tokens=32 * 8
+    )
     with pytest.raises(UserError, match=r"training\.lr=1e\+39: weights are not finite after step 0 of 1"):
         trained(config, data)
 
@@ -340,3 +347,114 @@ def test_where_nothing_can_be_compiled(tmp_path, capsys, asked) -> None:
             _, plain = trained(*prepared(tmp_path, model__layers=1))
             assert facts["log"] == plain["log"]
     torch._dynamo.reset()
+
+
+# --- in the middle: checkpoints, and memory that is short ----------------------------------------------------------------
+
+
+class EndedError(Exception):
+    """Stands for whatever ends a process in the middle of training."""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"model__dropout": 0.2},
+        {"training__accumulation": 4, "training__precision": "bf16_pure"},
+        {"model__family": "llama", "model__tie_embeddings": False, "training__epochs": 3},
+    ],
+    ids=["plain", "dropout", "bf16_pure", "llama"],
+)
+def test_training_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_path, change: dict) -> None:
+    config, data = prepared(tmp_path, **{"training__checkpoint_steps": 2, "training__epochs": 4, **change})
+    whole, facts = trained(config, data)
+    unfinished = Unfinished(tmp_path / "train", {"mixture": "m"})
+
+    class EndsAfter(training.Trainer):
+        last = 0
+
+        def _gradients(self, parts, scale):
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps == self.last:
+                raise EndedError
+            return super()._gradients(parts, scale)
+
+    precision = config.training.precision if config.training.precision != "auto" else "fp32"
+    processes = Processes("cpu", precision)
+    for last in (6, 2):  # the second ends before it has written another one
+        EndsAfter.last = last
+        with pytest.raises(EndedError):
+            EndsAfter(config, processes, quiet()).train(model(config), data, 0, unfinished)
+    found, wrong = unfinished.parts()
+    assert sorted(found) == [2, 4] and not wrong
+    trainer = training.Trainer(config, processes, quiet())
+    again = trainer.train(model(config), data, 0, unfinished)
+    if precision == "fp32":
+        assert again == facts and weights_digest(trainer.model) == weights_digest(whole)
+    plain = training.Trainer(config, processes, quiet())
+    assert plain.train(model(config), data, 0) == again
+    assert weights_digest(plain.model) == weights_digest(trainer.model)
+
+
+def test_a_used_trainer_goes_on_from_a_checkpoint_too(tmp_path) -> None:
+    config, data = prepared(tmp_path, training__checkpoint_steps=2, training__epochs=2)
+    unfinished = Unfinished(tmp_path / "train", {})
+    trainer = training.Trainer(config, one_process(), quiet())
+    facts = trainer.train(model(config), data, 0, unfinished)
+    whole = weights_digest(trainer.model)
+    assert max(unfinished.parts()[0]) < facts["steps"]
+    assert (
+        trainer.train(model(config, seed=1), data, 0, unfinished) == facts
+    )  # other start weights: the checkpoint's count
+    assert weights_digest(trainer.model) == whole
+
+
+def test_checkpoints_come_as_often_as_asked_and_take_a_twentieth_of_the_time(tmp_path) -> None:
+    unfinished = Unfinished(tmp_path / "train", {})
+    assert not unfinished.due(None) and not unfinished.due(60.0) and unfinished.due(1e-9)
+    with unfinished.write(1) as out:
+        time.sleep(0.02)
+        (out / "a").write_text("a")
+    assert not unfinished.due(1e-9)  # another twenty times what this one took are to pass
+    unfinished.cost = 1e-6
+    time.sleep(0.001)
+    assert unfinished.due(1e-9)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_batch_that_does_not_fit_is_divided_and_stays_the_same_batch(
+    tmp_path, monkeypatch, capsys, accumulation
+) -> None:
+    config, data = prepared(tmp_path, training__accumulation=accumulation)
+    whole, facts = trained(config, data)
+    seen, forward = [], training.Loss.forward
+
+    def short_of_memory(self, ids_BT):
+        seen.append(len(ids_BT))
+        if len(ids_BT) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, ids_BT)
+
+    monkeypatch.setattr(training.Loss, "forward", short_of_memory)
+    trainer = training.Trainer(config, one_process(), Console(bars=False))
+    again = trainer.train(model(config), data, 0)
+    assert again.pop("split") == 4 // accumulation and {k: again[k] for k in ("steps", "shown", "in_loss")} == {
+        k: facts[k] for k in ("steps", "shown", "in_loss")
+    }
+    assert max(seen[4:]) == 2 and "micro-batches are divided by" in capsys.readouterr().err
+    for name, weight in true_state(trainer.model).items():
+        torch.testing.assert_close(weight, true_state(whole)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_that_does_not_fit_is_the_users_to_mend(tmp_path, monkeypatch) -> None:
+    config, data = prepared(tmp_path)
+
+    def no_memory(self, ids_BT):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training.Loss, "forward", no_memory)
+    with pytest.raises(
+        UserError, match=r"a single block does not fit into GPU memory; set gradient_checkpointing=true"
+    ):
+        training.Trainer(config, one_process(), quiet()).train(model(config), data, 0)
