@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from collapselab.rundir import Chain, read_json, read_metrics
@@ -21,11 +24,11 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess:
+def command(processes: int, *arguments: str) -> list[str]:
     # `--multi_gpu` is accelerate's name for "several processes": without a GPU they are CPU processes over gloo.
     kind = ["--multi_gpu"] if processes > 1 else ["--cpu"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_machines", "1", "--num_processes"]
-    command += [
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_machines", "1", "--num_processes"]
+    launcher += [
         str(processes),
         "--mixed_precision",
         "no",
@@ -34,15 +37,13 @@ def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess:
         "--main_process_port",
         str(free_port()),
     ]
+    return [*launcher, "-m", "collapselab", *arguments]
+
+
+def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    return subprocess.run(
-        [*command, "-m", "collapselab", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    asked = command(processes, *arguments)
+    return subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +106,39 @@ def test_an_error_is_one_line_and_ends_every_process(tmp_path) -> None:
     )
     assert done.returncode != 0
     assert done.stderr.count("collapselab: error:") == 1
+
+
+def test_a_dead_process_ends_the_others_and_a_signal_stops_all_where_they_can_go_on(two_and_one, tmp_path) -> None:
+    """Rank 1 is killed in training; then the launcher is asked to end; what comes out is that of an undisturbed run."""
+    options = ["run", "--config", "configs/smoke.yaml", "--runs_dir", str(tmp_path), "--mixing.tokens", "10000"]
+    options += ["--training.checkpoint_steps", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    chain = tmp_path / "smoke" / "arm=main" / "seed=1"
+    for victim, generation in (("rank 1", 0), ("launcher", 1)):
+        with (tmp_path / "output.log").open("a") as log:
+            asked = command(2, *options)
+            launcher = subprocess.Popen(
+                asked, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+            until = time.monotonic() + 120
+            while not list(chain.glob(f"gen_{generation:03d}/train.unfinished/*/manifest.json")):
+                assert launcher.poll() is None and time.monotonic() < until, (tmp_path / "output.log").read_text()[
+                    -3000:
+                ]
+                time.sleep(0.01)
+            ranks = {p.environ().get("RANK"): p for p in psutil.Process(launcher.pid).children() if p.is_running()}
+            at = time.monotonic()
+            (ranks["1"] if victim == "rank 1" else psutil.Process(launcher.pid)).send_signal(
+                signal.SIGKILL if victim == "rank 1" else signal.SIGTERM
+            )
+            assert launcher.wait(60) != 0
+            psutil.wait_procs(list(ranks.values()), timeout=max(0, 60 - (time.monotonic() - at)))
+            assert not any(p.is_running() for p in ranks.values()), f"{victim}: the others run on after a minute"
+    said = (tmp_path / "output.log").read_text()
+    assert "collapselab: stopped by SIGTERM" in said
+    done = launch(2, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "training goes on after step" in (tmp_path / "smoke" / "events.log").read_text()
+    for g in range(3):
+        for stage in ("train", "samples", "eval"):
+            assert Chain(chain).digest_of(g, stage) == Chain(two_and_one[2]).digest_of(g, stage), (g, stage)
