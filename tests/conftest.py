@@ -61,3 +61,9 @@ def lab(capsys: pytest.CaptureFixture[str]) -> Lab:
         return code, out, err
 
     return run
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason=f"a long form: pytest -m slow {item.location[0]}"))

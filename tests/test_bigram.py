@@ -440,10 +440,8 @@ def test_pairs_die_out_by_the_law_of_tail_survival(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ten_generations_of_three_seeds_follow_the_law_within_a_hundredth(
-    request: pytest.FixtureRequest, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    if request.config.option.markexpr != "slow":
-        pytest.skip("half a minute: pytest -m slow tests/test_bigram.py")
     began = time.process_time()
     base = config_from(ROOT / "configs" / "bigram_sotu.yaml")
     for seed in (1, 2, 3):

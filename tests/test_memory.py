@@ -185,10 +185,8 @@ def kilobytes(folder: Path, **changes) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux counts memory there")
 @pytest.mark.parametrize("regime", ["replace", pytest.param("accumulate", marks=pytest.mark.slow)])
-def test_fifty_generations_need_no_more_memory_than_ten(regime, request) -> None:
+def test_fifty_generations_need_no_more_memory_than_ten(regime) -> None:
     """What grows is a row of metrics per generation, some 30 KB of 330 MB."""
-    if regime != "replace" and request.config.option.markexpr != "slow":
-        pytest.skip("half a minute: pytest -m slow tests/test_memory.py")
     changes = {} if regime == "replace" else {"mixing__regime": regime, "mixing__start": 0.9, "mixing__ratio": 0.9}
     shared_memory = Path("/dev/shm")  # half of the seconds would be those of a disk
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:

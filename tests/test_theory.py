@@ -663,9 +663,7 @@ def test_the_simulator_draws_the_truth_and_does_not_depend_on_its_chunks() -> No
 
 
 @pytest.mark.slow  # the same by `collapselab theory mixture --generations 49 --simulate 100000`
-def test_a_hundred_thousand_chains_take_under_a_minute(request: pytest.FixtureRequest) -> None:
-    if request.config.option.markexpr != "slow":
-        pytest.skip("half a minute: pytest -m slow tests/test_theory.py")
+def test_a_hundred_thousand_chains_take_under_a_minute() -> None:
     import time
 
     p = 1 / np.arange(1, 1001.0)
