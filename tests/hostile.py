@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from collapselab.config import digest
+from collapselab.identity import sealed, sealed_text
 from collapselab.rundir import sha256_of
 
 MARKS = "\u202e\u2066\u200f\u061c\u2028"
@@ -181,7 +184,25 @@ def reseal(run: Path) -> None:
     for path, manifest in manifests.items():
         if isinstance(manifest.get("inputs"), dict):
             manifest["inputs"] = {k: now.get(v, v) if isinstance(v, str) else v for k, v in manifest["inputs"].items()}
-        path.write_text(json.dumps(manifest))
+        path.write_text(json.dumps(sealed(manifest)))
+    _seal_again(run)
+
+
+def _seal_again(run: Path) -> None:
+    """The files that carry a seal of their own, as whoever changed them would seal them."""
+    for path in run.rglob("*"):
+        if not path.is_file() or path.is_symlink():
+            continue
+        if path.name in ("identity.json", "environment.json", "batch.json", "timing.json"):
+            with suppress(ValueError, RecursionError, AttributeError):
+                value = json.loads(path.read_text())
+                path.write_text(json.dumps(sealed(value), indent=1, sort_keys=True) + "\n")
+            if path.name == "identity.json":
+                shutil.copy(path, path.with_name("identity.copy.json"))
+        elif path.name in ("config.yaml", "experiment.yaml"):
+            with suppress(UnicodeDecodeError):
+                text = path.read_bytes().decode()
+                path.write_text(sealed_text(text.partition("\n")[2] if text.startswith("# Written") else text))
 
 
 def files_of(run: Path) -> list[Path]:
