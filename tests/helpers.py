@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
+import functools
+import io
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +84,76 @@ def wandb_rows(file: Path) -> list[dict[str, Any]]:
 def wandb_files(chain: Path) -> list[Path]:
     """wandb's offline files of a chain, the oldest first."""
     return sorted(chain.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+# --- faults ------------------------------------------------------------------------------------------------------------
+
+
+CALLS = ("fsync", "replace", "mkdir", "unlink", "rmdir")
+"""What the lab asks of the file system besides writing; pathlib, shutil and tempfile call these too."""
+
+
+def fragile_config(folder: Path, **changes: Any) -> RunConfig:
+    """A chain of half a second that does everything a long one does: checkpoints within training and sampling, weights
+    that are pruned, generations that start from the one before."""
+    small = {
+        "model__layers": 1, "model__width": 16, "model__start": "previous", "model__dropout": 0.1, "retain": "last",
+        "training__checkpoint_steps": 2, "training__checkpoint_seconds": 1e-9, "mixing__tokens": 1280,
+        "evaluation__tokens": 512, "evaluation__sample_tokens": 512, "evaluation__self_bleu_samples": 0,
+    }  # fmt: skip
+    return small_config(runs_dir=str(folder), **(small | changes))
+
+
+class Watched:
+    """Calls `before` and `after` around every call that changes something below `root`.
+
+    Args:
+        before, after: take (name of the call, path). What `before` raises is what the call fails with.
+    """
+
+    def __init__(self, root: Path, before: Callable[[str, str], None], after: Callable[[str, str], None] | None = None):
+        self.root, self.before, self.after = str(root), before, after or (lambda name, path: None)
+        self.system = {name: getattr(os, name) for name in CALLS}
+        self.open = io.open
+
+    def __enter__(self) -> Watched:
+        for name in CALLS:
+            setattr(os, name, functools.partial(self._call, name))
+        io.open = builtins.open = self._opened  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, call in self.system.items():
+            setattr(os, name, call)
+        io.open = builtins.open = self.open
+
+    def _call(self, name: str, place: Any, *more: Any, **named: Any) -> Any:
+        path = self._path(place, named.get("dir_fd"))
+        if not path.startswith(self.root):
+            return self.system[name](place, *more, **named)
+        self.before(name, path)
+        found = self.system[name](place, *more, **named)
+        self.after(name, path)
+        return found
+
+    def _path(self, place: Any, folder: int | None = None) -> str:
+        if isinstance(place, int):
+            return os.readlink(f"/proc/self/fd/{place}")
+        home = os.readlink(f"/proc/self/fd/{folder}") + "/" if folder is not None else ""
+        return home + os.fspath(place)
+
+    def _opened(self, place: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, *more: Any) -> Any:
+        writes = not isinstance(place, int) and not set(mode).isdisjoint("wax+")
+        if not writes or not os.fspath(place).startswith(self.root):
+            return self.open(place, mode, buffering, encoding, *more)
+        path, watched = os.fspath(place), self
+        self.before("open", path)
+
+        class File(io.FileIO):
+            def write(self, data: Any) -> int:
+                watched.before("write", path)
+                return super().write(data)
+
+        raw = File(path, mode.replace("b", "").replace("t", ""))
+        buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8")

@@ -63,9 +63,13 @@ def run(
             console.say(flaw)
         tracker.log(rows)
         stages = Stages(chain, config, corpus, budget, processes, console)
+        if processes.is_main:
+            rundir.tidy(chain.root)
         for generation in range(config.generations + 1):
             stages.g = generation
             with nullcontext() if generation else alone_in_shared(chain, processes, console):
+                for folder in set(chain.shared.values()) if processes.is_main and not generation else ():
+                    rundir.tidy(folder)
                 stages.do("mixture", stages.mix)
                 stages.do("train", stages.train)
                 stages.do("samples", stages.sample)
@@ -125,6 +129,8 @@ class Stages:
         place, inputs = self.place(name), self.inputs(name)
         manifest, flaw = rundir.examine(place) if self.processes.is_main else (None, "")
         if self.processes.share(manifest is not None and manifest["inputs"] == inputs):
+            if self.processes.is_main:  # a process may have been killed before it could
+                Unfinished(place, inputs).clear()
             return False
         if manifest or flaw:
             self.console.say(f"{place}: {flaw or 'what it was made from has changed'}; made again")
@@ -157,7 +163,7 @@ class Stages:
             manifest = rundir.manifest_of(place, check="nothing") or {"files": {}}
             keeps = self.config.retain == "ends" and manifest.get("end")
             weights = [name for name in manifest["files"] if name.endswith(".safetensors")]
-            if weights and not keeps and not manifest.get("pruned"):
+            if not keeps and any((place / name).exists() for name in weights):
                 rundir.prune(place, weights)
                 self.console.record(f"{place}: weights pruned (retain={self.config.retain})")
 
@@ -177,10 +183,12 @@ class Stages:
         self.restore("train")
         again = place.with_name("train.again")
         self.publish(again, self.inputs("train"), self.train)
+        self.prune()  # those that were only needed to train these
         self.g = here
         if self.processes.is_main:
             made = rundir.read_json(again / "manifest.json")["files"]
             if any(made.get(file) != manifest["files"][file] for file in manifest["pruned"]):
+                shutil.rmtree(again)
                 raise UserError(
                     f"{place}: its weights were pruned, and training does not give the same ones again here; "
                     f"remove {place.parent} and all later generations to have them made anew, or fork"

@@ -168,6 +168,8 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
         for name, entry in manifest["files"].items() if check != "nothing" else ():
             if name not in manifest.get("pruned", ()) and (wrong := _flaw(stage / name, entry, check)):
                 return None, f"{name} {wrong}"
+        if check != "nothing" and (strange := _strangers(stage, manifest["files"])):
+            return None, f"{strange[0]} does not belong there"
         if not isinstance(manifest["inputs"], dict):
             return None, "manifest.json is damaged"
         return manifest, ""
@@ -175,6 +177,12 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
         return None, "manifest.json is missing"
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None, "manifest.json is damaged"
+
+
+def _strangers(stage: Path, files: dict[str, Any]) -> list[str]:
+    """Files that nobody published there, hidden ones left out: a library that is given the folder may read them."""
+    found = (path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sorted(n for n in found if n not in files and n != "manifest.json" and not n.rpartition("/")[2].startswith("."))
 
 
 def _flaw(path: Path, entry: dict[str, Any], check: Check) -> str:
@@ -205,9 +213,18 @@ def amend(stage: Path, **entries: Any) -> None:
 
 def prune(stage: Path, names: list[str]) -> None:
     """Removes files of a published stage on purpose; the manifest says so first, so that it is never taken for damage."""
-    amend(stage, pruned=sorted(names))
+    if (manifest_of(stage, check="nothing") or {}).get("pruned") != sorted(names):
+        amend(stage, pruned=sorted(names))
     for name in names:
         (stage / name).unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Removes what killed processes left below a folder that nobody else writes to: what never came to its place."""
+    for path in [*folder.rglob(".*.partial"), *folder.rglob("train.again")]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.rglob(".*.tmp"):
+        path.unlink()
 
 
 class Unfinished:
@@ -224,7 +241,8 @@ class Unfinished:
         self.cost = 0.0  # seconds that this took
 
     def parts(self, more: dict[str, str] | None = None) -> tuple[dict[int, Path], list[str]]:
-        """({number: folder} of the valid parts, ascending; what is wrong with the others, in words).
+        """({number: folder} of the valid parts, ascending; what was wrong with others, in words). Those are removed: they
+        would count among the parts that may be kept.
 
         Args:
             more: what else the parts must be made from.
@@ -233,7 +251,8 @@ class Unfinished:
         for path in sorted(self.folder.glob("[0-9]*")):
             manifest, flaw = examine(path)
             if manifest is None:
-                wrong.append(f"{path}: {flaw}; not used")
+                wrong.append(f"{path}: {flaw}; not used, removed")
+                shutil.rmtree(path)
             elif manifest["inputs"] == self.inputs | (more or {}):
                 found[int(path.name)] = path
         return found, wrong
@@ -304,6 +323,26 @@ class Chain:
         if manifest is None:
             raise UserError(f"{self.stage(index, name)}: not published; continue the run to have it made")
         return str(manifest["digest"])
+
+    def with_weights(self) -> list[int]:
+        """Finished generations whose weights were not pruned."""
+        found = {g: manifest_of(self.stage(g, "train"), check="nothing") for g in self.finished()}
+        return [g for g, manifest in found.items() if manifest is not None and not manifest.get("pruned")]
+
+    def need_weights(self, generations: list[int], what: str) -> None:
+        """Raises UserError where the weights of a finished generation were pruned.
+
+        Args:
+            what: asked for them, for the message: an option and its value.
+        """
+        kept = self.with_weights()
+        gone = [g for g in generations if g in self.finished() and g not in kept]
+        if gone:
+            named, ours = (", ".join(map(str, found)) for found in (gone, kept))
+            raise UserError(
+                f"{what}: {self.root} has pruned the weights of generations {named}; it keeps those of {ours}; "
+                "choose one of these, or run a chain with retain=all"
+            )
 
     def finished(self) -> list[int]:
         """Generations whose last stage is published, ascending, without a gap."""

@@ -1,0 +1,142 @@
+"""Crashes and errors of the disk at every call that changes a file, and a real file system that is too small."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Watched, fragile_config
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from kill_again import ended, left
+
+from collapselab import rundir
+from collapselab.chain import run
+from collapselab.config import RunConfig
+
+PATIENCE = 120.0  # seconds for a chain that takes one
+CHAIN = Path("test", "arm=main", "seed=1")
+CRASHES = ("before", "after", "power")
+
+
+def forked(config: RunConfig, crash: int = 0, how: str = "before") -> tuple[int | None, str, int]:
+    """Runs a chain in a process of its own that kills itself at its `crash`-th call; returns its exit status, what it
+    printed and the calls that it made.
+
+    Args:
+        how: "before" or "after" the call; "power": before it, and files that were not flushed are empty afterwards.
+    """
+    home = Path(config.runs_dir)
+    home.mkdir(parents=True, exist_ok=True)
+    said, counted = home.with_suffix(".said"), home.with_suffix(".calls")
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(stream, 1)
+            os.dup2(stream, 2)
+            torch.set_num_threads(1)  # the threads of a process that forked are not there
+            rundir.COST_SHARE = 1e9  # a checkpoint after every step and every batch
+            calls = crashing(config, home, crash, how)
+            counted.write_text(str(calls))
+            code = 0
+        finally:
+            os._exit(code)
+    status = ended(child, PATIENCE)
+    return status, said.read_text(), int(counted.read_text()) if status == 0 else 0
+
+
+def crashing(config: RunConfig, home: Path, crash: int, how: str) -> int:
+    """Runs a chain and dies at a call; before each one there are at most two training checkpoints."""
+    calls = 0
+    flushed: dict[int, int] = {}  # inode: size
+
+    def die() -> None:
+        if how == "power":
+            for path in home.rglob("*"):
+                if path.is_file() and flushed.get(path.stat().st_ino) != path.stat().st_size:
+                    os.truncate(path, 0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(name: str, path: str) -> None:
+        nonlocal calls
+        calls += 1
+        for folder in home.glob("test/arm=*/seed=*/gen_*/train*.unfinished"):
+            assert len(list(folder.iterdir())) <= 2, sorted(folder.iterdir())
+        if calls == crash and how != "after":
+            die()
+
+    def after(name: str, path: str) -> None:
+        if name == "fsync":
+            flushed[os.stat(path).st_ino] = os.stat(path).st_size
+        if calls == crash and how == "after":
+            die()
+
+    with Watched(home, before, after):
+        run(config)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], int]:
+    """What an uninterrupted chain leaves, and the calls that it makes."""
+    folder = tmp_path_factory.mktemp("whole")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run(fragile_config(folder / "first"))  # what it imports on the way is there for all
+    torch.set_num_threads(threads)
+    status, said, calls = forked(fragile_config(folder / "runs"))
+    assert status == 0, said
+    return left(folder / "runs" / CHAIN), calls
+
+
+def survives(config: RunConfig, crashes: list[tuple[int, str]], wanted: dict[str, object]) -> None:
+    """A chain that crashed at each of these calls, one start after the other, ends like one that never did."""
+    home = Path(config.runs_dir)
+    for crash, how in crashes:
+        status, said, _ = forked(config, crash, how)
+        assert status in (-signal.SIGKILL, 0), (crash, how, said)
+    status, said, _ = forked(config)
+    assert status == 0, (crashes, said)
+    found = left(home / CHAIN)
+    differ = [key for key in wanted if found.get(key) != wanted[key]]
+    extra = set(found["files"]) ^ set(wanted["files"])  # type: ignore[call-overload]
+    assert found == wanted, (crashes, differ, extra, said)
+    shutil.rmtree(home)
+
+
+def test_a_crash_at_any_call_leaves_what_can_be_gone_on_with(tmp_path: Path, whole: tuple[dict[str, object], int]) -> None:
+    wanted, calls = whole
+    for i in range(9):
+        survives(fragile_config(tmp_path / "runs"), [(1 + (2 * i + 1) * calls // 18, CRASHES[i % 3])], wanted)
+
+
+def long_form(request: pytest.FixtureRequest, minutes: int) -> None:
+    if request.config.option.markexpr != "slow":
+        pytest.skip(f"{minutes} minutes: pytest -m slow {Path(__file__).name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", CRASHES)
+def test_a_crash_at_every_call(tmp_path, whole, how: str, request) -> None:
+    long_form(request, 20)
+    wanted, calls = whole
+    for crash in range(1, calls + 1):
+        survives(fragile_config(tmp_path / "runs"), [(crash, how)], wanted)
+
+
+@pytest.mark.slow
+def test_two_crashes_in_a_row(tmp_path, whole, request) -> None:
+    long_form(request, 5)
+    wanted, calls = whole
+    draw = random.Random(1)
+    for _ in range(200):
+        crashes = [(draw.randrange(1, calls), draw.choice(CRASHES)) for _ in range(2)]
+        survives(fragile_config(tmp_path / "runs"), crashes, wanted)
