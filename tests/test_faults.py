@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ from kill_again import ended, left
 
 from collapselab import rundir
 from collapselab.chain import run
-from collapselab.config import RunConfig
+from collapselab.config import RunConfig, UserError
 
 PATIENCE = 120.0  # seconds for a chain that takes one
 CHAIN = Path("test", "arm=main", "seed=1")
@@ -116,6 +117,79 @@ def test_a_crash_at_any_call_leaves_what_can_be_gone_on_with(tmp_path: Path, who
     wanted, calls = whole
     for i in range(9):
         survives(fragile_config(tmp_path / "runs"), [(1 + (2 * i + 1) * calls // 18, CRASHES[i % 3])], wanted)
+
+
+# --- errors ------------------------------------------------------------------------------------------------------------
+
+WRITES = ("open", "write", "fsync", "replace", "mkdir")  # a full disk still removes
+
+
+def failing(root: Path, at: int, number: int) -> tuple[Watched, list[str]]:
+    """Fails the `at`-th call and, of a disk that is full or gone, all later ones; and the list of calls so far."""
+    made: list[str] = []
+
+    def before(name: str, path: str) -> None:
+        if number == errno.ENOSPC and name not in WRITES:
+            return
+        made.append(f"{name} {path}")
+        if len(made) == at or (len(made) > at > 0 and number != errno.EIO):
+            raise OSError(number, os.strerror(number), path)
+
+    return Watched(root, before), made
+
+
+def fails_and_goes_on(config: RunConfig, at: int, number: int, wanted: dict[str, object]) -> bool:
+    """An error at a call ends in one line, harms nothing, and is made up for by the same run; whether it was said."""
+    home = Path(config.runs_dir)
+    home.mkdir(parents=True)
+    watched, made = failing(home, at, number)
+    said = ""
+    with watched:
+        try:
+            run(config)
+        except UserError as error:
+            said = str(error)
+    where = made[at - 1]
+    assert "\n" not in said and len(said) < 600, (where, said)
+    if said:
+        assert str(home) in said and os.strerror(number).lower() in said.lower() or "disk is full" in said, (where, said)
+        assert "the same command goes on" in said or "cannot be written" in said, (where, said)
+    for manifest in home.glob("test/arm=main/seed=1/gen_*/*/manifest.json"):
+        if manifest.parent.parent.name.startswith("gen_"):
+            assert rundir.examine(manifest.parent)[1] == "", (where, manifest)
+    run(config)
+    found = left(home / CHAIN)
+    extra = set(found["files"]) ^ set(wanted["files"])  # type: ignore[call-overload]
+    assert found == wanted, (where, extra, said)
+    shutil.rmtree(home)
+    return bool(said)
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rundir, "COST_SHARE", 1e9)  # a checkpoint after every step and every batch
+
+
+def test_a_full_disk_is_said_in_one_line_and_harms_nothing(tmp_path: Path, whole, every_step: None) -> None:
+    for i in range(6):
+        fails_and_goes_on(fragile_config(tmp_path / "runs"), 40 + i * 130, errno.ENOSPC, whole[0])
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO])
+def test_other_errors_of_the_disk_are_said_too(tmp_path: Path, whole, every_step: None, number: int) -> None:
+    assert fails_and_goes_on(fragile_config(tmp_path / "runs"), 100 + 150 * (number % 5), number, whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_an_error_at_every_call(tmp_path: Path, whole, every_step: None, number: int, request) -> None:
+    long_form(request, 20)
+    home = tmp_path / "count"
+    watched, made = failing(home, 0, number)
+    with watched:
+        run(fragile_config(home))
+    for at in range(1, len(made) + 1):
+        fails_and_goes_on(fragile_config(tmp_path / "runs"), at, number, whole[0])
 
 
 def long_form(request: pytest.FixtureRequest, minutes: int) -> None:

@@ -18,6 +18,7 @@ from collapselab import families
 from collapselab.config import ModelConfig, UserError, first_line
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
+from collapselab.faults import as_os_errors
 from collapselab.rundir import read_json, write_json
 
 # Every name under which transformers' configurations keep a dropout rate.
@@ -327,10 +328,11 @@ def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dic
     model.net.config.bos_token_id = tokenizer.hf.bos_token_id
     model.net.config.eos_token_id = tokenizer.hf.eos_token_id
     try:
-        model.net.save_pretrained(folder, state_dict=true_state(model))
+        with as_os_errors():
+            model.net.save_pretrained(folder, state_dict=true_state(model))
+            tokenizer.save(folder)
     finally:
         model.net.config.vocab_size = padded
-    tokenizer.save(folder)
     write_json(folder / "collapselab.json", facts)
 
 

@@ -25,7 +25,7 @@ from collapselab.metrics.tails import words
 from collapselab.mixing import TrainingSet, read_samples
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
-from collapselab.rundir import SCHEMA, Chain, read_json, write_json
+from collapselab.rundir import SCHEMA, Chain, read_json, write_bytes, write_json
 
 EXAMPLES = 5
 STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): held-out text's states under generation 0's model
@@ -148,7 +148,7 @@ def publish_reference(
         values |= more | truth_of_real_text(config)
         if states is not None:
             first, second = states[:wanted], states[wanted:]
-            first.astype("<f4").tofile(out / STATES)
+            write_bytes(out / STATES, first.astype("<f4").data)
             values |= embedding_values(second, first)  # real against as much other real text
         shared = protocol(config, corpus, count)
         write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values, "text": "fresh real text"})

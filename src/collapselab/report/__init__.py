@@ -115,6 +115,10 @@ def write_report(run: Path) -> Path:
     try:
         return _publish(chains, baseline, out)
     except OSError as error:
+        from collapselab.faults import FULL, of_disk  # torch comes with it
+
+        if error.errno in FULL:
+            raise UserError(of_disk(out, error)) from None
         raise UserError(f"{out}: cannot be written ({error.strerror}); remove what is in the way") from None
 
 
