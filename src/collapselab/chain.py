@@ -54,12 +54,13 @@ def run(
     sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)
     check_version(chain)
-    done = fork[1] + 1 if fork and not chain.root.exists() else len(chain.finished())
+    is_new = not chain.root.exists()
+    done = fork[1] + 1 if fork and is_new else len(chain.finished())
     check_space(config, chain, corpus, budget, done, mixing.set_size(config, available))
     with opened(chain, config, corpus, processes, fork, share) as console, in_words(chain.root, processes):
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rows() if processes.is_main else []
-        if processes.is_main and (flaw := chain.metrics_flaw(rows)):
+        if processes.is_main and not is_new and (flaw := chain.metrics_flaw(rows)):
             console.say(flaw)
         tracker.log(rows)
         stages = Stages(chain, config, corpus, budget, processes, console)
@@ -132,6 +133,10 @@ class Stages:
             if self.processes.is_main:  # a process may have been killed before it could
                 Unfinished(place, inputs).clear()
             return False
+        if not manifest and not flaw and self.lost(name):
+            flaw = "is missing"
+        with self.processes.main_first():
+            self.refuse_inherited(name, flaw)
         if manifest or flaw:
             self.console.say(f"{place}: {flaw or 'what it was made from has changed'}; made again")
         self.restore(name)
@@ -149,6 +154,22 @@ class Stages:
         else:
             make(Path(os.devnull))
         self.processes.barrier()
+
+    def lost(self, name: str) -> bool:
+        """Whether a stage that is not there has been: something that came after it is there."""
+        names = ("mixture", "train", "samples", *(("reference",) if self.g == 0 else ()), "eval")
+        later = [self.chain.stage(self.g, s) for s in names[names.index(name) + 1 :]]
+        return self.scores is None and any(p.exists() for p in [*later, self.chain.generation(self.g + 1)])
+
+    def refuse_inherited(self, name: str, flaw: str) -> None:
+        """Raises UserError where a stage that a fork has taken along is damaged: by the fork's settings it would become
+        another one."""
+        origin = self.chain.root / "fork.json"
+        if flaw and self.scores is None and origin.is_file():
+            known = rundir.read_json(origin)
+            if self.g <= known["at"]:
+                theirs = Chain(Path(known["name"])).stage(self.g, name)
+                raise UserError(f"{self.place(name)}: {flaw}; it was forked: copy {theirs} to its place")
 
     # --- weights that are not kept --------------------------------------------------------------------------------
 
@@ -185,19 +206,23 @@ class Stages:
         self.publish(again, self.inputs("train"), self.train)
         self.prune()  # those that were only needed to train these
         self.g = here
-        if self.processes.is_main:
-            made = rundir.read_json(again / "manifest.json")["files"]
-            if any(made.get(file) != manifest["files"][file] for file in manifest["pruned"]):
-                shutil.rmtree(again)
-                raise UserError(
-                    f"{place}: its weights were pruned, and training does not give the same ones again here; "
-                    f"remove {place.parent} and all later generations to have them made anew, or fork"
-                )
-            for file in manifest["pruned"]:
-                (again / file).replace(place / file)
-            rundir.amend(place, pruned=[])
+        with self.processes.main_first():
+            if self.processes.is_main:
+                self.put_back(again, place, manifest)
+
+    def put_back(self, again: Path, place: Path, manifest: dict[str, Any]) -> None:
+        """Moves weights that were trained again to the stage that they were pruned from."""
+        made = rundir.read_json(again / "manifest.json")["files"]
+        if any(made.get(file) != manifest["files"][file] for file in manifest["pruned"]):
             shutil.rmtree(again)
-        self.processes.barrier()
+            raise UserError(
+                f"{place}: its weights were pruned, and training does not give the same ones again here; "
+                f"remove {place.parent} and all later generations to have them made anew, or fork"
+            )
+        for file in manifest["pruned"]:
+            (again / file).replace(place / file)
+        rundir.amend(place, pruned=[])
+        shutil.rmtree(again)
 
     # --- what a stage is made from, and how -----------------------------------------------------------------------
 

@@ -54,8 +54,10 @@ def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[list[floa
         source, last = Chain(fork[0]), fork[1]
     shares: list[float] = []
     used = 0
-    while len(shares) <= last and (source.stage(len(shares), "mixture") / "manifest.json").is_file():
-        facts = rundir.read_json(source.stage(len(shares), "mixture") / "mixture.json")
+    while len(shares) <= last:
+        facts = rundir.read_published(source.stage(len(shares), "mixture"), "mixture.json")
+        if facts is None:
+            break
         shares.append(facts["real_share"]["realised"])
         used = facts["real_blocks_used"]
     return shares, used
@@ -275,6 +277,8 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     if at < 0 or at not in Chain(parent).finished():
         raise UserError(f"--at {at}: {parent} has finished generations {Chain(parent).finished()}; choose one of them")
     theirs = Chain(parent)
+    if mine["model.start"] == "previous":
+        theirs.need_weights([at], f"--at {at}")
     for g in range(at + 1):
         for name in rundir.STAGES:
             shutil.copytree(theirs.stage(g, name), chain.stage(g, name), dirs_exist_ok=True)

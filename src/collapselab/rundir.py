@@ -179,10 +179,23 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
         return None, "manifest.json is damaged"
 
 
+def read_published(stage: Path, name: str) -> Any:
+    """A JSON file of a stage, or None where the stage is not published or the file is not what was written."""
+    manifest = manifest_of(stage, check="nothing")
+    whole = (
+        manifest is not None
+        and name in manifest["files"]
+        and not _flaw(stage / name, manifest["files"][name], "digests")
+    )
+    return read_json(stage / name) if whole else None
+
+
 def _strangers(stage: Path, files: dict[str, Any]) -> list[str]:
     """Files that nobody published there, hidden ones left out: a library that is given the folder may read them."""
     found = (path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir() or path.is_symlink())
-    return sorted(n for n in found if n not in files and n != "manifest.json" and not n.rpartition("/")[2].startswith("."))
+    return sorted(
+        n for n in found if n not in files and n != "manifest.json" and not n.rpartition("/")[2].startswith(".")
+    )
 
 
 def _flaw(path: Path, entry: dict[str, Any], check: Check) -> str:
@@ -370,14 +383,9 @@ class Chain:
                 {"eval": self.rescored(g, scores, "eval")} if scores else {}
             )
             manifests = {name: manifest_of(folder, check="nothing") for name, folder in stages.items()}
-            scored, path = manifests["eval"], stages["eval"] / "row.json"
-            if (
-                scored is None
-                or "row.json" not in scored["files"]
-                or _flaw(path, scored["files"]["row.json"], "digests")
-            ):
+            row = read_published(stages["eval"], "row.json")
+            if row is None:
                 return rows
-            row = read_json(path)
             row["arm"] = self.root.parent.name.removeprefix("arm=")
             row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in manifests.items() if m}
             rows.append(row)

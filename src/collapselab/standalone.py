@@ -35,6 +35,7 @@ def sample(
     chosen = finished[-1] if generation is None and finished else generation
     if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
+    chain.need_weights([chosen], f"--generation {chosen}")
     available = mixing.blocks_available(corpus.train, config)
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
     read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
@@ -107,6 +108,7 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
         raise UserError(f"{root}: the text or tokenizer of {config.corpus.source} changed since the run; restore it")
     if not chain.finished():
         raise UserError(f"{root}: no generation is finished yet; continue the run first")
+    chain.need_weights(chain.finished(), "eval")
     budget = mixing.sample_budget(config, mixing.blocks_available(corpus.train, config))
     scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
     check_embeddings(config, corpus, budget)
