@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import builtins
+import ctypes
 import dataclasses
 import functools
 import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from kill_again import ended, left  # noqa: F401 - for those who crash a chain and compare what it left
@@ -161,3 +164,48 @@ class Watched:
         raw = File(path, mode.replace("b", "").replace("t", ""))
         buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8")
+
+
+def on_a_disk(size: str, place: Path, work: Callable[[Callable[[str], None]], None]) -> str:
+    """Runs `work` in a forked process that alone sees a file system of `size` at `place`; nothing stays mounted. Returns
+    what went wrong, with its traceback; empty where nothing did, and "skip: ..." where the system does not allow it.
+
+    Args:
+        work: takes a function that gives the file system another size.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    told = place.with_suffix(".told")
+    told.write_text("")
+    child = os.fork()
+    if not child:
+        try:
+            torch.set_num_threads(1)  # the threads of a process that forked are not there
+            _mounted(size, place)
+            work(lambda bigger: _mount(bigger, place, 32))  # MS_REMOUNT
+        except PermissionError as error:
+            told.write_text(f"skip: {error}")
+        except BaseException:
+            told.write_text(traceback.format_exc())
+        finally:
+            os._exit(0)
+    assert ended(child, 300) == 0
+    return told.read_text()
+
+
+def _mounted(size: str, place: Path) -> None:
+    system = ctypes.CDLL(None, use_errno=True)
+    new_mounts, new_user, private = 0x20000, 0x10000000, 0x44000  # CLONE_NEWNS, CLONE_NEWUSER, MS_REC | MS_PRIVATE
+    user = os.getuid()
+    if system.unshare(new_mounts):
+        if system.unshare(new_mounts | new_user):
+            raise PermissionError(f"no mounts of one's own here ({os.strerror(ctypes.get_errno())})")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    if system.mount(b"none", b"/", None, private, None):
+        raise PermissionError("mounts cannot be made private here")
+    _mount(size, place, 0)
+
+
+def _mount(size: str, place: Path, flags: int) -> None:
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.mount(b"none", os.fsencode(place), b"tmpfs", flags, f"size={size}".encode()):
+        raise PermissionError(f"no file system of one's own here ({os.strerror(ctypes.get_errno())})")

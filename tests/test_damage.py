@@ -196,7 +196,9 @@ def test_damage_to_what_a_fork_took_along_is_not_mended_by_its_own_settings(copi
     assert "missing" not in copied.said.readouterr().err
     wanted = left(path)
     damage(path / "gen_002" / "samples" / "tokens-00000.bin", "flipped")
-    with pytest.raises(UserError, match=r"samples: tokens-00000\.bin has other content.*it was forked: copy .*test/arm=main"):
+    with pytest.raises(
+        UserError, match=r"samples: tokens-00000\.bin has other content.*it was forked: copy .*test/arm=main"
+    ):
         run(other)
     shutil.copytree(copied.path / "gen_002" / "samples", path / "gen_002" / "samples", dirs_exist_ok=True)
     run(other)

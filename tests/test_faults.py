@@ -7,13 +7,16 @@ import os
 import random
 import shutil
 import signal
+import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import Watched, ended, fragile_config, left
+from helpers import Watched, ended, fragile_config, left, on_a_disk
 
-from collapselab import rundir
+from collapselab import rundir, space
 from collapselab.chain import run
 from collapselab.config import RunConfig, UserError
 
@@ -22,37 +25,37 @@ CHAIN = Path("test", "arm=main", "seed=1")
 CRASHES = ("before", "after", "power")
 
 
-def forked(config: RunConfig, crash: int = 0, how: str = "before") -> tuple[int | None, str, int]:
+def forked(config: RunConfig, crash: int = 0, how: str = "before") -> tuple[int | None, str, list[str]]:
     """Runs a chain in a process of its own that kills itself at its `crash`-th call; returns its exit status, what it
-    printed and the calls that it made.
+    printed and the calls that it had made.
 
     Args:
         how: "before" or "after" the call; "power": before it, and files that were not flushed are empty afterwards.
     """
     home = Path(config.runs_dir)
     home.mkdir(parents=True, exist_ok=True)
-    said, counted = home.with_suffix(".said"), home.with_suffix(".calls")
+    said, listed = home.with_suffix(".said"), home.with_suffix(".calls")
     child = os.fork()
     if not child:
         code = 1
         try:
             stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            os.dup2(stream, 1)
-            os.dup2(stream, 2)
+            sys.stdout = sys.stderr = os.fdopen(stream, "w", buffering=1)
             torch.set_num_threads(1)  # the threads of a process that forked are not there
             rundir.COST_SHARE = 1e9  # a checkpoint after every step and every batch
-            calls = crashing(config, home, crash, how)
-            counted.write_text(str(calls))
+            listed.write_text("\n".join(crashing(config, home, crash, how)))
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     status = ended(child, PATIENCE)
-    return status, said.read_text(), int(counted.read_text()) if status == 0 else 0
+    return status, said.read_text(), listed.read_text().splitlines() if status == 0 else []
 
 
-def crashing(config: RunConfig, home: Path, crash: int, how: str) -> int:
+def crashing(config: RunConfig, home: Path, crash: int, how: str) -> list[str]:
     """Runs a chain and dies at a call; before each one there are at most two training checkpoints."""
-    calls = 0
+    calls: list[str] = []
     flushed: dict[int, int] = {}  # inode: size
 
     def die() -> None:
@@ -63,17 +66,16 @@ def crashing(config: RunConfig, home: Path, crash: int, how: str) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def before(name: str, path: str) -> None:
-        nonlocal calls
-        calls += 1
+        calls.append(f"{name} {path}")
         for folder in home.glob("test/arm=*/seed=*/gen_*/train*.unfinished"):
             assert len(list(folder.iterdir())) <= 2, sorted(folder.iterdir())
-        if calls == crash and how != "after":
+        if len(calls) == crash and how != "after":
             die()
 
     def after(name: str, path: str) -> None:
         if name == "fsync":
             flushed[Path(path).stat().st_ino] = Path(path).stat().st_size
-        if calls == crash and how == "after":
+        if len(calls) == crash and how == "after":
             die()
 
     with Watched(home, before, after):
@@ -82,7 +84,7 @@ def crashing(config: RunConfig, home: Path, crash: int, how: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], int]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], list[str]]:
     """What an uninterrupted chain leaves, and the calls that it makes."""
     folder = tmp_path_factory.mktemp("whole")
     threads = torch.get_num_threads()
@@ -110,11 +112,11 @@ def survives(config: RunConfig, crashes: list[tuple[int, str]], wanted: dict[str
 
 
 def test_a_crash_at_any_call_leaves_what_can_be_gone_on_with(
-    tmp_path: Path, whole: tuple[dict[str, object], int]
+    tmp_path: Path, whole: tuple[dict[str, object], list[str]]
 ) -> None:
     wanted, calls = whole
     for i in range(9):
-        survives(fragile_config(tmp_path / "runs"), [(1 + (2 * i + 1) * calls // 18, CRASHES[i % 3])], wanted)
+        survives(fragile_config(tmp_path / "runs"), [(1 + (2 * i + 1) * len(calls) // 18, CRASHES[i % 3])], wanted)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
@@ -192,6 +194,95 @@ def test_an_error_at_every_call(tmp_path: Path, whole, every_step: None, number:
         fails_and_goes_on(fragile_config(tmp_path / "runs"), at, number, whole[0])
 
 
+# --- a file system that is too small -------------------------------------------------------------------------------------
+
+
+def fills_up(place: Path, size: int, wanted: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A chain on a file system of so many KiB is refused before it starts; where the estimate is told of more room, the
+    disk really fills up, and with more room the same chain ends as it should. Returns the line that it ended with."""
+    config = fragile_config(place)
+    line = place.with_suffix(".line")
+
+    def work(resize: Callable[[str], None]) -> None:
+        with pytest.raises(UserError, match=r"runs_dir=.*: the chain takes about \d+ MB and 0 MB are free; free some"):
+            run(config)
+        assert not list(place.iterdir())
+        with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
+            patch.setattr(space, "free_at", lambda path: 1 << 40)
+            run(config)
+        line.write_text(str(caught.value))
+        for stage in (*place.glob("test/*/*/gen_*/*"), *place.glob("test/*/*/reference")):
+            assert stage.suffix == ".unfinished" or rundir.examine(stage)[0], stage
+        resize("64m")
+        run(config)
+        assert left(place / CHAIN) == wanted
+
+    told = on_a_disk(f"{size}k", place, work)
+    if told.startswith("skip: "):
+        pytest.skip(told)
+    assert not told, told
+    said = line.read_text()
+    assert "\n" not in said and str(place) in said and ("disk is full" in said or "No space left" in said), said
+    return said
+
+
+def test_a_small_disk_really_fills_up(tmp_path: Path, whole, every_step: None, monkeypatch) -> None:
+    for size in (32, 160, 288, 420):
+        fills_up(tmp_path / str(size), size, whole[0], monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_disk_of_every_size_fills_up(tmp_path: Path, whole, every_step: None, monkeypatch, request) -> None:
+    long_form(request, 5)
+    for size in range(4, 464, 4):
+        fills_up(tmp_path / str(size), size, whole[0], monkeypatch)
+
+
+def test_a_crash_inside_a_checkpoint_goes_on_from_the_one_before(tmp_path: Path, whole) -> None:
+    """Twice in a row, each time while the fourth checkpoint of generation 1 is written."""
+    config, (wanted, calls) = fragile_config(tmp_path / "runs"), whole
+    inside = [i for i, call in enumerate(calls, 1) if "gen_001/train.unfinished/.0000000004.partial/state" in call]
+    assert forked(config, inside[-1], "power")[0] == -signal.SIGKILL
+    part = tmp_path / "runs" / CHAIN / "gen_001" / "train.unfinished"
+    line = f"generation 1: training goes on after step 3 of 5, from {part / '0000000003'}"
+    status, said, calls = forked(config, 0)
+    assert status == 0 and line in said, said
+    assert left(tmp_path / "runs" / CHAIN) == wanted
+
+    shutil.rmtree(tmp_path / "runs")
+    assert forked(config, inside[-1])[0] == -signal.SIGKILL
+    again = [i for i, call in enumerate(calls, 1) if "gen_001/train.unfinished/.0000000004.partial/state" in call]
+    assert forked(config, again[-1])[0] == -signal.SIGKILL
+    status, said, _ = forked(config)
+    assert status == 0 and line in said, said
+    assert left(tmp_path / "runs" / CHAIN) == wanted
+
+
+@pytest.mark.parametrize("retain", ["all", "last", "ends"])
+def test_the_estimate_of_the_space_is_near_what_a_chain_takes(
+    tmp_path: Path, every_step: None, monkeypatch: pytest.MonkeyPatch, retain: str
+) -> None:
+    """At its peak, in blocks of the disk; the estimate has 2 MB for the scores of each generation, which are tiny here."""
+    asked: list[int] = []
+    real = space.needed
+    monkeypatch.setattr(space, "needed", lambda *given: asked.append(real(*given)) or asked[-1])
+    peak = 0
+
+    def after(name: str, path: str) -> None:
+        nonlocal peak
+        if name in ("fsync", "replace"):
+            peak = max(peak, sum(found.stat().st_blocks * 512 for found in tmp_path.rglob("*")))
+
+    config = fragile_config(
+        tmp_path, retain=retain, generations=4, model__width=128, model__heads=2, mixing__tokens=512, evaluation__sample_tokens=256,
+        training__batch_size=4, sampling__batch_size=16,
+    )  # fmt: skip
+    with Watched(tmp_path, lambda name, path: None, after):
+        run(config)
+    print(f"peak {peak}, estimate {asked[0]}")
+    assert peak <= asked[0] <= 3 * peak + 5 * space.SCORES, (peak, asked)
+
+
 def long_form(request: pytest.FixtureRequest, minutes: int) -> None:
     if request.config.option.markexpr != "slow":
         pytest.skip(f"{minutes} minutes: pytest -m slow {Path(__file__).name}")
@@ -202,7 +293,7 @@ def long_form(request: pytest.FixtureRequest, minutes: int) -> None:
 def test_a_crash_at_every_call(tmp_path, whole, how: str, request) -> None:
     long_form(request, 20)
     wanted, calls = whole
-    for crash in range(1, calls + 1):
+    for crash in range(1, len(calls) + 1):
         survives(fragile_config(tmp_path / "runs"), [(crash, how)], wanted)
 
 
@@ -212,5 +303,5 @@ def test_two_crashes_in_a_row(tmp_path, whole, request) -> None:
     wanted, calls = whole
     draw = random.Random(1)
     for _ in range(200):
-        crashes = [(draw.randrange(1, calls), draw.choice(CRASHES)) for _ in range(2)]
+        crashes = [(draw.randrange(1, len(calls)), draw.choice(CRASHES)) for _ in range(2)]
         survives(fragile_config(tmp_path / "runs"), crashes, wanted)
