@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from kill_again import ended, left  # noqa: F401 - for those who crash a chain and compare what it left
+from kill_again import ended, left  # noqa: F401 - `left` is for tests that compare
 
 from collapselab.config import RunConfig
 from collapselab.console import Console
@@ -166,6 +167,21 @@ class Watched:
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8")
 
 
+def alone() -> None:
+    """To be called first in a process that was forked from a test's: the threads of libraries are not there in it."""
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def waited_for(child: int, seconds: float) -> int | None:
+    """The exit status of a forked process; None where it was still running after so long, and was ended."""
+    status = ended(child, seconds)
+    if status is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return status
+
+
 def on_a_disk(size: str, place: Path, work: Callable[[Callable[[str], None]], None]) -> str:
     """Runs `work` in a forked process that alone sees a file system of `size` at `place`; nothing stays mounted. Returns
     what went wrong, with its traceback; empty where nothing did, and "skip: ..." where the system does not allow it.
@@ -179,7 +195,7 @@ def on_a_disk(size: str, place: Path, work: Callable[[Callable[[str], None]], No
     child = os.fork()
     if not child:
         try:
-            torch.set_num_threads(1)  # the threads of a process that forked are not there
+            alone()
             _mounted(size, place)
             work(lambda bigger: _mount(bigger, place, 32))  # MS_REMOUNT
         except PermissionError as error:
@@ -188,7 +204,7 @@ def on_a_disk(size: str, place: Path, work: Callable[[Callable[[str], None]], No
             told.write_text(traceback.format_exc())
         finally:
             os._exit(0)
-    assert ended(child, 300) == 0
+    assert waited_for(child, 120) == 0
     return told.read_text()
 
 

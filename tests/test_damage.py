@@ -136,6 +136,18 @@ def test_a_damaged_metrics_file_is_named_and_made_again(copied: Copied, finished
     assert left(copied.path) == finished[1]
 
 
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_batch_size_is_named(copied: Copied, finished, how: str) -> None:
+    shutil.rmtree(copied.path / "gen_002" / "samples")
+    damage(copied.path / "batch.json", how)
+    if how != "deleted":
+        with pytest.raises(UserError, match=r"batch\.json: .* remove it to have it made again"):
+            run(copied.config)
+        (copied.path / "batch.json").unlink()
+    run(copied.config)
+    assert left(copied.path) == finished[1]
+
+
 # --- weights that were pruned --------------------------------------------------------------------------------------------
 
 

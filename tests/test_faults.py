@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Watched, ended, fragile_config, left, on_a_disk
+import yaml
+from helpers import Watched, alone, fragile_config, left, on_a_disk, waited_for
 
 from collapselab import rundir, space
 from collapselab.chain import run
-from collapselab.config import RunConfig, UserError
+from collapselab.config import RunConfig, UserError, as_dict
 
 PATIENCE = 120.0  # seconds for a chain that takes one
 CHAIN = Path("test", "arm=main", "seed=1")
@@ -41,7 +42,7 @@ def forked(config: RunConfig, crash: int = 0, how: str = "before") -> tuple[int 
         try:
             stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             sys.stdout = sys.stderr = os.fdopen(stream, "w", buffering=1)
-            torch.set_num_threads(1)  # the threads of a process that forked are not there
+            alone()
             rundir.COST_SHARE = 1e9  # a checkpoint after every step and every batch
             listed.write_text("\n".join(crashing(config, home, crash, how)))
             code = 0
@@ -49,7 +50,7 @@ def forked(config: RunConfig, crash: int = 0, how: str = "before") -> tuple[int 
             traceback.print_exc()
         finally:
             os._exit(code)
-    status = ended(child, PATIENCE)
+    status = waited_for(child, PATIENCE)
     return status, said.read_text(), listed.read_text().splitlines() if status == 0 else []
 
 
@@ -84,8 +85,8 @@ def crashing(config: RunConfig, home: Path, crash: int, how: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], list[str]]:
-    """What an uninterrupted chain leaves, and the calls that it makes."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], list[str], Path]:
+    """What an uninterrupted chain leaves, the calls that it makes, and where it lies (do not change it: copy it)."""
     folder = tmp_path_factory.mktemp("whole")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -93,7 +94,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], 
     torch.set_num_threads(threads)
     status, said, calls = forked(fragile_config(folder / "runs"))
     assert status == 0, said
-    return left(folder / "runs" / CHAIN), calls
+    return left(folder / "runs" / CHAIN), calls, folder / "runs"
 
 
 def survives(config: RunConfig, crashes: list[tuple[int, str]], wanted: dict[str, object]) -> None:
@@ -112,11 +113,11 @@ def survives(config: RunConfig, crashes: list[tuple[int, str]], wanted: dict[str
 
 
 def test_a_crash_at_any_call_leaves_what_can_be_gone_on_with(
-    tmp_path: Path, whole: tuple[dict[str, object], list[str]]
+    tmp_path: Path, whole: tuple[dict[str, object], list[str], Path]
 ) -> None:
-    wanted, calls = whole
-    for i in range(9):
-        survives(fragile_config(tmp_path / "runs"), [(1 + (2 * i + 1) * len(calls) // 18, CRASHES[i % 3])], wanted)
+    wanted, calls, _ = whole
+    for i in range(7):
+        survives(fragile_config(tmp_path / "runs"), [(1 + (2 * i + 1) * len(calls) // 14, CRASHES[i % 3])], wanted)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
@@ -172,8 +173,8 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_disk_is_said_in_one_line_and_harms_nothing(tmp_path: Path, whole, every_step: None) -> None:
-    for i in range(6):
-        fails_and_goes_on(fragile_config(tmp_path / "runs"), 40 + i * 130, errno.ENOSPC, whole[0])
+    for i in range(4):
+        fails_and_goes_on(fragile_config(tmp_path / "runs"), 40 + i * 210, errno.ENOSPC, whole[0])
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO])
@@ -192,6 +193,40 @@ def test_an_error_at_every_call(tmp_path: Path, whole, every_step: None, number:
         run(fragile_config(home))
     for at in range(1, len(made) + 1):
         fails_and_goes_on(fragile_config(tmp_path / "runs"), at, number, whole[0])
+
+
+@pytest.mark.parametrize("file", ["gen_002/.eval.partial", "report", "lock"])
+def test_the_command_line_ends_with_one_line(tmp_path: Path, whole, lab, file: str) -> None:
+    """The disk is full from the first call on that touches a file."""
+    config = fragile_config(tmp_path / "runs")
+    shutil.copytree(whole[2], tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / CHAIN / "gen_002" / "eval")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(as_dict(config)))
+    full = False
+
+    def before(name: str, path: str) -> None:
+        nonlocal full
+        full |= file in path
+        if full and name in WRITES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    with Watched(tmp_path / "runs", before):
+        code, _, said = lab("run", "--config", str(tmp_path / "run.yaml"))
+    errors = [line for line in said.splitlines() if line.startswith("collapselab: error: ")]
+    assert code == 2 and len(errors) == 1 and "Traceback" not in said, said
+    assert "the disk is full" in errors[0] or "No space left on device" in errors[0], said
+    assert lab("run", "--config", str(tmp_path / "run.yaml"))[0] == 0
+    assert {**left(tmp_path / "runs" / CHAIN), "files": 0} == {**whole[0], "files": 0}
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, whole) -> None:
+    def before(name: str, path: str) -> None:
+        if path.endswith("events.log"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with Watched(tmp_path, before):
+        path, _ = run(fragile_config(tmp_path))
+    assert left(path) == whole[0]
 
 
 # --- a file system that is too small -------------------------------------------------------------------------------------
@@ -227,7 +262,7 @@ def fills_up(place: Path, size: int, wanted: dict[str, object], monkeypatch: pyt
 
 
 def test_a_small_disk_really_fills_up(tmp_path: Path, whole, every_step: None, monkeypatch) -> None:
-    for size in (32, 160, 288, 420):
+    for size in (40, 160, 420):
         fills_up(tmp_path / str(size), size, whole[0], monkeypatch)
 
 
@@ -240,7 +275,7 @@ def test_a_disk_of_every_size_fills_up(tmp_path: Path, whole, every_step: None, 
 
 def test_a_crash_inside_a_checkpoint_goes_on_from_the_one_before(tmp_path: Path, whole) -> None:
     """Twice in a row, each time while the fourth checkpoint of generation 1 is written."""
-    config, (wanted, calls) = fragile_config(tmp_path / "runs"), whole
+    config, (wanted, calls, _) = fragile_config(tmp_path / "runs"), whole
     inside = [i for i, call in enumerate(calls, 1) if "gen_001/train.unfinished/.0000000004.partial/state" in call]
     assert forked(config, inside[-1], "power")[0] == -signal.SIGKILL
     part = tmp_path / "runs" / CHAIN / "gen_001" / "train.unfinished"
@@ -292,7 +327,7 @@ def long_form(request: pytest.FixtureRequest, minutes: int) -> None:
 @pytest.mark.parametrize("how", CRASHES)
 def test_a_crash_at_every_call(tmp_path, whole, how: str, request) -> None:
     long_form(request, 20)
-    wanted, calls = whole
+    wanted, calls, _ = whole
     for crash in range(1, len(calls) + 1):
         survives(fragile_config(tmp_path / "runs"), [(crash, how)], wanted)
 
@@ -300,7 +335,7 @@ def test_a_crash_at_every_call(tmp_path, whole, how: str, request) -> None:
 @pytest.mark.slow
 def test_two_crashes_in_a_row(tmp_path, whole, request) -> None:
     long_form(request, 5)
-    wanted, calls = whole
+    wanted, calls, _ = whole
     draw = random.Random(1)
     for _ in range(200):
         crashes = [(draw.randrange(1, len(calls)), draw.choice(CRASHES)) for _ in range(2)]

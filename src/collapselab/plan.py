@@ -55,7 +55,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     if not recorded.is_file() and fork is not None:
         recorded = Chain(fork[0]).batch_file  # near enough for an estimate where the fork computes otherwise
     batch = (
-        int(rundir.read_json(recorded)["batch_size"])
+        int(rundir.read_sealed(recorded)["batch_size"])
         if recorded.is_file()
         else sampler.batch_size(model, length, -(-budget // config.sequence_length))
     )

@@ -89,6 +89,14 @@ def is_sealed(value: dict[str, Any]) -> bool:
     return "seal" not in value or sealed(value) == value
 
 
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A JSON file that was written sealed. Raises UserError that names it where it is missing or was changed."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not is_sealed(value):
+        raise UserError(f"{path}: damaged; restore it, or remove it to have it made again")
+    return value
+
+
 @contextmanager
 def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> Iterator[Path]:
     """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest. Otherwise

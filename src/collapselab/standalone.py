@@ -48,7 +48,7 @@ def sample(
     model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
     recorded = chain.batch_file
     if config.sampling.batch_size is None and recorded.is_file():  # the chain's own text, to the bit
-        batch = rundir.read_json(recorded)["batch_size"]
+        batch = rundir.read_sealed(recorded)["batch_size"]
         config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(processes.share(out or scratch))

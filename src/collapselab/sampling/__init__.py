@@ -24,7 +24,7 @@ from collapselab.interrupts import Stopped
 from collapselab.mixing import TrainingSet
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes, out_of_memory
-from collapselab.rundir import Unfinished, read_json, write_json
+from collapselab.rundir import Unfinished, read_sealed, sealed, write_json
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch, write_batch
@@ -82,7 +82,7 @@ class Sampler:
     def batch_size(self, model: LanguageModel, length: int, sequences: int) -> int:
         """Sequences computed side by side: what was recorded, else what is configured, else what fits; recorded."""
         kept = self.batch_file is not None and self.batch_file.is_file()
-        recorded = int(read_json(self.batch_file)["batch_size"]) if kept and self.batch_file else None
+        recorded = int(read_sealed(self.batch_file)["batch_size"]) if kept and self.batch_file else None
         asked = recorded or self.config.sampling.batch_size
         chosen = min(self.processes.collect(asked or self._fitting(model, length, sequences)))
         if recorded is None:
@@ -91,7 +91,7 @@ class Sampler:
 
     def _record(self, batch: int) -> None:
         if self.batch_file is not None and self.processes.is_main:
-            write_json(self.batch_file, {"batch_size": batch})
+            write_json(self.batch_file, sealed({"batch_size": batch}))
         self.processes.barrier()
 
     def _fitting(self, model: LanguageModel, length: int, sequences: int) -> int:
