@@ -57,7 +57,10 @@ def forked(config: RunConfig, crash: int = 0, how: str = "before") -> tuple[int 
 def crashing(config: RunConfig, home: Path, crash: int, how: str) -> list[str]:
     """Runs a chain and dies at a call; before each one there are at most two training checkpoints."""
     calls: list[str] = []
-    flushed: dict[int, int] = {}  # inode: size
+    there = (path.stat() for path in home.rglob("*") if path.is_file())
+    flushed = {
+        found.st_ino: found.st_size for found in there
+    }  # by inode: what lies there at the start, and what follows
 
     def die() -> None:
         if how == "power":
