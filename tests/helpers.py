@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import builtins
+import ctypes
 import dataclasses
+import functools
+import io
 import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from kill_again import ended, left  # noqa: F401 - `left` is for tests that compare
 
 from collapselab.config import RunConfig
 from collapselab.console import Console
@@ -79,3 +92,136 @@ def wandb_rows(file: Path) -> list[dict[str, Any]]:
 def wandb_files(chain: Path) -> list[Path]:
     """wandb's offline files of a chain, the oldest first."""
     return sorted(chain.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+# --- faults ------------------------------------------------------------------------------------------------------------
+
+
+CALLS = ("fsync", "replace", "mkdir", "unlink", "rmdir")
+"""What the lab asks of the file system besides writing; pathlib, shutil and tempfile call these too."""
+
+
+def fragile_config(folder: Path, **changes: Any) -> RunConfig:
+    """A chain of half a second that does everything a long one does: checkpoints within training and sampling, weights
+    that are pruned, generations that start from the one before."""
+    small = {
+        "model__layers": 1, "model__width": 16, "model__start": "previous", "model__dropout": 0.1, "retain": "last",
+        "training__checkpoint_steps": 2, "training__checkpoint_seconds": 1e-9, "mixing__tokens": 1280,
+        "evaluation__tokens": 512, "evaluation__sample_tokens": 512, "evaluation__self_bleu_samples": 0,
+    }  # fmt: skip
+    return small_config(runs_dir=str(folder), **(small | changes))
+
+
+class Watched:
+    """Calls `before` and `after` around every call that changes something below `root`.
+
+    Args:
+        before, after: take (name of the call, path). What `before` raises is what the call fails with.
+    """
+
+    def __init__(self, root: Path, before: Callable[[str, str], None], after: Callable[[str, str], None] | None = None):
+        self.root, self.before, self.after = str(root), before, after or (lambda name, path: None)
+        self.system = {name: getattr(os, name) for name in CALLS}
+        self.open = io.open
+
+    def __enter__(self) -> Watched:
+        for name in CALLS:
+            setattr(os, name, functools.partial(self._call, name))
+        io.open = builtins.open = self._opened  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, call in self.system.items():
+            setattr(os, name, call)
+        io.open = builtins.open = self.open
+
+    def _call(self, name: str, place: Any, *more: Any, **named: Any) -> Any:
+        path = self._path(place, named.get("dir_fd"))
+        if not path.startswith(self.root):
+            return self.system[name](place, *more, **named)
+        self.before(name, path)
+        found = self.system[name](place, *more, **named)
+        self.after(name, path)
+        return found
+
+    def _path(self, place: Any, folder: int | None = None) -> str:
+        of = "/proc/self/fd/{}".format
+        if isinstance(place, int):
+            return str(Path(of(place)).readlink())
+        return os.fspath(place) if folder is None else str(Path(of(folder)).readlink() / place)
+
+    def _opened(self, place: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, *more: Any) -> Any:
+        writes = not isinstance(place, int) and not set(mode).isdisjoint("wax+")
+        if not writes or not os.fspath(place).startswith(self.root):
+            return self.open(place, mode, buffering, encoding, *more)
+        path, watched = os.fspath(place), self
+        self.before("open", path)
+
+        class File(io.FileIO):
+            def write(self, data: Any) -> int:
+                watched.before("write", path)
+                return super().write(data)
+
+        raw = File(path, mode.replace("b", "").replace("t", ""))
+        buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8")
+
+
+def alone() -> None:
+    """To be called first in a process that was forked from a test's: the threads of libraries are not there in it."""
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def waited_for(child: int, seconds: float) -> int | None:
+    """The exit status of a forked process; None where it was still running after so long, and was ended."""
+    status = ended(child, seconds)
+    if status is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return status
+
+
+def on_a_disk(size: str, place: Path, work: Callable[[Callable[[str], None]], None]) -> str:
+    """Runs `work` in a forked process that alone sees a file system of `size` at `place`; nothing stays mounted. Returns
+    what went wrong, with its traceback; empty where nothing did, and "skip: ..." where the system does not allow it.
+
+    Args:
+        work: takes a function that gives the file system another size.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    told = place.with_suffix(".told")
+    told.write_text("")
+    child = os.fork()
+    if not child:
+        try:
+            alone()
+            _mounted(size, place)
+            work(lambda bigger: _mount(bigger, place, 32))  # MS_REMOUNT
+        except PermissionError as error:
+            told.write_text(f"skip: {error}")
+        except BaseException:
+            told.write_text(traceback.format_exc())
+        finally:
+            os._exit(0)
+    assert waited_for(child, 120) == 0
+    return told.read_text()
+
+
+def _mounted(size: str, place: Path) -> None:
+    system = ctypes.CDLL(None, use_errno=True)
+    new_mounts, new_user, private = 0x20000, 0x10000000, 0x44000  # CLONE_NEWNS, CLONE_NEWUSER, MS_REC | MS_PRIVATE
+    user = os.getuid()
+    if system.unshare(new_mounts):
+        if system.unshare(new_mounts | new_user):
+            raise PermissionError(f"no mounts of one's own here ({os.strerror(ctypes.get_errno())})")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    if system.mount(b"none", b"/", None, private, None):
+        raise PermissionError("mounts cannot be made private here")
+    _mount(size, place, 0)
+
+
+def _mount(size: str, place: Path, flags: int) -> None:
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.mount(b"none", os.fsencode(place), b"tmpfs", flags, f"size={size}".encode()):
+        raise PermissionError(f"no file system of one's own here ({os.strerror(ctypes.get_errno())})")

@@ -21,11 +21,12 @@ from collapselab.chain import run
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, SamplingConfig, UserError
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.real_text import held_out, score_real_text
+from collapselab.folders import read_json
 from collapselab.metrics.likelihood import frequency_sums, frequency_values, likelihood_sums, likelihood_values
 from collapselab.options import config_from
 from collapselab.plan import plan
 from collapselab.report import write_report
-from collapselab.rundir import Chain, read_json
+from collapselab.rundir import Chain
 from collapselab.sampling import Sampler
 from collapselab.sampling.counted import Slices
 from collapselab.sampling.draw import stream_key, uniforms

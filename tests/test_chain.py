@@ -13,8 +13,9 @@ from helpers import samples_of, small_config, wandb_files, wandb_rows
 from collapselab import chain as chain_module
 from collapselab.chain import run
 from collapselab.config import UserError
+from collapselab.folders import manifest_of, read_json
 from collapselab.report import write_report
-from collapselab.rundir import STAGES, Chain, manifest_of, read_json, read_metrics
+from collapselab.rundir import STAGES, Chain, read_metrics
 
 
 def digests(path, generations: int) -> dict:
@@ -317,7 +318,7 @@ def test_changed_samples_redo_all_that_was_made_from_them(copied) -> None:
     """Other text under a valid manifest, as when lost samples are made again on another machine."""
     import numpy as np
 
-    from collapselab.rundir import publishing
+    from collapselab.folders import publishing
 
     config, path = copied
     before = digests(path, 2)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from collapselab import modeling, sampling
 from collapselab.config import ModelConfig, SamplingConfig, UserError
 from collapselab.console import Console
-from collapselab.rundir import read_json
+from collapselab.folders import read_json
 from collapselab.sampling.draw import draw, truncated, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch

@@ -37,10 +37,11 @@ from collapselab.evaluation.contexts import context_places
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_rows, real_rows, sample_tokens
+from collapselab.folders import publishing, read_json, write_json
 from collapselab.metrics.likelihood import windows
 from collapselab.metrics.tails import LEAST_TYPES, words
 from collapselab.parallel import Processes
-from collapselab.rundir import Chain, publishing, read_json, write_json
+from collapselab.rundir import Chain
 
 QUIET = Console(speaks=False)
 CONTEXT = 32

@@ -13,10 +13,11 @@ from helpers import small_config
 
 from collapselab import chain
 from collapselab.config import CorpusConfig, RunConfig
+from collapselab.folders import read_json
 from collapselab.metrics.richness import rate_law
 from collapselab.report import ChainFiles, overlay, write_report
 from collapselab.report.results import write_results
-from collapselab.rundir import Chain, read_json, read_metrics
+from collapselab.rundir import Chain, read_metrics
 from collapselab.theory.sharpening import bias_only
 from collapselab.theory.tails import lost
 

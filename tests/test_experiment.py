@@ -29,10 +29,11 @@ from collapselab.commands import print_table
 from collapselab.commands.chains import read_experiment
 from collapselab.config import UserError, as_dict
 from collapselab.experiment import stage_of
+from collapselab.folders import read_json
 from collapselab.metrics.intervals import mean_interval, paired_difference
 from collapselab.report import tables
 from collapselab.report.results import write_results
-from collapselab.rundir import STAGES, Chain, read_json, read_metrics
+from collapselab.rundir import STAGES, Chain, read_metrics
 
 ARMS = {
     "replace": {"mixing.schedule": "constant", "mixing.start": 0.0},

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from test_experiment import ARMS, asked, finished, held, within
 
-from collapselab.rundir import read_json, read_metrics
+from collapselab.folders import read_json
+from collapselab.rundir import read_metrics
 
 
 def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -> None:
@@ -25,10 +26,9 @@ def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -
         assert first.wait(30) == code
         assert wanted <= finished(root) < 6
         assert within(10, lambda: not held(root))  # its worker ends with it
-    published = "gen_*/*/manifest.json"
-    before = {p: p.stat().st_mtime_ns for p in root.glob(published) if p.parent.suffix != ".unfinished"}
+    before = {p: p.stat().st_mtime_ns for p in root.glob("gen_*/*/manifest.json")}
     subprocess.run(command, check=True, capture_output=True)
-    assert before.items() <= {p: p.stat().st_mtime_ns for p in root.glob(published)}.items()
+    assert before.items() <= {p: p.stat().st_mtime_ns for p in root.glob("gen_*/*/manifest.json")}.items()
     assert len(read_metrics(root)) == 6
     interrupted, last = read_json(tmp_path / "exp" / "timing.json")["calls"]
     assert interrupted["stages"] >= 2 and last["generations"] >= 1 and last["seconds"] > 0

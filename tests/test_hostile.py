@@ -24,7 +24,7 @@ from hostile import TEXTS, change, files_of, reseal, state_of
 
 from collapselab import chain
 from collapselab.console import UNSAFE
-from collapselab.rundir import manifest_of
+from collapselab.folders import manifest_of
 
 PLANTED = {
     "corpus__source": "planted", "corpus__documents": 500, "corpus__contexts": 4, "corpus__values": 16, "corpus__tokenizer": None,

@@ -20,6 +20,7 @@ from collapselab.chain import run
 from collapselab.config import LANGUAGE_RANGES, CorpusConfig, RunConfig, UserError
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.truth import written_documents
+from collapselab.folders import read_json
 from collapselab.history import history
 from collapselab.languages import Facts, Planted, language_of
 from collapselab.languages.facts import ATTRIBUTES, HOLES, SENTENCE_WORDS, TEMPLATES
@@ -35,7 +36,7 @@ from collapselab.metrics.truth import (
     slot_values,
 )
 from collapselab.options import config_from
-from collapselab.rundir import Chain, read_json
+from collapselab.rundir import Chain
 
 ROOT = Path(__file__).parents[1]
 BANDS = ("head", "middle", "tail")

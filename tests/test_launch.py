@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from collapselab.rundir import Chain, read_json, read_metrics
+from collapselab.folders import read_json
+from collapselab.rundir import Chain, read_metrics
 
 ROOT = Path(__file__).parents[1]
 

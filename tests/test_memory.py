@@ -18,10 +18,10 @@ from collapselab.config import UserError
 from collapselab.console import Console
 from collapselab.evaluation import real_text, under_base
 from collapselab.evaluation.contexts import NextTokens
+from collapselab.folders import read_json
 from collapselab.metrics.likelihood import windows
 from collapselab.modeling import LanguageModel, new
 from collapselab.parallel import out_of_memory
-from collapselab.rundir import read_json
 
 ROOT = Path(__file__).parents[1]
 CONTEXT = 16

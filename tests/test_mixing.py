@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from collapselab import mixing, schedules, supply
 from collapselab.config import MixingConfig, UserError
 from collapselab.corpus import Tokens
+from collapselab.folders import publishing, read_json, write_json
 from collapselab.mixing import REAL, Inputs, TrainingSet, real_blocks
-from collapselab.rundir import Chain, publishing, read_json, write_json
+from collapselab.rundir import Chain
 
 BLOCK = 32
 

@@ -22,18 +22,19 @@ import yaml
 from conftest import Lab
 from helpers import one_process, small_config
 
+from collapselab import folders
 from collapselab import lock as lock_module
-from collapselab import rundir
 from collapselab.chain import run
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.corpus import Corpus
 from collapselab.experiment import Experiment
+from collapselab.folders import read_json, write_json
 from collapselab.identity import COPY, IDENTITY, recorded, sealed, unsealed
 from collapselab.lock import HeldError, take, waiting
 from collapselab.opening import chain_path, open_corpus, opened
 from collapselab.records import keep_call
 from collapselab.report import write_report
-from collapselab.rundir import Chain, find_chains, keep_batch, read_json, write_json
+from collapselab.rundir import Chain, find_chains, keep_batch
 
 
 def truncated(data: bytes) -> bytes:
@@ -232,7 +233,7 @@ def test_a_start_that_is_killed_at_any_of_its_writes_is_no_damage(
     tmp_path: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new chain, and one whose settings have changed; only the second copy of the identity may lag behind."""
-    write = rundir.write_bytes
+    write = folders.write_bytes
     longer = LISTED | {"generations": 3, "mixing__values": [0.5, 0.25, 0.1]}
     for last in range(6):
         name = f"killed-{last}"
@@ -248,7 +249,7 @@ def test_a_start_that_is_killed_at_any_of_its_writes_is_no_damage(
                 write(path, data)
 
             with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-                patch.setattr(rundir, "write_bytes", killed)
+                patch.setattr(folders, "write_bytes", killed)
                 opens(config, corpus, share=True)
             capsys.readouterr()
             root = opens(config, corpus, share=True)

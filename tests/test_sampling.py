@@ -18,7 +18,7 @@ from transformers import (
 from collapselab import modeling, sampling
 from collapselab.config import ModelConfig, SamplingConfig
 from collapselab.console import Console
-from collapselab.rundir import read_json
+from collapselab.folders import read_json
 from collapselab.sampling import shards
 from collapselab.sampling.draw import draw, philox, stream_key, truncated, uniforms
 from collapselab.sampling.engine import Engine

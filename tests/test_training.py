@@ -17,10 +17,11 @@ from collapselab import modeling, training
 from collapselab.config import ModelConfig, TrainingConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Tokens
+from collapselab.folders import Unfinished
 from collapselab.mixing import TrainingSet
 from collapselab.modeling import true_state, weights_digest
 from collapselab.parallel import Processes
-from collapselab.rundir import Chain, Unfinished
+from collapselab.rundir import Chain
 from collapselab.seeds import batch_order
 from collapselab.training import learning_rate
 

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from collapselab import evaluation, families, mixing, modeling, rundir, sampling, seeds, supply, training
+from collapselab import evaluation, families, folders, mixing, modeling, sampling, seeds, supply, training
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
@@ -26,11 +26,12 @@ from collapselab.evaluation.protocol import METRICS_VERSION
 from collapselab.evaluation.rows import check_vocabulary, sample_tokens
 from collapselab.evaluation.under_base import check_embeddings
 from collapselab.faults import in_words
+from collapselab.folders import Unfinished
 from collapselab.guards import reading
 from collapselab.metrics import HEADLINE
 from collapselab.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
-from collapselab.rundir import Chain, Unfinished
+from collapselab.rundir import Chain
 from collapselab.space import check_space
 from collapselab.tracking import Tracker
 
@@ -58,18 +59,23 @@ def run(
     check_embeddings(config, corpus, budget)
     check_version(chain)
     check_vocabulary(chain, corpus.tokenizer.size)
-    done = fork[1] + 1 if fork and not chain.root.exists() else len(chain.finished())
+    is_new = not chain.root.exists()
+    done = fork[1] + 1 if fork and is_new else len(chain.finished())
     check_space(config, chain, corpus, budget, done, mixing.set_size(config, available))
     with opened(chain, config, corpus, processes, fork, share) as console, in_words(chain.root, processes):
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rows() if processes.is_main else []
-        if processes.is_main and (flaw := chain.metrics_flaw(rows)):
+        if processes.is_main and not is_new and (flaw := chain.metrics_flaw(rows)):
             console.say(flaw)
         tracker.log(rows)
         stages = Stages(chain, config, corpus, budget, processes, console)
+        if processes.is_main:
+            folders.tidy(chain.root)
         for generation in range(config.generations + 1):
             stages.g = generation
             with nullcontext() if generation else alone_in_shared(chain, processes, console):
+                for folder in set(chain.shared.values()) if processes.is_main and not generation else ():
+                    folders.tidy(folder)
                 stages.do("mixture", stages.mix)
                 stages.do("train", stages.train)
                 stages.do("samples", stages.sample)
@@ -92,7 +98,7 @@ def run(
 
 def check_version(chain: Chain) -> None:
     """Scores that were published are not replaced because the definitions have moved on."""
-    manifest = rundir.manifest_of(chain.stage(0, "eval"), check="nothing")
+    manifest = folders.manifest_of(chain.stage(0, "eval"), check="nothing")
     found = manifest and manifest["inputs"].get("metrics")
     if found and found != str(METRICS_VERSION):
         raise UserError(
@@ -127,9 +133,15 @@ class Stages:
         """Publishes a stage unless it is there, made from what is there now. Returns whether it was made."""
         self.processes.agree_to_go_on()
         place, inputs = self.place(name), self.inputs(name)
-        manifest, flaw = rundir.examine(place) if self.processes.is_main else (None, "")
+        manifest, flaw = folders.examine(place) if self.processes.is_main else (None, "")
         if self.processes.share(manifest is not None and manifest["inputs"] == inputs):
+            if self.processes.is_main:  # a process may have been killed before it could
+                Unfinished(place, inputs).clear()
             return False
+        if not manifest and not flaw and self.lost(name):
+            flaw = "is missing"
+        with self.processes.main_first():
+            self.refuse_inherited(name, flaw)
         if manifest or flaw:
             self.console.say(f"{place}: {flaw or 'what it was made from has changed'}; made again")
         self.restore(name)
@@ -141,12 +153,28 @@ class Stages:
         """Has every process take part in making a stage; process 0 writes it."""
         self.unfinished = Unfinished(place, inputs)
         if self.processes.is_main:
-            with rundir.publishing(place, inputs=inputs) as out:
+            with folders.publishing(place, inputs=inputs) as out:
                 make(out)
             self.unfinished.clear()
         else:
             make(Path(os.devnull))
         self.processes.barrier()
+
+    def lost(self, name: str) -> bool:
+        """Whether a stage that is not there has been: something that came after it is there."""
+        names = ("mixture", "train", "samples", *(("reference",) if self.g == 0 else ()), "eval")
+        later = [self.chain.stage(self.g, s) for s in names[names.index(name) + 1 :]]
+        return self.scores is None and any(p.exists() for p in [*later, self.chain.generation(self.g + 1)])
+
+    def refuse_inherited(self, name: str, flaw: str) -> None:
+        """Raises UserError where a stage that a fork has taken along is damaged: by the fork's settings it would become
+        another one."""
+        origin = self.chain.root / "fork.json"
+        if flaw and self.scores is None and origin.is_file():
+            known = folders.read_json(origin)
+            if self.g <= known["at"]:
+                theirs = Chain(Path(known["name"])).stage(self.g, name)
+                raise UserError(f"{self.place(name)}: {flaw}; it was forked: copy {theirs} to its place")
 
     # --- weights that are not kept --------------------------------------------------------------------------------
 
@@ -155,14 +183,14 @@ class Stages:
         if not self.processes.is_main or self.config.retain == "all":
             return
         if self.g == self.config.generations > 0 and self.config.retain == "ends":
-            rundir.amend(self.chain.stage(self.g, "train"), end=True)
+            folders.amend(self.chain.stage(self.g, "train"), end=True)
         for g in range(1, self.g):
             place = self.chain.stage(g, "train")
-            manifest = rundir.manifest_of(place, check="nothing") or {"files": {}}
+            manifest = folders.manifest_of(place, check="nothing") or {"files": {}}
             keeps = self.config.retain == "ends" and manifest.get("end")
             weights = [name for name in manifest["files"] if name.endswith(".safetensors")]
-            if weights and not keeps and not manifest.get("pruned"):
-                rundir.prune(place, weights)
+            if not keeps and any((place / name).exists() for name in weights):
+                folders.prune(place, weights)
                 self.console.record(f"{place}: weights pruned (retain={self.config.retain})")
 
     def restore(self, name: str) -> None:
@@ -173,7 +201,7 @@ class Stages:
         before = self.g - 1 if self.config.model.start == "previous" else 0
         at = {"train": before, "samples": self.g, "eval": self.g}.get(name, 0)
         place = self.chain.stage(at, "train")
-        manifest = rundir.manifest_of(place, check="nothing") if at > 0 else None
+        manifest = folders.manifest_of(place, check="nothing") if at > 0 else None
         if manifest is None or not manifest.get("pruned"):
             return
         self.console.say(f"{place}: its weights were pruned and are needed; trained again")
@@ -181,19 +209,25 @@ class Stages:
         self.restore("train")
         again = place.with_name("train.again")
         self.publish(again, self.inputs("train"), self.train)
+        self.prune()  # those that were only needed to train these
         self.g = here
-        if self.processes.is_main:
-            made = rundir.read_json(again / "manifest.json")["files"]
-            if any(made.get(file) != manifest["files"][file] for file in manifest["pruned"]):
-                raise UserError(
-                    f"{place}: its weights were pruned, and training does not give the same ones again here; "
-                    f"remove {place.parent} and all later generations to have them made anew, or fork"
-                )
-            for file in manifest["pruned"]:
-                (again / file).replace(place / file)
-            rundir.amend(place, pruned=[])
+        with self.processes.main_first():
+            if self.processes.is_main:
+                self.put_back(again, place, manifest)
+
+    def put_back(self, again: Path, place: Path, manifest: dict[str, Any]) -> None:
+        """Moves weights that were trained again to the stage that they were pruned from."""
+        made = folders.read_json(again / "manifest.json")["files"]
+        if any(made.get(file) != manifest["files"][file] for file in manifest["pruned"]):
             shutil.rmtree(again)
-        self.processes.barrier()
+            raise UserError(
+                f"{place}: its weights were pruned, and training does not give the same ones again here; "
+                f"remove {place.parent} and all later generations to have them made anew, or fork"
+            )
+        for file in manifest["pruned"]:
+            (again / file).replace(place / file)
+        folders.amend(place, pruned=[])
+        shutil.rmtree(again)
 
     # --- what a stage is made from, and how -----------------------------------------------------------------------
 
@@ -239,7 +273,7 @@ class Stages:
         model, started_from = self.start()
         if self.g and start == "base":
             facts_0 = self.chain.stage(0, "train") / "collapselab.json"
-            found = rundir.read_json(facts_0)
+            found = folders.read_json(facts_0)
             with reading(facts_0):
                 began = found["started_from"]
             if started_from != began:

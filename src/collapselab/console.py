@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Console:
         """One line to events.log alone."""
         if self.log is not None:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
-            with self.log.open("a", encoding="utf-8") as stream:
+            with suppress(OSError), self.log.open("a", encoding="utf-8") as stream:
                 stream.writelines(f"{stamp} {line}\n" for line in inert(text).splitlines())
 
     def bar(self, title: str, total: int) -> Any:

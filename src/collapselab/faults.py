@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,7 @@ from collapselab import interrupts
 from collapselab.config import UserError, first_line
 from collapselab.parallel import Processes
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-ROOM = 1 << 20  # bytes: a disk with less is full, whatever the error says
+FULL = (errno.ENOSPC, errno.EDQUOT)
 KEPT = "what is published is whole, and the same command goes on from there"
 
 
@@ -38,13 +38,25 @@ def in_words(where: Path, processes: Processes) -> Iterator[None]:
         raise UserError(f"another process of this run is gone ({first_line(error)[:120]}); {KEPT}") from error
 
 
+@contextmanager
+def as_os_errors() -> Iterator[None]:
+    """Raises what the system told a library written in Rust (safetensors, tokenizers) as the OSError that it was."""
+    try:
+        yield
+    except Exception as error:  # tokenizers raises nothing more special
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+
+
 def of_disk(where: Path, error: OSError) -> str:
     """One line for an error of the file system."""
     found = where
     while not found.exists():
         found = found.parent
     free = shutil.disk_usage(found).free
-    if error.errno in FULL or free < ROOM:
+    if error.errno in FULL:
         return f"{where}: the disk is full ({free / 1e6:,.0f} MB free); free some, or set retain=last; {KEPT}"
     named = error.filename if isinstance(error.filename, (str, os.PathLike)) else where
     return f"{os.fspath(named)}: {error.strerror or first_line(error)}; mend that; {KEPT}"

@@ -19,8 +19,9 @@ import numpy as np
 
 from collapselab.config import MixingConfig, RunConfig, UserError
 from collapselab.corpus import Tokens
+from collapselab.folders import read_json, write_bytes, write_json
 from collapselab.guards import number, reading, whole
-from collapselab.rundir import Chain, read_json, write_json
+from collapselab.rundir import Chain
 from collapselab.schedules import real_share
 from collapselab.seeds import batch_order, generator
 
@@ -151,7 +152,7 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
         inputs = Inputs(config.mixing, generation, size, order, used, sampled, share, config.seed)
         blocks = REGIMES[config.mixing.regime](inputs)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
-    blocks.astype("<i8").tofile(out / "blocks.bin")
+    write_bytes(out / "blocks.bin", blocks.astype("<i8").data)
     sources = sorted(set(blocks[:, 0].tolist()))
     write_json(
         out / "mixture.json",

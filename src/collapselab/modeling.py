@@ -17,10 +17,11 @@ from torch import Tensor
 from collapselab import families
 from collapselab.config import ModelConfig, UserError, first_line
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
+from collapselab.faults import as_os_errors
+from collapselab.folders import write_json
 from collapselab.pretrained import cannot_be_loaded, check_weights, locate
 from collapselab.pretrained import longest_of as longest_of
 from collapselab.pretrained import trained_on as trained_on
-from collapselab.rundir import write_json
 
 # Every name under which transformers' configurations keep a dropout rate.
 DROPOUTS = (
@@ -281,10 +282,11 @@ def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dic
     model.net.config.bos_token_id = tokenizer.hf.bos_token_id
     model.net.config.eos_token_id = tokenizer.hf.eos_token_id
     try:
-        model.net.save_pretrained(folder, state_dict=true_state(model))
+        with as_os_errors():
+            model.net.save_pretrained(folder, state_dict=true_state(model))
+            tokenizer.save(folder)
     finally:
         model.net.config.vocab_size = padded
-    tokenizer.save(folder)
     write_json(folder / "collapselab.json", facts)
 
 

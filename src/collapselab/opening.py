@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from collapselab import modeling, rundir
+from collapselab import folders, modeling, rundir
 from collapselab.config import RunConfig, UserError, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
@@ -47,7 +47,9 @@ def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[list[floa
         source, last = Chain(fork[0]), fork[1]
     shares: list[float] = []
     used = 0
-    while len(shares) <= last and (source.stage(len(shares), "mixture") / "manifest.json").is_file():
+    while (
+        len(shares) <= last and folders.read_published(source.stage(len(shares), "mixture"), "mixture.json") is not None
+    ):
         facts = read_mixture(source.stage(len(shares), "mixture"))
         shares.append(facts["real_share"]["realised"])
         used = facts["real_blocks_used"]
@@ -266,6 +268,8 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     theirs = Chain(parent)
     if at < 0 or at not in theirs.finished():
         raise UserError(f"--at {at}: {parent} has finished generations {theirs.finished()}; choose one of them")
+    if mine["model.start"] == "previous":
+        theirs.need_weights([at], f"--at {at}")
     copied = [(theirs.stage(g, name), chain.stage(g, name)) for g in range(at + 1) for name in rundir.STAGES]
     for place, here in [*copied, (theirs.stage(0, "reference"), chain.stage(0, "reference"))]:
         shutil.copytree(place, here, dirs_exist_ok=True, symlinks=True)

@@ -76,7 +76,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         "rates": rates,
         "finished": done,
         "seconds": seconds,
-        "disk": needed(config, weights, model.vocab, budget, len(left)),
+        "disk": needed(config, weights, model.vocab, budget, blocks[done:], done == 0),
         "disk_free": free_at(Path(config.runs_dir)),
     }
 

@@ -10,9 +10,9 @@ import torch
 from collapselab.config import UserError, first_line
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE
+from collapselab.folders import read_json
 from collapselab.guards import implausible
 from collapselab.memory import check_memory
-from collapselab.rundir import read_json
 
 
 def locate(pretrained: str) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from collapselab.config import RunConfig, UserError, as_dict
+from collapselab.folders import manifest_of, sha256_of, write_json, write_text
 from collapselab.identity import (
     COPY,
     IDENTITY,
@@ -25,7 +26,7 @@ from collapselab.identity import (
     text_holds,
     unsealed,
 )
-from collapselab.rundir import Chain, batch_of, keep_batch, manifest_of, sha256_of, write_json, write_text
+from collapselab.rundir import Chain, batch_of, keep_batch
 
 # What the last bits of a number depend on; `cuda`, the name of a card, only where it computes.
 COMPARED = ("torch", "device", "precision", "processes", "threads", "machine", "cpus", "cuda")

@@ -1,280 +1,24 @@
-"""The run directory: stages talk through files, and a stage folder exists when its manifest says so.
+"""The run directory: stages talk through files.
 
-    runs/<name>/arm=<arm>/seed=<n>/gen_000/{mixture,train,samples,eval}/
-    runs/<name>/shared/<digest>/seed=<n>/gen_000/        stages of generation 0 that several arms start from
-
-A stage is written into a temporary folder beside its place, flushed, and renamed; its `manifest.json` (sizes and
-digests of its files, digests of its inputs) is written last. A folder without a valid manifest does not exist.
+runs/<name>/arm=<arm>/seed=<n>/gen_000/{mixture,train,samples,eval}/
+runs/<name>/shared/<digest>/seed=<n>/gen_000/        stages of generation 0 that several arms start from
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
-import stat
-import tempfile
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from collapselab.config import UserError, digest, first_line
-from collapselab.guards import BROKEN, metrics, number, reading, refuse_strange, whole
-from collapselab.identity import IDENTITY, json_text, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
+from collapselab.config import UserError
+from collapselab.folders import SCHEMA, manifest_of, parse, read_published, write_json, write_text
+from collapselab.guards import metrics, number, reading, refuse_strange, whole
+from collapselab.identity import IDENTITY, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
-SCHEMA = 1
-COST_SHARE = 0.05  # of the time that may go into checkpoints
 STAGES = ("mixture", "train", "samples", "eval")
 SHARED_STAGES = (*STAGES, "reference")
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Atomic: the file has its old content or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    _sync_directory(path.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json_text(value))
-
-
-def read_json(path: Path) -> Any:
-    """Raises UserError that names the file when it is missing or broken."""
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is this a run directory?") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not valid JSON ({first_line(error)[:200]}); remove it to have it made again"
-        ) from None
-
-
-def parse(text: str) -> Any:
-    """JSON in the strict sense. Raises ValueError for NaN and Infinity, which this lab never writes, and for whole numbers
-    of thousands of digits; RecursionError for depths that nothing needs."""
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no number of JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def is_sealed(value: dict[str, Any]) -> bool:
-    """Whether a value is as `sealed` gave it; one of an older version, without a seal, is taken as it is."""
-    return "seal" not in value or sealed(value) == value
-
-
-@contextmanager
-def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest. Otherwise
-    nothing is left of it.
-
-    Args:
-        shared: other processes may publish the same content at the same time (a cache); the first one wins.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if shared:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
-    else:
-        temporary = place.with_name(f".{place.name}.partial")
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-    started = time.perf_counter()
-    try:
-        yield temporary
-        manifest = {
-            "schema": SCHEMA,
-            "stage": place.name,
-            **_flushed(temporary),
-            "inputs": inputs,
-            "time": {"seconds": round(time.perf_counter() - started, 3)},
-        }
-        write_json(temporary / "manifest.json", sealed(manifest))
-        if shared and manifest_of(place) is not None:
-            shutil.rmtree(temporary)
-            return
-        if place.exists():
-            shutil.rmtree(place)
-        temporary.replace(place)
-        _sync_directory(place.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
-        raise
-
-
-def _flushed(folder: Path) -> dict[str, Any]:
-    """Has the disk take every file of a folder; returns their sizes and digests, and the digest of all."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    with ThreadPoolExecutor(1) as flusher:  # the disk works while the digests are computed
-        flushed = flusher.map(_flush, paths)
-        files: dict[str, dict[str, Any]] = {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in paths
-        }
-        list(flushed)  # raises what went wrong there
-    return {"files": files, "digest": _digest_of(files)}
-
-
-def _digest_of(files: dict[str, dict[str, Any]]) -> str:
-    return digest({name: entry["sha256"] for name, entry in files.items()})
-
-
-Check = Literal["digests", "sizes", "nothing"]
-
-
-def manifest_of(stage: Path, *, check: Check = "digests") -> dict[str, Any] | None:
-    """The manifest of a published stage, or None where it is missing or any file differs in size or digest."""
-    return examine(stage, check=check)[0]
-
-
-def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | None, str]:
-    """(manifest, "") of a published stage; (None, what is wrong with which file) of a damaged one; (None, "") where there
-    is none. What was pruned on purpose is no damage."""
-    if not stage.exists():
-        return None, ""
-    path = stage / "manifest.json"
-    try:
-        manifest: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
-        if manifest["schema"] != SCHEMA:
-            return None, f"manifest.json has schema {manifest['schema']!r}, this version reads {SCHEMA}"
-        number(manifest["time"]["seconds"])
-        strange = [value for value in manifest["inputs"].values() if not isinstance(value, str)]
-        if strange or not is_sealed(manifest) or manifest["digest"] != _digest_of(manifest["files"]):
-            return None, "manifest.json is damaged"
-        for name, entry in manifest["files"].items() if check != "nothing" else ():
-            if Path(name).is_absolute():
-                return None, "manifest.json is damaged"
-            if name not in manifest.get("pruned", ()) and (wrong := _flaw(stage / name, entry, check)):
-                return None, f"{name} {wrong}"
-        return manifest, ""
-    except FileNotFoundError:
-        return None, "manifest.json is missing"
-    except (OSError, *BROKEN):
-        return None, "manifest.json is damaged"
-
-
-def _flaw(path: Path, entry: dict[str, Any], check: Check) -> str:
-    """What is wrong with a file of a stage; empty where nothing is."""
-    if ".." in path.parts:
-        return "lies elsewhere"
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return "is missing"
-    if not stat.S_ISREG(found.st_mode):
-        return "is not a plain file"
-    if found.st_size != entry["bytes"]:
-        return f"has {found.st_size} bytes instead of {entry['bytes']}"
-    return "has other content than was written" if check == "digests" and sha256_of(path) != entry["sha256"] else ""
-
-
-def amend(stage: Path, **entries: Any) -> None:
-    """Sets entries of a published manifest that are no part of what the stage is: what was pruned, say."""
-    path = stage / "manifest.json"
-    manifest = manifest_of(stage, check="nothing")
-    if manifest is None:
-        raise UserError(f"{stage}: not published; continue the run to have it made")
-    made = path.stat().st_mtime_ns
-    write_json(path, sealed(manifest | entries))
-    os.utime(path, ns=(made, made))  # when the stage was made
-
-
-def prune(stage: Path, names: list[str]) -> None:
-    """Removes files of a published stage on purpose; the manifest says so first, so that it is never taken for damage."""
-    amend(stage, pruned=sorted(names))
-    for name in names:
-        (stage / name).unlink(missing_ok=True)
-
-
-class Unfinished:
-    """What a stage has made before it is published: numbered parts beside its place, each whole under a manifest.
-
-    Args:
-        place: of the stage. inputs: what it is made from; parts that were made from something else do not exist.
-    """
-
-    def __init__(self, place: Path, inputs: dict[str, str]):
-        self.folder = place.with_name(f"{place.name}.unfinished")
-        self.inputs = inputs
-        self.at = time.monotonic()  # when the last part was written, or the stage begun
-        self.cost = 0.0  # seconds that this took
-
-    def parts(self, more: dict[str, str] | None = None) -> tuple[dict[int, Path], list[str]]:
-        """({number: folder} of the valid parts, ascending; what is wrong with the others, in words).
-
-        Args:
-            more: what else the parts must be made from.
-        """
-        found, wrong = {}, []
-        for path in sorted(self.folder.glob("[0-9]*")):
-            manifest, flaw = examine(path)
-            if manifest is None:
-                wrong.append(f"{path}: {flaw}; not used")
-            elif manifest["inputs"] == self.inputs | (more or {}):
-                found[int(path.name)] = path
-        return found, wrong
-
-    def due(self, seconds: float | None) -> bool:
-        """Whether `seconds` have passed since the last part, and twenty times what writing it took."""
-        return seconds is not None and time.monotonic() - self.at >= max(seconds, self.cost / COST_SHARE)
-
-    @contextmanager
-    def write(self, number: int, more: dict[str, str] | None = None, *, keep: int | None = None) -> Iterator[Path]:
-        """Publishes a part.
-
-        Args:
-            keep: parts that may lie there at a time, this one among them; the lowest numbers go first.
-        """
-        started = time.monotonic()
-        place = self.folder / f"{number:010d}"
-        others = [path for path in sorted(self.folder.glob("[0-9]*")) if path != place]
-        for path in others[: max(0, len(others) - keep + 1)] if keep is not None else []:
-            shutil.rmtree(path)
-        with publishing(place, inputs=self.inputs | (more or {})) as out:
-            yield out
-        self.at = time.monotonic()
-        self.cost = self.at - started
-
-    def clear(self) -> None:
-        """Removes all parts: the stage is published, or was begun anew."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
 
 
 class Chain:
@@ -321,6 +65,26 @@ class Chain:
             raise UserError(f"{self.stage(index, name)}: not published; continue the run to have it made")
         return str(manifest["digest"])
 
+    def with_weights(self) -> list[int]:
+        """Finished generations whose weights were not pruned."""
+        found = {g: manifest_of(self.stage(g, "train"), check="nothing") for g in self.finished()}
+        return [g for g, manifest in found.items() if manifest is not None and not manifest.get("pruned")]
+
+    def need_weights(self, generations: list[int], what: str) -> None:
+        """Raises UserError where the weights of a finished generation were pruned.
+
+        Args:
+            what: asked for them, for the message: an option and its value.
+        """
+        kept = self.with_weights()
+        gone = [g for g in generations if g in self.finished() and g not in kept]
+        if gone:
+            named, ours = (", ".join(map(str, found)) for found in (gone, kept))
+            raise UserError(
+                f"{what}: {self.root} has pruned the weights of generations {named}; it keeps those of {ours}; "
+                "choose one of these, or run a chain with retain=all"
+            )
+
     def finished(self) -> list[int]:
         """Generations whose last stage is published, ascending, without a gap."""
         done: list[int] = []
@@ -347,14 +111,11 @@ class Chain:
                 {"eval": self.rescored(g, scores, "eval")} if scores else {}
             )
             manifests = {name: manifest_of(folder, check="nothing") for name, folder in stages.items()}
-            scored, path = manifests["eval"], stages["eval"] / "row.json"
-            if (
-                scored is None
-                or "row.json" not in scored["files"]
-                or _flaw(path, scored["files"]["row.json"], "digests")
-            ):
+            row = read_published(stages["eval"], "row.json")
+            if row is None:
                 return rows
-            row = _row(path, g)
+            with reading(path := stages["eval"] / "row.json"):
+                row = _checked(row, g, path)
             row["arm"] = self.root.parent.name.removeprefix("arm=")
             row["time"] = {f"{name}_seconds": m["time"]["seconds"] for name, m in manifests.items() if m}
             rows.append(row)
@@ -395,13 +156,6 @@ def read_metrics(chain: Path) -> list[dict[str, Any]]:
         for generation, row in enumerate(rows):
             _checked(row, generation, path)
     return rows
-
-
-def _row(path: Path, generation: int) -> dict[str, Any]:
-    """A generation's line of metrics.jsonl as its evaluation left it."""
-    row = read_json(path)
-    with reading(path):
-        return _checked(row, generation, path)
 
 
 def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collapselab.pretrained import size_of
 from collapselab.rundir import Chain
 
 SCORES = 2 << 20  # bytes of a generation's scores, mixture and log, at most in a usual run
+PAIR = 16  # bytes of a pair of tokens and its count, and of a block's source and place
 CHECKPOINT = 3  # times the weights: the weights and two moments
 
 
@@ -28,12 +29,14 @@ def weight_bytes(config: RunConfig, vocab: int, blocks: int) -> int:
     return 4 * families.parameters(config.model, vocab=vocab, context=config.model.context or config.training.block)
 
 
-def needed(config: RunConfig, weights: int, vocab: int, budget: int, left: int) -> int:
-    """Bytes that a chain takes for its `left` generations, unfinished stages included.
+def needed(config: RunConfig, weights: int, vocab: int, budget: int, sets: list[int], fresh: bool) -> int:
+    """Bytes that a chain takes for its generations that are left, unfinished stages included.
 
     Args:
         weights: bytes of a published model. budget: tokens that a generation writes.
+        sets: blocks of the training set of each generation. fresh: generation 0 is among them.
     """
+    left = len(sets)
     if not left:
         return 0
     models = (
@@ -41,20 +44,23 @@ def needed(config: RunConfig, weights: int, vocab: int, budget: int, left: int) 
     )  # the newest, the one before while it is trained, the last end
     text = budget * (2 if vocab <= 1 << 16 else 4)
     checkpoints = 0 if config.model.family == "bigram" else 2 * CHECKPOINT * weights
-    return models * weights + (left + 1) * text + checkpoints + left * SCORES
+    reference = PAIR * min(vocab * vocab, sets[0] * config.training.block) if fresh else 0
+    return models * weights + (left + 1) * text + checkpoints + reference + PAIR * sum(sets) + left * SCORES
 
 
 def check_space(config: RunConfig, chain: Chain, corpus: Corpus, budget: int, done: int, blocks: int) -> None:
     """Raises UserError where the disk has less room than the rest of a chain takes.
 
     Args:
-        done: generations that are finished. blocks: of a training set.
+        done: generations that are finished; of the next one, what is there already is not needed again. blocks: of a
+            training set; `accumulate` adds to them.
     """
     vocab = corpus.tokenizer.size
-    weights = weight_bytes(config, vocab, blocks)
-    left = max(0, config.generations + 1 - done)
-    wanted = needed(config, weights, vocab, budget, left)
-    free = free_at(chain.root)
+    grows = budget // config.training.block if config.mixing.regime == "accumulate" else 0
+    sets = [blocks + g * grows for g in range(done, config.generations + 1)]
+    weights = weight_bytes(config, vocab, max(sets, default=0))
+    wanted = needed(config, weights, vocab, budget, sets, done == 0)
+    free = free_at(chain.root) + sum(path.stat().st_size for path in chain.generation(done).rglob("*"))
     if wanted > free:
         other = "" if config.retain != "all" else ", or set retain=last"
         raise UserError(

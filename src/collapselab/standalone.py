@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from collapselab import mixing, modeling, rundir, sampling
+from collapselab import folders, mixing, modeling, rundir, sampling
 from collapselab.chain import Stages
 from collapselab.config import ModelConfig, RunConfig, UserError, digest
 from collapselab.console import Console, inert
@@ -19,10 +19,11 @@ from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
 from collapselab.evaluation.rows import check_vocabulary, sample_tokens
 from collapselab.evaluation.under_base import check_embeddings
+from collapselab.folders import write_json
 from collapselab.identity import recorded
 from collapselab.opening import check_lengths, held, open_corpus
 from collapselab.parallel import Processes
-from collapselab.rundir import Chain, write_json
+from collapselab.rundir import Chain
 from collapselab.supply import check_sizes
 
 
@@ -38,6 +39,7 @@ def sample(
     if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
     check_vocabulary(chain, corpus.tokenizer.size)
+    chain.need_weights([chosen], f"--generation {chosen}")
     available = mixing.blocks_available(corpus.train, config)
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
     read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
@@ -114,6 +116,7 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
     check_vocabulary(chain, corpus.tokenizer.size)
     if not chain.finished():
         raise UserError(f"{root}: no generation is finished yet; continue the run first")
+    chain.need_weights(chain.finished(), "eval")
     budget = mixing.sample_budget(config, mixing.blocks_available(corpus.train, config))
     scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
     check_embeddings(config, corpus, budget)
@@ -140,7 +143,7 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
 
 def _intact(place: Path, inputs: dict[str, str] | None = None) -> None:
     """Raises UserError where a published stage is missing or damaged, or was made from other inputs than these."""
-    manifest = rundir.manifest_of(place)
+    manifest = folders.manifest_of(place)
     if manifest is None or (inputs is not None and manifest["inputs"] != inputs):
         raise UserError(f"{place}: missing, damaged or out of date; continue the run to have it made again")
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
+from collapselab.folders import read_json, write_json, write_text
 from collapselab.parallel import clock
-from collapselab.rundir import read_json, write_json, write_text
 
 LEAST_REPEATS = 5
 # Dense bf16 products by NVIDIA's data sheets, FLOP/s: what others quote their MFU against.

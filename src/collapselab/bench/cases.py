@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import chain, mixing, modeling, rundir, training
+from collapselab import chain, folders, mixing, modeling, training
 from collapselab.bench import Busy, Case, Peak, Row, chosen, limits, measured, obvious
 from collapselab.bench.sampler import GPT2, QUIET, SMALL, Size, sampling
 from collapselab.config import (
@@ -158,7 +158,7 @@ def _publishing(device: torch.device, repeats: int) -> Case:
     with tempfile.TemporaryDirectory() as folder:
 
         def publish() -> None:
-            with rundir.publishing(Path(folder) / "train", inputs={}) as out:
+            with folders.publishing(Path(folder) / "train", inputs={}) as out:
                 modeling.publish(model, tokenizer, out, {})
 
         row = measured("ours, GPT-2 124M", publish, model.parameters, device, repeats)

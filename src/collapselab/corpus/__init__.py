@@ -25,8 +25,8 @@ from collapselab.corpus.tokenizers import (
     load_tokenizer,
     words_tokenizer,
 )
+from collapselab.folders import manifest_of, publishing, read_json
 from collapselab.languages import language_of
-from collapselab.rundir import manifest_of, publishing, read_json
 
 FORMAT = 2  # of the cached shards; raise it when their meaning changes
 VERIFY_LIMIT = 2 << 30  # bytes of a cached corpus whose digests are checked at each start (about a second per GB)

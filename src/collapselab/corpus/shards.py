@@ -14,7 +14,7 @@ import numpy as np
 from collapselab.config import CorpusConfig, UserError
 from collapselab.corpus.sources import SPLITS, Source, Split, document_key, split_of
 from collapselab.corpus.tokenizers import Tokenizer, train_bpe
-from collapselab.rundir import write_json
+from collapselab.folders import write_json
 
 PIECE = 1 << 20  # characters: longer documents are tokenised in pieces that end at a line's end
 CUT = re.compile(r"(?:\n|(?<=\n) )(?=\S)")

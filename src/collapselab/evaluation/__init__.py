@@ -21,12 +21,13 @@ from collapselab.evaluation.rows import decoded, generated_places, real_places, 
 from collapselab.evaluation.samples import score_samples, text_metrics
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_base import embedding_values, mean_states, reference_nll
+from collapselab.folders import SCHEMA, write_bytes, write_json
 from collapselab.guards import reading
 from collapselab.metrics.tails import words
 from collapselab.mixing import TrainingSet, read_meta, read_samples
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
-from collapselab.rundir import SCHEMA, Chain, write_json
+from collapselab.rundir import Chain
 
 EXAMPLES = 5
 LARGEST_STATE = 1e6  # of a hidden state, which comes out of a norm
@@ -157,7 +158,7 @@ def publish_reference(
         values |= more | truth_of_real_text(config)
         if states is not None:
             first, second = states[:wanted], states[wanted:]
-            first.astype("<f4").tofile(out / STATES)
+            write_bytes(out / STATES, first.astype("<f4").data)
             values |= embedding_values(second, first)  # real against as much other real text
         shared = protocol(config, corpus, count)
         write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values, "text": "fresh real text"})

@@ -9,12 +9,12 @@ import numpy as np
 
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.rows import decoded
+from collapselab.folders import read_json, write_bytes, write_json
 from collapselab.guards import reading, whole
 from collapselab.metrics import bigrams
 from collapselab.metrics.ngrams import from_rows
 from collapselab.metrics.tails import words
 from collapselab.mixing import TrainingSet
-from collapselab.rundir import read_json, write_json
 
 
 class Reference:
@@ -62,8 +62,8 @@ class Reference:
 
 
 def _write(folder: Path, name: str, found: bigrams.Counts) -> None:
-    found.keys.astype("<u8").tofile(folder / f"{name}.keys.bin")
-    found.counts.astype("<i8").tofile(folder / f"{name}.counts.bin")
+    write_bytes(folder / f"{name}.keys.bin", found.keys.astype("<u8").data)
+    write_bytes(folder / f"{name}.counts.bin", found.counts.astype("<i8").data)
 
 
 def _by_token(counts: dict[str, int], vocab: int) -> np.ndarray:

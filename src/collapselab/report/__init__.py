@@ -14,11 +14,12 @@ import yaml
 
 from collapselab.config import RunConfig, UserError
 from collapselab.console import inert
+from collapselab.folders import read_json, write_bytes, write_text
 from collapselab.guards import metrics, number, reading, text, whole
 from collapselab.metrics import HEADLINE
 from collapselab.mixing import read_mixture
 from collapselab.report import figures, overlay, tables
-from collapselab.rundir import Chain, find_chains, read_json, read_metrics, run_root, write_bytes, write_text
+from collapselab.rundir import Chain, find_chains, read_metrics, run_root
 
 
 class ChainFiles:
@@ -152,6 +153,10 @@ def write_report(run: Path) -> Path:
     try:
         return _publish(chains, baseline, out)
     except OSError as error:
+        from collapselab.faults import FULL, of_disk  # torch comes with it
+
+        if error.errno in FULL:
+            raise UserError(of_disk(out, error)) from None
         raise UserError(f"{out}: cannot be written ({error.strerror}); remove what is in the way") from None
 
 

@@ -11,10 +11,11 @@ import pandas as pd
 
 from collapselab.config import UserError
 from collapselab.console import inert
+from collapselab.folders import manifest_of, read_json, write_bytes, write_text
 from collapselab.guards import number, reading, text, whole
 from collapselab.metrics import HEADLINE
 from collapselab.report import ChainFiles, compared, figures, last_of_all, open_run, overlay, remove, tables
-from collapselab.rundir import STAGES, manifest_of, read_json, run_root, write_bytes, write_text
+from collapselab.rundir import STAGES, run_root
 
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
 FIGURES = ("theory", "likelihood", "tails")

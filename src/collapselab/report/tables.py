@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from collapselab.folders import write_bytes
 from collapselab.metrics.intervals import mean_interval, paired_difference
-from collapselab.rundir import write_bytes
 
 if TYPE_CHECKING:
     from collapselab.report import ChainFiles

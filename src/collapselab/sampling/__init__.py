@@ -20,11 +20,12 @@ import torch
 
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
+from collapselab.folders import Unfinished, write_json
 from collapselab.interrupts import Stopped
 from collapselab.mixing import TrainingSet
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes, out_of_memory
-from collapselab.rundir import Unfinished, batch_of, keep_batch, write_json
+from collapselab.rundir import batch_of, keep_batch
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch, write_batch

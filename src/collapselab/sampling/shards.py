@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from collapselab.rundir import Unfinished, read_json, write_bytes, write_json
+from collapselab.folders import Unfinished, read_json, write_bytes, write_json
 
 SHARD_TOKENS = 1 << 22
 
@@ -48,7 +48,7 @@ class Batches:
         if self.rows:
             numbers = sorted(self.rows)
             with self.unfinished.write(numbers[0], self.made_as) as out:
-                write_bytes(out / "rows.bin", np.stack([self.rows[i] for i in numbers]).tobytes())
+                write_bytes(out / "rows.bin", np.stack([self.rows[i] for i in numbers]).data)
                 write_json(out / "batches.json", numbers)
             self.rows = {}
 
@@ -63,5 +63,5 @@ class Batches:
 def write_shard(rows: np.ndarray, tokens: int, number: int, out: Path) -> str:
     """Writes the first `tokens` tokens of some rows; returns the name of the file."""
     name = f"tokens-{number:05d}.bin"
-    write_bytes(out / name, rows.reshape(-1)[:tokens].tobytes())
+    write_bytes(out / name, np.ascontiguousarray(rows).reshape(-1)[:tokens].data)
     return name

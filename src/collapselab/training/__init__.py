@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from collapselab import interrupts
 from collapselab.config import RunConfig, UserError, first_line
 from collapselab.console import Console
+from collapselab.folders import Unfinished
 from collapselab.mixing import TrainingSet, shows
 from collapselab.modeling import LanguageModel, causal_attention, copy_weights, true_state
 from collapselab.parallel import Processes, out_of_memory
-from collapselab.rundir import Unfinished
 from collapselab.seeds import batch_order, derive
 from collapselab.training import checkpoints
 from collapselab.training.counter import Counter

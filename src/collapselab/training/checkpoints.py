@@ -3,16 +3,15 @@ seed and step, so nothing else is needed to go on to the same bits."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from collapselab.faults import as_os_errors
+from collapselab.folders import read_json, write_json
 from collapselab.modeling import LanguageModel, copy_weights, true_state
-from collapselab.rundir import read_json, write_json
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -26,7 +25,8 @@ def save(folder: Path, model: LanguageModel, optimizer: torch.optim.AdamW, progr
         if tensor.data_ptr() not in seen:  # tied weights stand there once
             seen.add(tensor.data_ptr())
             tensors[f"model.{name}"] = tensor.contiguous()
-    save_tensors(tensors, folder / "state.safetensors")
+    with as_os_errors():
+        save_file(tensors, folder / "state.safetensors")
     write_json(folder / "progress.json", progress)
 
 
@@ -42,17 +42,3 @@ def load(folder: Path, model: LanguageModel, optimizer: torch.optim.AdamW) -> di
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     progress: dict[str, Any] = read_json(folder / "progress.json")
     return progress
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes a safetensors file. Raises OSError where there is no room: the library has an error of its own for that."""
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        raise as_os_error(error) from None
-
-
-def as_os_error(error: SafetensorError) -> Exception:
-    """The system's error that a safetensors error tells of, or itself."""
-    found = re.search(r"os error (\d+)", str(error))
-    return OSError(int(found[1]), str(error)) if found else error

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from collapselab.config import RunConfig
+from collapselab.folders import Unfinished
 from collapselab.mixing import TrainingSet, shows
 from collapselab.modeling import LanguageModel
-from collapselab.rundir import Unfinished
 from collapselab.seeds import batch_order
 from collapselab.training.log import check_ledger, first_target
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from collapselab.config import TrainingConfig, UserError
+from collapselab.folders import write_text
 from collapselab.mixing import TrainingSet
 from collapselab.parallel import Processes
-from collapselab.rundir import write_text
 
 LOG_ROWS = 500  # at most about this many lines in a generation's training log
 
