@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import Watched, fragile_config, left
 
-from collapselab import rundir, training
+from collapselab import folders, rundir, training
 from collapselab.chain import run
 from collapselab.config import RunConfig, UserError
 from collapselab.folders import manifest_of
@@ -113,9 +113,7 @@ def test_a_strange_file_in_a_stage_is_named_and_removed(copied: Copied, finished
 
 
 @pytest.mark.slow
-def test_every_file_with_every_damage(finished, tmp_path: Path, capsys, request) -> None:
-    if request.config.option.markexpr != "slow":
-        pytest.skip("five minutes: pytest -m slow tests/test_damage.py")
+def test_every_file_with_every_damage(finished, tmp_path: Path, capsys) -> None:
     for stage, file in every_file(Path(finished[0].runs_dir) / CHAIN):
         for how in DAMAGES:
             mended(Copied(finished[0], tmp_path / "runs", capsys), stage, file, how, finished[1])
@@ -134,18 +132,6 @@ def test_a_damaged_metrics_file_is_named_and_made_again(copied: Copied, finished
     damage(copied.path / "metrics.jsonl", how)
     lines, made = copied.again()
     assert len(lines) == 1 and lines[0].startswith(f"{copied.path / 'metrics.jsonl'} is ") and not made
-    assert left(copied.path) == finished[1]
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_batch_size_is_named(copied: Copied, finished, how: str) -> None:
-    shutil.rmtree(copied.path / "gen_002" / "samples")
-    damage(copied.path / "batch.json", how)
-    if how != "deleted":
-        with pytest.raises(UserError, match=r"batch\.json: .* remove it to have it made again"):
-            run(copied.config)
-        (copied.path / "batch.json").unlink()
-    run(copied.config)
     assert left(copied.path) == finished[1]
 
 
@@ -227,7 +213,7 @@ class HaltedError(Exception):
 
 def halted(config: RunConfig, home: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of nothing: a chain that ends just before it writes a file; it has checkpoints of every step and batch."""
-    monkeypatch.setattr(rundir, "COST_SHARE", 1e9)
+    monkeypatch.setattr(folders, "COST_SHARE", 1e9)
 
     def look(name: str, path: str) -> None:
         if before in path:

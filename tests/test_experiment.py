@@ -114,7 +114,11 @@ def test_what_is_done_is_skipped_arms_seeds_and_generations_can_be_added_and_a_f
     subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "exp").rglob("manifest.json")}
     real = {"mixing.schedule": "constant", "mixing.start": 1.0}
-    arms = {"replace": ARMS["replace"], "hot": {"training.lr": 1e9, "training.clip": 0}, "real": real}
+    arms = {
+        "replace": ARMS["replace"],
+        "hot": {"training.lr": 1e9, "training.clip": 0, "training.weight_decay": 0},
+        "real": real,
+    }
     path = asked(tmp_path, arms=arms, seeds=[2, 3], generations=2)
     made = subprocess.run(
         [sys.executable, "-m", "collapselab", "experiment", "--config", path], capture_output=True, text=True

@@ -227,8 +227,8 @@ def test_a_slow_server_delays_neither_a_row_nor_a_fork(online, chain, silent_ser
     torch.set_num_threads(2)
     try:
         for _ in range(10):
-            with quiet().bar("", 8) as bar:
-                made = side_by_side(lambda i: (torch.eye(8) * i).numpy(), list(range(8)), torch.device("cpu"), bar, 1)
+            with quiet().bar("", 8):
+                made = dict(side_by_side(lambda i: (torch.eye(8) * i).numpy(), list(range(8)), torch.device("cpu")))
             assert [int(np.trace(made[i])) for i in range(8)] == [8 * i for i in range(8)]
     finally:
         torch.set_num_threads(threads)

@@ -68,11 +68,14 @@ def check_launch() -> None:
 
 
 def check_out(folder: Path, option: str) -> None:
-    """Makes the folder that an --out asks for; raises UserError where no file can be written into it."""
+    """Raises UserError where no file can be written into the folder that an --out asks for; leaves nothing of it."""
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for path in made:
+            path.rmdir()
     except OSError as error:
         raise UserError(f"--out {option}: cannot be written ({error.strerror}); choose another place") from None
 

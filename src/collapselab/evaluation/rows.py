@@ -13,6 +13,7 @@ import numpy as np
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
+from collapselab.folders import read_published
 from collapselab.mixing import read_meta, read_samples
 from collapselab.rundir import Chain
 from collapselab.seeds import generator
@@ -44,11 +45,13 @@ def check_vocabulary(chain: Chain, size: int) -> None:
     """Raises UserError where the samples of a chain were written with another vocabulary than the tokenizer's `size`."""
     g = 0
     while (folder := chain.stage(g, "samples")).is_dir():
+        g += 1
+        if read_published(folder, "meta.json") is None:  # damaged: found, and made again, when its turn comes
+            continue
         if (vocab := read_meta(folder)["vocab"]) != size:
             raise UserError(
                 f"{folder}: written with {vocab} tokens, the tokenizer has {size}; remove it to have it made again"
             )
-        g += 1
 
 
 def generated_places(folder: Path, count: int) -> list[Place]:
