@@ -25,7 +25,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 HANGS = 60.0  # seconds that no start may take
-REACH = 0.25  # of the seconds that a whole chain takes: the latest kill of a start
 CHAIN = [
     *("--generations=3", "--corpus.tokenizer=bytes", "--model.layers=2", "--model.width=32", "--model.heads=2"),
     *("--training.block=32", "--training.batch_size=4", "--training.lr=3e-3", "--training.checkpoint_steps=7"),
@@ -129,7 +128,7 @@ def tried(root: Path, kills: int, seed: int, fork: bool, settings: list[str]) ->
             process = started(arguments, log, fork)
             status = began(process, chain / "lock") if draw.random() < 0.8 else None
             if status is None:
-                status = ended(process, draw.uniform(0, REACH) * whole if done < kills else HANGS)
+                status = ended(process, draw.random() ** 2 * whole if done < kills else HANGS)  # early ones more often
             if status is None and done < kills:
                 os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)

@@ -26,6 +26,7 @@ from collapselab import families, memory
 from collapselab.config import ModelConfig, RunConfig, UserError, as_dict
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.identity import flatten
+from collapselab.lock import Lock, take
 from collapselab.options import run_keys
 
 BASE: dict[str, Any] = {
@@ -34,6 +35,9 @@ BASE: dict[str, Any] = {
     "training.block": 16, "training.batch_size": 8, "mixing.tokens": 512, "sampling.batch_size": 16,
     "evaluation.tokens": 128, "evaluation.self_bleu_samples": 8,
 }  # fmt: skip
+
+
+Result = tuple[int, str, str]  # exit code, stdout, stderr
 
 
 @dataclass
@@ -184,6 +188,48 @@ def _made(kitchen: Kitchen) -> str:
     return str(kitchen.runs / "tried")
 
 
+def _again(kitchen: Kitchen, change: Callable[[Path], object] = lambda chain: None, **changes: Any) -> Result:
+    """A finished run of two generations, something done to its chain, and the same command again."""
+    asked = {"generations": 1} | {key: value for key, value in changes.items() if key in ("retain", "model__start")}
+    assert kitchen.run(**asked)[0] == 0
+    change(kitchen.runs / "tried" / "arm=main" / "seed=1")
+    return kitchen.run(**asked | changes)
+
+
+def _without_identity(chain: Path) -> None:
+    (chain / "identity.json").write_text("{")
+    (chain / "identity.copy.json").write_text("")
+
+
+def _linked(chain: Path) -> None:
+    (chain / "metrics.jsonl").unlink()
+    (chain / "metrics.jsonl").symlink_to("/etc/hostname")
+
+
+def _held(kitchen: Kitchen) -> Result:
+    holder: list[Lock] = []
+    result = _again(kitchen, lambda chain: holder.append(take(chain / "lock")))
+    holder[0].release()
+    return result
+
+
+def _edited(kitchen: Kitchen) -> Result:
+    chain = Path(_made(kitchen)) / "arm=main" / "seed=1"
+    (chain / "config.yaml").write_text((chain / "config.yaml").read_text().replace("seed: 1", "seed: 2"))
+    return kitchen.lab("report", str(chain))
+
+
+def _pruned(kitchen: Kitchen, *arguments: str) -> Result:
+    assert kitchen.run(generations=2, retain="last")[0] == 0
+    return kitchen.lab(arguments[0], str(kitchen.runs / "tried"), *arguments[1:])
+
+
+FINISHED = (  # a finished run is there, and stays
+    *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
+    *("a run that another process has", "a chain that nobody can tell", "a link in a run", "settings that were edited"),
+    *("weights that were not kept", "weights that were not kept, for new scores", "a fork of what is not finished"),
+)
+
 PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     # configuration
     "a verb that is none": lambda k: k.lab("rnu"),
@@ -275,6 +321,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "processes that nobody launched": lambda k: k.env("WORLD_SIZE", "2"),
     "ACCELERATE_USE_CPU that is no yes or no": lambda k: k.env("ACCELERATE_USE_CPU", "maybe"),
     # disk
+    "a disk with less room than a chain takes": lambda k: k.run(generations=10**5, sampling__tokens=10**8, mixing__start=0),
     "a folder for runs that is a file": lambda k: k.run(runs_dir=k.good / "text.jsonl"),
     "an --out that cannot be written": lambda k: k.lab("sample", _made(k), "--out", "/dev/null/x"),
     "an --out that is a folder": lambda k: k.lab("eval", str(k.good / "model"), "--run", _made(k), "--out", str(k.here)),
@@ -297,6 +344,15 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     # run directory
     "a run that is none": lambda k: k.lab("report", str(k.here)),
     "--at without --fork": lambda k: k.lab("run", "--at", "0"),
+    "other settings": lambda k: _again(k, training__lr=0.5, sampling__top_k=7),
+    "fewer generations": lambda k: _again(k, generations=0),
+    "a run that another process has": _held,
+    "a chain that nobody can tell": lambda k: _again(k, _without_identity),
+    "a link in a run": lambda k: _again(k, _linked),
+    "settings that were edited": _edited,
+    "weights that were not kept": lambda k: _pruned(k, "sample", "--generation", "1"),
+    "weights that were not kept, for new scores": lambda k: _pruned(k, "eval", "--evaluation.tokens", "64"),
+    "a fork of what is not finished": lambda k: (_made(k), k.run(name="fork", generations=4, fork=k.runs / "tried", at=3))[1],
 }  # fmt: skip
 
 
@@ -309,8 +365,7 @@ def test_the_answer_is_the_line_of_the_table(wrong: str, kitchen: Kitchen) -> No
     if wrong.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("there is one")
     result = PROVOKED[wrong](kitchen)
-    made = "an --out that" in wrong  # a finished run is there
-    line = the_line(result, kitchen.here / "none" if made else kitchen.runs)
+    line = the_line(result, kitchen.here / "none" if wrong in FINISHED else kitchen.runs)
     pattern = ".*".join(re.escape(part) for part in rows()[wrong].split("..."))
     assert re.fullmatch(f"collapselab: error: {pattern}", line), line
 
@@ -415,7 +470,7 @@ def test_every_key_is_tried() -> None:
 
 
 def test_any_configuration_runs_or_is_refused_in_one_line(kitchen: Kitchen) -> None:
-    @settings(max_examples=40, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=24, deadline=None, database=None, derandomize=True)
     @given(CONFIGURATIONS, st.booleans())
     def tried(changes: dict[str, Any], in_file: bool) -> None:
         try_out(kitchen, changes, in_file)

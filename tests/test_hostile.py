@@ -288,8 +288,9 @@ def test_a_pipe_is_not_waited_for(name: str, plain: Path, tmp_path: Path, lab: L
 @pytest.mark.parametrize("name", ["../mixture/blocks.bin", "/etc/hostname", "link", "."])
 def test_a_manifest_names_files_of_its_own_folder(name: str, plain: Path, tmp_path: Path) -> None:
     stage = copy(plain, tmp_path) / "gen_000" / "train"
-    (stage / "link").symlink_to("config.json")
     assert manifest_of(stage) is not None
+    if name == "link":
+        (stage / "link").symlink_to("config.json")
     manifest = json.loads((stage / "manifest.json").read_text())
     path = stage / name
     is_file = path.is_file()

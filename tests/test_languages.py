@@ -17,7 +17,8 @@ from helpers import samples_of
 
 from collapselab import mixing, modeling
 from collapselab.chain import run
-from collapselab.config import LANGUAGE_RANGES, CorpusConfig, RunConfig, UserError
+from collapselab.config import CorpusConfig, RunConfig, UserError
+from collapselab.config.corpus import LANGUAGE_RANGES
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.truth import written_documents
 from collapselab.folders import read_json

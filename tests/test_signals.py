@@ -25,7 +25,7 @@ import collapselab.chain, collapselab.commands.chains, collapselab.options
 from kill_again import CHAIN, ended, left, started
 
 root = Path(sys.argv[2])
-longer = [*CHAIN, "--generations=1", "--training.epochs=8", "--training.checkpoint_steps=10"]
+longer = [*CHAIN, "--generations=1", "--training.epochs=4", "--training.checkpoint_steps=10"]
 longer += ["--training.checkpoint_seconds=null"]
 home = ["--runs_dir", str(root), "--progress=false", *longer]
 
@@ -86,7 +86,7 @@ def test_a_signal_ends_a_run_with_its_code_and_the_command_that_goes_on(stopped:
 def test_the_step_at_hand_is_finished_and_kept(stopped: list[dict]) -> None:
     for one in stopped:
         if one["stage"] == "train":
-            step = re.search(r"\(generation 1, training, after step (\d+) of 256\)", one["said"])
+            step = re.search(r"\(generation 1, training, after step (\d+) of 128\)", one["said"])
             assert step and max(one["kept"]) == f"{int(step[1]):010d}", one["said"]
             assert len(one["kept"]) <= 2
 
@@ -98,17 +98,22 @@ def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(stopped: list[dic
 def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     """In a training step of many seconds: the first signal waits for its end, the second does not."""
     command = [sys.executable, "-m", "collapselab", "run", "--runs_dir", str(tmp_path), "--corpus.tokenizer=bytes"]
-    command += ["--training.batch_size=8192", "--training.block=128", "--mixing.tokens=1048576", "--model.width=128"]
+    command += [
+        "--training.batch_size=768",
+        "--training.checkpoint_steps=1",
+        "--training.block=128",
+        "--mixing.tokens=393216",
+        "--model.width=128",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
-    place = tmp_path / "main/arm=main/seed=1/gen_000/.train.partial"
+    place = tmp_path / "main/arm=main/seed=1/gen_000/train.unfinished/0000000001"
     until = time.monotonic() + 120
     while not place.exists():
         assert run.poll() is None and time.monotonic() < until, run.communicate()[1]
         time.sleep(0.02)
-    time.sleep(1)
     run.send_signal(signal.SIGTERM)
-    time.sleep(2)
+    time.sleep(0.8)
     assert run.poll() is None, "the step should be longer"
     asked = time.monotonic()
     run.send_signal(signal.SIGTERM)
