@@ -483,7 +483,7 @@ def test_many_configurations_run_or_are_refused_in_one_line(kitchen: Kitchen) ->
     """The long form; docs/reliability.md has its figures. `pytest -m slow tests/test_errors.py -s` shows how many."""
     ended = {"ran": 0, "refused": 0}
 
-    @settings(max_examples=1000, deadline=None, database=None)
+    @settings(max_examples=int(os.environ.get("ERRORS_TRIES", "1000")), deadline=None, database=None)
     @given(CONFIGURATIONS, st.booleans())
     def tried(changes: dict[str, Any], in_file: bool) -> None:
         ended[try_out(kitchen, changes, in_file)] += 1

@@ -125,6 +125,7 @@ def test_a_crash_at_any_call_leaves_what_can_be_gone_on_with(
 
 # --- errors ------------------------------------------------------------------------------------------------------------
 
+EVERY = int(os.environ.get("FAULTS_EVERY", "1"))  # in the long forms: every n-th call
 WRITES = ("open", "write", "fsync", "replace", "mkdir")  # a full disk still removes
 
 
@@ -193,8 +194,10 @@ def test_an_error_at_every_call(tmp_path: Path, whole, every_step: None, number:
     watched, made = failing(home, 0, number)
     with watched:
         run(fragile_config(home))
-    for at in range(1, len(made) + 1):
+    places = range(1, len(made) + 1, EVERY)
+    for at in places:
         fails_and_goes_on(fragile_config(tmp_path / "runs"), at, number, whole[0])
+    print(f"{errno.errorcode[number]} at {len(places)} of {len(made)} calls")
 
 
 @pytest.mark.parametrize("file", ["gen_002/.eval.partial", "report", "metrics.jsonl"])
@@ -327,14 +330,17 @@ def test_the_estimate_of_the_space_is_near_what_a_chain_takes(
 @pytest.mark.parametrize("how", CRASHES)
 def test_a_crash_at_every_call(tmp_path, whole, how: str) -> None:
     wanted, calls, _ = whole
-    for crash in range(1, len(calls) + 1):
+    places = range(1, len(calls) + 1, EVERY)
+    for crash in places:
         survives(fragile_config(tmp_path / "runs"), [(crash, how)], wanted)
+    print(f"{how}: {len(places)} of {len(calls)} calls")
 
 
 @pytest.mark.slow
 def test_two_crashes_in_a_row(tmp_path, whole) -> None:
     wanted, calls, _ = whole
     draw = random.Random(1)
-    for _ in range(200):
+    for _ in range(200 // EVERY):
         crashes = [(draw.randrange(1, len(calls)), draw.choice(CRASHES)) for _ in range(2)]
         survives(fragile_config(tmp_path / "runs"), crashes, wanted)
+    print(f"{200 // EVERY} pairs of crashes")

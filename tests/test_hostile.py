@@ -168,6 +168,7 @@ def test_many_changed_runs_are_answered_or_refused_in_one_line(
     answers = (attack(seed, arms if seed % 2 else plain, tmp_path, lab) for seed in range(first, first + tries))
     wrong = [f"{what}: {how}" for what, how in answers if how]
     assert not wrong, "\n".join(wrong)
+    print(f"{tries} changed runs")
 
 
 # --- things that chance would not find ------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-ONE_EVENT = 0.5  # seconds: a launcher passes on what the terminal has sent to its processes already
+ONE_EVENT = 0.5  # seconds within which two signals are one: a key that was pressed twice by mistake
+LAUNCHED = 5.0  # the same under a launcher, which passes on what the terminal has sent to all already
 
 
 class Stopped(KeyboardInterrupt):
@@ -95,12 +96,12 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def _watch(numbers: socket.socket) -> None:
     """Ends the process at a second signal, also while the main thread is in a long computation that Python's own handlers
     wait for."""
-    first = 0.0
+    first, apart = 0.0, LAUNCHED if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ONE_EVENT
     with numbers:
         while number := numbers.recv(1):
             if number[0] not in (signal.SIGINT, signal.SIGTERM):
                 continue
             first = first or time.monotonic()
-            if time.monotonic() - first > ONE_EVENT:
+            if time.monotonic() - first > apart:
                 os.write(2, b"collapselab: stopped at once; the last checkpoint is kept\n")
                 os._exit(128 + number[0])
