@@ -114,9 +114,12 @@ def test_a_strange_file_in_a_stage_is_named_and_removed(copied: Copied, finished
 
 @pytest.mark.slow
 def test_every_file_with_every_damage(finished, tmp_path: Path, capsys) -> None:
-    for stage, file in every_file(Path(finished[0].runs_dir) / CHAIN):
+    files = every_file(Path(finished[0].runs_dir) / CHAIN)
+    for stage, file in files:
         for how in DAMAGES:
             mended(Copied(finished[0], tmp_path / "runs", capsys), stage, file, how, finished[1])
+    with capsys.disabled():
+        print(f"{len(files)} files in {len(DAMAGES)} ways")
 
 
 @pytest.mark.parametrize("stage", ["gen_000/eval", "gen_001/mixture", "gen_001/samples", "gen_002/train", "reference"])
