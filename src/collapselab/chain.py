@@ -141,7 +141,9 @@ class Stages:
         if not manifest and not flaw and self.lost(name):
             flaw = "is missing"
         with self.processes.main_first():
-            self.refuse_inherited(name, flaw)
+            inherited = self.processes.is_main and self.inherited(name, inputs, flaw)
+        if self.processes.share(inherited):
+            return True
         if manifest or flaw:
             self.console.say(f"{place}: {flaw or 'what it was made from has changed'}; made again")
         self.restore(name)
@@ -166,15 +168,20 @@ class Stages:
         later = [self.chain.stage(self.g, s) for s in names[names.index(name) + 1 :]]
         return self.scores is None and any(p.exists() for p in [*later, self.chain.generation(self.g + 1)])
 
-    def refuse_inherited(self, name: str, flaw: str) -> None:
-        """Raises UserError where a stage that a fork has taken along is damaged: by the fork's settings it would become
-        another one."""
+    def inherited(self, name: str, inputs: dict[str, str], flaw: str) -> bool:
+        """Copies a damaged stage that a fork has taken along from its parent again; by the fork's settings it would become
+        another one. Whether there was one; raises UserError where the parent no longer has it."""
         origin = self.chain.root / "fork.json"
-        if flaw and self.scores is None and origin.is_file():
-            known = folders.read_json(origin)
-            if self.g <= known["at"]:
-                theirs = Chain(Path(known["name"])).stage(self.g, name)
-                raise UserError(f"{self.place(name)}: {flaw}; it was forked: copy {theirs} to its place")
+        if not flaw or self.scores or not origin.is_file() or self.g > (known := folders.read_json(origin))["at"]:
+            return False
+        place, theirs = self.place(name), Chain(Path(known["name"])).stage(self.g, name)
+        manifest = folders.manifest_of(theirs)
+        if manifest is None or manifest["inputs"] != inputs:
+            raise UserError(f"{place}: {flaw}; it was forked: put back what was in {theirs} then, or fork again")
+        self.console.say(f"{place}: {flaw}; copied again from {theirs}")
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(theirs, place, symlinks=True)
+        return True
 
     # --- weights that are not kept --------------------------------------------------------------------------------
 
