@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT, Lab
 
 from collapselab.cli import VERBS
+from collapselab.commands import check_out
 from collapselab.commands.chains import read_experiment
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, digest
 from collapselab.identity import flatten, identity
@@ -441,6 +442,31 @@ def test_the_installed_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
     )
     refused((done.returncode, done.stdout, done.stderr), "'training.lr'")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line", [["run", f"--runs_dir={'x' * 300}"], ["report", "x" * 300], ["sync", "y" * 5000]], ids=lambda v: v[0]
+)
+def test_what_the_system_refuses_is_one_line(lab: Lab, line: list[str]) -> None:
+    refused(lab(*line), "File name too long")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "collapselab", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("collapselab: error: standard output: ")
+
+
+def test_what_a_chain_has_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "gen_000" / "train").mkdir(parents=True)
+    (tmp_path / "gen_000" / "train" / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="lies in a chain, whose files are its own"):
+        check_out(tmp_path / "gen_000" / "train" / "more", "more")
+    check_out(tmp_path / "text", "text")
+    assert not (tmp_path / "text").exists()
 
 
 def test_only_the_first_process_speaks(tmp_path: Path) -> None:

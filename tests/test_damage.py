@@ -250,3 +250,15 @@ def test_damaged_parts_are_named_and_the_others_gone_on_with(finished, tmp_path,
         said = capsys.readouterr().err
         assert f"{part}: {file} " in said and f"generation 1: {goes_on}" in said, (file, said)
         assert left(path) == finished[1]
+
+
+def test_a_checkpoint_under_the_name_of_another_is_not_believed(finished, tmp_path, capsys, monkeypatch) -> None:
+    path = halted(finished[0], tmp_path, "gen_001/.train.partial/.log.jsonl", monkeypatch)
+    older, newer = sorted((path / "gen_001" / "train.unfinished").iterdir())
+    older.rename(older.with_name("aside"))
+    newer.rename(older)
+    older.with_name("aside").rename(newer)
+    run(dataclasses.replace(finished[0], runs_dir=str(tmp_path)))
+    said = capsys.readouterr().err
+    assert f"{newer}: manifest.json is that of" in said and "training goes on" not in said
+    assert left(path) == finished[1]

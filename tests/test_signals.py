@@ -151,3 +151,27 @@ def test_an_experiment_stops_its_chains_in_checkpoints(tmp_path: Path) -> None:
     assert shlex.split(said.split("to go on: ")[1])[:2] == ["collapselab", "experiment"] and "Traceback" not in said
     assert all(any(folder.glob("*/manifest.json")) for folder in tmp_path.glob(kept))
     assert "Traceback" not in (tmp_path / "exp" / "workers.log").read_text()
+
+
+def test_a_signal_while_an_object_is_removed_is_not_lost() -> None:
+    """Python drops what is raised in `__del__`; the signal comes again."""
+    script = """
+import os, signal, sys, time
+from collapselab import interrupts
+
+class Slow:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.02)
+
+try:
+    with interrupts.handled():
+        it = Slow()
+        del it
+        time.sleep(20)
+except interrupts.Stopped as stopped:
+    sys.exit(stopped.code)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143 and "Traceback" not in done.stderr and time.monotonic() - began < 15

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from collapselab import __version__, interrupts
 from collapselab.commands import VERBS, chains, files, measure, stages
@@ -45,24 +46,43 @@ def main(argv: list[str] | None = None) -> int:
 
             raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
         with interrupts.handled():
-            return HANDLERS[verb](arguments[1:])
+            code = HANDLERS[verb](arguments[1:])
+            sys.stdout.flush()  # here a disk that is full can still be said
+            interrupts.check()
+            return code
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # one process speaks for all
-            from collapselab.console import inert
-
-            print(f"collapselab: error: {inert(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except SystemExit as leaving:  # --help and --print_config
         return int(leaving.code or 0)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say to nobody
+        _say_no_more()
         return 1
+    except OSError as error:  # what no room has put into words: a full disk, a name that is too long
+        from collapselab.faults import of_disk
+
+        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+        if named is None:  # the terminal's side: where the output goes to
+            _say_no_more()
+        return _refused(of_disk(named or Path("standard output"), error))
     except interrupts.Stopped as stopped:
         _say_stopped(stopped, arguments)
         return stopped.code
     except KeyboardInterrupt:
         _say_stopped(interrupts.Stopped(signal.SIGINT), arguments)
         return 130
+
+
+def _refused(text: str) -> int:
+    if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+        from collapselab.console import inert
+
+        print(f"collapselab: error: {inert(' '.join(text.split()))}", file=sys.stderr)
+    return 2
+
+
+def _say_no_more() -> None:
+    """Has what is left in Python's buffer go nowhere: nobody reads it, or it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_stopped(stopped: interrupts.Stopped, arguments: list[str]) -> None:
@@ -75,7 +95,8 @@ def _say_stopped(stopped: interrupts.Stopped, arguments: list[str]) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             again = f"the same accelerate launch of: {again}"
         name = signal.Signals(stopped.number).name
-        print(f"collapselab: stopped by {name}{where}; to go on: {again}", file=sys.stderr)
+        to = "to go on" if arguments[:1] in (["run"], ["experiment"]) else "again"
+        print(f"collapselab: stopped by {name}{where}; {to}: {again}", file=sys.stderr)
 
 
 def _usage() -> None:

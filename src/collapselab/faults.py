@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from collapselab import interrupts
 from collapselab.config import UserError, first_line
-from collapselab.parallel import Processes
+
+if TYPE_CHECKING:
+    from collapselab.parallel import Processes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 KEPT = "what is published is whole, and the same command goes on from there"
@@ -53,7 +54,7 @@ def as_os_errors() -> Iterator[None]:
 def of_disk(where: Path, error: OSError) -> str:
     """One line for an error of the file system."""
     found = where
-    while not found.exists():
+    while not os.path.lexists(found):
         found = found.parent
     free = shutil.disk_usage(found).free
     if error.errno in FULL:
@@ -64,6 +65,8 @@ def of_disk(where: Path, error: OSError) -> str:
 
 def _of_a_peer(error: RuntimeError) -> bool:
     """Whether a collective failed because another process no longer answers (gloo's errors have no class of their own)."""
+    import torch
+
     text = str(error).lower()
     lost = any(sign in text for sign in ("gloo", "nccl", "connection closed by peer", "connection reset by peer"))
     return isinstance(error, torch.distributed.DistError) or lost

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,11 +48,16 @@ def _sync_directory(path: Path) -> None:
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Atomic: the file has its old content or the new one, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     _sync_directory(path.parent)
 
 
@@ -165,6 +170,8 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
     path = stage / "manifest.json"
     try:
         manifest: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
+        if manifest["stage"] != stage.name:
+            return None, f"manifest.json is that of {str(manifest['stage'])[:40]!r}"
         if manifest["schema"] != SCHEMA:
             return None, f"manifest.json has schema {manifest['schema']!r}, this version reads {SCHEMA}"
         number(manifest["time"]["seconds"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ class _State:
     asked: int = 0
     """The number of the first signal; 0 while there was none."""
     finishing: int = 0
+    again: bool = False
+    """Whether Stopped was raised where Python drops exceptions, and is to be raised once more."""
 
 
 _state = _State()
@@ -74,6 +77,8 @@ def handled() -> Iterator[None]:
     theirs.setblocking(False)
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(ours,), daemon=True).start()
+    dropped = sys.unraisablehook
+    sys.unraisablehook = lambda what: _once_more() if what.exc_type is Stopped else dropped(what)
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # whoever started the process wants it to go on
             signal.signal(number, _on_signal)
@@ -82,15 +87,24 @@ def handled() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = dropped
         signal.set_wakeup_fd(wakeup)
         theirs.close()  # ends the thread, which closes its own
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    first = not _state.asked
-    _state.asked = _state.asked or number
+    first = not _state.asked or _state.again
+    _state.asked, _state.again = _state.asked or number, False
     if first and not _state.finishing:
-        raise Stopped(number)
+        raise Stopped(_state.asked)
+
+
+def _once_more() -> None:
+    """A signal may come while an object is being removed: what is raised there is dropped. It is sent once more."""
+    _state.again = True
+    main, number = threading.main_thread().ident, _state.asked
+    if main is not None:
+        threading.Timer(0.05, signal.pthread_kill, (main, number)).start()
 
 
 def _watch(numbers: socket.socket) -> None:

@@ -88,7 +88,9 @@ class Lock:
         if self.before is None:
             return None
         who = "a process" if self.before.pid is None else str(self.before)
-        return f"{self.path}: took over the lock of {who}, which no longer runs"
+        runs = self.before.pid is not None and not self.before.ended
+        gone = "which does not hold it (on another machine, or this is a copy)" if runs else "which no longer runs"
+        return f"{self.path}: took over the lock of {who}, {gone}"
 
     def release(self) -> None:
         """Gives it back, also where a child still has the descriptor that it inherited."""

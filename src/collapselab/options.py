@@ -119,7 +119,8 @@ class Options:
         if self.positional in settings:
             value = settings.pop(self.positional).split("=", 1)[1]
             line = line if any(not item.startswith("--") for item in line) else [value, *line]
-        return [*settings.values(), *line]
+        typed = {item[2:].split("=", 1)[0] for item in line}  # what a file says of these does not count
+        return [*(option for key, option in settings.items() if key not in typed), *line]
 
     def parse(self, arguments: list[str]) -> Any:
         """Parsed values of gathered options, as a jsonargparse namespace. Raises UserError, one line."""

@@ -68,7 +68,10 @@ def check_launch() -> None:
 
 
 def check_out(folder: Path, option: str) -> None:
-    """Raises UserError where no file can be written into the folder that an --out asks for; leaves nothing of it."""
+    """Raises UserError where no file can be written into the folder that an --out asks for, or where a chain would lose
+    what it has there; leaves nothing of it."""
+    if any((path / name).exists() for path in (folder, *folder.parents) for name in ("manifest.json", "identity.json")):
+        raise UserError(f"--out {option}: lies in a chain, whose files are its own; name a folder elsewhere")
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,8 @@ def sample(arguments: list[str]) -> int:
     gathered = options.gather(arguments)
     overrides = [item for item in gathered if item[2:].split("=", 1)[0] in passed_on]
     parsed = options.parse([item for item in gathered if item not in overrides])
+    if parsed.show < 0:
+        raise UserError(f"--show={parsed.show}: must be 0 or more")
     if parsed.tokens is not None and parsed.tokens < 1:
         raise UserError(f"--tokens={parsed.tokens}: must be 1 or more")
     chain = one_chain(parsed.run)

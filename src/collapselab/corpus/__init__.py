@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import CorpusConfig, UserError, digest
+from collapselab.console import Console
 from collapselab.corpus.shards import tokenise
 from collapselab.corpus.sources import SPLITS, open_source
 from collapselab.corpus.tokenizers import (
@@ -25,7 +26,7 @@ from collapselab.corpus.tokenizers import (
     load_tokenizer,
     words_tokenizer,
 )
-from collapselab.folders import manifest_of, publishing, read_json
+from collapselab.folders import examine, publishing, read_json
 from collapselab.languages import language_of
 
 FORMAT = 2  # of the cached shards; raise it when their meaning changes
@@ -101,7 +102,10 @@ def prepare(
     folder = cache_root() / key
     try:
         size = sum(path.stat().st_size for path in folder.glob("*.bin"))
-        if manifest_of(folder, check="digests" if size < VERIFY_LIMIT else "sizes") is None:
+        manifest, flaw = examine(folder, check="digests" if size < VERIFY_LIMIT else "sizes")
+        if flaw:
+            Console(speaks=int(os.environ.get("RANK", "0")) == 0).say(f"{folder}: {flaw}; tokenised again")
+        if manifest is None:
             with publishing(folder, inputs={}, shared=True) as out:
                 tokenise(source, config, tokenizer, out)
     except OSError as error:

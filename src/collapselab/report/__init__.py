@@ -157,7 +157,9 @@ def write_report(run: Path) -> Path:
 
         if error.errno in FULL:
             raise UserError(of_disk(out, error)) from None
-        raise UserError(f"{out}: cannot be written ({error.strerror}); remove what is in the way") from None
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); remove what is in the way, or make it writable"
+        ) from None
 
 
 def _publish(chains: list[ChainFiles], baseline: str | None, out: Path) -> Path:

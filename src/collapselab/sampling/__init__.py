@@ -217,8 +217,14 @@ class Sampler:
             # The last batch is padded with whole sequences.
             prompts = make_prompts(config, generation, text, -(-sequences // batch) * batch, separator)
             batches = Batches(kept, (batch, length), dtype)
-            if self._write(model, generation, prompts, separator, batches):
-                break
+            try:
+                if self._write(model, generation, prompts, separator, batches):
+                    break
+            except Stopped as stopped:
+                if unfinished is not None:
+                    raise
+                kept.clear()
+                raise Stopped(stopped.number, f"generation {generation}, sampling, nothing is kept") from None
             if batch == 1:
                 raise UserError(
                     "sampling.batch_size=1: a single sequence does not fit into GPU memory; set a shorter sampling.length, "
