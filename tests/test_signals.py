@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from collapselab import cli
+from collapselab.config import UserError
+
 ROOT = Path(__file__).parents[1]
 
 # One process imports the lab and forks every run: starting Python each time would take most of the test.
@@ -151,6 +154,22 @@ def test_an_experiment_stops_its_chains_in_checkpoints(tmp_path: Path) -> None:
     assert shlex.split(said.split("to go on: ")[1])[:2] == ["collapselab", "experiment"] and "Traceback" not in said
     assert all(any(folder.glob("*/manifest.json")) for folder in tmp_path.glob(kept))
     assert "Traceback" not in (tmp_path / "exp" / "workers.log").read_text()
+
+
+def test_a_signal_that_surfaces_as_another_error_is_a_signal(monkeypatch: pytest.MonkeyPatch, lab) -> None:
+    """Libraries turn what is raised inside them into errors of their own; the signal is what happened."""
+
+    def verb(arguments: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except BaseException:
+            raise UserError("file.bin: not written by this lab") from None
+        return 0
+
+    monkeypatch.setitem(cli.HANDLERS, "corpus", verb)
+    code, _, said = lab("corpus")
+    assert code == 143 and said.startswith("collapselab: stopped by SIGTERM; again: collapselab corpus"), said
 
 
 def test_a_signal_while_an_object_is_removed_is_not_lost() -> None:

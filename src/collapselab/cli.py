@@ -46,7 +46,11 @@ def main(argv: list[str] | None = None) -> int:
 
             raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
         with interrupts.handled():
-            code = HANDLERS[verb](arguments[1:])
+            try:
+                code = HANDLERS[verb](arguments[1:])
+            except Exception:
+                interrupts.check()  # it may be what a library made of a signal that came while it was at work
+                raise
             sys.stdout.flush()  # here a disk that is full can still be said
             interrupts.check()
             return code

@@ -243,7 +243,9 @@ def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, 
     with suppress(EOFError, OSError), interrupts.handled():  # there is nothing more to do
         try:
             while True:
-                pipe.send(_run_chain(pipe.recv(), log))
+                said = _run_chain(pipe.recv(), log)
+                interrupts.check()  # what a library made of a signal is no failure
+                pipe.send(said)
         except interrupts.Stopped as stopped:
             sys.exit(stopped.code)
 
