@@ -471,7 +471,7 @@ def test_every_key_is_tried() -> None:
 
 
 def test_any_configuration_runs_or_is_refused_in_one_line(kitchen: Kitchen) -> None:
-    @settings(max_examples=24, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=12, deadline=None, database=None, derandomize=True)
     @given(CONFIGURATIONS, st.booleans())
     def tried(changes: dict[str, Any], in_file: bool) -> None:
         try_out(kitchen, changes, in_file)
