@@ -16,7 +16,7 @@ from conftest import ROOT, Lab
 from helpers import one_process, quiet, small_config
 from safetensors.torch import load_file, save_file
 
-from collapselab import bigram, mixing, modeling, space
+from collapselab import bigram, mixing, modeling, pretrained, space
 from collapselab.chain import run
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, SamplingConfig, UserError
 from collapselab.corpus import Corpus, prepare
@@ -142,7 +142,7 @@ def test_a_published_folder_is_a_model_of_transformers(finished) -> None:
     )
     assert json.loads((folder / "log.jsonl").read_text()) == {"loss": facts["last_loss"], "step": 0}
     published = modeling.load(str(folder), pad=64)
-    assert published.counted and published.vocab == 257 and modeling.longest_of(str(folder)) is None
+    assert published.counted and published.vocab == 257 and pretrained.longest_of(str(folder)) is None
     assert modeling.weights_digest(published) != modeling.weights_digest(
         modeling.load(str(Chain(path).stage(2, "train")))
     )

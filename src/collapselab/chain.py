@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from collapselab import evaluation, families, folders, mixing, modeling, sampling, seeds, supply, training
+from collapselab import evaluation, families, folders, mixing, modeling, pretrained, sampling, seeds, supply, training
 from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
@@ -293,7 +293,7 @@ class Stages:
             training.write_log(facts.pop("log"), out / "log.jsonl")
             facts |= {"generation": self.g, "started_from": started_from}
             base = config.pretrained if start != "scratch" else None
-            if base is None or modeling.trained_on(base) == self.corpus.digest:
+            if base is None or pretrained.trained_on(base) == self.corpus.digest:
                 facts["corpus"] = self.corpus.digest  # all that its weights have ever seen
             modeling.publish(self.trainer.model, self.corpus.tokenizer, out, facts)
 

@@ -20,8 +20,6 @@ from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
 from collapselab.faults import as_os_errors
 from collapselab.folders import write_json
 from collapselab.pretrained import cannot_be_loaded, check_weights, locate
-from collapselab.pretrained import longest_of as longest_of
-from collapselab.pretrained import trained_on as trained_on
 
 # Every name under which transformers' configurations keep a dropout rate.
 DROPOUTS = (

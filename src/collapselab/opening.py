@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from collapselab import folders, modeling, rundir
+from collapselab import folders, modeling, pretrained, rundir
 from collapselab.config import RunConfig, UserError, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus, prepare
@@ -73,7 +73,7 @@ def check_lengths(config: RunConfig) -> None:
     """A pretrained model must be able to read what it is given. Raises UserError before anything is written."""
     if config.model.pretrained is None:
         return
-    longest = modeling.longest_of(config.model.pretrained)
+    longest = pretrained.longest_of(config.model.pretrained)
     context = config.evaluation.context or config.training.block
     asked = {
         "training.block": config.training.block,
@@ -285,6 +285,6 @@ def pretrained_note(config: RunConfig, corpus: Corpus) -> str:
     """What a reader must know about a pretrained start; empty where it does not apply."""
     if config.model.pretrained is None:
         return ""
-    if modeling.trained_on(config.model.pretrained) == corpus.digest:
+    if pretrained.trained_on(config.model.pretrained) == corpus.digest:
         return "note: the pretrained model was trained by this lab on this corpus's training split, not on the held-out text"
     return "note: the pretrained model may have seen the held-out text; its perplexity can look better than on new text"
