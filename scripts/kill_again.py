@@ -34,6 +34,16 @@ CHAIN = [
 ]
 
 
+def imported() -> None:
+    """Imports all that a run comes to import, so that a process forked from this one begins at once."""
+    import transformers.models.gpt2.modeling_gpt2  # noqa: F401
+
+    import collapselab.chain
+    import collapselab.commands.chains
+    import collapselab.options
+    import collapselab.report.figures  # noqa: F401
+
+
 def started(arguments: list[str], log: Path, fork: bool) -> int:
     """Starts `collapselab` in a process of its own; returns its number."""
     if not fork:
@@ -152,8 +162,7 @@ def main() -> int:
     )
     given, more = parser.parse_known_args()
     if given.fork:
-        import collapselab.chain
-        import collapselab.options  # noqa: F401
+        imported()
     # In memory where there is such a folder: SIGKILL is the same there, and many small writes are not waited for.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as root:

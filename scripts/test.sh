@@ -8,4 +8,4 @@ export HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PAS
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
 .venv/bin/mypy
-exec .venv/bin/python -m pytest -n 2 --dist loadscope "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from collapselab import cli
+from collapselab import cli, interrupts
 from collapselab.config import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -24,9 +24,9 @@ DRIVER = """
 import json, os, shlex, signal, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
-import collapselab.chain, collapselab.commands.chains, collapselab.options
-from kill_again import CHAIN, ended, left, started
+from kill_again import CHAIN, ended, imported, left, started
 
+imported()
 root = Path(sys.argv[2])
 longer = [*CHAIN, "--generations=1", "--training.epochs=4", "--training.checkpoint_steps=10"]
 longer += ["--training.checkpoint_seconds=null"]
@@ -102,10 +102,10 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     """In a training step of many seconds: the first signal waits for its end, the second does not."""
     command = [sys.executable, "-m", "collapselab", "run", "--runs_dir", str(tmp_path), "--corpus.tokenizer=bytes"]
     command += [
-        "--training.batch_size=768",
+        "--training.batch_size=512",
         "--training.checkpoint_steps=1",
         "--training.block=128",
-        "--mixing.tokens=393216",
+        "--mixing.tokens=262144",
         "--model.width=128",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -170,6 +170,7 @@ def test_a_signal_that_surfaces_as_another_error_is_a_signal(monkeypatch: pytest
     monkeypatch.setitem(cli.HANDLERS, "corpus", verb)
     code, _, said = lab("corpus")
     assert code == 143 and said.startswith("collapselab: stopped by SIGTERM; again: collapselab corpus"), said
+    assert not interrupts.asked()  # a notebook may go on
 
 
 def test_a_signal_while_an_object_is_removed_is_not_lost() -> None:

@@ -89,6 +89,7 @@ def handled() -> Iterator[None]:
             signal.signal(number, handler)
         sys.unraisablehook = dropped
         signal.set_wakeup_fd(wakeup)
+        _state.asked, _state.again = 0, False  # what the process does next was not asked to end
         theirs.close()  # ends the thread, which closes its own
 
 

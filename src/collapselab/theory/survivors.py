@@ -11,7 +11,6 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.signal import fftconvolve
 from scipy.special import gammaln
 from scipy.stats import binom
 
@@ -69,6 +68,8 @@ def _added(count: np.ndarray, p: np.ndarray, real: int) -> np.ndarray:
     """The law of a count plus Bin(real, p): (K, n + 1) becomes (K, n + real + 1)."""
     if real == 0:
         return count
+    from scipy.signal import fftconvolve  # here: half a second that few runs need
+
     return np.asarray(fftconvolve(count, binom.pmf(np.arange(real + 1), real, p[:, None]), axes=1))
 
 
