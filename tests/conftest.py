@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,10 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ.pop("COLLAPSELAB_DATA", None)
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a background job; the processes that tests start inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if not Path("/dev/nvidiactl").exists():  # without a GPU, Triton's interpreter runs the kernels (read at import)
     os.environ["TRITON_INTERPRET"] = "1"
 
