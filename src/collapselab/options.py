@@ -202,7 +202,7 @@ class Options:
         key = (found.group(1) or found.group(2)) if found else ""
         if key in self.keys:
             given = [a.split("=", 1)[1] for a in arguments if a.startswith(f"--{key}=")]
-            said = f"{key}={given[-1] if given else ''!r}: must be {_in_words(self.keys[key])}"
+            said = f"{key}={given[-1] if given else ''!r}: must be {in_words(self.keys[key])}"
             return UserError(f"--config {self.origin[key]}: {said}" if key in self.origin else said)
         return UserError(f"{text[:300]}; see `{self.parser.prog} --help`")
 
@@ -276,7 +276,7 @@ def _as_option(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _in_words(annotation: str) -> str:
+def in_words(annotation: str) -> str:
     """`Literal["a", "b"] | None` becomes `a, b or null`."""
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
     choices = re.findall(r"""["']([^"']+)["']""", annotation)
