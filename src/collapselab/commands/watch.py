@@ -210,7 +210,7 @@ def _where(chain: ChainView) -> str:
 def _how_far(chain: ChainView) -> str:
     bar = chain.bar
     assert bar is not None
-    said = f"{bar.title}: {bar.share:.0%}"
+    said = f"{bar.title[:30]}: {bar.share:.0%}"
     if chain.state != "running":
         return f"{said} when it ended"
     left = bar.left(time.time())
