@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,15 @@ def samples_of(folder: Path, dtype: str = "<u2") -> np.ndarray:
     return np.concatenate([np.fromfile(p, dtype) for p in sorted(folder.glob("tokens-*.bin"))])
 
 
-def wandb_rows(file: Path) -> list[dict[str, Any]]:
-    """History rows of wandb's offline file: protobuf records, framed like a LevelDB log after a 7-byte head.
+def wandb_records(file: Path) -> Iterator[Any]:
+    """Records of wandb's offline file: protobuf, framed like a LevelDB log after a 7-byte head.
 
     A record lies in one fragment (type 1) or in first, middle and last ones (2, 3, 4); a fragment has a head of 7
     bytes (checksum, length, type) and never crosses a block of 32 KiB.
     """
     from wandb.proto import wandb_internal_pb2 as pb
 
-    data, place, held, rows = file.read_bytes(), 7, b"", []
+    data, place, held = file.read_bytes(), 7, b""
     while place + 7 <= len(data):
         if 32768 - place % 32768 < 7:
             place += 32768 - place % 32768
@@ -83,10 +83,17 @@ def wandb_rows(file: Path) -> list[dict[str, Any]]:
             record = pb.Record()
             record.ParseFromString(held)
             held = b""
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
-    return rows
+            yield getattr(record, record.WhichOneof("record_type"))
+
+
+def wandb_rows(file: Path) -> list[dict[str, Any]]:
+    """History rows of wandb's offline file; a table's facts are keys of their own, as in samples/path."""
+    return [wandb_items(r.item) for r in wandb_records(file) if type(r).__name__ == "HistoryRecord"]
+
+
+def wandb_items(items: Any) -> dict[str, Any]:
+    """{key: value} of a record's items; nested keys by slashes."""
+    return {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
 
 
 def wandb_files(chain: Path) -> list[Path]:

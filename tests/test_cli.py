@@ -21,7 +21,8 @@ from collapselab.identity import flatten, identity
 from collapselab.options import config_from, load_yaml
 
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
-CONFIGS = sorted(set((ROOT / "configs").glob("**/*.yaml")) - set(EXPERIMENTS))
+SWEEPS = set((ROOT / "configs" / "sweeps").glob("*.yaml"))  # tests/test_sweeps.py
+CONFIGS = sorted(set((ROOT / "configs").glob("**/*.yaml")) - set(EXPERIMENTS) - SWEEPS)
 
 
 def refused(result: tuple[int, str, str], *parts: str) -> None:

@@ -28,7 +28,6 @@ from collapselab.chain import run
 from collapselab.commands import print_table
 from collapselab.commands.chains import read_experiment
 from collapselab.config import UserError, as_dict
-from collapselab.experiment import stage_of
 from collapselab.folders import read_json
 from collapselab.metrics.intervals import mean_interval, paired_difference
 from collapselab.report import tables
@@ -220,7 +219,7 @@ def within(seconds: float, holds: Callable[[], bool]) -> bool:
 
 
 def finished(root: Path) -> int:
-    return stage_of(Chain(root), 0)[0]
+    return Chain(root).at_work(0)[0]
 
 
 def held(root: Path) -> bool:

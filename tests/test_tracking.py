@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import hashlib
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,11 +23,21 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from helpers import quiet, small_config, wandb_files, wandb_rows
+import yaml
+from conftest import Lab
+from helpers import quiet, small_config, wandb_files, wandb_items, wandb_records, wandb_rows
 
 from collapselab import tracking
 from collapselab.chain import run
+from collapselab.commands.chains import _compare
 from collapselab.config import UserError
+from collapselab.console import UNSAFE
+from collapselab.experiment import Experiment
+from collapselab.folders import manifest_of, sha256_of, write_json
+from collapselab.identity import sealed
+from collapselab.metrics import HEADLINE
+from collapselab.report import write_report
+from collapselab.rundir import read_metrics
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.tracking import Tracker, replay
 
@@ -171,7 +185,7 @@ def test_each_row_takes_the_step_of_its_generation_and_a_replay_repeats_it(chain
 def test_a_chain_that_was_killed_and_resumed_ends_with_a_complete_file(chain) -> None:
     killed = other_process(
         "t = tracker('offline'); t.log(rows[:2])\n"
-        "while not t.rows.empty(): time.sleep(0.05)\n"
+        "while not t.items.empty(): time.sleep(0.05)\n"
         "time.sleep(0.2); print('now', flush=True); time.sleep(60)",
         chain,
         stdout=subprocess.PIPE,
@@ -276,3 +290,229 @@ def test_a_process_ends_though_its_thread_waits(online, chain, before) -> None:
     assert (
         time.perf_counter() - started < 7
     )  # a start of Python, 1 s, and twice LEAVE_SECONDS; without a limit 30 and 99
+
+
+# --- what appears there -----------------------------------------------------------------------------------------------
+
+
+def sent(file: Path, kind: str) -> list:
+    """The records of one kind in an offline file."""
+    return [record for record in wandb_records(file) if type(record).__name__ == f"{kind}Record"]
+
+
+def summary_of(file: Path) -> dict[str, object]:
+    """What the summary of a run ends with, nested keys by slashes."""
+    found: dict[str, object] = {}
+    for record in sent(file, "Summary"):
+        found |= wandb_items(record.update)
+    return found
+
+
+def table_of(file: Path, row: dict, name: str) -> dict:
+    """A table that a row of history points to: {columns, data}."""
+    assert row[f"{name}/_type"] == "table-file"
+    path = file.parent / "files" / row[f"{name}/path"]
+    assert sha256_of(path) == row[f"{name}/sha256"]
+    return json.loads(path.read_text())
+
+
+def artifact_of(file: Path) -> dict[str, bytes]:
+    """The files of the only report that was logged, as wandb keeps them until they are sent."""
+    (record,) = [one for one in sent(file, "Artifact") if one.type == "report"]
+    found = {one.path: Path(one.local_path).read_bytes() for one in record.manifest.contents}
+    for one in record.manifest.contents:
+        assert base64.b64encode(hashlib.md5(found[one.path]).digest()).decode() == one.digest
+    return found
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(a chain that was mirrored while it ran, its offline file). Do not change it."""
+    folder = tmp_path_factory.mktemp("tracked")
+    config = small_config(runs_dir=str(folder), name="mirror", generations=2, tracking__wandb="offline", seed=7)
+    path, _ = run(config)
+    return path, wandb_files(path)[0]
+
+
+def test_every_value_of_metrics_jsonl_is_there_under_its_own_name(tracked) -> None:
+    path, file = tracked
+    rows, found = read_metrics(path), wandb_rows(file)
+    assert [row["_step"] for row in found] == [row["generation"] for row in rows] == [0, 1, 2]
+    for row, one in zip(rows, found, strict=True):
+        ours = {k: v for k, v in one.items() if k[0] != "_" and not k.startswith("samples/")}
+        assert ours == {**row["metrics"], "generation": row["generation"], "real_share": row["real_share"]}
+        assert len(ours) > 60
+
+
+def test_generation_is_the_axis_and_the_headline_has_a_summary(tracked) -> None:
+    path, file = tracked
+    metrics = {one.glob_name or one.name: one for one in sent(file, "Metric")}
+    assert metrics["*"].step_metric == "generation" and "generation" in metrics
+    rows, summary = read_metrics(path), summary_of(file)
+    shown = [key for key in HEADLINE.values() if key in rows[0]["metrics"]]
+    assert len(shown) >= 4
+    for key in shown:
+        asked = metrics[key].summary
+        assert metrics[key].step_metric == "generation" and asked.first and asked.last and asked.min and asked.max
+        values = [row["metrics"][key] for row in rows]
+        wanted = {"first": values[0], "last": values[-1], "change": values[-1] - values[0]}
+        assert summary[key] == pytest.approx(wanted | {"min": min(values), "max": max(values)}, rel=1e-12)
+    assert summary["real/accuracy"] == rows[-1]["metrics"]["real/accuracy"] and summary["generation"] == 2
+
+
+def test_a_run_is_grouped_and_named_and_has_every_setting(tracked) -> None:
+    path, file = tracked
+    (one,) = sent(file, "Run")
+    assert (one.run_group, one.job_type, one.display_name) == ("mirror", "main", "mirror/7")
+    assert list(one.tags) == ["arm=main", "seed=7"] and one.project == "collapselab"
+    config = {item.key: json.loads(item.value_json) for item in one.config.update}
+    wanted = yaml.safe_load((path / "config.yaml").read_text())
+    assert {k: v for k, v in config.items() if k != "_wandb"} == wanted
+
+
+def test_each_generation_has_a_table_of_its_first_samples(tracked) -> None:
+    path, file = tracked
+    for generation, row in enumerate(wandb_rows(file)):
+        table = table_of(file, row, "samples")
+        assert table["columns"] == ["generation", "prompt", "text"]
+        texts = [
+            tracking.inert(one) for one in json.loads((path / f"gen_{generation:03d}/eval/examples.json").read_text())
+        ]
+        if not (path / f"gen_{generation:03d}/eval/explorer.json").exists():
+            assert table["data"] == [[generation, "", one] for one in texts]
+        assert len(table["data"]) >= 5 and all(one[0] == generation and one[2] for one in table["data"])
+
+
+def republished(stage: Path, name: str, value: object) -> None:
+    """Writes a file of a published stage and has its manifest say so."""
+    write_json(stage / name, value)
+    manifest = manifest_of(stage, check="nothing")
+    assert manifest is not None
+    facts = {"bytes": (stage / name).stat().st_size, "sha256": sha256_of(stage / name)}
+    manifest["files"][name] = facts
+    digest = tracking.digest({key: entry["sha256"] for key, entry in manifest["files"].items()})
+    write_json(stage / "manifest.json", sealed(manifest | {"digest": digest}))
+
+
+def test_prompts_and_continuations_are_told_apart_where_the_explorer_has_them(tracked, tmp_path) -> None:
+    path = copied(tracked[0], tmp_path)
+    stage = path / "gen_001" / "eval"
+    prompts = [{"ids": [1, 2, 3], "pieces": ["The ", "union", " is\x1b[2J"], "nll": [1.0]}] * 2
+    republished(stage, "explorer.json", {"prompt_length": 2, "prompts": prompts})
+    (path / "gen_002" / "eval" / "examples.json").write_text('["not what was published"]')
+    write_json(path / "gen_000" / "eval" / "explorer.json", {"prompt_length": 1, "prompts": prompts})  # not published
+    assert replay(small_config(), path, quiet(), "offline") == 3
+    file = wandb_files(path)[-1]
+    rows = wandb_rows(file)
+    table = table_of(file, rows[1], "samples")
+    assert table["data"] == [[1, "The union", " is\ufffd[2J"]] * 2 and not UNSAFE.search(str(table["data"]))
+    assert "samples/path" not in rows[2] and rows[2]["real/perplexity"] > 0  # damaged: no table, but the row
+
+
+def copied(path: Path, folder: Path) -> Path:
+    run_of = path.parents[1]
+    shutil.copytree(run_of, folder / run_of.name, ignore=shutil.ignore_patterns("wandb"))
+    return folder / run_of.name / path.relative_to(run_of)
+
+
+def test_a_runs_report_is_an_artifact_of_its_chain(tracked, tmp_path, lab: Lab) -> None:
+    path = copied(tracked[0], tmp_path)
+    page = write_report(path)
+    code, out, err = lab("sync", str(path), "--wandb", "offline")
+    assert code == 0 and "3 generations sent" in out, err
+    (file,) = wandb_files(path)
+    found = artifact_of(file)
+    assert found["index.html"] == page.read_bytes()
+    tables = {one.name: one.read_bytes() for one in page.parent.glob("*.csv")}
+    assert tables and {name: data for name, data in found.items() if name != "index.html"} == tables
+    (record,) = [one for one in sent(file, "Artifact") if one.type == "report"]
+    assert record.name == "report-mirror"
+
+
+def test_an_experiments_report_and_comparison_are_a_run_of_their_own(tmp_path, capsys, lab: Lab) -> None:
+    arms = {
+        arm: small_config(runs_dir=str(tmp_path), name="duel", generations=1, mixing__start=start)
+        for arm, start in (("none", 0.0), ("half", 0.5))
+    }
+    asked = Experiment(arms, {"none": ["mixing.start"], "half": ["mixing.start"]}, [1], "none")
+    asked.save()
+    for config in asked.chains():
+        run(config, share=True)
+    _compare(asked)
+    assert not (asked.root / "wandb").exists()  # tracking is off
+    assert lab("sync", str(asked.root), "--wandb", "offline")[0] == 0
+    runs = [sent(*wandb_files(path), "Run")[0] for path in sorted(asked.root.glob("arm=*/seed=1"))]
+    assert [(one.run_group, one.job_type, one.display_name) for one in runs] == [
+        ("duel", "half", "half/1"),
+        ("duel", "none", "none/1"),
+    ]
+    for path in asked.root.glob("arm=*/seed=1"):
+        assert not [one for one in sent(*wandb_files(path), "Artifact") if one.type == "report"]
+    (file,) = wandb_files(asked.root)
+    (one,) = sent(file, "Run")
+    assert (one.run_group, one.job_type, one.display_name) == ("duel", "report", "duel/report")
+    assert artifact_of(file)["index.html"] == (asked.root / "report" / "index.html").read_bytes()
+    (row,) = wandb_rows(file)
+    table = table_of(file, row, "comparison")
+    assert table["columns"][:4] == ["metric", "arm", "chains", "mean"]
+    assert {line[1] for line in table["data"]} == {"none", "half"}
+    capsys.readouterr()
+    watched = {
+        arm: dataclasses.replace(c, tracking=dataclasses.replace(c.tracking, wandb="offline"))
+        for arm, c in arms.items()
+    }
+    time.sleep(1)  # wandb names its folders by the second
+    again = dataclasses.replace(asked, arms=watched)
+    again.save()  # what wandb keeps in the run's folder is its own, links too
+    _compare(again)
+    assert len(wandb_files(asked.root)) == 2 and "wandb" not in capsys.readouterr().err
+
+
+def test_a_report_that_wandb_does_not_take_changes_nothing_but_a_line(online, chain, capfd) -> None:
+    online.setattr(tracking, "FINISH_SECONDS", 1)
+    page = chain / "index.html"
+    page.write_text("x")
+    config = small_config(tracking__wandb="online")
+    started = time.perf_counter()
+    tracking.send_report(config, chain.parents[1], page, ["metric"], [["perplexity"]])
+    assert time.perf_counter() - started < 1 + tracking.LEAVE_SECONDS + 2
+    out, err = capfd.readouterr()
+    assert err.count("\n") == 1 and "wandb is left out" in err and KEY not in err + out
+
+
+def test_names_are_as_long_as_wandb_takes(tmp_path) -> None:
+    arm = "a" * 100
+    config = small_config(arm=arm, name="n" * 100, seed=2**62, tracking__wandb="offline")
+    path = tmp_path / ("n" * 100) / f"arm={arm}" / f"seed={2**62}"
+    path.mkdir(parents=True)
+    tracker = Tracker(config, path, quiet())
+    tracker.log(rows_of(1))
+    tracker.finish()
+    assert not tracker.failed
+    (one,) = sent(*wandb_files(path), "Run")
+    assert one.display_name == f"{arm}/{2**62}" and len(one.display_name) <= 128 and len(one.tags[0]) == 64
+
+
+def test_a_sweeps_agent_chooses_id_and_project(chain, monkeypatch) -> None:
+    for key, value in {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1", "WANDB_PROJECT": "theirs"}.items():
+        monkeypatch.setenv(key, value)
+    tracker = Tracker(small_config(tracking__wandb="offline"), chain, quiet())
+    tracker.log(rows_of(1))
+    tracker.finish()
+    assert not tracker.failed
+    (file,) = wandb_files(chain)
+    (one,) = sent(file, "Run")
+    assert (one.run_id, one.sweep_id, one.run_group) == ("r1", "s1", "test")
+    assert one.project in ("theirs", "") and file.name == "run-r1.wandb"
+
+
+def test_the_thread_does_not_import_what_a_forked_process_may_want(chain) -> None:
+    """A process that is forked while a thread imports has that module's lock for ever."""
+    code = """
+t = tracker('offline')
+known = set(sys.modules)
+t.log(rows); t.keep(Path(__import__('os').devnull)); t.finish()
+print(t.failed, [m for m in set(sys.modules) - known if m.split('.')[0] in ('pandas', 'numpy', 'pyarrow')])
+"""
+    process = other_process(code, chain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.communicate(timeout=30)[0] == " []\n"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from collapselab import __version__, interrupts
-from collapselab.commands import VERBS, chains, files, measure, stages
+from collapselab.commands import VERBS, chains, files, measure, stages, watch
 from collapselab.config import UserError
 
 HANDLERS: dict[str, Callable[[list[str]], int]] = {
@@ -18,6 +18,7 @@ HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "experiment": chains.run_experiment,
     "sample": stages.sample,
     "eval": stages.score,
+    "watch": watch.watch,
     "report": files.report,
     "sync": files.sync,
     "corpus": files.corpus,

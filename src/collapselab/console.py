@@ -1,10 +1,13 @@
-"""What a person sees while a chain runs: one bar per stage, one line per event, and the same lines in a file."""
+"""What a person sees while a chain runs: one bar per stage, one line per event, and the same in files, for who looks on."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,29 @@ def inert(text: str) -> str:
     return UNSAFE.sub("\ufffd", text)
 
 
-class Console:
-    """Speaks for one process; a silent console (other ranks) says and writes nothing."""
+PROGRESS = "progress.json"  # in a chain's folder while a bar runs; what `collapselab watch` reads
+FIRST_NOTE = 0.5  # seconds that a bar runs before it writes there: a stage that is over by then costs no file
+EVERY_NOTE = 1.0
+AT_ONCE = 0.02
+RATE_OVER = 30  # notes that the rate is taken over
 
-    def __init__(self, *, speaks: bool = True, bars: bool = True, log: Path | None = None):
+
+class Console:
+    """Speaks for one process; a silent console (other ranks) says and writes nothing.
+
+    Args:
+        progress: where bars keep how far they are, also where they are not shown.
+    """
+
+    def __init__(
+        self, *, speaks: bool = True, bars: bool = True, log: Path | None = None, progress: Path | None = None
+    ):
         self.speaks = speaks
         self.bars = bars and speaks and sys.stderr.isatty()
         self.log = log if speaks else None
+        self.progress = progress if speaks else None
+        if self.progress is not None:
+            _remove(self.progress)  # of a process that was killed
 
     def say(self, text: str) -> None:
         """One line to the terminal and, with the time, to events.log."""
@@ -42,9 +61,9 @@ class Console:
             with suppress(OSError), self.log.open("a", encoding="utf-8") as stream:
                 stream.writelines(f"{stamp} {line}\n" for line in inert(text).splitlines())
 
-    def bar(self, title: str, total: int) -> Any:
+    def bar(self, title: str, total: int) -> Bar:
         """A progress bar in tokens; shows the rate and the time left."""
-        return tqdm(
+        shown = tqdm(
             total=total,
             desc=title,
             unit="tok",
@@ -54,3 +73,59 @@ class Console:
             file=sys.stderr,
             dynamic_ncols=True,
         )
+        return Bar(shown, title, total, self.progress)
+
+
+class Bar:
+    """A bar on the terminal and, once a second, in a file: {title, total and done (tokens), rate (tokens per second) or
+    null, began and at (Unix time), pid}. The file is a view for others, gone with the bar: that it cannot be written is no
+    error, and it is not flushed to the disk."""
+
+    def __init__(self, shown: Any, title: str, total: int, path: Path | None):
+        self.shown, self.title, self.total, self.path = shown, title, total, path
+        self.done, self.noted = 0, False
+        self.began, self.opened = time.time(), time.monotonic()
+        self.due = self.opened + FIRST_NOTE
+        self.marks: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)  # (seconds, tokens done by then)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shown.close()
+        if self.path is not None and self.noted:
+            _remove(self.path)
+
+    def update(self, tokens: int) -> None:
+        self.shown.update(tokens)
+        if self.path is None:
+            return
+        self.done += tokens
+        now = time.monotonic()
+        if not self.marks:  # an update at once tells what is there from an earlier start
+            self.marks.append((now, self.done) if now - self.opened < AT_ONCE else (self.opened, 0))
+        if now >= self.due:
+            self.due = now + EVERY_NOTE
+            self._note(self.path, now)
+
+    def note(self, words: str) -> None:
+        """Words behind the bar on the terminal."""
+        self.shown.set_postfix_str(words)
+
+    def _note(self, path: Path, now: float) -> None:
+        since, before = self.marks[0]
+        self.marks.append((now, self.done))
+        said = {"title": self.title, "done": self.done, "total": self.total, "began": self.began, "at": time.time()}
+        said |= {"rate": (self.done - before) / (now - since) if now > since else None, "pid": os.getpid()}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.noted = True
+        with suppress(OSError):
+            temporary.write_text(json.dumps(said), encoding="utf-8")
+            temporary.replace(path)
+
+
+def _remove(path: Path) -> None:
+    for left in (path, *path.parent.glob(f".{path.name}.*.tmp")):
+        with suppress(OSError):
+            if left.exists():
+                left.unlink()

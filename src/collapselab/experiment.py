@@ -273,16 +273,6 @@ def _run_chain(config: RunConfig, log: str, *, again: bool = True) -> Outcome:
 # --- what a person sees -----------------------------------------------------------------------------------------------
 
 
-def stage_of(chain: Chain, finished: int) -> tuple[int, str]:
-    """(finished generations, the stage at work) from a chain's files alone, looking on from what was known."""
-    while (chain.stage(finished, "eval") / "manifest.json").is_file():
-        finished += 1
-    for name in STAGES:
-        if not (chain.stage(finished, name) / "manifest.json").is_file():
-            return finished, name
-    return finished, ""
-
-
 def _follow(chains: list[RunConfig], workers: list[_Worker], ended: dict[int, Outcome]) -> None:
     """Gives the chains to the workers until all have ended. A terminal shows one progress line per chain, anything else
     one line as each ends.
@@ -328,7 +318,7 @@ def _at(config: RunConfig, finished: int) -> tuple[int, str]:
     from collapselab.opening import chain_path
 
     try:
-        finished, stage = stage_of(Chain(chain_path(config)), finished)
+        finished, stage = Chain(chain_path(config)).at_work(finished)
     except (UserError, OSError):  # a damaged chain: the worker that has it says so
         return finished, "at work"
     return finished, f"generation {finished} of {config.generations}: {stage or 'mixture'}"

@@ -67,7 +67,7 @@ def metrics(table: Any) -> dict[str, float]:
 
 def refuse_strange(place: Path, root: Path) -> None:
     """Raises UserError where a run has anything but regular files and folders: a link would lead out of it, a pipe would
-    never end. Nothing but names is read, and no link is followed; `wandb/` in a chain holds wandb's own.
+    never end. Nothing but names is read, and no link is followed; `wandb/` in a chain or a run holds wandb's own.
 
     Args:
         place: a chain, looked at with the run's own files, shared/ and report/; or a run directory as a whole.
@@ -79,10 +79,10 @@ def refuse_strange(place: Path, root: Path) -> None:
         _look(place.parent, deep=False)
         _look(root / "shared")
         _look(root / "report")
-    _look(place)
+    _look(place, wandb_in=root.absolute())
 
 
-def _look(top: Path, *, deep: bool = True) -> None:
+def _look(top: Path, *, deep: bool = True, wandb_in: Path | None = None) -> None:
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -90,7 +90,8 @@ def _look(top: Path, *, deep: bool = True) -> None:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        if deep and not (entry.name == "wandb" and folder.name.startswith("seed=")):
+                        has_own = folder == wandb_in or folder.name.startswith("seed=")
+                        if deep and not (entry.name == "wandb" and has_own):
                             waiting.append(Path(entry.path))
                     elif not entry.is_file(follow_symlinks=False):
                         _refuse(Path(entry.path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,23 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
+
+
+def filled(name: str, settings: dict[str, Any]) -> str:
+    """A name in which each `{key}` is replaced by the value of that setting: what starts runs from a table of settings
+    (a sweep) gives each a name of its own. Characters that no name has become `_`. Raises UserError for what is no key.
+
+    Args:
+        settings: flat.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        key = found[1]
+        if key not in settings or key in ("name", "arm"):
+            raise UserError(f"{name!r}: {{{key}}} is no setting; write a key as in {{mixing.start}}")
+        return re.sub(r"[^A-Za-z0-9._=+-]", "_", str(settings[key]))
+
+    return re.sub(r"\{([^{}]*)\}", value, name)
 
 
 def identity(config: RunConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from collapselab.config import UserError
 from collapselab.console import inert
+from collapselab.identity import plain_bytes
 
 DYING = 5.0  # seconds that the children of a dead process may hold what they inherited
 GRACE = 0.3  # seconds for a process that is just ending, or has taken the lock and not said so yet
@@ -98,6 +99,13 @@ class Lock:
             os.ftruncate(self.handle, 0)
             fcntl.flock(self.handle, fcntl.LOCK_UN)
         os.close(self.handle)
+
+
+def holder(path: Path) -> Holder | None:
+    """Who has a lock, as its file says and without touching it; a process that died is said here too. None where nobody
+    has it. Raises OSError."""
+    data = plain_bytes(path)
+    return None if data is None else _read(data[:4096])
 
 
 def take(path: Path) -> Lock:

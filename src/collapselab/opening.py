@@ -11,7 +11,7 @@ from typing import Any
 
 from collapselab import folders, modeling, pretrained, rundir
 from collapselab.config import RunConfig, UserError, digest
-from collapselab.console import Console
+from collapselab.console import PROGRESS, Console
 from collapselab.corpus import Corpus, prepare
 from collapselab.faults import FULL, of_disk
 from collapselab.guards import refuse_strange
@@ -141,7 +141,7 @@ def opened(
                         folder.rmdir()
             raise error
         processes.share({name: place.parent.name for name, place in chain.shared.items()})
-        console = Console(bars=config.progress, log=root / "events.log")
+        console = Console(bars=config.progress, log=root / "events.log", progress=chain.root / PROGRESS)
         for line in said:
             console.say(line)
         done = chain.finished()

@@ -19,7 +19,7 @@ import jsonargparse
 import yaml
 
 from collapselab.config import RunConfig, UserError, first_line
-from collapselab.identity import flatten
+from collapselab.identity import filled, flatten
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -211,6 +211,7 @@ def run_config(namespace: Any) -> RunConfig:
     """The dataclass from parsed values."""
     values, sections = namespace.as_dict(), _sections()
     made = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
+    made |= {key: filled(values[key], flatten(made)) for key in ("name", "arm")}
     return RunConfig(**{key: sections[key](**value) if key in sections else value for key, value in made.items()})
 
 

@@ -92,6 +92,15 @@ class Chain:
             done.append(len(done))
         return done
 
+    def at_work(self, finished: int) -> tuple[int, str]:
+        """(finished generations, the stage at work) by which manifests are there, looking on from what was known."""
+        while (self.stage(finished, "eval") / "manifest.json").is_file():
+            finished += 1
+        for name in STAGES:
+            if not (self.stage(finished, name) / "manifest.json").is_file():
+                return finished, name
+        return finished, ""
+
     def rescored(self, index: int, scores: str, name: str) -> Path:
         """Where later scores lie, beside and never instead of what was published: `eval` of a generation, `reference`."""
         home = self.root / "rescored" / scores if name == "reference" else self.generation(index) / "rescored"

@@ -1,36 +1,70 @@
-"""The dashboard, a view of metrics.jsonl. The only module that imports wandb.
+"""The dashboard, a view of metrics.jsonl and of the first samples. The only module that imports wandb (docs/wandb.md).
 
 A daemon thread makes every call to wandb, fed by a queue: a chain only puts rows into it, and waits a bounded time at its
 end. The row of generation g is logged at wandb's step g into a run whose id follows from the chain, so that a row that is
-sent again takes its old place. Only the chain's own thread speaks, for sampling forks, and a child must not inherit a lock
-that this thread holds.
+sent again takes its old place. Only the chain's own thread speaks and reads files, for sampling forks, and a child must not
+inherit a lock that this thread holds.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
+import re
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from collapselab.config import RunConfig, UserError, as_dict, digest, first_line
-from collapselab.console import Console
+from collapselab.console import Console, inert
+from collapselab.folders import read_published
+from collapselab.guards import BROKEN, text, whole
 from collapselab.identity import identity
-from collapselab.rundir import read_metrics, run_root
+from collapselab.metrics import HEADLINE
+from collapselab.rundir import Chain, read_metrics, run_root
 
 INIT_SECONDS = 30  # for wandb to answer that it knows the run
 FINISH_SECONDS = 10  # a chain's end waits at most this long for what is not sent yet
 SYNC_SECONDS = 300  # `collapselab sync` may wait longer: nothing else is to be done there
 LEAVE_SECONDS = 2  # an exit in the middle of a chain waits at most this long; the rows are in metrics.jsonl
 
+SAMPLES, COMPARISON = "samples", "comparison"  # tables; no metric has such a name
+MOST_TEXTS, LONGEST_TEXT = 100, 20_000  # of a generation's table; characters
+TAG = 64  # characters that wandb takes
+
 _one_at_a_time = threading.Lock()  # wandb keeps one service per process: a second chain's thread waits for the first's
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A generation: its line of metrics.jsonl and its samples, (prompt, text) each."""
+
+    row: dict[str, Any]
+    texts: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Report:
+    page: Path
+
+
+@dataclass(frozen=True)
+class _Table:
+    columns: list[str]
+    rows: list[list[str]]
 
 
 class Tracker:
     """Mirrors the rows of one chain to Weights & Biases; does nothing where tracking is off. Never raises, and never
-    prompts for a key."""
+    prompts for a key.
+
+    Args:
+        chain: its folder; or that of an experiment, whose report and comparison are a run of their own.
+    """
 
     def __init__(
         self,
@@ -40,11 +74,11 @@ class Tracker:
         mode: str | None = None,
         patience: float | None = None,
     ):
-        self.console = console
+        self.console, self.chain = console, chain
         self.patience = FINISH_SECONDS if patience is None else patience
         self.failed = ""
         self.queued = 0  # generations that were put into the queue
-        self.rows: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self.items: SimpleQueue[_Row | _Report | _Table | None] = SimpleQueue()
         self.thread: threading.Thread | None = None
         self.told = False
         mode = mode or config.tracking.wandb
@@ -52,14 +86,12 @@ class Tracker:
             return
         try:
             import wandb  # half a second, here and not in the thread: a fork could inherit a module's import lock
+            import wandb.apis.public  # what wandb.init comes to import
 
-            root = run_root(chain)
+            wandb.Table(columns=["text"], data=[["imports pandas"]])
             settings = wandb.Settings(
                 mode=mode,
-                project=config.tracking.project,
-                run_name=f"{root.name}/{chain.parent.name}/{chain.name}",
-                run_group=root.name,
-                run_id=digest([root.name, chain.parent.name, identity(config)])[:16],
+                **_named(config, chain),
                 resume="allow" if mode == "online" else None,
                 root_dir=str(chain),
                 init_timeout=INIT_SECONDS,
@@ -74,7 +106,8 @@ class Tracker:
         except Exception as error:  # not installed, settings in the environment that wandb refuses
             self._give_up(error)
             return
-        self.thread = threading.Thread(target=self._work, args=(settings, as_dict(config)), name="wandb", daemon=True)
+        known = as_dict(config) if _is_chain(chain) else {"experiment": chain.absolute().name}
+        self.thread = threading.Thread(target=self._work, args=(settings, known), name="wandb", daemon=True)
         self.thread.start()
 
     def log(self, rows: list[dict[str, Any]]) -> None:
@@ -82,8 +115,18 @@ class Tracker:
         self._tell()
         if self.thread is not None and not self.failed:
             for row in rows[self.queued :]:
-                self.rows.put(row)
+                self.items.put(_Row(row, _texts(self.chain, row["generation"])))
             self.queued = max(self.queued, len(rows))
+
+    def keep(self, page: Path) -> None:
+        """Hands over a report, its page and its tables, as an artifact. To be called once, at the end."""
+        if self.thread is not None and not self.failed:
+            self.items.put(_Report(page))
+
+    def compare(self, columns: list[str], rows: list[list[str]]) -> None:
+        """Hands over the table that compares the arms of an experiment."""
+        if self.thread is not None and not self.failed:
+            self.items.put(_Table(columns, [[inert(cell) for cell in row] for row in rows]))
 
     def finish(self) -> None:
         """Waits until wandb has every row, at most `patience` seconds, and says where it has not."""
@@ -95,7 +138,7 @@ class Tracker:
         atexit.unregister(self._leave)
         if self.thread is None:
             return
-        self.rows.put(None)
+        self.items.put(None)
         self.thread.join(seconds)
         if self.thread.is_alive():
             self.failed = self.failed or f"not all was sent within {seconds:.0f} s"
@@ -118,7 +161,7 @@ class Tracker:
     def _work(self, settings: Any, config: dict[str, Any]) -> None:
         """The thread. What goes wrong here (network, login, disk) may never stop a chain."""
         try:
-            with _one_at_a_time:
+            with _one_at_a_time, _staged(Path(settings.root_dir) / "wandb"):
                 self._mirror(settings, config)
         except BaseException as error:  # wandb may also call sys.exit
             self._give_up(error)
@@ -135,14 +178,107 @@ class Tracker:
             run = wandb.init(settings=settings, config=config)
             run.define_metric("generation")
             run.define_metric("*", step_metric="generation")
-            for row in iter(self.rows.get, None):
-                if row["generation"] >= run.starting_step:  # a resumed run has the steps before
-                    values = {**row["metrics"], "generation": row["generation"], "real_share": row["real_share"]}
-                    run.log(values, step=row["generation"], commit=True)
+            for key in HEADLINE.values():
+                run.define_metric(key, step_metric="generation", summary="first,last,min,max")
+            rows = []
+            for item in iter(self.items.get, None):
+                if isinstance(item, _Row):
+                    rows.append(item.row)
+                    if item.row["generation"] >= run.starting_step:  # a resumed run has the steps before
+                        run.log(_logged(item), step=item.row["generation"], commit=True)
+                elif isinstance(item, _Report):
+                    run.log_artifact(_artifact(item.page, Path(settings.root_dir)))
+                elif isinstance(item, _Table):
+                    run.log({COMPARISON: wandb.Table(columns=item.columns, data=item.rows)}, step=0, commit=True)
+            run.summary.update(_summary(rows))
             run.finish()
         finally:
             with suppress(BaseException):
                 wandb.teardown()  # ends wandb's own process
+
+
+def _is_chain(folder: Path) -> bool:
+    return folder.name.startswith("seed=")
+
+
+def _named(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """What wandb calls the run of a chain, or of an experiment's report. An agent of a sweep has chosen id and project."""
+    root = run_root(folder)
+    named: dict[str, Any] = {"project": config.tracking.project, "run_group": root.name}
+    if _is_chain(folder):
+        arm, seed = folder.parent.name.removeprefix("arm="), folder.name.removeprefix("seed=")
+        named["run_name"] = f"{root.name if arm == 'main' else arm}/{seed}"
+        named |= {"run_job_type": arm, "run_tags": [f"arm={arm}"[:TAG], f"seed={seed}"[:TAG]]}
+        named["run_id"] = digest([root.name, folder.parent.name, identity(config)])[:16]
+    else:
+        named |= {"run_name": f"{root.name}/report", "run_job_type": "report", "run_tags": ["report"]}
+        named["run_id"] = digest([root.name, "report"])[:16]
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        named |= {"run_id": os.environ["WANDB_RUN_ID"], "project": os.environ.get("WANDB_PROJECT", named["project"])}
+    return named
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[None]:
+    """Has wandb keep what it is yet to send beside its offline file, and not in the home directory."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ["WANDB_DATA_DIR"] = before or str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("WANDB_DATA_DIR", None)
+
+
+def _texts(chain: Path, generation: int) -> list[tuple[str, str]]:
+    """(prompt, text) of the first samples of a generation: of the explorer's fixed prompts where there are such; otherwise
+    whole sequences, whose prompt is not told apart. None where a stage does not hold what it was published with."""
+    found: list[tuple[str, str]] = []
+    with suppress(UserError, OSError, *BROKEN):
+        stage = Chain(chain).stage(generation, "eval")
+        explored = read_published(stage, "explorer.json")
+        if explored is not None:
+            head = whole(explored["prompt_length"])
+            pieces = [[text(piece) for piece in one["pieces"]] for one in explored["prompts"][:MOST_TEXTS]]
+            found = [("".join(some[:head]), "".join(some[head:])) for some in pieces]
+        else:
+            found = [("", text(one)) for one in (read_published(stage, "examples.json") or [])[:MOST_TEXTS]]
+    return [(inert(prompt)[:LONGEST_TEXT], inert(words)[:LONGEST_TEXT]) for prompt, words in found]
+
+
+def _logged(item: _Row) -> dict[str, Any]:
+    """What is logged of a generation: the keys of metrics.jsonl as they are."""
+    import wandb
+
+    row = item.row
+    values = {**row["metrics"], "generation": row["generation"], "real_share": row["real_share"]}
+    if item.texts:
+        data = [[row["generation"], prompt, words] for prompt, words in item.texts]
+        values[SAMPLES] = wandb.Table(columns=["generation", "prompt", "text"], data=data)
+    return values
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each headline metric its first and last value, the change between them, and its least and greatest one."""
+    found = {}
+    for key in HEADLINE.values():
+        values = [row["metrics"][key] for row in rows if key in row["metrics"]]
+        if values:
+            found[key] = {"first": values[0], "last": values[-1], "change": values[-1] - values[0]}
+            found[key] |= {"min": min(values), "max": max(values)}
+    return found
+
+
+def _artifact(page: Path, folder: Path) -> Any:
+    """A report's page and tables; the figures are in the page."""
+    import wandb
+
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", run_root(folder).name)
+    made = wandb.Artifact(f"report-{name}"[:100], type="report")
+    for path in (page, *sorted(page.parent.glob("*.csv"))):
+        if path.is_file() and not path.is_symlink():
+            made.add_file(str(path), name=path.name)
+    return made
 
 
 def _end_service() -> None:
@@ -156,17 +292,36 @@ def _end_service() -> None:
 
 
 def replay(config: RunConfig, chain: Path, console: Console, mode: str) -> int:
-    """Sends every row of a chain's metrics.jsonl; returns how many.
+    """Sends every row of a chain's metrics.jsonl, and the report of a run that is no experiment; returns how many rows.
 
     Raises:
         UserError: wandb did not take the rows within SYNC_SECONDS.
     """
     rows = read_metrics(chain)
+    root = run_root(chain)
     if mode == "online":
         console.say(f"{chain}: sending {len(rows)} rows to wandb, for at most {SYNC_SECONDS} s")
     tracker = Tracker(config, chain, Console(speaks=False), mode, SYNC_SECONDS)  # what goes wrong is raised here
     tracker.log(rows)
+    page = root / "report" / "index.html"
+    if page.is_file() and not (root / "experiment.yaml").exists():
+        tracker.keep(page)
     tracker.finish()
     if tracker.failed:
         raise UserError(f"--wandb {mode}: wandb did not take the rows ({tracker.failed}); check login and network")
     return len(rows)
+
+
+def send_report(
+    config: RunConfig, root: Path, page: Path, columns: list[str], rows: list[list[str]], mode: str | None = None
+) -> None:
+    """Sends an experiment's report and its table of arms to a run of their own, where tracking is on; what goes wrong is
+    said and stops nothing.
+
+    Args:
+        config: of any chain of the experiment. mode: instead of the one in `config`.
+    """
+    tracker = Tracker(config, root, Console(), mode)
+    tracker.compare(columns, rows)
+    tracker.keep(page)
+    tracker.finish()

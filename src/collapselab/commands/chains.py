@@ -121,7 +121,7 @@ def run_experiment(arguments: list[str]) -> int:
     wrong = [f"{len(failed)} of {len(ended)} chains did not finish: {'; '.join(failed)}"] if failed else []
     try:
         if len(failed) < len(ended):
-            _compare(asked.root)
+            _compare(asked)
     except UserError as error:
         if any(how == "done" for _, (how, _) in ended):
             wrong.append(f"no report: {error}")
@@ -148,10 +148,12 @@ def _plan(asked: Experiment) -> None:
         print(inert("\n".join([f"\narm         {config.arm}", *plan.lines(config, plan.plan(config))])))
 
 
-def _compare(root: Path) -> None:
+def _compare(asked: Experiment) -> None:
     """The table at the end of an experiment, and where the report is."""
-    from collapselab import report
+    from collapselab import report, tracking
 
-    page = report.write_report(root)
-    print_table(*report.comparison(root), left=("metric", "arm"))
+    page = report.write_report(asked.root)
+    title, columns, rows = report.comparison(asked.root)
+    print_table(title, columns, rows, left=("metric", "arm"))
     print(f"report: {page}")
+    tracking.send_report(asked.chains()[0], asked.root, page, columns, rows)

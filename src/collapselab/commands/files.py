@@ -46,8 +46,17 @@ def sync(arguments: list[str]) -> int:
     from collapselab.tracking import replay
 
     for chain in find_chains(Path(parsed.run)):
-        count = replay(config_from(chain / "config.yaml"), chain, Console(), parsed.wandb)
+        config = config_from(chain / "config.yaml")
+        count = replay(config, chain, Console(), parsed.wandb)
         print(inert(f"{chain}: {count} generations sent"))
+    root = Path(parsed.run)
+    page = root / "report" / "index.html"
+    if (root / "experiment.yaml").is_file() and page.is_file():
+        from collapselab.report import comparison
+        from collapselab.tracking import send_report
+
+        _, columns, rows = comparison(root)
+        send_report(config, root, page, columns, rows, parsed.wandb)
     return 0
 
 

@@ -38,7 +38,8 @@ class RunConfig:
     name: str = "main"
     """Name of the run: its directory is runs_dir/name."""
     arm: str = "main"
-    """Name of the arm: a run may hold several chains that are compared. A chain lies in runs_dir/name/arm=.../seed=..."""
+    """Name of the arm: a run may hold several chains that are compared. A chain lies in runs_dir/name/arm=.../seed=...
+    On a command line and in a file `{key}` in a name stands for that setting's value, as in floor_{mixing.floor}."""
     runs_dir: str = "runs"
     """Directory that holds runs."""
     data_dir: str | None = None

@@ -164,7 +164,7 @@ class Trainer:
                 # Several processes must agree, and do so only when they look at the losses together.
                 if last or len(log.recent) >= look_every or (processes.world == 1 and (stop or due)):
                     stop, due = log.look(stop, due and processes.is_main)
-                    bar.set_postfix(loss=f"{log.last:.3f}")
+                    bar.note(f"loss={log.last:.3f}")
                     if (stop or due) and unfinished is not None and not last:
                         self._keep(unfinished, step + 1, given, log.rows)
                         saved = step + 1
