@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from collapselab import __version__, interrupts
-from collapselab.commands import VERBS, chains, files, measure, stages
+from collapselab.commands import VERBS, chains, export, files, measure, stages
 from collapselab.config import UserError
 
 HANDLERS: dict[str, Callable[[list[str]], int]] = {
@@ -19,6 +19,7 @@ HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "sample": stages.sample,
     "eval": stages.score,
     "report": files.report,
+    "export": export.export,
     "sync": files.sync,
     "corpus": files.corpus,
     "bench": measure.bench,
