@@ -40,6 +40,7 @@ ONLY_IN = {
     "mauve": {"metrics"},
     "matplotlib": {"report", "theory"},
     "triton": {"sampling"},
+    "plotly": {"report"},
 }
 
 
