@@ -134,10 +134,9 @@ class Results:
         asked = [(chain, len(chain.rows) - 1 if generation is None else generation) for chain in meant]
         found = [(chain, g) for chain, g in asked if 0 <= g < len(chain.rows)]
         if not found:
-            arms, seeds = (
-                dict.fromkeys(values) for values in ((c.arm for c in self._chains), (c.seed for c in self._chains))
-            )
-            there = f"arms {', '.join(arms)}; seeds {', '.join(map(str, seeds))}; generations 0 to {self._last}"
+            arms = ", ".join(dict.fromkeys(chain.arm for chain in self._chains))
+            seeds = ", ".join(dict.fromkeys(str(chain.seed) for chain in self._chains))
+            there = f"arms {arms}; seeds {seeds}; generations 0 to {self._last}"
             raise UserError(
                 f"samples(generation={generation}, arm={arm!r}, seed={seed}): no such text; there are {there}"
             )
