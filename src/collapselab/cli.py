@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from collapselab import __version__, interrupts
-from collapselab.commands import VERBS, chains, files, measure, stages, watch
+from collapselab.commands import VERBS, chains, export, files, measure, stages, watch
 from collapselab.config import UserError
 
 HANDLERS: dict[str, Callable[[list[str]], int]] = {
@@ -20,6 +20,7 @@ HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "eval": stages.score,
     "watch": watch.watch,
     "report": files.report,
+    "export": export.export,
     "sync": files.sync,
     "corpus": files.corpus,
     "bench": measure.bench,

@@ -18,6 +18,7 @@ VERBS = {
     "eval": "score an old run with today's metrics beside its own, or any model folder under a run's protocol",
     "watch": "look at a run or an experiment while it runs, or afterwards: stage, tokens/s, time left, last metrics",
     "report": "make the report of a run, or one that compares several: index.html, PNGs, CSV",
+    "export": "hand a generation on: samples as Parquet, the model as a folder, each with a card",
     "sync": "replay a run's metrics.jsonl to wandb",
     "corpus": "list or clear the cache of tokenised text",
     "bench": "measure this machine: sampling, training, metrics, or a whole generation",

@@ -1,0 +1,204 @@
+"""Finished files of runs as pandas frames and plotly figures, for notebooks: `collapselab.load("runs/demo")`."""
+
+from __future__ import annotations
+
+import html
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from collapselab.config import UserError
+from collapselab.console import inert
+from collapselab.folders import sha256_of
+from collapselab.guards import reading
+from collapselab.mixing import read_meta
+from collapselab.report import tables, tables_of
+from collapselab.report.files import ChainFiles, Opened, open_runs, opened
+from collapselab.report.protocols import grouped
+
+PLACE = ["arm", "seed", "generation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """One run, or several that are compared, as they stood when they were loaded. Arms of several runs are named RUN/ARM.
+
+    Frames: `metrics`, `summary`, `changes`, `theory`, `reference`, `ledger`, `config`, and by call `wide()` and
+    `samples()`; those that the report has as CSV too have the same columns.
+    Figures: `figures`, by the names that the report gives them.
+    """
+
+    name: str
+    _opened: Opened = field(repr=False)
+
+    @property
+    def _chains(self) -> list[ChainFiles]:
+        return self._opened.chains
+
+    @cached_property
+    def _parts(self) -> dict[str, pd.DataFrame]:
+        """The tables that compare chains, each line under its protocol."""
+        found = [tables_of(group, self._opened.baseline) for group in grouped(self._chains)]
+        return {name: pd.concat([part[name] for part in found], ignore_index=True) for name in found[0]}
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Columns arm, seed, generation, metric, value; the real share of a training set is the metric `real_share`."""
+        return tables.tidy(self._chains)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Means over the chains of an arm with 95 % intervals, and paired differences to the baseline arm."""
+        return self._parts["summary"]
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """What each metric has changed by since generation 0, with 95 % intervals over the chains of an arm."""
+        return self._parts["changes"]
+
+    @cached_property
+    def theory(self) -> pd.DataFrame:
+        """Measured beside expected, for every metric that has a law."""
+        return self._parts["theory"]
+
+    @cached_property
+    def reference(self) -> pd.DataFrame:
+        """What fresh real text scores at the same budget: columns arm, seed, metric, value."""
+        return tables.reference(self._chains)
+
+    @cached_property
+    def ledger(self) -> pd.DataFrame:
+        """Tokens of each training set by source: columns arm, seed, generation, source, and the tokens in the set, shown
+        (all epochs) and in the loss."""
+        return tables.ledger(self._chains)
+
+    @cached_property
+    def config(self) -> pd.DataFrame:
+        """One row per chain and one column per key, dotted as on the command line; `protocol` says whose numbers compare."""
+        named = [(group.digest[:12], chain) for group in grouped(self._chains) for chain in group.chains]
+        return pd.DataFrame(
+            [
+                {"arm": c.arm, "seed": c.seed, "protocol": d} | c.settings | {"arm": c.arm, "seed": c.seed}
+                for d, c in named
+            ]
+        )
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """The figures of the report that these runs have, as plotly's `Figure` by name. Numbers of different protocols are
+        never drawn on one axis: the second protocol's names end with -b."""
+        from plotly import graph_objects  # type: ignore[import-untyped]
+
+        from collapselab.report.charts import CHARTS
+
+        specs = {f"{name}{g.suffix}": draw(g.chains) for g in grouped(self._chains) for name, _, _, draw in CHARTS}
+        return {name: graph_objects.Figure(spec) for name, spec in specs.items() if spec is not None}
+
+    def wide(self, *metrics: str) -> pd.DataFrame:
+        """A row per arm, seed and generation (the index), and a column per metric; all of them where none is named.
+
+        Raises UserError for a metric that no chain has.
+        """
+        rows = [
+            {"arm": chain.arm, "seed": chain.seed} | row | row["metrics"]
+            for chain in self._chains
+            for row in chain.rows
+        ]
+        table = pd.DataFrame(rows).drop(columns="metrics").set_index(PLACE)
+        if wrong := [name for name in metrics if name not in table]:
+            raise UserError(f"wide({wrong[0]!r}): no chain has this metric; .metrics['metric'].unique() lists them")
+        return table[list(metrics)] if metrics else table
+
+    def samples(
+        self, generation: int | None = None, arm: str | None = None, seed: int | None = None, count: int = 5
+    ) -> pd.DataFrame:
+        """What the models wrote: columns arm, seed, generation, sequence (its number) and text, prompt included.
+
+        Control characters and marks that reorder text are shown as one sign; `collapselab export` has the tokens.
+
+        Args:
+            generation: the last finished one of each chain where it is None; chains without it are left out.
+            arm, seed: of these chains only.
+            count: the first so many sequences of each chain.
+
+        Raises UserError where there is no such chain or generation, or its text is not what the lab wrote.
+        """
+        if type(count) is not int or count < 1:
+            raise UserError(f"samples(count={count!r}): must be a whole number of 1 or more")
+        meant = [c for c in self._chains if arm in (None, c.arm) and seed in (None, c.seed)]
+        asked = [(chain, len(chain.rows) - 1 if generation is None else generation) for chain in meant]
+        found = [(chain, g) for chain, g in asked if 0 <= g < len(chain.rows)]
+        if not found:
+            arms = ", ".join(dict.fromkeys(chain.arm for chain in self._chains))
+            seeds = ", ".join(dict.fromkeys(str(chain.seed) for chain in self._chains))
+            there = f"arms {arms}; seeds {seeds}; generations 0 to {self._last}"
+            raise UserError(
+                f"samples(generation={generation}, arm={arm!r}, seed={seed}): no such text; there are {there}"
+            )
+        from collapselab.corpus.tokenizers import Tokenizer, load_tokenizer  # transformers comes with it
+
+        known: dict[str, Tokenizer] = {}
+        rows = []
+        for chain, g in found:
+            train = chain.chain.stage(g, "train")
+            with reading(train):
+                digest = sha256_of(train / "tokenizer.json")
+            if digest not in known:
+                known[digest] = load_tokenizer(str(train), key=f"samples(generation={g})")
+            written = known[digest].decode(_first(chain.chain.stage(g, "samples"), count))
+            rows += [(chain.arm, chain.seed, g, number, inert(text)) for number, text in enumerate(written)]
+        return pd.DataFrame(rows, columns=[*PLACE, "sequence", "text"])
+
+    def __repr__(self) -> str:
+        arms = len({chain.arm for chain in self._chains})
+        return (
+            f"<Results of {inert(self.name)}: arms {arms}, chains {len(self._chains)}, generations 0 to {self._last}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the arms beside each other at the last generation that all chains have."""
+        last, said = tables.last_of_all(self._chains), [f"<p><b>{html.escape(self.name)}</b></p>"]
+        for _, summary in self.summary.groupby("protocol", sort=False):
+            title, columns, rows = tables.compared(summary, self._opened.baseline, last)
+            said.append(f"<p>{html.escape(title)}</p>{pd.DataFrame(rows, columns=columns).to_html(index=False)}")
+        return inert("".join(said))
+
+    @property
+    def _last(self) -> int:
+        return max(len(chain.rows) for chain in self._chains) - 1
+
+
+def load(*runs: str | Path) -> Results:
+    """One run, or several to compare; a run may still be going on, then it is as far as its finished generations.
+
+    Args:
+        runs: run directories, or chains, each of which stands for its whole run.
+
+    Raises UserError where there is no run, no finished generation, or a file that this lab did not write.
+    """
+    if not runs:
+        raise UserError('load(): name a run, as in load("runs/demo")')
+    paths = [Path(os.path.expanduser(run)) for run in runs]  # noqa: PTH111 - leaves an unknown ~user as it is
+    found = opened(paths[0]) if len(paths) == 1 else open_runs(paths)
+    return Results(found.name, found)
+
+
+def _first(folder: Path, count: int) -> list[list[int]]:
+    """The first sequences of a samples folder, without the rest of it."""
+    meta = read_meta(folder)
+    left, parts = min(count * meta["length"], meta["tokens"]), []
+    with reading(folder):
+        for name in meta["shards"]:
+            parts.append(np.fromfile(folder / name, meta["dtype"], left))
+            left -= len(parts[-1])
+            if not left:
+                break
+        flat = np.concatenate(parts)
+        if left or flat.max() >= meta["vocab"]:
+            raise ValueError(f"{left} tokens are missing, or one is not below {meta['vocab']}")
+    return [flat[start : start + meta["length"]].tolist() for start in range(0, len(flat), meta["length"])]
