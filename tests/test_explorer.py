@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from collapselab import mixing, modeling, sampling
 from collapselab.chain import run
 from collapselab.config import RunConfig, UserError
+from collapselab.console import inert
 from collapselab.corpus import Corpus
 from collapselab.corpus.tokenizers import bytes_tokenizer, words_tokenizer
 from collapselab.evaluation.explorer import explored, pieces, read_continuations
@@ -25,6 +26,7 @@ from collapselab.folders import manifest_of, publishing, read_json, write_json
 from collapselab.metrics.tails import words
 from collapselab.opening import open_corpus
 from collapselab.options import config_from
+from collapselab.report.explorer import payload
 from collapselab.rundir import Chain
 from collapselab.sampling.continuations import FIRST, PROMPTS, prompt_places, write_continuations
 from collapselab.sampling.draw import stream_key, uniforms
@@ -256,3 +258,187 @@ def test_pieces_join_to_exactly_the_decoded_text(ids: list[int], more: str) -> N
 def test_half_a_character_stands_with_the_token_that_completes_it() -> None:
     ids = BYTES.encode(["aé€b"])[0][0]
     assert pieces(BYTES, [ids, ids[:2]]) == [["a", "", "é", "", "", "€", "b"], ["a", "\ufffd"]]
+
+
+# --- what the page is given -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Files:
+    """As much of a chain as the explorer asks for."""
+
+    arm: str
+    seed: int
+    chain: Chain
+    rows: list[dict]
+
+
+def published(folder: Path, arm: str, seed: int, generations: int, *, rare: int = 3, tokens: int = 4) -> Files:
+    """A chain of which only the explorer's files are there: token t of generation g is " t", its surprise g + t / 100. Rare
+    word i (seen i + 1 times) is written by generations 0 .. i."""
+    chain = Chain(folder / f"arm={arm}" / f"seed={seed}")
+    names = [f"word{i:05d}" for i in range(rare)]
+    known = {name: 1 + i % 20 for i, name in enumerate(names)} | {"the": 99}
+    counts = {str(t): t for t in range(1, tokens + 1)}
+    (reference := chain.stage(0, "reference")).mkdir(parents=True)
+    write_json(reference / "tails.json", {"words": known, "tokens": counts, "fresh_words": {}, "fresh_tokens": {}})
+    for g in range(generations):
+        (place := chain.stage(g, "eval")).mkdir(parents=True)
+        prompts = [
+            {
+                "ids": [7, *range(tokens)],
+                "pieces": [f"Prompt {p}", *(f" {t}" for t in range(tokens))],
+                "nll": [g + t / 100 for t in range(tokens)],
+            }
+            for p in range(2)
+        ]
+        write_json(place / "explorer.json", {"prompt_length": 1, "prompts": prompts})
+        write_json(place / "examples.json", ["one two", "<b>three</b>"])
+        np.packbits(np.arange(rare) >= g).tofile(place / "tail_words.bin")
+    return Files(arm, seed, chain, [{}] * generations)
+
+
+def test_payload_of_a_real_chain_is_what_its_files_say(made: Made) -> None:
+    from collapselab.report import open_run
+
+    _, path, _ = made
+    found = json.loads(json.dumps(payload(open_run(path)[0])))
+    assert found["generations"] == [0, 1, 2] and found["notes"] == [] and len(found["arms"]) == 1
+    arm, text, counts = found["arms"][0], found["vocabulary"]["text"], found["vocabulary"]["count"]
+    assert (arm["name"], arm["seed"], arm["generations"], arm["coloured"]) == ("main", 1, 3, True)
+    real = read_json(path / "reference" / "tails.json")["tokens"]
+    for g in range(3):
+        for p, one in enumerate(explorer(path, g)["prompts"]):
+            places, surprises = arm["cells"][p][str(g)]
+            head = explorer(path, g)["prompt_length"]
+            assert found["prompts"][p] == inert("".join(one["pieces"][:head]))
+            assert "".join(text[place] for place in places) == inert("".join(one["pieces"][head:]))
+            assert sum(surprises) == pytest.approx(100 * sum(one["nll"]), abs=len(surprises))
+            if all(one["pieces"]):  # no character in two tokens
+                assert [counts[place] for place in places] == [real.get(str(i), 0) for i in one["ids"][head:]]
+    tails = found["tails"]
+    words_20 = {w: c for w, c in read_json(path / "reference" / "tails.json")["words"].items() if c <= 20}
+    assert dict(zip(tails["words"], tails["counts"], strict=True)) == words_20 and tails["total"] == len(words_20)
+    assert sum(tails["arms"][0]["histogram"]) == len(words_20) and set(tails["arms"][0]["of"]) == {1}
+    sums = read_json(path / "gen_002" / "eval" / "eval.json")["sums"]["tails/words"]["20"]
+    assert sum(tails["arms"][0]["seeds"]) == tails["arms"][0]["histogram"][-1] == sums["seen"]
+
+
+def test_last_written_is_of_the_first_seed_and_how_many_still_write_of_all(tmp_path: Path) -> None:
+    chains = [
+        published(tmp_path, "a", 1, 3, rare=5),
+        published(tmp_path, "a", 2, 4, rare=4),
+        published(tmp_path, "b", 1, 1),
+    ]
+    np.packbits([0, 0, 0, 0]).tofile(chains[1].chain.stage(2, "eval") / "tail_words.bin")
+    found = payload(chains)  # type: ignore[arg-type]
+    assert found is not None and found["generations"] == [0, 1, 2]
+    a, b = found["tails"]["arms"]
+    assert found["tails"]["words"] == [f"word0000{i}" for i in range(5)] and found["tails"]["counts"] == [1, 2, 3, 4, 5]
+    assert a["last"] == [0, 1, 2, 2, 2] and a["histogram"] == [0, 1, 1, 3]
+    assert a["at"] == 2 and a["seeds"] == [0, 0, 1, 1, 1] and a["of"] == [2, 2, 2, 2, 1]
+    assert b["last"] == [0, 0, 0, None, None] and b["histogram"] == [0, 3] and b["at"] == 0
+    assert [arm["cells"][0].keys() for arm in found["arms"]] == [{0, 1, 2}, {0}]
+
+
+def test_a_character_of_several_tokens_is_one_token_with_their_surprises_summed(tmp_path: Path) -> None:
+    chain = published(tmp_path, "a", 1, 1, tokens=5)
+    rows = [{"ids": [9, 1, 2, 3, 4], "pieces": ["go ", "", "é", "x", ""], "nll": [1.0, 0.5, None, 2.0]}]
+    write_json(chain.chain.stage(0, "eval") / "explorer.json", {"prompt_length": 1, "prompts": rows})
+    found = payload([chain])  # type: ignore[list-item]
+    assert found is not None
+    places, surprises = found["arms"][0]["cells"][0][0]
+    assert [found["vocabulary"]["text"][p] for p in places] == ["é", "x", ""]
+    assert [found["vocabulary"]["count"][p] for p in places] == [1, 3, 4] and surprises == [150, -1, 200]
+
+
+def test_a_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = published(tmp_path, "a", 1, 9, rare=100)
+    assert payload([chain])["notes"] == []  # type: ignore[list-item, index]
+    monkeypatch.setattr("collapselab.report.explorer.MOST_WORDS", 30)
+    for most, generations, prompts in ((24, [0, 4, 8], 2), (8, [0, 8], 1), (1, [0, 8], 0)):
+        monkeypatch.setattr("collapselab.report.explorer.MOST_TOKENS", most)
+        found = payload([chain])  # type: ignore[list-item]
+        assert found is not None and found["generations"] == generations and len(found["prompts"]) == prompts
+        cells = [cell for arm in found["arms"] for prompt in arm["cells"] for cell in prompt.values()]
+        assert found["arms"][0]["coloured"] and sum(len(places) for places, _ in cells) <= most
+        assert f"{len(generations)} of 9 generations" in found["notes"][0]
+        assert found["tails"]["total"] == 100 and sum(found["tails"]["arms"][0]["histogram"]) == 100
+        counts = found["tails"]["counts"]
+        assert len(counts) == 30 == len(set(found["tails"]["words"])) and set(counts) == set(range(1, 21))
+
+
+def test_runs_of_an_earlier_version_show_their_first_samples_without_colours(tmp_path: Path) -> None:
+    old, new = published(tmp_path, "old", 1, 2), published(tmp_path, "new", 1, 2)
+    for g in range(2):
+        (old.chain.stage(g, "eval") / "explorer.json").unlink()
+        (old.chain.stage(g, "eval") / "tail_words.bin").unlink()
+    found = payload([old, new])  # type: ignore[list-item]
+    assert found is not None and found["prompts"] == [1, 2, "Prompt 0", "Prompt 1"]
+    first, second = found["arms"]
+    assert not first["coloured"] and second["coloured"] and found["notes"][0].startswith("old: made before")
+    places, surprises = first["cells"][1][0]
+    assert "".join(found["vocabulary"]["text"][p] for p in places) == "<b>three</b>" and set(surprises) == {-1}
+    assert found["tails"]["arms"][0] is None and found["tails"]["arms"][1]["histogram"] == [0, 1, 2]
+    for g in range(2):
+        (old.chain.stage(g, "eval") / "examples.json").unlink()
+    assert payload([old]) is None  # type: ignore[list-item]
+
+
+def test_text_of_the_page_is_inert_and_short(tmp_path: Path) -> None:
+    chain = published(tmp_path, "a", 1, 1)
+    file = chain.chain.stage(0, "eval") / "explorer.json"
+    saved = read_json(file)
+    saved["prompts"][0]["pieces"] = ["\x1b[2J" + "p" * 10**6, "\u202e" + "x" * 10**6, "<script>", "\ud800", "é"]
+    write_json(file, saved)
+    file = chain.chain.stage(0, "reference") / "tails.json"
+    saved = read_json(file)
+    saved["words"] = {"\x00" + "w" * 10**6: 1, "\u2066b": 2, "c": 3}
+    write_json(file, saved)
+    found = payload([chain])  # type: ignore[list-item]
+    page = json.dumps(found, ensure_ascii=False)
+    assert len(page) < 3000 and page == inert(page)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("explorer.json", lambda saved: saved | {"prompt_length": 0}),
+        ("explorer.json", lambda saved: saved | {"prompt_length": 9}),
+        ("explorer.json", lambda saved: saved | {"prompts": saved["prompts"] * 99}),
+        ("explorer.json", lambda saved: {}),
+        ("explorer.json", lambda saved: saved | {"prompts": [{"ids": [1], "pieces": ["a"], "nll": ["<b>"]}]}),
+        ("explorer.json", lambda saved: saved | {"prompts": [{"ids": [1, -1], "pieces": ["a", "b"], "nll": [1]}]}),
+        ("explorer.json", lambda saved: saved | {"prompts": [{"ids": [1, 1], "pieces": ["a", 5], "nll": [1]}]}),
+        ("explorer.json", lambda saved: saved | {"prompts": [{"ids": [1, 1], "pieces": ["a", "b"], "nll": [1e300]}]}),
+        ("tails.json", lambda saved: saved | {"words": {"a": -1}}),
+        ("tails.json", lambda saved: saved | {"tokens": {"1": "many"}}),
+        ("tails.json", lambda saved: saved | {"words": {"a": 1, "b": 1, **{f"c{i}": 1 for i in range(9)}}}),
+    ],
+)
+def test_strange_values_are_one_line_that_names_the_file(tmp_path: Path, name: str, change) -> None:
+    chain = published(tmp_path, "a", 1, 1)
+    file = chain.chain.stage(0, "reference" if name == "tails.json" else "eval") / name
+    file.write_text(json.dumps(change(read_json(file))))
+    with pytest.raises(UserError, match=r"tails\.json|tail_words\.bin" if name == "tails.json" else name):
+        payload([chain])  # type: ignore[list-item]
+
+
+def test_twelve_arms_of_five_seeds_and_twenty_generations_take_seconds_and_megabytes(tmp_path: Path) -> None:
+    """As large as a report gets: 12 x 5 chains share nothing, and each has 30,000 rare words."""
+    import time
+
+    template = published(tmp_path, "arm00", 1, 21, rare=30_000, tokens=80)
+    chains = [template]
+    for arm in range(12):
+        for seed in range(1, 6):
+            if (arm, seed) != (0, 1):
+                place = tmp_path / f"arm=arm{arm:02d}" / f"seed={seed}"
+                shutil.copytree(template.chain.root, place)
+                chains.append(Files(f"arm{arm:02d}", seed, Chain(place), [{}] * 21))
+    chains.sort(key=lambda one: (one.arm, one.seed))
+    started = time.process_time()
+    found = payload(chains)  # type: ignore[arg-type]
+    assert time.process_time() - started < 8
+    assert found is not None and len(found["arms"]) == 12 and len(found["generations"]) == 21
+    assert len(found["tails"]["words"]) == 5000 and len(json.dumps(found, separators=(",", ":"))) < 4e6

@@ -16,7 +16,7 @@ from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.real_text import window_losses
 from collapselab.folders import read_json
 from collapselab.guards import reading, whole
-from collapselab.metrics.tails import TAIL_LIMITS
+from collapselab.metrics.tails import rare_words
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
 
@@ -95,11 +95,6 @@ def pieces(tokenizer: Tokenizer, rows: list[list[int]]) -> list[list[str]]:
             reach.append(len(text) if is_whole else reach[-1])
         out.append([texts[-1][begin:end] for begin, end in pairwise([*reach, len(texts[-1])])])
     return out
-
-
-def rare_words(word_c0: dict[str, int]) -> list[str]:
-    """The words that generation 0's training text has, but at most 20 times, in order."""
-    return sorted(word for word, count in word_c0.items() if 1 <= count <= TAIL_LIMITS[-1])
 
 
 def still_written(word_c0: dict[str, int], word_rows: list[list[str]]) -> np.ndarray:
