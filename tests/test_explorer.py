@@ -309,10 +309,11 @@ def test_payload_of_a_real_chain_is_what_its_files_say(made: Made) -> None:
     real = read_json(path / "reference" / "tails.json")["tokens"]
     for g in range(3):
         for p, one in enumerate(explorer(path, g)["prompts"]):
-            places, surprises = arm["cells"][p][str(g)]
+            places, surprises, (tokens,) = arm["cells"][p][str(g)]
             head = explorer(path, g)["prompt_length"]
             assert found["prompts"][p] == inert("".join(one["pieces"][:head]))
             assert "".join(text[place] for place in places) == inert("".join(one["pieces"][head:]))
+            assert tokens == len(one["nll"])
             assert sum(surprises) == pytest.approx(100 * sum(one["nll"]), abs=len(surprises))
             if all(one["pieces"]):  # no character in two tokens
                 assert [counts[place] for place in places] == [real.get(str(i), 0) for i in one["ids"][head:]]
@@ -347,9 +348,10 @@ def test_a_character_of_several_tokens_is_one_token_with_their_surprises_summed(
     write_json(chain.chain.stage(0, "eval") / "explorer.json", {"prompt_length": 1, "prompts": rows})
     found = payload([chain])  # type: ignore[list-item]
     assert found is not None
-    places, surprises = found["arms"][0]["cells"][0][0]
+    places, surprises, tokens = found["arms"][0]["cells"][0][0]
     assert [found["vocabulary"]["text"][p] for p in places] == ["é", "x", ""]
     assert [found["vocabulary"]["count"][p] for p in places] == [1, 3, 4] and surprises == [150, -1, 200]
+    assert tokens == [4]
 
 
 def test_a_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +363,7 @@ def test_a_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path, monkeypat
         found = payload([chain])  # type: ignore[list-item]
         assert found is not None and found["generations"] == generations and len(found["prompts"]) == prompts
         cells = [cell for arm in found["arms"] for prompt in arm["cells"] for cell in prompt.values()]
-        assert found["arms"][0]["coloured"] and sum(len(places) for places, _ in cells) <= most
+        assert found["arms"][0]["coloured"] and sum(len(places) for places, *_ in cells) <= most
         assert f"{len(generations)} of 9 generations" in found["notes"][0]
         assert found["tails"]["total"] == 100 and sum(found["tails"]["arms"][0]["histogram"]) == 100
         counts = found["tails"]["counts"]
@@ -377,7 +379,7 @@ def test_runs_of_an_earlier_version_show_their_first_samples_without_colours(tmp
     assert found is not None and found["prompts"] == [1, 2, "Prompt 0", "Prompt 1"]
     first, second = found["arms"]
     assert not first["coloured"] and second["coloured"] and found["notes"][0].startswith("old: made before")
-    places, surprises = first["cells"][1][0]
+    places, surprises, _ = first["cells"][1][0]
     assert "".join(found["vocabulary"]["text"][p] for p in places) == "<b>three</b>" and set(surprises) == {-1}
     assert found["tails"]["arms"][0] is None and found["tails"]["arms"][1]["histogram"] == [0, 1, 2]
     for g in range(2):

@@ -60,11 +60,11 @@
       body.append(element("span", { class: "x-soft" }, `This arm ${why}.`));
       return made;
     }
-    const [places, surprises] = cell;
-    const known = surprises.filter((nats) => nats >= 0);
+    const [places, surprises, [tokens]] = cell;
     const said = state.mode === "arms" ? [`generation ${generation}`] : [];
-    if (arm.coloured && known.length) {
-      said.push(`${(known.reduce((sum, nats) => sum + nats, 0) / known.length / 100).toFixed(2)} nats per token`);
+    if (arm.coloured) {
+      const mean = surprises.reduce((sum, nats) => sum + nats, 0) / tokens / 100;
+      said.push(surprises.some((nats) => nats < 0) ? "some of it impossible under generation 0" : `${mean.toFixed(2)} nats per token`);
     }
     title.append(element("span", { class: "x-soft" }, said.join(" · ")));
     const head = X.prompts[state.prompt];

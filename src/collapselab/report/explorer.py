@@ -60,9 +60,9 @@ def payload(chains: list[ChainFiles]) -> dict[str, Any] | None:
 
     `vocabulary`: `text` and `count` (in generation 0's real training text) of each distinct token. `prompts`: their texts, or
     the number of a sample that continues none of them. `arms`: name, seed, generations (how many it has), `coloured`, and
-    `cells`: for each prompt, by generation, [places in the vocabulary, surprises in hundredths of a nat]; -1 is unknown or,
-    for a surprise of a coloured arm, infinite. `generations`: those on the slider. `tails`: see `_tails`. `notes`: sentences
-    about what was left out.
+    `cells`: for each prompt, by generation, [places in the vocabulary, surprises in hundredths of a nat, [tokens, also those
+    within a character]]; -1 is unknown or, for a surprise of a coloured arm, infinite. `generations`: those on the slider.
+    `tails`: see `_tails`. `notes`: sentences about what was left out.
 
     Raises UserError that names a file which this lab cannot have written.
     """
@@ -175,10 +175,8 @@ def _continued(ids: list[Any], pieces: list[Any], nats: list[Any], head: int) ->
 
 def _cell(one: Continued, counts: dict[str, int], vocabulary: Vocabulary) -> list[list[int]]:
     places = [vocabulary.place(piece, min(counts.get(str(i), 0) for i in ids)) for piece, ids, _ in one.tokens]
-    return [
-        places,
-        [NOTHING if nats is None else round(100 * min(nats, HIGHEST)) for *_, nats in one.tokens],
-    ]
+    surprises = [NOTHING if nats is None else round(100 * min(nats, HIGHEST)) for *_, nats in one.tokens]
+    return [places, surprises, [sum(len(ids) for _, ids, _ in one.tokens)]]
 
 
 def _samples(
@@ -197,7 +195,7 @@ def _samples(
                 words = _cut(text(sample), LONGEST_SAMPLE).split(" ")
                 pieces = [words[0], *(f" {word}" for word in words[1:])]
                 known = [vocabulary.place(piece, NOTHING) for piece in pieces]
-                cells.setdefault(place, {})[g] = [known, [NOTHING] * len(known)]
+                cells.setdefault(place, {})[g] = [known, [NOTHING] * len(known), [len(known)]]
     return cells
 
 
