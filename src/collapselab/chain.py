@@ -93,6 +93,10 @@ def run(
             rows = chain.rows()
             chain.write_metrics(rows)
             tracker.log(rows)
+            if config.tracking.wandb != "off" and not share:
+                from collapselab.report import attempt_report  # pandas and matplotlib come with it
+
+                attempt_report(chain.root, console)
         tracker.finish()
     return chain.root, rows
 

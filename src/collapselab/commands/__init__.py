@@ -16,7 +16,7 @@ VERBS = {
     "experiment": "run arms x seeds: chains that differ in named settings, compared with intervals",
     "sample": "write text with a published model; --seed and every --sampling.* option of `run` are accepted too",
     "eval": "score an old run with today's metrics beside its own, or any model folder under a run's protocol",
-    "report": "make the report of a run: index.html, PNGs, CSV",
+    "report": "make the report of a run, or one that compares several: index.html, PNGs, CSV",
     "sync": "replay a run's metrics.jsonl to wandb",
     "corpus": "list or clear the cache of tokenised text",
     "bench": "measure this machine: sampling, training, metrics, or a whole generation",

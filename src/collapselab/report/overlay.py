@@ -5,6 +5,7 @@ this chain's own pipeline expects, `theory/m_se` the standard error of the diffe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,12 @@ def _judged(key: str, chains: list[Any]) -> bool:
 
 def by_arm(chains: list[Any]) -> dict[str, list[Any]]:
     """The chains of each arm, in the order of the report."""
+    return grouped_by(chains, lambda chain: str(chain.arm))
+
+
+def grouped_by(chains: list[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
+    """The chains by what `key` says of each, in the order in which they come."""
     found: dict[str, list[Any]] = {}
     for chain in chains:
-        found.setdefault(chain.arm, []).append(chain)
+        found.setdefault(key(chain), []).append(chain)
     return found

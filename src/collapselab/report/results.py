@@ -14,11 +14,13 @@ from collapselab.console import inert
 from collapselab.folders import manifest_of, read_json, write_bytes, write_text
 from collapselab.guards import number, reading, text, whole
 from collapselab.metrics import HEADLINE
-from collapselab.report import ChainFiles, compared, figures, last_of_all, open_run, overlay, remove, tables
+from collapselab.report import compare, draw_figures, open_run, overlay, remove, tables
+from collapselab.report.files import ChainFiles
+from collapselab.report.protocols import grouped
 from collapselab.rundir import STAGES, run_root
 
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
-FIGURES = ("theory", "likelihood", "tails")
+FIGURES = ("likelihood", "tails", "theory")
 
 
 def write_results(run: Path, out: Path, command: str) -> Path:
@@ -47,13 +49,7 @@ def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: s
         write_bytes(out / "theory.csv", laws.to_csv(index=False, float_format="%.6g").encode())
     else:
         remove(out, "theory.csv")
-    for name, _, _, draw in figures.FIGURES:
-        if name in FIGURES:
-            png = draw(chains)
-            if png is not None:
-                write_bytes(out / f"{name}.png", png)
-            else:
-                remove(out, f"{name}.png")
+    draw_figures(grouped(chains), out, list(FIGURES))
     if (root / "experiment.yaml").is_file():
         shutil.copy(root / "experiment.yaml", out / "experiment.yaml")
     else:
@@ -61,7 +57,7 @@ def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: s
     environment = {key: chains[0].environment.get(key) for key in KEPT}
     stages = {chain.chain.stage(row["generation"], s) for chain in chains for row in chain.rows for s in STAGES}
     seconds = sum(_seconds(place) for place in stages)
-    title, columns, rows = compared(tables.summary(metrics, baseline), baseline, last_of_all(chains))
+    title, columns, rows = compare(chains, baseline)
     parts = [
         f"# {_plain(root.name)}",
         f"Made by `{inert(command)}`.",

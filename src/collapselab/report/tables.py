@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from collapselab.folders import write_bytes
+from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import mean_interval, paired_difference
+from collapselab.metrics.likelihood import HISTOGRAM_STEP
 
 if TYPE_CHECKING:
-    from collapselab.report import ChainFiles
+    from collapselab.report.files import ChainFiles
 
 TIDY = ["arm", "seed", "generation", "metric", "value"]
 
@@ -60,6 +62,54 @@ def summary(table: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+CHANGES = ["arm", "metric", "generation", "chains", "change", "low", "high"]
+
+
+def changes(table: pd.DataFrame) -> pd.DataFrame:
+    """What each metric has changed by since generation 0 of the same chain, at the last generation that every chain of its
+    arm has: columns arm, metric, generation, chains, change (mean), low, high (95 % t-interval over chains)."""
+    found: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
+    lengths: dict[str, dict[int, int]] = {}
+    for arm, seed, generation, metric, value in table.itertuples(index=False):
+        found.setdefault((arm, metric), {}).setdefault(seed, {})[generation] = value
+        lengths.setdefault(arm, {})[seed] = max(generation, lengths.get(arm, {}).get(seed, 0))
+    rows = []
+    for (arm, metric), by_seed in found.items():
+        last = min(lengths[arm].values())
+        gaps = [course[last] - course[0] for course in by_seed.values() if 0 in course and last in course]
+        if gaps and last:
+            rows.append((arm, metric, last, len(gaps), *mean_interval(np.array(gaps))))
+    return pd.DataFrame(rows, columns=CHANGES)
+
+
+SHOWN = ["arm", "seed", "generation", "source", "set", "shown", "loss"]
+
+
+def ledger(chains: list[ChainFiles]) -> pd.DataFrame:
+    """Tokens of each training set by source: in the set, shown to the optimiser, in its loss."""
+    rows = [
+        (chain.arm, chain.seed, g, source, entry["set"], entry["shown"], entry["loss"])
+        for chain in chains
+        for g, one in enumerate(chain.ledgers)
+        for source, entry in one.items()
+    ]
+    return pd.DataFrame(rows, columns=SHOWN)
+
+
+SPREAD = ["arm", "seed", "generation", "from_nats", "samples"]
+
+
+def distribution(chains: list[ChainFiles]) -> pd.DataFrame:
+    """Samples by their mean loss under generation 0's model: how many from `from_nats` on, up to the next line (0.25 nats).
+    Real text has no generation. Empty where old scores lack it."""
+    rows: list[tuple[str, int, int | None, float, int]] = []
+    for chain in chains:
+        courses = [*enumerate(chain.histograms), (None, chain.reference["histogram"])]
+        for g, histogram in courses:
+            rows += [(chain.arm, chain.seed, g, i * HISTOGRAM_STEP, n) for i, n in enumerate(histogram or []) if n]
+    return pd.DataFrame(rows, columns=SPREAD).astype({"generation": "Int64"})
+
+
 def publish(table: pd.DataFrame, path: Path) -> None:
     """Writes a table as CSV and as Parquet, beside each other. Values keep every digit."""
     write_bytes(path.with_suffix(".csv"), table.to_csv(index=False).encode())
@@ -72,3 +122,32 @@ def with_interval(mean: float, low: float) -> str:
         return np.format_float_positional(mean, precision=4, unique=False, fractional=False, trim="-")
     decimals = max(0, 1 - math.floor(math.log10(mean - low)))
     return f"{mean:.{decimals}f} ± {mean - low:.{decimals}f}"
+
+
+def last_of_all(chains: list[ChainFiles]) -> int:
+    """The last generation that every chain has."""
+    return min(len(chain.rows) for chain in chains) - 1
+
+
+def compared(summary: pd.DataFrame, baseline: str | None, last: int) -> tuple[str, list[str], list[list[str]]]:
+    """One row per headline metric and arm: chains, mean and half-width of the 95 % interval, and the same of the
+    difference to the baseline.
+
+    Args:
+        last: the generation at which they are compared.
+    """
+    baseline = baseline if summary["arm"].nunique() > 1 else None
+    at_last = summary[summary["generation"] == last].set_index(["metric", "arm"])
+    columns = ["metric", "arm", "chains", "mean"] + ([f"minus {baseline}"] if baseline is not None else [])
+    rows = []
+    for name, key in HEADLINE.items():
+        for arm in dict.fromkeys(summary["arm"]):
+            if (key, arm) not in at_last.index:
+                continue
+            found = at_last.loc[(key, arm)]
+            cells = [name, str(arm), str(int(found["chains"])), with_interval(found["mean"], found["low"])]
+            if baseline is not None:
+                pairs = bool(found["pairs"])
+                cells.append(with_interval(found["difference"], found["difference_low"]) if pairs else "–")
+            rows.append(cells)
+    return f"generation {last}: mean over chains ± half of the 95 % interval", columns, rows

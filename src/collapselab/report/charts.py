@@ -1,0 +1,276 @@
+"""The charts of a report as plotly figures in plain dicts: each a function of the chains of one protocol, None where they
+lack what it shows. `plotly.graph_objects.Figure(spec)` takes them; the page needs plotly's JavaScript alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from collapselab.report import series, spec
+from collapselab.report.colours import DIVERGING, NEUTRAL, PROMPT, REAL, colour, mark
+from collapselab.report.overlay import TITLES, by_arm, overlaid, residuals
+from collapselab.report.ridges import distribution
+from collapselab.report.spec import Figure, Spec, escaped, finite, short
+
+MOST_SOURCES = 12  # of a ledger, that a legend names one by one
+SOURCES = {"real": "real text", "prompt_real": "prompts from real text", "prompt_previous": "prompts from samples",
+           "prompt_separator": "separators as prompts"}  # fmt: skip
+REAL_TEXT = "real text, same budget"
+
+
+def _length(chains: list[Any]) -> int:
+    return max(len(chain.rows) for chain in chains)
+
+
+def legend(arm: str, members: list[Any]) -> str:
+    """An arm's name in a legend."""
+    return f"{arm} ({len(members)} seeds)" if len(members) > 1 else f"{arm} (one seed)"
+
+
+def _curves(chains: list[Any], titles: dict[str, str], *, from_zero: bool = False) -> Spec | None:
+    """A panel for each metric: the mean of every arm, its 95 % t-interval, and real text's value."""
+    shown = series.present(chains, titles)
+    figure, panels, real, said = Figure(), {}, {}, []
+    for key, title in shown.items():
+        (axis,) = figure.panel(title, _length(chains))
+        panels[title] = {arm: points for arm, m in by_arm(chains).items() if (points := series.curve(m, key))}
+        for arm, points in panels[title].items():
+            members = by_arm(chains)[arm]
+            figure.curve(axis, arm, members[0].place, points, legend(arm, members))
+        real[title] = series.real_value(chains, key)
+        if (level := real[title]) is not None:
+            figure.level(axis, level, _length(chains) - 1, REAL_TEXT)
+        if from_zero:
+            figure.axes[f"yaxis{axis}"]["rangemode"] = "tozero"
+        said.append(spec.courses(title, panels[title], real[title]))
+    if not shown:
+        return None
+    return figure.done(". ".join(said) + ".", spec.curve_table(panels, real), list(shown))
+
+
+def likelihood(chains: list[Any]) -> Spec | None:
+    return _curves(chains, series.LIKELIHOOD)
+
+
+def tails(chains: list[Any]) -> Spec | None:
+    return _curves(chains, series.TAILS, from_zero=True)
+
+
+def diversity(chains: list[Any]) -> Spec | None:
+    return _curves(chains, series.DIVERSITY)
+
+
+def frequency(chains: list[Any]) -> Spec | None:
+    """A heat map per arm: bucket x generation, the change of the loss since generation 0."""
+    found = {arm: heat for arm, members in by_arm(chains).items() if (heat := series.frequency(members)) is not None}
+    if not found:
+        return None
+    # At least .01 nats: less is not told from none.
+    most = max([0.01, *(float(np.nanmax(np.abs(heat.change))) for heat in found.values())])
+    figure = Figure(panel_height=210)
+    said, rows = [], []
+    for arm, heat in found.items():
+        (axis,) = figure.panel(arm, len(heat.generations))
+        figure.axes[f"xaxis{axis}"] |= {"range": [-0.5, len(heat.generations) - 0.5], "showgrid": False}
+        figure.axes[f"yaxis{axis}"] |= {"type": "category", "showgrid": False}
+        figure.add(
+            axis,
+            {
+                "type": "heatmap", "x": heat.generations, "y": [escaped(b) for b in heat.buckets],
+                "z": [finite(row) for row in heat.change], "coloraxis": "coloraxis", "xgap": 1, "ygap": 1,
+                "customdata": [[[x, n] for x in finite(row)] for row, n in zip(heat.loss, heat.scored, strict=True)],
+                "hovertemplate": "generation %{x}, seen %{y} times<br>%{z:+.3f} nats since generation 0<br>"
+                "loss %{customdata[0]:.3f} over %{customdata[1]:,.0f} scored tokens",
+            },
+            arm,
+        )  # fmt: skip
+        if len(heat.generations) <= 8:
+            figure.traces[-1]["texttemplate"] = "%{z:+.2f}"
+        ends = [
+            f"{change:+.2f} for tokens seen {b} times"
+            for b, change in zip(heat.buckets, heat.change[:, -1], strict=True)
+        ]
+        said.append(f"arm {arm}, generation {heat.generations[-1]}: " + ", ".join(ends))
+        for bucket, tokens, losses, changes in zip(heat.buckets, heat.scored, heat.loss, heat.change, strict=True):
+            cells = [f"{short(x)} ({c:+.3f})" for x, c in zip(losses, changes, strict=True)]
+            rows.append([arm, bucket, f"{tokens:,.0f}", *cells])
+    columns = ["arm", "times in real text", "scored tokens", *(f"generation {g}" for g in range(_length(chains)))]
+    rows = [row + ["–"] * (len(columns) - len(row)) for row in rows]
+    scale = [[i / 4, shade] for i, shade in enumerate(DIVERGING["light"])]
+    bar = {
+        "title": {"text": "change in nats", "side": "top"}, "thickness": 10, "outlinewidth": 0, "tickformat": "+.2~f",
+        "orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top", "lenmode": "pixels", "len": 260, "nticks": 5,
+    }  # fmt: skip
+    keys = [f"real/nll_by_frequency/{bucket}" for bucket in next(iter(found.values())).buckets]
+    return figure.done(
+        "Change of the loss in nats since generation 0. " + "; ".join(said) + ".", (columns, rows), keys,
+        coloraxis={"cmin": -most, "cmax": most, "colorscale": scale, "colorbar": bar}, showlegend=False,
+    )  # fmt: skip
+
+
+def theory(chains: list[Any]) -> Spec | None:
+    """Above, what was measured (marks) and what the law expects (lines); below, the difference with twice its error."""
+    keys = overlaid(chains)
+    if not keys:
+        return None
+    figure = Figure(panel_height=380)
+    said: list[str] = []
+    rows: list[list[str]] = []
+    for key in keys:
+        has_law = any(residuals(members, key) for members in by_arm(chains).values())
+        above, *rest = figure.panel(TITLES[key], _length(chains), shares=(0.62, 0.38) if has_law else (1.0,))
+        for arm, members in by_arm(chains).items():
+            _law(figure, above, key, arm, members)
+            gaps = residuals(members, key)
+            if gaps:
+                _gaps(figure, rest[0], arm, members, gaps)
+                g, _, measured, law, se = gaps[-1]
+                said.append(f"{TITLES[key]}, arm {arm}, generation {g}: measured {short(measured)}, law {short(law)}")
+            for g, count, measured, law, se in gaps:
+                cells = [str(g), str(count), short(measured), short(law), f"{measured - law:+.4f}", short(se)]
+                rows.append([TITLES[key], arm, *cells])
+        for below in rest:
+            figure.axes[f"yaxis{below}"] |= {
+                "title": {"text": "measured − law", "standoff": 4}, "zeroline": True, "zerolinecolor": NEUTRAL, "nticks": 4,
+            }  # fmt: skip
+    words = "; ".join(said[:8]) + ("; the table below has the rest." if len(said) > 8 else ".")
+    columns = ["", "arm", "generation", "chains", "measured", "law", "difference", "standard error"]
+    return figure.done(words, (columns, rows), [f"theory/{key}" for key in keys])
+
+
+def _law(figure: Figure, axis: str, key: str, arm: str, members: list[Any]) -> None:
+    place, label = members[0].place, legend(arm, members)
+    points = series.curve(members, key)
+    figure.add(
+        axis,
+        {
+            "type": "scatter", "x": [p.generation for p in points], "y": [p.mean for p in points], "mode": "markers",
+            "marker": {"color": colour(place), "symbol": mark(place)[0], "size": 7},
+            "hovertemplate": "measured at generation %{x}: %{y:.4g}",
+        },
+        label,
+    )  # fmt: skip
+    for prefix, dash, name in (("theory/", "solid", "the law"), ("theory/bias/", "dot", "bias alone")):
+        line = series.curve(members, prefix + key)
+        if line:
+            trace = {
+                "type": "scatter", "x": [p.generation for p in line], "y": [p.mean for p in line], "mode": "lines",
+                "line": {"color": colour(place), "width": 1.5, "dash": dash}, "showlegend": False,
+                "hovertemplate": f"{name} at generation %{{x}}: %{{y:.4g}}",
+            }  # fmt: skip
+            figure.add(axis, trace, f"{arm}: {name}", label)
+
+
+def _gaps(figure: Figure, axis: str, arm: str, members: list[Any], gaps: list[Any]) -> None:
+    place = members[0].place
+    errors = [0.0 if math.isnan(se) else 2 * se for *_, se in gaps]
+    trace = {
+        "type": "scatter", "x": [g for g, *_ in gaps], "y": [m - law for _, _, m, law, _ in gaps],
+        "mode": "lines+markers", "line": {"color": colour(place), "width": 1},
+        "marker": {"color": colour(place), "symbol": mark(place)[0], "size": 5},
+        "error_y": {"type": "data", "array": errors, "thickness": 1, "width": 2, "color": colour(place)},
+        "showlegend": False, "hovertemplate": "generation %{x}: %{y:+.4f} (bars: 2 standard errors)",
+    }  # fmt: skip
+    figure.add(axis, trace, f"{arm}: difference", legend(arm, members))
+
+
+def ledger(chains: list[Any]) -> Spec | None:
+    """Stacked bars per arm: the tokens that training showed, by who wrote them."""
+    found = {arm: series.ledger(members) for arm, members in by_arm(chains).items()}
+    sources = max((sources for sources, _ in found.values()), key=len)
+    if not sources:
+        return None
+    written = [s for names, _ in found.values() for s in names if s.startswith("generation_")]
+    newest = max((int(s.removeprefix("generation_")) for s in written), default=0)
+    figure = Figure(panel_height=220)
+    said, rows = [], []
+    for arm, (names, shown) in found.items():
+        (axis,) = figure.panel(arm, shown.shape[1])
+        figure.axes[f"xaxis{axis}"] |= {"range": [-0.6, shown.shape[1] - 0.4], "showgrid": False}
+        figure.axes[f"yaxis{axis}"] |= {"tickformat": "~s"}
+        for source, heights in zip(names, shown, strict=True):
+            words = SOURCES.get(source, source.replace("_", " "))
+            trace = {
+                "type": "bar", "x": list(range(shown.shape[1])), "y": finite(heights),
+                "marker": {"color": _shade(source, newest), "line": {"width": 0.5, "color": "#fff"}},
+                "hovertemplate": f"{words}<br>generation %{{x}}: %{{y:,.0f}} tokens",
+            }  # fmt: skip
+            named = not source.startswith("generation_") or len(sources) <= MOST_SOURCES
+            named = named or source in ("generation_0", f"generation_{newest}")
+            figure.add(axis, trace if named else trace | {"showlegend": False}, words)
+            rows.append([arm, words, *(f"{h:,.0f}" for h in heights)])
+        total = shown[:, -1].sum()
+        real = shown[[i for i, s in enumerate(names) if s == "real"], -1].sum()
+        said.append(f"arm {arm}, generation {shown.shape[1] - 1}: {real / total if total else 0:.1%} of {total:,.0f}")
+    columns = ["arm", "source", *(f"generation {g}" for g in range(_length(chains)))]
+    rows = [row + ["–"] * (len(columns) - len(row)) for row in rows]
+    alt = "Share of real text in the tokens shown in training: " + "; ".join(said) + "."
+    return figure.done(alt, (columns, rows), [], barmode="stack", bargap=0.25)
+
+
+def _shade(source: str, newest: int) -> str:
+    """Real text blue, prompts rose, written text grey: the newer, the lighter."""
+    if not source.startswith("generation_"):
+        return REAL if source == "real" else PROMPT
+    level = 102 + round(45 * int(source.removeprefix("generation_")) / max(1, newest))
+    return f"rgb({level},{level},{level})"
+
+
+CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
+    (
+        "likelihood",
+        "The model on held-out real text",
+        "How well each generation predicts real text that it was not trained on: lower perplexity and bits per byte are "
+        "better, higher accuracy is better. Shaded: 95 % t-interval over the chains of an arm.",
+        likelihood,
+    ),
+    (
+        "tails",
+        "Rare words",
+        "Share of generation 0's rare words that its successors still write, over that share in as much fresh real text: 1 "
+        "is as good as new real text, and no ceiling, for copied training text scores higher.",
+        tails,
+    ),
+    (
+        "frequency",
+        "Which tokens get worse",
+        "Change of the loss on held-out real text since generation 0; a row is the tokens that occur so many times in the real "
+        "training text, the rarest below. "
+        "Orange is worse, blue is better, on one scale for all arms; buckets with fewer than 20 scored tokens are left out.",
+        frequency,
+    ),
+    (
+        "diversity",
+        "Diversity of the samples",
+        "The grey dashed line is real text at the same budget. Read each curve by its distance to that line: both a fall and "
+        "a rise away from it are a loss.",
+        diversity,
+    ),
+    (
+        "distribution",
+        "The samples, read by generation 0",
+        "Each ridge is one generation: how its samples spread by their mean loss under generation 0's model. To the left lies "
+        "text that generation 0 finds easy, in a right tail what it finds strange; the grey ridge is real text. With many "
+        "generations eight are drawn, evenly spaced.",
+        distribution,
+    ),
+    (
+        "theory",
+        "Beside exact theory",
+        "Marks: measured. Lines: what the law of this very pipeline expects of a learner that matches densities exactly, with "
+        "the text that was really mixed. On natural text a network does not memorise what it saw once: it starts below the "
+        "survival law of a learner that does, and falls more slowly. Dotted: what temperature and truncation alone would do, "
+        "without noise. Below: the difference, with twice its standard error.",
+        theory,
+    ),
+    (
+        "ledger",
+        "What the models were trained on",
+        "Tokens shown to the optimiser, by source: real text blue, prompts taken from it rose, what models wrote grey, the "
+        "lighter the newer. Mean over the chains of an arm.",
+        ledger,
+    ),
+)

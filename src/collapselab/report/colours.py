@@ -1,0 +1,43 @@
+"""One colour, marker and dash per arm, in the page and in the PNGs."""
+
+from __future__ import annotations
+
+# At least 3:1 against #ffffff and #0d1117. The least distance between any two of the first eight, in Oklab and under normal
+# sight and simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009, severity 1), is .107; a random search
+# over all colours within those contrasts found at most .110. With four more it is .061, so arms also differ in marker and
+# dash. tests/test_report.py computes both.
+PALETTE = (
+    *("#1464f0", "#f06478", "#c81e6e", "#3296fa", "#3c6e00", "#be64b4"),
+    *("#a032aa", "#788c00", "#28a064", "#82648c", "#645ac8", "#e65adc"),
+)
+NEUTRAL = "#7d8590"  # lines that belong to no arm: real text, zero
+SYMBOLS = (  # of plotly
+    *("circle", "square", "diamond", "triangle-up", "x", "triangle-down"),
+    *("star", "cross", "pentagon", "hourglass", "hexagram", "bowtie"),
+)
+MARKERS = ("o", "s", "D", "^", "X", "v", "*", "P", "p", "d", "H", ">")  # of matplotlib, in the same order
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # of plotly
+LINES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (8, 3, 1, 3)))  # of matplotlib
+REAL, PROMPT = "#1464f0", "#f06478"  # in the ledger: real text, and the prompts taken from it
+
+# Blue below, orange above, told apart under every form of colour blindness; the middle is the page.
+DIVERGING = {
+    "light": ("#0b4aa8", "#7fb0ee", "#f6f8fa", "#f2a65e", "#a84300"),
+    "dark": ("#6fb1ff", "#2a5ea8", "#161b22", "#a85a1c", "#ffb065"),
+}
+
+
+def colour(place: int) -> str:
+    """The colour of the arm that stands at `place` in the report, from 0; after twelve they come again."""
+    return PALETTE[place % len(PALETTE)]
+
+
+def mark(place: int) -> tuple[str, str]:
+    """(marker, dash) of plotly for an arm: another pair for each of the first 72."""
+    return SYMBOLS[place % len(SYMBOLS)], DASHES[(place + place // len(SYMBOLS)) % len(DASHES)]
+
+
+def faint(place: int, alpha: float) -> str:
+    """An arm's colour for an area, as plotly takes it."""
+    red, green, blue = (int(colour(place)[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"

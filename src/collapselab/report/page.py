@@ -1,0 +1,211 @@
+"""The page: one HTML file that needs nothing else, neither a network nor a server.
+
+Three scripts stand in it, and the policy in its head names each by its digest: nothing else can run, whatever a run's text
+holds. That text enters by Jinja's escaping, or as JSON that the scripts put into text nodes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from collapselab.console import UNSAFE, inert
+from collapselab.metrics import HEADLINE
+from collapselab.report import explorer, overlay, protocols, tables, words
+from collapselab.report.charts import CHARTS
+from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
+from collapselab.report.files import ChainFiles, Opened
+from collapselab.report.protocols import Group
+from collapselab.report.series import DIVERSITY, LIKELIHOOD, TAILS, present, real_value
+from collapselab.report.spec import GAP, HEAD
+
+LEFT_OUT = {
+    "likelihood": "no perplexity, bits per byte or accuracy",
+    "tails": "no coverage of rare words",
+    "frequency": "no loss by frequency with 20 scored tokens in a bucket",
+    "diversity": "no measures of diversity",
+    "distribution": "no histogram of the samples' losses (evaluation.reference_tokens is 0, or the scores are older)",
+    "theory": "no metric of these chains has a law",
+    "ledger": "no training set with a source",
+}
+MACHINE = ("collapselab", "commit", "python", "torch", "transformers", "accelerate", "numpy", "platform", "device", "cuda",
+           "precision", "cpus", "threads", "processes")  # fmt: skip
+# In JSON: what UNSAFE names, where json.dumps has written it as an escape. A pair of backslashes is passed over.
+ESCAPE = re.compile(r"\\(u00[01][0-9a-f]|[bfr])|\\.")
+
+
+@lru_cache
+def _plotly() -> tuple[str, str]:
+    """plotly.min.js as the Python package brings it, and its digest for the policy."""
+    script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return _for_script(script)
+
+
+def _own(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _for_script(script: str) -> tuple[str, str]:
+    """A script as it can stand in a page, and `sha256-...` of it. Raises ValueError where it would end its own element."""
+    script = script.replace("\r\n", "\n")
+    if re.search(r"</script|<!--", script, re.IGNORECASE):
+        raise ValueError("a script that closes its own element")
+    return script, "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def as_json(value: Any) -> str:
+    """JSON that an HTML parser takes for text alone, in which nothing reorders text or controls a terminal."""
+    found = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    found = ESCAPE.sub(lambda match: "\ufffd" if match[1] else match[0], UNSAFE.sub("\ufffd", found))
+    for sign in "<>&":
+        found = found.replace(sign, f"\\u{ord(sign):04x}")
+    return found
+
+
+def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dict[str, list[str]]) -> str:
+    """The page.
+
+    Args:
+        parts: the tables `summary`, `changes` and `theory`, by the label of each group.
+        files: names of the CSV files and PNGs that lie beside the page.
+    """
+    shown = [_group(found, group, parts[group.label], files["figures"]) for group in groups]
+    arms = overlay.by_arm(found.chains)
+    data = {
+        "arms": [{"name": a, "colour": colour(m[0].place), "symbol": mark(m[0].place)[0]} for a, m in arms.items()],
+        "charts": [{"id": chart["id"], **chart["spec"]} for one in shown for chart in one["charts"]],
+        "look": {"diverging": DIVERGING, "neutral": NEUTRAL, "gap": GAP, "head": HEAD},
+        "explorer": explorer.payload(found.chains),
+    }
+    scripts = [_plotly(), _for_script(_own("page.js")), _for_script(_own("explorer.js"))]
+    loader = jinja2.PackageLoader("collapselab.report", ".")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.jinja").render(
+        policy=Markup(" ".join(f"'{digest}'" for _, digest in scripts)),
+        style=Markup(_own("page.css") + _own("explorer.css")),
+        data=Markup(as_json(data)),
+        scripts=[Markup(script) for script, _ in scripts],
+        name=found.name,
+        about=words.about(found),
+        notes=words.notes(found),
+        groups=shown,
+        several=len(groups) > 1,
+        differing=protocols.differing(groups),
+        arms=[{"name": name, "colour": colour(members[0].place)} for name, members in arms.items()],
+        chains=[{"name": c.name, "examples": c.examples} for c in found.chains],
+        settings=protocols.settings_that_differ(found.chains),
+        configs=[{"name": members[0].name, "text": members[0].config} for members in arms.values()],
+        reproduce=_reproduce(found),
+        files=files,
+    )
+
+
+def _shown(value: Any) -> Any:
+    """What every expression of the page passes through, before it is escaped: marks that reorder text, control characters
+    and half characters, which no encoder takes, are shown as one sign."""
+    return inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str]) -> dict[str, Any]:
+    """What the page says of the chains of one protocol."""
+    chains = group.chains
+    arms = overlay.by_arm(chains)
+    baseline = found.baseline if found.baseline in arms and len(arms) > 1 else None
+    numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
+    last = tables.last_of_all(chains)
+    charts, missing = [], []
+    for name, title, caption, draw in CHARTS:
+        spec = draw(chains)
+        if spec is None:
+            missing.append(f"{title}: {LEFT_OUT[name]}")
+            continue
+        meta = spec["layout"]["meta"]
+        png = f"{name}{group.suffix}.png"
+        charts.append(
+            {
+                "id": f"{name}{group.suffix}", "title": title, "caption": caption, "alt": meta.pop("alt"),
+                "table": meta.pop("table"), "keys": meta.pop("keys"), "spec": spec,
+                "png": png if png in figures else None,
+            }
+        )  # fmt: skip
+    lacking = [
+        f"{title} ({key})"
+        for key, title in (LIKELIHOOD | TAILS | DIVERSITY).items()
+        if not present(chains, {key: title})
+    ]
+    return {
+        "label": group.label, "suffix": group.suffix, "protocol": sorted(group.protocol.items()), "digest": group.digest,
+        "verdict": words.verdict(chains, numbers),
+        "arms": [
+            {
+                "name": arm, "colour": colour(members[0].place), "seeds": words.seeds(len(members)),
+                "is_baseline": arm == baseline,
+                "sentences": words.of_arm(arm, members, numbers, baseline, last),
+                "table": _courses(arm, members, numbers),
+            }
+            for arm, members in arms.items()
+        ],
+        "comparison": _comparison(parts["summary"], baseline, last) if len(arms) > 1 else None,
+        "charts": charts, "missing": missing, "lacking": lacking,
+    }  # fmt: skip
+
+
+def _comparison(summary: Any, baseline: str | None, last: int) -> dict[str, Any]:
+    title, columns, rows = tables.compared(summary, baseline, last)
+    return {"title": title, "columns": columns, "rows": rows}
+
+
+def _courses(arm: str, members: list[ChainFiles], numbers: words.Numbers) -> tuple[list[str], list[list[str]]]:
+    """The headline metrics of an arm, a row per generation, then real text at the same budget."""
+    keys = {
+        name: key for name, key in HEADLINE.items() if any(key in row["metrics"] for c in members for row in c.rows)
+    }
+    columns = ["real_share", *keys.values()]
+    rows = []
+    for g in range(max(len(chain.rows) for chain in members)):
+        cells = [numbers.value(arm, g, key) if (arm, g, key) in numbers.at else "–" for key in columns]
+        rows.append([str(g), *cells])
+    real = [real_value(members, key) for key in keys.values()]
+    rows.append(
+        ["real text", "", *("–" if value is None else tables.with_interval(value, float("nan")) for value in real)]
+    )
+    return ["generation", "real share", *keys], rows
+
+
+def _reproduce(found: Opened) -> dict[str, Any]:
+    """How to make the numbers again: a command and its file for each run, the seeds, versions and machines."""
+    runs = []
+    for run, chains in overlay.grouped_by(found.chains, lambda chain: str(chain.run)).items():
+        asked = found.asked.get(run)
+        file = "experiment.yaml" if asked else f"{chains[0].path.parent.name}/{chains[0].path.name}/config.yaml"
+        verb = "experiment" if asked else "run"
+        runs.append(
+            {
+                "name": run, "command": f"collapselab {verb} --config {Path(file).name}", "file": file,
+                "text": asked or chains[0].config,
+                "seeds": ", ".join(str(seed) for seed in sorted({chain.seed for chain in chains})),
+                "machine": _machines(chains),
+            }
+        )  # fmt: skip
+    return {"runs": runs}
+
+
+def _machines(chains: list[ChainFiles]) -> list[tuple[str, str]]:
+    """(what, values) of the environments of the chains."""
+    out = []
+    for key in MACHINE:
+        values = dict.fromkeys(str(c.environment[key])[:200] for c in chains if c.environment.get(key) is not None)
+        if values:
+            out.append((key, " / ".join(values)))
+    return out

@@ -1,0 +1,78 @@
+"""Chains by the protocol of their numbers. Numbers of different protocols are never drawn on one axis: by the stride alone
+the same model's perplexity moves by a sixth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from collapselab.config import RunConfig, as_dict
+from collapselab.identity import flatten
+from collapselab.report.files import ChainFiles
+
+# Settings that say where a run lives or how it is watched: no reason for its numbers.
+NO_REASON = ("name", "arm", "seed", "runs_dir", "data_dir", "progress", "retain", "tracking.wandb", "tracking.project")
+
+
+@dataclass
+class Group:
+    """Chains whose numbers compare."""
+
+    label: str
+    """A, B, ... in the order of the report."""
+    digest: str
+    protocol: dict[str, Any]
+    chains: list[ChainFiles]
+
+    @property
+    def suffix(self) -> str:
+        """What the names of its files and charts end with: nothing for the first."""
+        return "" if self.label == "A" else f"-{self.label.lower()}"
+
+
+def grouped(chains: list[ChainFiles]) -> list[Group]:
+    """The chains by the digest of their protocol, in the order in which they come."""
+    found: dict[str, list[ChainFiles]] = {}
+    for chain in chains:
+        found.setdefault(chain.digest or json.dumps(chain.protocol, sort_keys=True), []).append(chain)
+    return [Group(_label(i), digest, members[0].protocol, members) for i, (digest, members) in enumerate(found.items())]
+
+
+def _label(index: int) -> str:
+    """A .. Z, then A2 .. Z2, and so on."""
+    letter, times = chr(ord("A") + index % 26), index // 26
+    return letter if not times else f"{letter}{times + 1}"
+
+
+def differing(groups: list[Group]) -> list[list[str]]:
+    """A row per key of the protocols that differ: the key, and its value in each."""
+    keys = dict.fromkeys(key for group in groups for key in group.protocol)
+    rows = [[key, *(_shown(group.protocol.get(key, "not recorded")) for group in groups)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list[str]]]:
+    """(arms, rows): a row per setting in which the arms differ, the key and its value in each. A setting that an older
+    version did not write had the value that is the default now."""
+    defaults = flatten(as_dict(RunConfig()))
+    arms = list(dict.fromkeys(chain.arm for chain in chains))
+    keys = sorted({key for chain in chains for key in chain.settings} - set(NO_REASON))
+    rows = []
+    for key in keys:
+        values = {arm: [] for arm in arms}  # type: dict[str, list[str]]
+        for chain in chains:
+            said = _shown(chain.settings.get(key, defaults.get(key))) if chain.settings else "cannot be read"
+            if said not in values[chain.arm]:
+                values[chain.arm].append(said)
+        row = [key, *(" / ".join(values[arm]) for arm in arms)]
+        if len(set(row[1:])) > 1:
+            rows.append(row)
+    return arms, rows
+
+
+def _shown(value: Any) -> str:
+    """A setting as a YAML file has it."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,90 @@
+"""How the samples of each generation spread under generation 0's model, as ridges (Shumailov et al. 2024, figure 1, as one curve
+per generation)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from collapselab.report import series, spec
+from collapselab.report.colours import NEUTRAL, colour, faint
+from collapselab.report.overlay import by_arm
+from collapselab.report.spec import Figure, Spec, short
+
+MOST_RIDGES = 8  # generations whose distributions still stand apart in one panel
+
+
+def distribution(chains: list[Any]) -> Spec | None:
+    """Ridges: how the samples' mean losses under generation 0's model spread, generation by generation."""
+    found = {arm: d for arm, members in by_arm(chains).items() if (d := series.distribution(members))}
+    if not found:
+        return None
+    real = series.real_distribution(chains)
+    every = [shares for by_generation in found.values() for shares in by_generation.values()]
+    every += [] if real is None else [real]
+    used = [np.flatnonzero(shares > 0) for shares in every]
+    first, last = max(0, min(u[0] for u in used) - 1), max(u[-1] for u in used) + 1
+    peak = max(float(shares.max()) for shares in every)
+    figure = Figure(panel_height=300)
+    for arm, by_generation in found.items():
+        place = by_arm(chains)[arm][0].place
+        shown = series.evenly(list(by_generation), MOST_RIDGES)
+        (axis,) = figure.panel(arm, 1)
+        ridges = [("real text", real, "rgba(125,133,144,0.25)", NEUTRAL)] if real is not None else []
+        ridges += [(str(g), by_generation[g], faint(place, 0.35), colour(place)) for g in shown]
+        for row, (name, shares, fill, line) in enumerate(ridges):
+            x, heights = _outline(shares, first, last)
+            base = float(len(ridges) - 1 - row)
+            label = "real text" if name == "real text" else f"generation {name}"
+            trace = {
+                "type": "scatter", "x": x, "y": [base + 1.6 * h / peak for h in heights], "mode": "lines",
+                "fill": "toself", "fillcolor": fill, "line": {"color": line, "width": 1.5, "shape": "linear"},
+                "hoveron": "points", "customdata": heights, "showlegend": False,
+                "hovertemplate": f"{label}<br>%{{x:.2f}} nats: %{{customdata:.1%}} of the samples",
+            }  # fmt: skip
+            figure.add(axis, trace, arm)
+        names = [name for name, *_ in ridges]
+        figure.axes[f"xaxis{axis}"] |= {
+            "title": {"text": "mean loss of a sample (nats per token)", "standoff": 6},
+            "dtick": _nice((last - first) / 4 / 5), "range": [first / 4, (last + 1) / 4],
+        }  # fmt: skip
+        figure.axes[f"yaxis{axis}"] |= {
+            "tickvals": list(range(len(names)))[::-1], "ticktext": names, "range": [-0.15, len(names) + 0.75],
+        }  # fmt: skip
+    said, table = _quantiles(chains)
+    return figure.done(said, table, [f"reference/nll_p{q}" for q in (50, 90, 99)], showlegend=False)
+
+
+def _outline(shares: np.ndarray, first: int, last: int) -> tuple[list[float], list[float]]:
+    """The outline of a histogram from bin `first` to `last`: through the middle of each bin, down to nothing at both ends."""
+    wide = np.zeros(last + 1)
+    wide[: min(len(shares), last + 1)] = shares[: last + 1]
+    middles = (np.arange(first, last + 1) + 0.5) / 4
+    heights = wide[first:]
+    x = [first / 4, *middles.tolist(), (last + 1) / 4, first / 4]
+    return x, [0.0, *heights.tolist(), 0.0, 0.0]
+
+
+def _nice(step: float) -> float:
+    return next((nice for nice in (0.25, 0.5, 1.0, 2.0, 5.0) if step <= nice), 10.0)
+
+
+def _quantiles(chains: list[Any]) -> tuple[str, tuple[list[str], list[list[str]]]]:
+    """The spread in words and numbers: quantiles over samples, means over chains."""
+    rows: list[list[str]] = []
+    said: list[str] = []
+    for arm, members in by_arm(chains).items():
+        found = {q: series.curve(members, f"reference/nll_p{q}") for q in (50, 90, 99)}
+        for q, points in found.items():
+            rows += [[arm, str(p.generation), f"p{q}", spec.said(p)] for p in points]
+        if found[50] and len(said) < 5:
+            said.append(f"in arm {arm} the median {spec.course(found[50])} nats")
+            if found[99]:
+                said[-1] += f" and the 99th percentile {spec.course(found[99])}"
+    for q in (50, 90, 99):
+        value = series.real_value(chains, f"reference/nll_p{q}")
+        if value is not None:
+            rows.append(["real text", "", f"p{q}", short(value)])
+    words = "Mean loss of each sample under generation 0's model: " + "; ".join(said) + "."
+    return words, (["arm", "generation", "quantile", "nats per token"], rows)

@@ -1,0 +1,211 @@
+"""Parts of a plotly figure as plain dicts: a grid of panels, curves with intervals, texts that plotly does not obey.
+
+`layout.meta` of every figure holds `cells` (for each panel its axes from above, with their shares of its height: the page
+arranges the panels by the width there is), `height` of a panel in pixels, `alt` (the figure in words), `table` (columns and
+rows of what is drawn) and `keys` (metrics it is drawn from).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from collapselab.console import inert
+from collapselab.report.colours import NEUTRAL, colour, faint, mark
+
+Spec = dict[str, Any]
+GRID, FAINT = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.5)"
+WIDTH = 1000  # pixels that the panels are arranged for where no page does it anew
+GAP, HEAD = (64, 84), 34  # between panels, and above each for its title
+
+
+def escaped(text: str) -> str:
+    """Text for a label: plotly obeys a few tags of HTML in it."""
+    return inert(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def short(value: float) -> str:
+    """Four digits at most: for words and tables, not for further arithmetic."""
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+def finite(values: Any) -> list[float | None]:
+    """Numbers as JSON has them: without nan."""
+    return [None if math.isnan(value) else float(value) for value in values]
+
+
+class Figure:
+    """A figure that grows panel by panel."""
+
+    def __init__(self, panel_height: int = 260):
+        self.traces: list[Spec] = []
+        self.axes: Spec = {}
+        self.notes: list[Spec] = []
+        self.cells: list[list[tuple[str, float]]] = []
+        self.panel_height = panel_height
+        self.named: set[str] = set()  # what the legend has
+
+    def panel(self, title: str, generations: int, shares: tuple[float, ...] = (1.0,)) -> list[str]:
+        """A panel with one or several axes above each other over generations 0 .. `generations` - 1; returns their numbers
+        as plotly writes them ("" for the first)."""
+        made = []
+        for _ in shares:
+            number = len(self.axes) // 2 + 1
+            name = "" if number == 1 else str(number)
+            self.axes[f"xaxis{name}"] = {
+                "anchor": f"y{name}", "title": {"text": "generation", "standoff": 6}, "dtick": _step(generations),
+                "tick0": 0, "gridcolor": GRID, "zeroline": False, "range": [-0.35, max(1, generations - 1) + 0.35],
+            }  # fmt: skip
+            self.axes[f"yaxis{name}"] = {
+                "anchor": f"x{name}", "gridcolor": GRID, "zeroline": False, "tickformat": "~g", "nticks": 7,
+            }  # fmt: skip
+            made.append(name)
+        for upper in made[:-1]:
+            self.axes[f"xaxis{upper}"] |= {"matches": f"x{made[-1]}", "showticklabels": False, "title": {"text": ""}}
+        self.cells.append(list(zip(made, shares, strict=True)))
+        self.notes.append(
+            {
+                "text": escaped(title),
+                "xref": f"x{made[0]} domain",
+                "yref": f"y{made[0]} domain",
+                "x": 0,
+                "y": 1,
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "yshift": 8,
+                "showarrow": False,
+                "font": {"size": 13},
+            }
+        )
+        return made
+
+    def add(self, axis: str, trace: Spec, name: str, group: str | None = None) -> None:
+        """A trace on a panel's axes. The legend has each name once, and shows and hides all that is grouped with it."""
+        once = {"showlegend": trace.get("showlegend", name not in self.named)}
+        self.named.add(name)
+        self.traces.append(
+            {"name": escaped(name), "legendgroup": escaped(group or name), "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
+            | trace
+            | once
+        )
+
+    def curve(self, axis: str, arm: str, place: int, points: list[Any], label: str) -> None:
+        """An arm's means, and the area of their intervals where there are several chains."""
+        symbol, dash = mark(place)
+        x = [p.generation for p in points]
+        wide = [p for p in points if not math.isnan(p.low)]
+        if wide:
+            ends = [p.high for p in wide] + [p.low for p in reversed(wide)]
+            across = [p.generation for p in wide]
+            area = {
+                "type": "scatter", "x": across + across[::-1], "y": ends, "fill": "toself", "mode": "lines",
+                "line": {"width": 0}, "fillcolor": faint(place, 0.16), "hoverinfo": "skip", "showlegend": False,
+            }  # fmt: skip
+            self.add(axis, area, f"{arm}: interval", label)
+        self.add(
+            axis,
+            {
+                "type": "scatter", "x": x, "y": [p.mean for p in points], "mode": "lines+markers",
+                "line": {"color": colour(place), "width": 2, "dash": dash},
+                "marker": {"color": colour(place), "symbol": symbol, "size": 7},
+                "customdata": [said(p) for p in points],
+                "hovertemplate": "generation %{x}<br>%{customdata}",
+            },
+            label,
+        )  # fmt: skip
+
+    def level(self, axis: str, value: float, last: int, name: str) -> None:
+        """A value that no generation changes."""
+        line = {
+            "type": "scatter", "x": [-0.35, max(1, last) + 0.35], "y": [value, value], "mode": "lines",
+            "line": {"color": NEUTRAL, "width": 1.5, "dash": "dash"}, "hovertemplate": f"{short(value)}",
+        }  # fmt: skip
+        self.add(axis, line, name)
+
+    def done(self, alt: str, table: tuple[list[str], list[list[str]]], keys: list[str], **layout: Any) -> Spec:
+        """The figure. Raises nothing; `layout` is added to it."""
+        meta = {
+            "cells": [[list(axis) for axis in cell] for cell in self.cells], "height": self.panel_height,
+            "alt": inert(alt), "table": {"columns": table[0], "rows": table[1]}, "keys": keys,
+        }  # fmt: skip
+        common = {
+            "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "annotations": self.notes, "meta": meta,
+            "font": {"family": "system-ui, sans-serif", "size": 12}, "margin": {"l": 52, "r": 12, "t": HEAD, "b": 48},
+            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top", "tracegroupgap": 0},
+            "hoverlabel": {"align": "left"},
+        }  # fmt: skip
+        arranged = self.axes | common | layout
+        _arrange(arranged, meta)
+        return {"data": self.traces, "layout": arranged}
+
+
+def _step(generations: int) -> int:
+    """Generations from tick to tick, so that a narrow panel has eight at most."""
+    return next(
+        step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6) if generations / step <= 8 or step == 10**6
+    )
+
+
+def said(point: Any) -> str:
+    """A point in the words of a hover and a table."""
+    if math.isnan(point.low):
+        return short(point.mean)
+    return f"{short(point.mean)} [{short(point.low)}, {short(point.high)}]"
+
+
+def _arrange(layout: Spec, meta: Spec) -> None:
+    """Panels side by side, three at most in a row. (page.js does the same for the width at hand.)"""
+    cells, (gap_x, gap_y) = meta["cells"], GAP
+    columns = min(len(cells), 3)
+    rows = -(-len(cells) // columns)
+    height = rows * meta["height"] + (rows - 1) * gap_y
+    wide = (WIDTH - (columns - 1) * gap_x) / columns
+    for index, cell in enumerate(cells):
+        left = (index % columns) * (wide + gap_x) / WIDTH
+        top = 1 - (index // columns) * (meta["height"] + gap_y) / height
+        whole = meta["height"] / height
+        for axis, share in cell:
+            layout[f"xaxis{axis}"]["domain"] = [round(left, 4), round(min(1, left + wide / WIDTH), 4)]
+            low = top - whole * share
+            gap = 0.04 * whole if len(cell) > 1 else 0
+            layout[f"yaxis{axis}"]["domain"] = [round(max(0, low + gap), 4), round(min(1, top), 4)]
+            top = low
+    layout["height"] = height + 150
+
+
+def course(points: list[Any]) -> str:
+    """`rises from 28.0 to 38.0 over generations 0 to 5`; a change of less than half a per cent counts as none."""
+    first, last = points[0], points[-1]
+    if first.generation == last.generation:
+        return f"is {short(last.mean)} at generation {last.generation}"
+    gap = last.mean - first.mean
+    how = "rises" if gap > 0 else "falls"
+    if abs(gap) < 0.005 * max(abs(first.mean), 1e-12):
+        how = "stays"
+    return (
+        f"{how} from {short(first.mean)} to {short(last.mean)} over generations {first.generation} to {last.generation}"
+    )
+
+
+def courses(title: str, by_arm: dict[str, list[Any]], real: float | None) -> str:
+    """A panel of curves in one sentence; of more than four arms the two that moved most and least."""
+    if len(by_arm) > 4:
+        moved = sorted(by_arm, key=lambda arm: by_arm[arm][-1].mean - by_arm[arm][0].mean)
+        told = f"of {len(by_arm)} arms, {moved[-1]} {course(by_arm[moved[-1]])}, {moved[0]} {course(by_arm[moved[0]])}"
+    else:
+        told = ", ".join(f"{course(points)} in arm {arm}" for arm, points in by_arm.items())
+    return f"{title} {told}" + ("" if real is None else f"; real text {short(real)}")
+
+
+def curve_table(panels: dict[str, dict[str, list[Any]]], real: dict[str, float | None]) -> tuple[list[str], list[Any]]:
+    """What several panels of curves show: a row per panel and arm, a column per generation."""
+    last = max(p.generation for by_arm in panels.values() for points in by_arm.values() for p in points)
+    rows = []
+    for title, by_arm in panels.items():
+        for arm, points in by_arm.items():
+            at = {p.generation: said(p) for p in points}
+            rows.append([title, arm, *(at.get(g, "–") for g in range(last + 1))])
+        value = real.get(title)
+        if value is not None:
+            rows.append([title, "real text", *([short(value)] * (last + 1))])
+    return ["", "arm", *(f"generation {g}" for g in range(last + 1))], rows
