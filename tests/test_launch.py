@@ -13,8 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from collapselab import modeling
+from collapselab.console import Console
+from collapselab.evaluation.explorer import explored, read_continuations
 from collapselab.folders import read_json
+from collapselab.opening import open_corpus
+from collapselab.options import config_from
+from collapselab.parallel import Processes
 from collapselab.rundir import Chain, read_metrics
+from collapselab.sampling.continuations import write_continuations
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,6 +95,24 @@ def test_one_model_writes_the_same_shards_with_one_and_two_processes(two_and_one
         texts.append({p.name: p.read_bytes() for p in out.iterdir()})
     assert texts[0] == texts[1]
     assert len(texts[0]["tokens-00000.bin"]) == 2 * 30001
+
+
+def test_two_processes_continue_the_same_prompts_as_one(two_and_one, tmp_path) -> None:
+    """What two processes wrote for the explorer, made again by one from the models that they trained."""
+    chain = two_and_one[2]
+    config = config_from(chain / "config.yaml")
+    processes = Processes("cpu", "fp32")
+    corpus = open_corpus(config, processes)
+    base = modeling.load(str(chain / "gen_000" / "train"))
+    for g in (0, 2):
+        samples, model = chain / f"gen_{g:03d}" / "samples", modeling.load(str(chain / f"gen_{g:03d}" / "train"))
+        write_continuations(model, corpus, config, "fp32", processes, tmp_path)
+        assert (tmp_path / "continuations.json").read_bytes() == (samples / "continuations.json").read_bytes()
+        found = read_continuations(samples, model.vocab)
+        shown = explored(found, base, corpus.tokenizer, config, processes, Console(speaks=False))
+        written = read_json(chain / f"gen_{g:03d}" / "eval" / "explorer.json")
+        for one, other in zip(shown["prompts"], written["prompts"], strict=True):
+            assert other.pop("nll") == pytest.approx(one.pop("nll"), abs=2e-3) and one == other
 
 
 def test_one_process_where_two_were_asked_for_is_said(tmp_path) -> None:

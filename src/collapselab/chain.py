@@ -32,6 +32,7 @@ from collapselab.metrics import HEADLINE
 from collapselab.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain
+from collapselab.sampling.continuations import write_continuations
 from collapselab.space import check_space
 from collapselab.tracking import Tracker
 
@@ -308,9 +309,9 @@ class Stages:
     def sample(self, out: Path) -> None:
         text_of = self.g if self.config.sampling.prompt_from == "previous" else 0
         text = mixing.TrainingSet(self.config, self.chain, text_of, self.corpus.train)
-        tokenizer = self.corpus.tokenizer
+        tokenizer, model = self.corpus.tokenizer, self.model()
         self.sampler.sample(
-            self.model(),
+            model,
             self.g,
             text,
             self.budget,
@@ -319,6 +320,8 @@ class Stages:
             out=out,
             unfinished=self.unfinished,
         )
+        if self.processes.is_main:
+            write_continuations(model, self.corpus, self.config, self.sampler.precision, self.processes, out)
 
     def reference(self, out: Path) -> None:
         training_0 = mixing.TrainingSet(self.config, self.chain, 0, self.corpus.train)

@@ -14,6 +14,7 @@ from collapselab.config import RunConfig, digest
 from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails, note_of
+from collapselab.evaluation.explorer import explored, read_continuations, still_written
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import halved, score_real_text
 from collapselab.evaluation.reference import Reference
@@ -49,8 +50,8 @@ def evaluate(
     processes: Processes,
     console: Console,
 ) -> None:
-    """Scores one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl) and
-    examples.json (the first samples as text).
+    """Scores one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl),
+    examples.json (the first samples as text), explorer.json and tail_words.bin (see `explorer`).
 
     Args:
         base: generation 0's model (which is `model` there), for what it thinks of these samples.
@@ -74,6 +75,9 @@ def evaluate(
         whole = generated_places(samples, wanted * (meta["length"] - head))
         states = mean_states(base, stream, whole, precision, processes, console)
     values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
+    continued, shown = read_continuations(samples, model.vocab), None
+    if continued is not None:
+        shown = explored(continued, base, corpus.tokenizer, config, processes, console)
     sums |= halved(processes)
     if base is not model:
         base.net.to("cpu")  # the next generation trains and samples in the memory of the device
@@ -82,8 +86,9 @@ def evaluate(
             console.say(note_of(config))
         rows = rows_at(stream, places)
         texts = list(decoded(corpus.tokenizer, rows))
+        word_rows = [words(text) for text in texts]
         counts = Reference(reference, model.vocab)
-        more_sums, more = _sample_scores(rows, texts, corpus, config, counts, model.vocab)
+        more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, counts, model.vocab)
         sums |= base_sums | more_sums
         values |= base_values | more
         values |= expected_slot(config, chain, generation, corpus, sums)
@@ -113,8 +118,11 @@ def evaluate(
             },
         )
         length = meta["length"]
-        shown = [stream[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
-        write_json(out / "examples.json", corpus.tokenizer.decode(shown))
+        examples = [stream[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
+        write_json(out / "examples.json", corpus.tokenizer.decode(examples))
+        write_bytes(out / "tail_words.bin", still_written(counts.word_c0, word_rows).data)
+        if shown is not None:
+            write_json(out / "explorer.json", shown)
     processes.barrier()
 
 
@@ -153,7 +161,8 @@ def publish_reference(
         rows = rows_at(stream, places)
         texts = list(decoded(corpus.tokenizer, rows))
         Reference.count(corpus.tokenizer, training, rows, texts, base.vocab, out)
-        more_sums, more = _sample_scores(rows, texts, corpus, config, Reference(out, base.vocab), base.vocab)
+        word_rows = [words(text) for text in texts]
+        more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, Reference(out, base.vocab), base.vocab)
         sums |= more_sums
         values |= more | truth_of_real_text(config)
         if states is not None:
@@ -166,10 +175,15 @@ def publish_reference(
 
 
 def _sample_scores(
-    rows: list[np.ndarray], texts: list[str], corpus: Corpus, config: RunConfig, reference: Reference, vocab: int
+    rows: list[np.ndarray],
+    texts: list[str],
+    word_rows: list[list[str]],
+    corpus: Corpus,
+    config: RunConfig,
+    reference: Reference,
+    vocab: int,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """(sums, values) of everything that is read off a text alone."""
-    word_rows = [words(text) for text in texts]
     sums, values = score_samples(rows, word_rows, corpus, reference, vocab)
     more_sums, more = text_metrics(rows, texts, word_rows, corpus, config)
     return sums | more_sums, values | more

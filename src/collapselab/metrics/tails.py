@@ -20,6 +20,11 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
+def rare_words(c0: dict[str, int]) -> list[str]:
+    """The words that generation 0's training text has, but at most 20 times, in order."""
+    return sorted(word for word, count in c0.items() if 1 <= count <= TAIL_LIMITS[-1])
+
+
 def tail_sets(c0: np.ndarray) -> dict[str, np.ndarray]:
     """The tails of a text as masks over its types.
 

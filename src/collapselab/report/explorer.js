@@ -1,3 +1,320 @@
+// The explorer. Text of a run enters the page by textContent alone.
 (() => {
   "use strict";
+  const DATA = JSON.parse(document.getElementById("data").textContent);
+  const X = DATA.explorer;
+  const by = (id) => document.getElementById(`x-${id}`);
+  if (!X) {
+    by("none").hidden = false;
+    return;
+  }
+  const ROWS = 20; // of the table of words at a time
+  const NATS = [0.5, 1.5, 3, 5, 8]; // where the next deeper colour begins
+  const COUNTS = [5000, 500, 50, 5, 0]; // at most so often: the next deeper colour; buckets of the metrics' NLL by frequency
+  const LEGEND = {
+    surprise: ["under 0.5 nats", "0.5 to 1.5", "1.5 to 3", "3 to 5", "5 to 8", "8 nats or more"],
+    frequency: ["over 5,000 times", "501 to 5,000", "51 to 500", "6 to 50", "1 to 5", "never in real text"],
+  };
+  const number = (value) => value.toLocaleString("en-US");
+  const state = { prompt: 0, arm: 0, at: X.generations.length - 1, mode: "arms", colour: "surprise", find: "", sort: "word", up: true, page: 0 };
+  const facts = new WeakMap(); // of a token's element, the numbers in the panel
+
+  function element(tag, attributes = {}, ...children) {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.append(...children.map((child) => (child instanceof Node ? child : document.createTextNode(child))));
+    return made;
+  }
+
+  const colourOf = (name) => (DATA.arms || []).find((arm) => arm.name === name)?.colour || "var(--accent)";
+  function armName(arm) {
+    const dot = element("i", { class: "x-dot", "aria-hidden": "true" });
+    dot.style.background = colourOf(arm.name);
+    return element("bdi", { class: "x-arm" }, dot, arm.name);
+  }
+
+  // --- tokens ---------------------------------------------------------------------------------------------------------
+
+  const infinite = (cell, arm) => arm.coloured && cell < 0;
+  function level(count, nats, arm) {
+    if (!arm.coloured || state.colour === "none") return 0;
+    if (state.colour === "frequency") return COUNTS.filter((most) => count <= most).length;
+    return infinite(nats, arm) ? NATS.length : NATS.filter((least) => nats / 100 >= least).length;
+  }
+
+  function described(text, count, nats, arm, where) {
+    const shown = text.trim() ? `“${text.trim()}”` : text.includes("\n") ? "a line's end" : "a space";
+    if (!arm.coloured) return `${shown} · no numbers were kept · ${where}`;
+    const bits = (nats / 100 / Math.LN2).toFixed(2);
+    const surprise = infinite(nats, arm) ? "impossible under generation 0" : `surprise ${(nats / 100).toFixed(2)} nats = ${bits} bits`;
+    return `${shown} · ${surprise} · ${count === 0 ? "never" : number(count) + (count === 1 ? " time" : " times")} in real text · ${where}`;
+  }
+
+  function block(arm, generation) {
+    const cell = arm.cells[state.prompt][generation];
+    const title = element("h4", {}, state.mode === "arms" ? armName(arm) : `generation ${generation}`);
+    const body = element("div", { class: "x-text", dir: "auto", role: "group", "aria-label": `${arm.name}, generation ${generation}` });
+    const made = element("div", { class: "x-block" }, title, body);
+    if (!cell) {
+      const why = generation >= arm.generations ? `ends at generation ${arm.generations - 1}` : "has no such text";
+      body.append(element("span", { class: "x-soft" }, `This arm ${why}.`));
+      return made;
+    }
+    const [places, surprises, [tokens]] = cell;
+    const said = state.mode === "arms" ? [`generation ${generation}`] : [];
+    if (arm.coloured) {
+      const mean = surprises.reduce((sum, nats) => sum + nats, 0) / tokens / 100;
+      said.push(surprises.some((nats) => nats < 0) ? "some of it impossible under generation 0" : `${mean.toFixed(2)} nats per token`);
+    }
+    title.append(element("span", { class: "x-soft" }, said.join(" · ")));
+    const head = X.prompts[state.prompt];
+    if (typeof head === "string") body.append(element("span", { class: "x-head" }, head.replace(/^\n+/, "")));
+    places.forEach((place, i) => {
+      const text = X.vocabulary.text[place];
+      const count = X.vocabulary.count[place];
+      const token = element("span", { class: "x-token", tabindex: "-1" }, text);
+      if (!text.trim() && text.includes("\n")) token.classList.add("x-newline");
+      token.dataset.level = level(count, surprises[i], arm);
+      const where = `${i + 1} of ${places.length}, ${arm.name}, generation ${generation}`;
+      facts.set(token, described(text, count, surprises[i], arm, where));
+      body.append(token);
+    });
+    return made;
+  }
+
+  function highlight() {
+    // A word may lie across tokens: it is looked for in the whole text of a block.
+    let places = 0;
+    for (const body of by("columns").querySelectorAll(".x-text")) {
+      const spans = [...body.querySelectorAll(".x-token")];
+      spans.forEach((span) => span.classList.remove("x-hit"));
+      if (!state.find) continue;
+      const text = spans.map((span) => span.textContent.toLowerCase()).join("");
+      const hits = [];
+      for (let at = text.indexOf(state.find); at >= 0; at = text.indexOf(state.find, at + state.find.length)) hits.push(at);
+      places += hits.length;
+      let begin = 0;
+      for (const span of spans) {
+        const end = begin + span.textContent.toLowerCase().length;
+        if (hits.some((at) => at < end && at + state.find.length > begin)) span.classList.add("x-hit");
+        begin = end;
+      }
+    }
+    const words = X.tails ? `, ${number(rows().length)} rare words` : "";
+    by("found").textContent = state.find ? `${number(places)} places in the text shown${words}` : "";
+  }
+
+  function draw() {
+    const generation = X.generations[state.at];
+    const slider = by("generation");
+    slider.value = state.at;
+    slider.setAttribute("aria-valuetext", `generation ${generation}`);
+    const list = state.mode === "generations";
+    by("now").textContent = list ? `0 to ${generation}` : String(generation);
+    by("generation-label").textContent = list ? "Generations" : "Generation";
+    by("prev").disabled = state.at === 0;
+    by("next").disabled = state.at === X.generations.length - 1;
+    slider.disabled = X.generations.length === 1;
+    by("arm-label").hidden = !list || X.arms.length === 1;
+    const arm = X.arms[state.arm];
+    const shown = X.generations.slice(0, state.at + 1).filter((g) => g < arm.generations);
+    const columns = by("columns");
+    columns.classList.toggle("x-list", list);
+    columns.dataset.colour = state.colour;
+    columns.replaceChildren(...(list ? shown.map((g) => block(arm, g)) : X.arms.map((one) => block(one, generation))));
+    columns.querySelector(".x-token")?.setAttribute("tabindex", "0");
+    highlight();
+  }
+
+  function legend() {
+    const steps = LEGEND[state.colour] || [];
+    const swatch = (i) => element("span", { class: "x-token", "data-level": i }, "Aa");
+    by("legend").dataset.colour = state.colour;
+    by("legend").replaceChildren(...steps.map((text, i) => element("li", {}, swatch(i), ` ${text}`)));
+  }
+
+  function tell(token) {
+    by("panel").textContent = facts.get(token);
+  }
+
+  function move(token, key) {
+    const body = token.parentElement;
+    const all = [...by("columns").querySelectorAll(".x-token")];
+    const here = [...body.querySelectorAll(".x-token")];
+    const bodies = [...by("columns").querySelectorAll(".x-text")].filter((one) => one.querySelector(".x-token"));
+    const beside = (step) => {
+      const there = bodies[bodies.indexOf(body) + step]?.querySelectorAll(".x-token");
+      return there && there[Math.min(here.indexOf(token), there.length - 1)];
+    };
+    const to = {
+      ArrowRight: () => all[all.indexOf(token) + 1],
+      ArrowLeft: () => all[all.indexOf(token) - 1],
+      ArrowDown: () => beside(1),
+      ArrowUp: () => beside(-1),
+      Home: () => here[0],
+      End: () => here[here.length - 1],
+    }[key];
+    if (!to) return false;
+    const target = to();
+    if (target) {
+      token.tabIndex = -1;
+      target.tabIndex = 0;
+      target.focus();
+    }
+    return true;
+  }
+
+  const tokenAt = (event) => (event.target instanceof Element ? event.target.closest("#x-columns .x-token") : null);
+  by("columns").addEventListener("pointerover", (event) => tokenAt(event) && tell(tokenAt(event)));
+  by("columns").addEventListener("focusin", (event) => {
+    const token = tokenAt(event);
+    if (!token) return;
+    by("columns").querySelectorAll('[tabindex="0"]').forEach((old) => (old.tabIndex = -1));
+    token.tabIndex = 0;
+    token.setAttribute("aria-describedby", "x-panel");
+    tell(token);
+  });
+  by("columns").addEventListener("keydown", (event) => {
+    if (tokenAt(event) && !event.ctrlKey && !event.metaKey && !event.altKey && move(tokenAt(event), event.key)) event.preventDefault();
+  });
+
+  // --- rare words -----------------------------------------------------------------------------------------------------
+
+  function rows() {
+    const found = X.tails.words.map((_, i) => i).filter((i) => X.tails.words[i].includes(state.find));
+    const counts = X.tails.counts;
+    const last = X.tails.arms[state.sort]?.last;
+    // By an arm: in the order in which they went out; those that were never written come after those that still are.
+    const when = (i) => (last[i] === null ? 2 ** 31 : last[i] < 0 ? 2 ** 30 : last[i]);
+    const value = last ? when : state.sort === "count" ? (i) => counts[i] : (i) => X.tails.words[i];
+    const sign = state.up ? 1 : -1;
+    return found.sort((a, b) => (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : counts[b] - counts[a] || a - b));
+  }
+
+  function lastSeen(tail, arm, i) {
+    const last = tail.last[i];
+    if (last === null) return "–";
+    const text = last < 0 ? "never" : last === arm.generations - 1 ? "still" : `generation ${last}`;
+    return tail.of[i] > 1 ? `${text} · ${tail.seeds[i]} of ${tail.of[i]}` : text;
+  }
+
+  function heading(key, label) {
+    const sorted = state.sort === key;
+    const mark = element("span", { "aria-hidden": "true" }, sorted ? (state.up ? " ▲" : " ▼") : "");
+    const button = element("button", { type: "button" }, label, mark);
+    button.addEventListener("click", () => {
+      state.up = sorted ? !state.up : true;
+      state.sort = key;
+      state.page = 0;
+      table();
+      by("words").querySelectorAll("thead button")[[...heads.keys()].indexOf(key)].focus();
+    });
+    return element("th", { scope: "col", "aria-sort": sorted ? (state.up ? "ascending" : "descending") : "none" }, button);
+  }
+  const heads = new Map([["word", () => "word"], ["count", () => "in real text"]]);
+
+  function table() {
+    const found = rows();
+    const pages = Math.max(1, Math.ceil(found.length / ROWS));
+    state.page = Math.min(state.page, pages - 1);
+    const shown = found.slice(state.page * ROWS, (state.page + 1) * ROWS);
+    const named = X.arms.map((arm, a) => [arm, X.tails.arms[a]]).filter(([, tail]) => tail);
+    by("words").tHead.replaceChildren(element("tr", {}, ...[...heads].map(([key, label]) => heading(key, label()))));
+    by("words").tBodies[0].replaceChildren(
+      ...shown.map((i) =>
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, element("bdi", {}, X.tails.words[i])),
+          element("td", {}, number(X.tails.counts[i])),
+          ...named.map(([arm, tail]) => element("td", {}, lastSeen(tail, arm, i))),
+        ),
+      ),
+    );
+    const first = found.length ? state.page * ROWS + 1 : 0;
+    by("page").textContent = `${number(first)} to ${number(first ? first + shown.length - 1 : 0)} of ${number(found.length)}`;
+    by("back").disabled = state.page === 0;
+    by("on").disabled = state.page === pages - 1;
+  }
+
+  function bars() {
+    const made = X.arms.map((arm, a) => {
+      const histogram = X.tails.arms[a]?.histogram;
+      if (!histogram) return "";
+      const total = histogram.reduce((sum, words) => sum + words, 0) || 1;
+      const said = histogram.map((words, i) => (i ? `last written by generation ${i - 1}: ${number(words)}` : `never written: ${number(words)}`));
+      const bar = element("div", { class: "x-bar", role: "img", "aria-label": `${arm.name}: ${said.join("; ")}` });
+      histogram.forEach((words, i) => {
+        const part = element("i", { title: `${said[i]} words` });
+        part.style.flexGrow = words;
+        if (i === 0) part.className = "x-never";
+        else if (i === histogram.length - 1) part.className = "x-still";
+        else part.style.setProperty("--x-part", `${Math.round(20 + (50 * (i - 1)) / Math.max(1, histogram.length - 2))}%`);
+        bar.append(part);
+      });
+      const share = (words) => `${((100 * words) / total).toFixed(0)} %`;
+      const still = histogram.length > 1 ? histogram[histogram.length - 1] : 0;
+      const gone = total - still - histogram[0];
+      const text = `never written ${share(histogram[0])} · went out on the way ${share(gone)} · still written by generation ${histogram.length - 2} ${share(still)}`;
+      return element("div", { class: "x-bar-row" }, armName(arm), bar, element("span", { class: "x-soft" }, text));
+    });
+    by("bars").replaceChildren(...made.filter(Boolean));
+  }
+
+  // --- controls -------------------------------------------------------------------------------------------------------
+
+  const changed = (more) => {
+    Object.assign(state, more);
+    draw();
+  };
+  X.prompts.forEach((prompt, i) => {
+    const text = typeof prompt === "string" ? `${i + 1}. ${prompt.trim().replace(/\s+/g, " ")}` : `Sample ${prompt}`;
+    by("prompt").append(element("option", { value: i }, text.length > 90 ? `${text.slice(0, 90)}…` : text));
+  });
+  X.arms.forEach((arm, i) => by("arm").append(element("option", { value: i }, arm.name)));
+  by("generation").max = X.generations.length - 1;
+  by("prompt").addEventListener("change", (event) => changed({ prompt: Number(event.target.value) }));
+  by("arm").addEventListener("change", (event) => changed({ arm: Number(event.target.value) }));
+  by("generation").addEventListener("input", (event) => changed({ at: Number(event.target.value) }));
+  by("prev").addEventListener("click", () => changed({ at: Math.max(0, state.at - 1) }));
+  by("next").addEventListener("click", () => changed({ at: Math.min(X.generations.length - 1, state.at + 1) }));
+  for (const radio of document.getElementsByName("x-mode")) {
+    radio.addEventListener("change", () => changed({ mode: radio.value, at: radio.value === "arms" ? state.at : X.generations.length - 1 }));
+  }
+  for (const radio of document.getElementsByName("x-colour")) {
+    radio.addEventListener("change", () => {
+      changed({ colour: radio.value });
+      legend();
+    });
+  }
+  by("search").addEventListener("input", (event) => {
+    state.find = event.target.value.toLowerCase();
+    state.page = 0;
+    highlight();
+    if (X.tails) table();
+  });
+  by("back").addEventListener("click", () => {
+    state.page -= 1;
+    table();
+  });
+  by("on").addEventListener("click", () => {
+    state.page += 1;
+    table();
+  });
+
+  by("app").hidden = false;
+  by("notes").replaceChildren(...X.notes.map((note) => element("li", {}, note)));
+  legend();
+  if (X.tails) {
+    X.arms.forEach((arm, a) => X.tails.arms[a] && heads.set(a, () => armName(arm)));
+    state.sort = X.tails.arms.findIndex((tail) => tail);
+    const some = X.tails.words.length < X.tails.total ? ` ${number(X.tails.words.length)} of them are listed, chosen evenly over their counts.` : "";
+    by("tails-caption").textContent =
+      `${number(X.tails.total)} words stand at most 20 times in the real text that generation 0 was trained on. For each, the last generation whose text ` +
+      `has it (each arm's first seed; of several seeds, how many still write it). A word can be missed by chance: a generation's text is finite.${some}`;
+    bars();
+    table();
+  } else by("tails").hidden = true;
+  by("columns").hidden = !X.prompts.length;
+  if (X.prompts.length) draw();
 })();

@@ -1,10 +1,300 @@
-"""What the page's explorer shows of the samples."""
+"""What the explorer of a report shows, from the files of its chains alone: the same prompts continued by every generation,
+each token with its surprise and its count in real text, and when each rare word was last written.
+
+Of each arm the first seed is shown: a sample is one text, not a mean. How many seeds still write a word is counted over all.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from collapselab.console import inert
+from collapselab.folders import read_json
+from collapselab.guards import number, reading, text, whole
+from collapselab.metrics.tails import rare_words
+
+if TYPE_CHECKING:
+    from collapselab.report import ChainFiles
+
+MOST_TOKENS, MOST_WORDS = 300_000, 5_000  # of a page: about 4 MB
+MOST_PROMPTS, LONGEST = 64, 4096  # prompts, and tokens of each, that one generation may have
+LONGEST_PIECE, LONGEST_SAMPLE = 100, 1500  # characters shown of a token or word, and of a sample without tokens
+HIGHEST = 999.0  # nats; a model that is surer of the opposite is not to be told from a broken one
+NOTHING = -1  # in the place of a surprise or a count that is not known
 
 
-def payload(chains: list[Any]) -> dict[str, Any] | None:
-    """Nothing yet: the page has the samples as plain text."""
-    return None
+@dataclass
+class Vocabulary:
+    """The distinct (text, count) of all tokens; a token is told by its place."""
+
+    places: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def place(self, piece: str, count: int) -> int:
+        return self.places.setdefault((inert(_cut(piece, LONGEST_PIECE)), count), len(self.places))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Generation 0's real training text of a chain."""
+
+    tokens: dict[str, int]
+    words: dict[str, int]
+    """Rare ones alone, in order."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """One prompt of one generation."""
+
+    prompt: str
+    tokens: list[tuple[str, list[int], float | None]]
+    """(text, ids, nats) of what follows it; nats None where its probability is 0."""
+
+
+def payload(chains: list[ChainFiles]) -> dict[str, Any] | None:
+    """What explorer.js reads as DATA.explorer; None where no chain has a text to show.
+
+    `vocabulary`: `text` and `count` (in generation 0's real training text) of each distinct token. `prompts`: their texts, or
+    the number of a sample that continues none of them. `arms`: name, seed, generations (how many it has), `coloured`, and
+    `cells`: for each prompt, by generation, [places in the vocabulary, surprises in hundredths of a nat, [tokens, also those
+    within a character]]; -1 is unknown or, for a surprise of a coloured arm, infinite. `generations`: those on the slider.
+    `tails`: see `_tails`. `notes`: sentences about what was left out.
+
+    Raises UserError that names a file which this lab cannot have written.
+    """
+    by_arm: dict[str, list[ChainFiles]] = {}
+    for chain in chains:
+        by_arm.setdefault(chain.arm, []).append(chain)
+    counts = _Counted()
+    firsts = [found[0] for found in by_arm.values()]
+    notes: list[str] = []
+    shown, prompts = _within_bounds(firsts, notes)
+    vocabulary = Vocabulary()
+    heads: dict[str | int, int] = {}
+    left = MOST_TOKENS
+    arms: list[dict[str, Any]] = []
+    for chain in firsts:
+        cells: dict[int, dict[int, list[list[int]]]] = {}
+        coloured = False
+        for g in shown:
+            continued = read_continued(chain, g) if g < len(chain.rows) else None
+            coloured |= continued is not None
+            for one in (continued or [])[:prompts]:
+                left -= len(one.tokens)
+                if left >= 0:
+                    place = heads.setdefault(one.prompt, len(heads))
+                    cells.setdefault(place, {})[g] = _cell(one, counts.of(chain).tokens, vocabulary)
+        if not coloured:
+            cells = _samples(chain, shown, heads, vocabulary)
+        arms.append(
+            {
+                "name": inert(chain.arm),
+                "seed": chain.seed,
+                "generations": len(chain.rows),
+                "coloured": coloured,
+                "cells": cells,
+            }
+        )
+    if left < 0:
+        notes.append(f"Text beyond {MOST_TOKENS:,} tokens is left out.")
+    plain = [arm["name"] for arm in arms if not arm["coloured"]]
+    if plain:
+        notes.append(
+            f"{', '.join(plain)}: made before continuations of fixed prompts were kept; the first samples stand here, without "
+            "colours and each from a prompt of its own."
+        )
+    tails = _tails(list(by_arm.values()), counts)
+    if not heads and tails is None:
+        return None
+    return {
+        "generations": shown,
+        "prompts": [inert(head) if isinstance(head, str) else head for head in heads],
+        "vocabulary": {
+            "text": [piece for piece, _ in vocabulary.places],
+            "count": [count for _, count in vocabulary.places],
+        },
+        "arms": [arm | {"cells": [arm["cells"].get(i, {}) for i in range(len(heads))]} for arm in arms],
+        "tails": tails,
+        "notes": notes,
+    }
+
+
+def _within_bounds(chains: list[ChainFiles], notes: list[str]) -> tuple[list[int], int]:
+    """(generations on the slider, prompts) that fit into a page; says in `notes` what does not."""
+    last = max(len(chain.rows) for chain in chains) - 1
+    sizes = [[len(one.tokens) for one in read_continued(chain, 0) or []] for chain in chains]
+    most = max(map(len, sizes))
+    prompts = most
+    while prompts > 1 and 2 * sum(sum(size[:prompts]) for size in sizes) > MOST_TOKENS:
+        prompts -= 1
+    each = sum(sum(size[:prompts]) for size in sizes)
+    count = min(last + 1, max(2, MOST_TOKENS // max(1, each)))
+    shown = sorted({int(g) for g in np.linspace(0, last, count).round()})
+    if len(shown) <= last:
+        notes.append(f"{len(shown)} of {last + 1} generations, evenly spaced: a page holds {MOST_TOKENS:,} tokens.")
+    if prompts < most:
+        notes.append(f"{prompts} of {most} prompts: a page holds {MOST_TOKENS:,} tokens.")
+    return shown, prompts
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def read_continued(chain: ChainFiles, generation: int) -> list[Continued] | None:
+    """explorer.json of a generation; None where there is none. A token that ends within a character is one with those that
+    complete it, and their surprises add up. Raises UserError for what this lab never writes."""
+    path = chain.chain.stage(generation, "eval") / "explorer.json"
+    if not path.exists():
+        return None
+    saved = read_json(path)
+    with reading(path):
+        head, rows = whole(saved["prompt_length"], 1, LONGEST), list(saved["prompts"])
+        if len(rows) > MOST_PROMPTS:
+            raise ValueError(f"{len(rows)} prompts")
+        return [_continued(row["ids"], row["pieces"], row["nll"], head) for row in rows]
+
+
+def _continued(ids: list[Any], pieces: list[Any], nats: list[Any], head: int) -> Continued:
+    if not len(ids) == len(pieces) == head + len(nats) or len(ids) > LONGEST:
+        raise ValueError("a text for each token, a surprise for each after the prompt")
+    tokens: list[tuple[str, list[int], float | None]] = []
+    joined: list[int] = []
+    total: float | None = 0.0
+    for at, (token, piece, nll) in enumerate(zip(ids[head:], pieces[head:], nats, strict=True)):
+        joined.append(whole(token))
+        total = None if nll is None or total is None else total + max(0.0, number(nll))
+        if text(piece) or at == len(nats) - 1:
+            tokens.append((piece, joined, total))
+            joined, total = [], 0.0
+    return Continued("".join(_cut(text(piece), LONGEST_PIECE) for piece in pieces[:head]), tokens)
+
+
+def _cell(one: Continued, counts: dict[str, int], vocabulary: Vocabulary) -> list[list[int]]:
+    places = [vocabulary.place(piece, min(counts.get(str(i), 0) for i in ids)) for piece, ids, _ in one.tokens]
+    surprises = [NOTHING if nats is None else round(100 * min(nats, HIGHEST)) for *_, nats in one.tokens]
+    return [places, surprises, [sum(len(ids) for _, ids, _ in one.tokens)]]
+
+
+def _samples(
+    chain: ChainFiles, shown: list[int], heads: dict[str | int, int], vocabulary: Vocabulary
+) -> dict[int, dict[int, list[list[int]]]]:
+    """The first samples of a chain that kept no continuations, word by word, as if each were a prompt's continuation."""
+    cells: dict[int, dict[int, list[list[int]]]] = {}
+    for g in shown:
+        path = chain.chain.stage(g, "eval") / "examples.json"
+        if g >= len(chain.rows) or not path.exists():
+            continue
+        saved = read_json(path)
+        with reading(path):
+            for i, sample in enumerate(list(saved)[:MOST_PROMPTS]):
+                place = heads.setdefault(i + 1, len(heads))
+                words = _cut(text(sample), LONGEST_SAMPLE).split(" ")
+                pieces = [words[0], *(f" {word}" for word in words[1:])]
+                known = [vocabulary.place(piece, NOTHING) for piece in pieces]
+                cells.setdefault(place, {})[g] = [known, [NOTHING] * len(known), [len(known)]]
+    return cells
+
+
+def _cut(long: str, most: int) -> str:
+    return long if len(long) <= most else long[:most] + "…"
+
+
+# --- rare words -------------------------------------------------------------------------------------------------------
+
+
+class _Counted:
+    """Counts of generation 0's text; arms of one seed share a file, which is read once."""
+
+    def __init__(self) -> None:
+        self.read: dict[Path, Counts] = {}
+
+    def of(self, chain: ChainFiles) -> Counts:
+        path = chain.chain.stage(0, "reference") / "tails.json"
+        if path not in self.read:
+            saved = read_json(path)
+            with reading(path):
+                tokens = {key: whole(count) for key, count in saved["tokens"].items()}
+                words = {key: whole(count) for key, count in saved["words"].items()}
+                self.read[path] = Counts(tokens, {word: words[word] for word in rare_words(words)})
+        return self.read[path]
+
+
+def _tails(arms: list[list[ChainFiles]], counts: _Counted) -> dict[str, Any] | None:
+    """When rare words were last written; None where no chain says so.
+
+    `words`, `counts`: in generation 0's real text of the first arm that has the word; `total`: rare words of which these
+    were chosen, evenly over counts. For each arm: `last`, for each word the last generation of its first seed that writes
+    it (-1 none does, null: not a rare word of its text); `seeds` and `of`: how many of the seeds that have the word write it
+    at generation `at`, the last that all of them have; `histogram`: of all rare words, those that were never written and
+    those last written by generation 0, 1, ...
+    """
+    c0: dict[str, int] = {}
+    found: list[dict[str, Any] | None] = []
+    for chains in arms:
+        written = [_written(chains[0], g, counts) for g in range(len(chains[0].rows))]
+        if all(bits is None for bits in written):
+            found.append(None)
+            continue
+        words = counts.of(chains[0]).words
+        for word, count in words.items():
+            c0.setdefault(word, count)
+        last = np.full(len(words), -1)
+        for g, bits in enumerate(written):
+            if bits is not None:
+                last[bits] = g
+        histogram = np.bincount(last + 1, minlength=len(written) + 1).tolist()
+        found.append({"last": dict(zip(words, last.tolist(), strict=True)), "histogram": histogram})
+    if not c0:
+        return None
+    chosen = _evenly_over_counts(c0)
+    for chains, arm in zip(arms, found, strict=True):
+        if arm is not None:
+            arm |= _seeds(chains, chosen, counts) | {"last": [arm["last"].get(word) for word in chosen]}
+    return {
+        "words": [inert(_cut(word, LONGEST_PIECE)) for word in chosen],
+        "counts": [c0[word] for word in chosen],
+        "total": len(c0),
+        "arms": found,
+    }
+
+
+def _seeds(chains: list[ChainFiles], chosen: list[str], counts: _Counted) -> dict[str, Any]:
+    at = min(len(chain.rows) for chain in chains) - 1
+    seeds, of = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.int64)
+    for chain in chains:
+        bits = _written(chain, at, counts)
+        if bits is not None:
+            known = dict(zip(counts.of(chain).words, bits.tolist(), strict=True))
+            seeds += [known.get(word, False) for word in chosen]
+            of += [word in known for word in chosen]
+    return {"at": at, "seeds": seeds.tolist(), "of": of.tolist()}
+
+
+def _written(chain: ChainFiles, generation: int, counts: _Counted) -> np.ndarray | None:
+    """For each rare word whether a generation writes it, (words,) bool; None where it was not noted."""
+    path = chain.chain.stage(generation, "eval") / "tail_words.bin"
+    if not path.exists():
+        return None
+    words = len(counts.of(chain).words)
+    with reading(path):
+        bits = np.fromfile(path, np.uint8)
+        if len(bits) != -(-words // 8):
+            raise ValueError(f"{len(bits)} bytes for {words} words")
+        return np.unpackbits(bits, count=words).astype(bool)
+
+
+def _evenly_over_counts(c0: dict[str, int]) -> list[str]:
+    """At most MOST_WORDS words in order of count and name: as many of each count as there are, or as fit."""
+    by_count: dict[int, list[str]] = {}
+    for word in sorted(c0):
+        by_count.setdefault(c0[word], []).append(word)
+    left, out = MOST_WORDS, []
+    for done, words in enumerate(sorted(by_count.values(), key=len)):
+        take = min(len(words), left // (len(by_count) - done))
+        out += [words[i * len(words) // take] for i in range(take)]
+        left -= take
+    return sorted(out, key=lambda word: (c0[word], word))

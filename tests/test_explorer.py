@@ -1,0 +1,446 @@
+"""The explorer: continuations of fixed prompts and rare words as the stages write them, and what the page is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import one_process, quiet, samples_of, small_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collapselab import mixing, modeling, sampling
+from collapselab.chain import run
+from collapselab.config import RunConfig, UserError
+from collapselab.console import inert
+from collapselab.corpus import Corpus
+from collapselab.corpus.tokenizers import bytes_tokenizer, words_tokenizer
+from collapselab.evaluation.explorer import explored, pieces, read_continuations
+from collapselab.folders import manifest_of, publishing, read_json, write_json
+from collapselab.metrics.tails import words
+from collapselab.opening import open_corpus
+from collapselab.options import config_from
+from collapselab.report.explorer import payload
+from collapselab.rundir import Chain
+from collapselab.sampling.continuations import FIRST, PROMPTS, prompt_places, write_continuations
+from collapselab.sampling.draw import stream_key, uniforms
+from collapselab.sampling.plain import write_batch
+from collapselab.standalone import rescore
+
+ROOT = Path(__file__).parents[1]
+Made = tuple[RunConfig, Path, Corpus]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A chain of three generations."""
+    config = small_config(runs_dir=str(tmp_path_factory.mktemp("runs")), sampling__top_p=0.9)
+    path, _ = run(config)
+    return config, path, open_corpus(config, one_process())
+
+
+def continuations(path: Path, generation: int) -> dict:
+    return read_json(path / f"gen_{generation:03d}" / "samples" / "continuations.json")
+
+
+def explorer(path: Path, generation: int) -> dict:
+    return read_json(path / f"gen_{generation:03d}" / "eval" / "explorer.json")
+
+
+def model_of(path: Path, generation: int) -> modeling.LanguageModel:
+    return modeling.load(str(path / f"gen_{generation:03d}" / "train"))
+
+
+# --- the samples stage ------------------------------------------------------------------------------------------------
+
+
+def test_every_generation_and_seed_continues_the_same_prompts(made: Made, tmp_path: Path) -> None:
+    _, path, _ = made
+    found = [continuations(path, g) for g in range(3)]
+    other = small_config(runs_dir=str(tmp_path), seed=5, generations=0, sampling__temperature=0.7)
+    found.append(continuations(run(other)[0], 0))
+    heads = [[row[: one["prompt_length"]] for row in one["ids"]] for one in found]
+    assert len(heads[0]) == PROMPTS and all(one == heads[0] for one in heads)
+    assert found[0]["prompt_length"] == 8 and {len(row) for row in found[0]["ids"]} == {32}
+    assert len({json.dumps(one["ids"]) for one in found}) == 4
+
+
+def test_prompts_begin_where_a_document_or_a_word_does(made: Made) -> None:
+    config, path, corpus = made
+    tokens = corpus.split("test")
+    places, total = prompt_places(corpus, config)
+    starts = {0, *tokens.starts.tolist()}
+    assert [place in starts or corpus.tokenizer.decode([[tokens.ids[place]]]) == [" "] for place in places] == [
+        True
+    ] * PROMPTS
+    assert places[0] == 0 and places[-1] + total <= len(tokens.ids) and places == sorted(set(places))
+    even = [i * (len(tokens.ids) - total) // PROMPTS for i in range(PROMPTS)]
+    assert all(0 <= a - b <= 64 for a, b in zip(places, even, strict=True))
+    assert [tokens.ids[p : p + 8].tolist() for p in places] == [row[:8] for row in continuations(path, 1)["ids"]]
+
+
+def test_continuations_are_those_of_the_plain_sampler_with_the_random_numbers_of_generation_0(made: Made) -> None:
+    config, path, _ = made
+    for g in (0, 2):
+        found = continuations(path, g)
+        ids, head = np.array(found["ids"]), found["prompt_length"]
+        u = uniforms(stream_key(config.seed, 0), range(FIRST, FIRST + len(ids)), range(head, ids.shape[1]))
+        torch.set_num_threads(1)
+        expected = write_batch(model_of(path, g), ids[:, :head], u, config.sampling, torch.device("cpu"))
+        np.testing.assert_array_equal(ids[:, head:], expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"model__family": "bigram"}, {"sampling__beams": 2}])
+def test_the_chains_own_text_is_the_same_without_them(tmp_path: Path, changes: dict) -> None:
+    config = small_config(runs_dir=str(tmp_path / "runs"), generations=1, **changes)
+    path, _ = run(config)
+    corpus = open_corpus(config, one_process())
+    sampler = sampling.Sampler(config, one_process(), quiet())
+    for g in (0, 1):  # one sampler, as in a chain
+        out = tmp_path / str(g)
+        out.mkdir()
+        text = mixing.TrainingSet(config, Chain(path), 0, corpus.train)
+        budget = read_json(path / f"gen_{g:03d}" / "samples" / "meta.json")["tokens"]
+        sampler.sample(
+            model_of(path, g),
+            g,
+            text,
+            budget,
+            separator=corpus.tokenizer.separator,
+            ends=corpus.tokenizer.ends,
+            out=out,
+        )
+        np.testing.assert_array_equal(samples_of(path / f"gen_{g:03d}" / "samples"), samples_of(out))
+        again = tmp_path / f"again{g}"
+        again.mkdir()
+        write_continuations(model_of(path, g), corpus, config, "fp32", one_process(), again)
+        assert read_json(again / "continuations.json") == continuations(path, g)
+
+
+@pytest.mark.parametrize("name, total, head", [("planted_smoke", 13, 3), ("facts_smoke", 28, 7)])
+def test_of_a_known_language_whole_documents_are_begun(tmp_path: Path, name: str, total: int, head: int) -> None:
+    config = config_from(ROOT / "configs" / f"{name}.yaml")
+    config = dataclasses.replace(
+        config,
+        runs_dir=str(tmp_path),
+        generations=0,
+        progress=False,
+        training=dataclasses.replace(config.training, epochs=1),
+        mixing=dataclasses.replace(config.mixing, tokens=100 * total),
+    )
+    path, _ = run(config)
+    corpus = open_corpus(config, one_process())
+    tokens, found = corpus.split("test"), continuations(path, 0)
+    assert found["prompt_length"] == head and len(found["ids"]) == PROMPTS
+    for place, row in zip(found["places"], found["ids"], strict=True):
+        assert place in tokens.starts and len(row) == total
+        assert row[0] == corpus.tokenizer.separator and row[:head] == tokens.ids[place : place + head].tolist()
+
+
+def test_a_damaged_file_is_made_again_the_same(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, path, _ = made
+    shutil.copytree(path.parents[1], tmp_path / "test")
+    chain = tmp_path / "test" / path.relative_to(path.parents[1])
+    file = chain / "gen_001" / "samples" / "continuations.json"
+    before = file.read_bytes()
+    file.write_bytes(before.replace(b"1", b"2", 1))
+    run(dataclasses.replace(config, runs_dir=str(tmp_path)))
+    assert "continuations.json has other content than was written; made again" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+# --- the eval stage ---------------------------------------------------------------------------------------------------
+
+
+def test_surprise_is_that_of_generation_0s_model_with_all_tokens_before(made: Made) -> None:
+    _, path, corpus = made
+    base = model_of(path, 0)
+    for g in (0, 2):
+        saved, written = explorer(path, g), continuations(path, g)
+        head = written["prompt_length"]
+        assert saved["prompt_length"] == head and [one["ids"] for one in saved["prompts"]] == written["ids"]
+        with torch.inference_mode():
+            ids = torch.tensor(written["ids"])
+            nll = -base.logits(ids[:, :-1]).log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+        np.testing.assert_allclose([one["nll"] for one in saved["prompts"]], nll[:, head - 1 :], atol=6e-4)
+        assert corpus.tokenizer.decode(written["ids"]) == ["".join(one["pieces"]) for one in saved["prompts"]]
+
+
+def test_tail_words_say_which_rare_words_stand_in_the_budget(made: Made) -> None:
+    _, path, corpus = made
+    counts = read_json(path / "reference" / "tails.json")["words"]
+    rare = sorted(word for word, count in counts.items() if count <= 20)
+    for g in range(3):
+        meta = read_json(path / f"gen_{g:03d}" / "samples" / "meta.json")
+        rows = samples_of(path / f"gen_{g:03d}" / "samples").reshape(-1, meta["length"])[:, meta["prompt_length"] :]
+        written = {word for text in corpus.tokenizer.decode(rows.tolist()) for word in words(text)}
+        bits = np.fromfile(path / f"gen_{g:03d}" / "eval" / "tail_words.bin", np.uint8)
+        assert len(bits) == -(-len(rare) // 8)
+        assert np.unpackbits(bits, count=len(rare)).astype(bool).tolist() == [word in written for word in rare]
+        tails = read_json(path / f"gen_{g:03d}" / "eval" / "eval.json")["sums"]["tails/words"]
+        assert (tails["20"]["types"], tails["20"]["seen"]) == (len(rare), np.unpackbits(bits).sum())
+
+
+def test_a_token_that_counts_give_no_probability_has_no_surprise(tmp_path: Path) -> None:
+    path, _ = run(small_config(runs_dir=str(tmp_path), model__family="bigram", generations=1, mixing__start=0.5))
+    found = explorer(path, 0)
+    assert all(value is not None and value >= 0 for one in found["prompts"] for value in one["nll"])
+    file = path / "gen_000" / "samples" / "continuations.json"
+    saved = read_json(file)
+    saved["ids"] = [[*row[:-1], 0] for row in saved["ids"]]  # NUL, which no speech has
+    write_json(file, saved)
+    config = small_config(runs_dir=str(tmp_path), model__family="bigram")
+    continued = read_continuations(file.parent, 257)
+    assert continued is not None
+    tokenizer = open_corpus(config, one_process()).tokenizer
+    shown = explored(continued, model_of(path, 0), tokenizer, config, one_process(), quiet())
+    assert [one["nll"][-1] for one in shown["prompts"]] == [None] * PROMPTS
+    assert all(one["pieces"][-1].endswith("\0") for one in shown["prompts"])
+
+
+def test_samples_of_an_earlier_version_are_scored_without_it(made: Made, tmp_path: Path) -> None:
+    config, path, _ = made
+    shutil.copytree(path.parents[1], tmp_path / "test")
+    chain = Chain(tmp_path / "test" / path.relative_to(path.parents[1]))
+    old = chain.stage(2, "samples")
+    manifest = manifest_of(old)
+    assert manifest is not None
+    kept = {file.name: file.read_bytes() for file in old.iterdir() if file.name.startswith(("tokens", "meta"))}
+    with publishing(old, inputs=manifest["inputs"]) as out:
+        for name, data in kept.items():
+            (out / name).write_bytes(data)
+    shutil.rmtree(chain.stage(2, "eval"))
+    config = dataclasses.replace(config, runs_dir=str(tmp_path))
+    _, rows = run(config)
+    names = {file.name for file in chain.stage(2, "eval").iterdir()}
+    assert "tail_words.bin" in names and "explorer.json" not in names and len(rows) == 3
+    scores, again = rescore(config, chain.root)
+    assert [row["metrics"] for row in again] == [row["metrics"] for row in rows]
+    assert (chain.rescored(1, scores, "eval") / "explorer.json").is_file()
+    assert not (chain.rescored(2, scores, "eval") / "explorer.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {"ids": []}, {"ids": [[]], "prompt_length": 1}, {"ids": [[1, 2, 3]]}, {"ids": [[1, 2], [1]], "prompt_length": 1},
+     {"ids": [[1, 2]], "prompt_length": 2}, {"ids": [[1, 2]], "prompt_length": 0}, {"ids": [[1, 999]], "prompt_length": 1},
+     {"ids": [[1, -1]], "prompt_length": 1}, {"ids": [[1, True]], "prompt_length": 1}, {"ids": "ab", "prompt_length": 1},
+     {"ids": [[1, 2]] * 2000, "prompt_length": 1}],
+)  # fmt: skip
+def test_strange_continuations_are_one_line_that_names_the_file(tmp_path: Path, content: object) -> None:
+    write_json(tmp_path / "continuations.json", content)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "continuations.json"))):
+        read_continuations(tmp_path, 257)
+
+
+# --- text token by token ----------------------------------------------------------------------------------------------
+
+BYTES, WORDS = bytes_tokenizer(), words_tokenizer(["In", "Elmford", ".", "ä"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 256), min_size=1, max_size=24), st.text(max_size=8))
+def test_pieces_join_to_exactly_the_decoded_text(ids: list[int], more: str) -> None:
+    row = [*ids, *BYTES.encode([more])[0][0]]
+    ((*found,),) = pieces(BYTES, [row])
+    assert len(found) == len(row) and ["".join(found)] == BYTES.decode([row])
+    known = [token % 5 for token in ids]
+    ((*found,),) = pieces(WORDS, [known])
+    assert len(found) == len(known) and ["".join(found)] == WORDS.decode([known])
+
+
+def test_half_a_character_stands_with_the_token_that_completes_it() -> None:
+    ids = BYTES.encode(["aé€b"])[0][0]
+    assert pieces(BYTES, [ids, ids[:2]]) == [["a", "", "é", "", "", "€", "b"], ["a", "\ufffd"]]
+
+
+# --- what the page is given -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Files:
+    """As much of a chain as the explorer asks for."""
+
+    arm: str
+    seed: int
+    chain: Chain
+    rows: list[dict]
+
+
+def published(folder: Path, arm: str, seed: int, generations: int, *, rare: int = 3, tokens: int = 4) -> Files:
+    """A chain of which only the explorer's files are there: token t of generation g is " t", its surprise g + t / 100. Rare
+    word i (seen i + 1 times) is written by generations 0 .. i."""
+    chain = Chain(folder / f"arm={arm}" / f"seed={seed}")
+    names = [f"word{i:05d}" for i in range(rare)]
+    known = {name: 1 + i % 20 for i, name in enumerate(names)} | {"the": 99}
+    counts = {str(t): t for t in range(1, tokens + 1)}
+    (reference := chain.stage(0, "reference")).mkdir(parents=True)
+    write_json(reference / "tails.json", {"words": known, "tokens": counts, "fresh_words": {}, "fresh_tokens": {}})
+    for g in range(generations):
+        (place := chain.stage(g, "eval")).mkdir(parents=True)
+        prompts = [
+            {
+                "ids": [7, *range(tokens)],
+                "pieces": [f"Prompt {p}", *(f" {t}" for t in range(tokens))],
+                "nll": [g + t / 100 for t in range(tokens)],
+            }
+            for p in range(2)
+        ]
+        write_json(place / "explorer.json", {"prompt_length": 1, "prompts": prompts})
+        write_json(place / "examples.json", ["one two", "<b>three</b>"])
+        np.packbits(np.arange(rare) >= g).tofile(place / "tail_words.bin")
+    return Files(arm, seed, chain, [{}] * generations)
+
+
+def test_payload_of_a_real_chain_is_what_its_files_say(made: Made) -> None:
+    from collapselab.report import open_run
+
+    _, path, _ = made
+    found = json.loads(json.dumps(payload(open_run(path)[0])))
+    assert found["generations"] == [0, 1, 2] and found["notes"] == [] and len(found["arms"]) == 1
+    arm, text, counts = found["arms"][0], found["vocabulary"]["text"], found["vocabulary"]["count"]
+    assert (arm["name"], arm["seed"], arm["generations"], arm["coloured"]) == ("main", 1, 3, True)
+    real = read_json(path / "reference" / "tails.json")["tokens"]
+    for g in range(3):
+        for p, one in enumerate(explorer(path, g)["prompts"]):
+            places, surprises, (tokens,) = arm["cells"][p][str(g)]
+            head = explorer(path, g)["prompt_length"]
+            assert found["prompts"][p] == inert("".join(one["pieces"][:head]))
+            assert "".join(text[place] for place in places) == inert("".join(one["pieces"][head:]))
+            assert tokens == len(one["nll"])
+            assert sum(surprises) == pytest.approx(100 * sum(one["nll"]), abs=len(surprises))
+            if all(one["pieces"]):  # no character in two tokens
+                assert [counts[place] for place in places] == [real.get(str(i), 0) for i in one["ids"][head:]]
+    tails = found["tails"]
+    words_20 = {w: c for w, c in read_json(path / "reference" / "tails.json")["words"].items() if c <= 20}
+    assert dict(zip(tails["words"], tails["counts"], strict=True)) == words_20 and tails["total"] == len(words_20)
+    assert sum(tails["arms"][0]["histogram"]) == len(words_20) and set(tails["arms"][0]["of"]) == {1}
+    sums = read_json(path / "gen_002" / "eval" / "eval.json")["sums"]["tails/words"]["20"]
+    assert sum(tails["arms"][0]["seeds"]) == tails["arms"][0]["histogram"][-1] == sums["seen"]
+
+
+def test_last_written_is_of_the_first_seed_and_how_many_still_write_of_all(tmp_path: Path) -> None:
+    chains = [
+        published(tmp_path, "a", 1, 3, rare=5),
+        published(tmp_path, "a", 2, 4, rare=4),
+        published(tmp_path, "b", 1, 1),
+    ]
+    np.packbits([0, 0, 0, 0]).tofile(chains[1].chain.stage(2, "eval") / "tail_words.bin")
+    found = payload(chains)  # type: ignore[arg-type]
+    assert found is not None and found["generations"] == [0, 1, 2]
+    a, b = found["tails"]["arms"]
+    assert found["tails"]["words"] == [f"word0000{i}" for i in range(5)] and found["tails"]["counts"] == [1, 2, 3, 4, 5]
+    assert a["last"] == [0, 1, 2, 2, 2] and a["histogram"] == [0, 1, 1, 3]
+    assert a["at"] == 2 and a["seeds"] == [0, 0, 1, 1, 1] and a["of"] == [2, 2, 2, 2, 1]
+    assert b["last"] == [0, 0, 0, None, None] and b["histogram"] == [0, 3] and b["at"] == 0
+    assert [arm["cells"][0].keys() for arm in found["arms"]] == [{0, 1, 2}, {0}]
+
+
+def test_a_character_of_several_tokens_is_one_token_with_their_surprises_summed(tmp_path: Path) -> None:
+    chain = published(tmp_path, "a", 1, 1, tokens=5)
+    rows = [{"ids": [9, 1, 2, 3, 4], "pieces": ["go ", "", "é", "x", ""], "nll": [1.0, 0.5, None, 2.0]}]
+    write_json(chain.chain.stage(0, "eval") / "explorer.json", {"prompt_length": 1, "prompts": rows})
+    found = payload([chain])  # type: ignore[list-item]
+    assert found is not None
+    places, surprises, tokens = found["arms"][0]["cells"][0][0]
+    assert [found["vocabulary"]["text"][p] for p in places] == ["é", "x", ""]
+    assert [found["vocabulary"]["count"][p] for p in places] == [1, 3, 4] and surprises == [150, -1, 200]
+    assert tokens == [4]
+
+
+def test_a_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = published(tmp_path, "a", 1, 9, rare=100)
+    assert payload([chain])["notes"] == []  # type: ignore[list-item, index]
+    monkeypatch.setattr("collapselab.report.explorer.MOST_WORDS", 30)
+    for most, generations, prompts in ((24, [0, 4, 8], 2), (8, [0, 8], 1), (1, [0, 8], 0)):
+        monkeypatch.setattr("collapselab.report.explorer.MOST_TOKENS", most)
+        found = payload([chain])  # type: ignore[list-item]
+        assert found is not None and found["generations"] == generations and len(found["prompts"]) == prompts
+        cells = [cell for arm in found["arms"] for prompt in arm["cells"] for cell in prompt.values()]
+        assert found["arms"][0]["coloured"] and sum(len(places) for places, *_ in cells) <= most
+        assert f"{len(generations)} of 9 generations" in found["notes"][0]
+        assert found["tails"]["total"] == 100 and sum(found["tails"]["arms"][0]["histogram"]) == 100
+        counts = found["tails"]["counts"]
+        assert len(counts) == 30 == len(set(found["tails"]["words"])) and set(counts) == set(range(1, 21))
+
+
+def test_runs_of_an_earlier_version_show_their_first_samples_without_colours(tmp_path: Path) -> None:
+    old, new = published(tmp_path, "old", 1, 2), published(tmp_path, "new", 1, 2)
+    for g in range(2):
+        (old.chain.stage(g, "eval") / "explorer.json").unlink()
+        (old.chain.stage(g, "eval") / "tail_words.bin").unlink()
+    found = payload([old, new])  # type: ignore[list-item]
+    assert found is not None and found["prompts"] == [1, 2, "Prompt 0", "Prompt 1"]
+    first, second = found["arms"]
+    assert not first["coloured"] and second["coloured"] and found["notes"][0].startswith("old: made before")
+    places, surprises, _ = first["cells"][1][0]
+    assert "".join(found["vocabulary"]["text"][p] for p in places) == "<b>three</b>" and set(surprises) == {-1}
+    assert found["tails"]["arms"][0] is None and found["tails"]["arms"][1]["histogram"] == [0, 1, 2]
+    for g in range(2):
+        (old.chain.stage(g, "eval") / "examples.json").unlink()
+    assert payload([old]) is None  # type: ignore[list-item]
+
+
+def test_text_of_the_page_is_inert_and_short(tmp_path: Path) -> None:
+    chain = published(tmp_path, "a", 1, 1)
+    file = chain.chain.stage(0, "eval") / "explorer.json"
+    saved = read_json(file)
+    saved["prompts"][0]["pieces"] = ["\x1b[2J" + "p" * 10**6, "\u202e" + "x" * 10**6, "<script>", "\ud800", "é"]
+    write_json(file, saved)
+    file = chain.chain.stage(0, "reference") / "tails.json"
+    saved = read_json(file)
+    saved["words"] = {"\x00" + "w" * 10**6: 1, "\u2066b": 2, "c": 3}
+    write_json(file, saved)
+    found = payload([chain])  # type: ignore[list-item]
+    page = json.dumps(found, ensure_ascii=False)
+    assert len(page) < 3000 and page == inert(page)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("explorer.json", lambda saved: saved | {"prompt_length": 0}),
+        ("explorer.json", lambda saved: saved | {"prompt_length": 9}),
+        ("explorer.json", lambda saved: saved | {"prompts": saved["prompts"] * 99}),
+        ("explorer.json", lambda saved: {}),
+        ("explorer.json", lambda saved: saved | {"prompts": [{"ids": [1], "pieces": ["a"], "nll": ["<b>"]}]}),
+        ("explorer.json", lambda saved: saved | {"prompts": [{"ids": [1, -1], "pieces": ["a", "b"], "nll": [1]}]}),
+        ("explorer.json", lambda saved: saved | {"prompts": [{"ids": [1, 1], "pieces": ["a", 5], "nll": [1]}]}),
+        ("explorer.json", lambda saved: saved | {"prompts": [{"ids": [1, 1], "pieces": ["a", "b"], "nll": [1e300]}]}),
+        ("tails.json", lambda saved: saved | {"words": {"a": -1}}),
+        ("tails.json", lambda saved: saved | {"tokens": {"1": "many"}}),
+        ("tails.json", lambda saved: saved | {"words": {"a": 1, "b": 1, **{f"c{i}": 1 for i in range(9)}}}),
+    ],
+)
+def test_strange_values_are_one_line_that_names_the_file(tmp_path: Path, name: str, change) -> None:
+    chain = published(tmp_path, "a", 1, 1)
+    file = chain.chain.stage(0, "reference" if name == "tails.json" else "eval") / name
+    file.write_text(json.dumps(change(read_json(file))))
+    with pytest.raises(UserError, match=r"tails\.json|tail_words\.bin" if name == "tails.json" else name):
+        payload([chain])  # type: ignore[list-item]
+
+
+def test_twelve_arms_of_five_seeds_and_twenty_generations_take_seconds_and_megabytes(tmp_path: Path) -> None:
+    """As large as a report gets: 12 x 5 chains share nothing, and each has 30,000 rare words."""
+    import time
+
+    template = published(tmp_path, "arm00", 1, 21, rare=30_000, tokens=80)
+    chains = [template]
+    for arm in range(12):
+        for seed in range(1, 6):
+            if (arm, seed) != (0, 1):
+                place = tmp_path / f"arm=arm{arm:02d}" / f"seed={seed}"
+                shutil.copytree(template.chain.root, place)
+                chains.append(Files(f"arm{arm:02d}", seed, Chain(place), [{}] * 21))
+    chains.sort(key=lambda one: (one.arm, one.seed))
+    started = time.process_time()
+    found = payload(chains)  # type: ignore[arg-type]
+    assert time.process_time() - started < 8
+    assert found is not None and len(found["arms"]) == 12 and len(found["generations"]) == 21
+    assert len(found["tails"]["words"]) == 5000 and len(json.dumps(found, separators=(",", ":"))) < 4e6
