@@ -23,6 +23,7 @@ from collapselab import chain
 from collapselab.config import UserError
 from collapselab.console import UNSAFE
 from collapselab.corpus.tokenizers import load_tokenizer
+from collapselab.identity import sealed_text
 from collapselab.report import write_report
 from collapselab.report.notebook import Results
 from collapselab.rundir import Chain, read_metrics
@@ -223,3 +224,10 @@ def test_a_strangers_run_is_read_or_refused_in_one_line(seed: int, runs: Path, t
         assert UNSAFE.search(found._repr_html_() + "".join(found.samples()["text"])) is None
     except UserError as refused:
         assert "\n" not in str(refused)
+
+
+def test_settings_with_half_characters_are_shown_as_a_sign(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "demo", tmp_path / "demo")
+    path = tmp_path / "demo" / "arm=main" / "seed=1" / "config.yaml"
+    path.write_text(sealed_text(path.read_text().partition("\n")[2] + '"odd \\ud800": "half \\udfff"\n'))
+    assert collapselab.load(tmp_path / "demo").config["odd \ufffd"].tolist() == ["half \ufffd"]
