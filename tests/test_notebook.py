@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
 from helpers import samples_of, small_config
+from hostile import change, files_of, reseal
 
 import collapselab
 from collapselab import chain
 from collapselab.config import UserError
 from collapselab.console import UNSAFE
 from collapselab.corpus.tokenizers import load_tokenizer
+from collapselab.identity import sealed_text
 from collapselab.report import write_report
 from collapselab.report.notebook import Results
 from collapselab.rundir import Chain, read_metrics
+from collapselab.sampling import shards
+
+QUICK: dict[str, Any] = {"model__layers": 1, "model__width": 16, "evaluation__self_bleu_samples": 0}
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +38,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here") / "runs"
     arms = {"replace": 0.0, "half": 0.5}
     for arm, seed in (("replace", 1), ("half", 1), ("replace", 2)):
-        chain.run(
-            small_config(runs_dir=str(folder), name="regimes", arm=arm, seed=seed, mixing__start=arms[arm]), share=True
-        )
+        asked = {"runs_dir": str(folder), "name": "regimes", "arm": arm, "seed": seed, "mixing__start": arms[arm]}
+        chain.run(small_config(**QUICK, **asked), share=True)
     asked = {
         "seeds": [1, 2],
         "baseline": "replace",
         "arms": {arm: {"mixing.start": start} for arm, start in arms.items()},
     }
     (folder / "regimes" / "experiment.yaml").write_text(yaml.safe_dump(asked, sort_keys=False))
-    chain.run(small_config(runs_dir=str(folder), name="demo", generations=1, evaluation__tokens=768))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_TOKENS", 512)  # one batch of 16 sequences
+        chain.run(small_config(**QUICK, runs_dir=str(folder), name="demo", generations=1, evaluation__tokens=768))
     return folder
 
 
@@ -122,21 +130,21 @@ def test_samples_are_the_text_that_lies_there(runs: Path, run: Results) -> None:
     assert run.samples(seed=2)["arm"].unique().tolist() == ["replace"]
 
 
-def test_text_in_several_shards_is_read_as_far_as_it_is_asked_for(
-    run: Results, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from collapselab.sampling import shards
-
-    monkeypatch.setattr(shards, "SHARD_TOKENS", 512)  # one batch of 16 sequences
-    path, _ = chain.run(small_config(runs_dir=str(tmp_path), generations=0))
-    assert len(list((path / "gen_000" / "samples").glob("tokens-*.bin"))) == 4
-    ours, theirs = collapselab.load(path).samples(count=40), run.samples(generation=0, arm="half", count=40)
-    assert ours["text"].tolist() == theirs["text"].tolist()
+def test_text_in_several_shards_is_read_as_far_as_it_is_asked_for(runs: Path) -> None:
+    path = runs / "demo" / "arm=main" / "seed=1"
+    stage = Chain(path).stage(0, "samples")
+    assert len(list(stage.glob("tokens-*.bin"))) == 4
+    rows = samples_of(stage).reshape(-1, 32).tolist()
+    written = load_tokenizer(str(Chain(path).stage(0, "train"))).decode(rows)
+    for count in (1, 16, 40):
+        found = collapselab.load(path).samples(generation=0, count=count)["text"].tolist()
+        assert found == [UNSAFE.sub("\ufffd", text) for text in written[:count]]
 
 
 def test_figures_are_those_of_the_report_that_the_run_has_something_for(run: Results) -> None:
-    from collapselab.report.charts import CHARTS
     from plotly import graph_objects
+
+    from collapselab.report.charts import CHARTS
 
     assert {"likelihood", "diversity", "ledger"} <= set(run.figures) <= {name for name, *_ in CHARTS}
     for figure in run.figures.values():
@@ -198,3 +206,28 @@ def test_a_damaged_text_is_said_in_one_line(runs: Path, tmp_path: Path) -> None:
         shard.write_bytes(data)
         with pytest.raises(UserError, match=r"samples.*not written by this lab"):
             collapselab.load(tmp_path / "demo").samples(count=10**6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_strangers_run_is_read_or_refused_in_one_line(seed: int, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "regimes", tmp_path / "regimes", ignore=shutil.ignore_patterns("report"))
+    draw = random.Random(seed)
+    by_name: dict[str, list[Path]] = {}
+    for file in files_of(tmp_path / "regimes"):
+        by_name.setdefault(file.name, []).append(file)
+    change(tmp_path / "regimes" / draw.choice(by_name[draw.choice(sorted(by_name))]), draw)
+    reseal(tmp_path / "regimes")
+    try:
+        found = collapselab.load(tmp_path / "regimes")
+        for name in ("metrics", "summary", "changes", "theory", "reference", "ledger", "config", "figures"):
+            assert len(getattr(found, name))
+        assert UNSAFE.search(found._repr_html_() + "".join(found.samples()["text"])) is None
+    except UserError as refused:
+        assert "\n" not in str(refused)
+
+
+def test_settings_with_half_characters_are_shown_as_a_sign(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "demo", tmp_path / "demo")
+    path = tmp_path / "demo" / "arm=main" / "seed=1" / "config.yaml"
+    path.write_text(sealed_text(path.read_text().partition("\n")[2] + '"odd \\ud800": "half \\udfff"\n'))
+    assert collapselab.load(tmp_path / "demo").config["odd \ufffd"].tolist() == ["half \ufffd"]

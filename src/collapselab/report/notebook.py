@@ -80,13 +80,13 @@ class Results:
     @cached_property
     def config(self) -> pd.DataFrame:
         """One row per chain and one column per key, dotted as on the command line; `protocol` says whose numbers compare."""
-        named = [(group.digest[:12], chain) for group in grouped(self._chains) for chain in group.chains]
-        return pd.DataFrame(
-            [
-                {"arm": c.arm, "seed": c.seed, "protocol": d} | c.settings | {"arm": c.arm, "seed": c.seed}
-                for d, c in named
-            ]
-        )
+        rows = []
+        for group in grouped(self._chains):
+            for chain in group.chains:
+                keys = {inert(k): inert(v) if isinstance(v, str) else v for k, v in chain.settings.items()}
+                place: dict[str, Any] = {"arm": chain.arm, "seed": chain.seed, "protocol": group.digest[:12]}
+                rows.append(place | keys | place)
+        return pd.DataFrame(rows)
 
     @cached_property
     def figures(self) -> dict[str, Any]:
