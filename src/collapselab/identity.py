@@ -108,7 +108,10 @@ def json_text(value: Any) -> str:
 def unsealed(data: bytes | None) -> dict[str, Any] | None:
     """The object in a sealed JSON file, without its seal; None where there is none, or not as it was written."""
     value = parsed(data)
-    if not isinstance(value, dict) or sealed(value) != value or json_text(value).encode() != data:
+    try:
+        if not isinstance(value, dict) or sealed(value) != value or json_text(value).encode() != data:
+            return None
+    except (ValueError, RecursionError):  # NaN, Infinity, 1e999: a seal that someone else has made
         return None
     return {key: held for key, held in value.items() if key != "seal"}
 
