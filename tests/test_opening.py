@@ -122,13 +122,6 @@ def content(folder: Path, leave: tuple[str, ...] = ("environment.json", "events.
         "fork/batch.json",
     ],
 )
-def test_a_forged_seal_around_what_is_no_number_holds_nothing() -> None:
-    for strange in (math.nan, math.inf):
-        forged = json.dumps(sealed({"a": strange}), indent=1, sort_keys=True) + "\n"
-        assert unsealed(forged.encode()) is None
-        assert unsealed(forged.replace("Infinity", "1e999").encode()) is None
-
-
 def test_each_file_of_a_chain_is_missed_where_it_is_damaged_and_comes_back(
     folder: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -604,3 +597,10 @@ def test_an_identity_from_a_stranger_leads_nowhere_else(folder: Path, corpus: Co
         (root / IDENTITY).write_text(strange)
         with pytest.raises(UserError, match="cannot be told"):
             opens(settings(folder), corpus)
+
+
+def test_a_forged_seal_around_what_is_no_number_holds_nothing() -> None:
+    for strange in (math.nan, math.inf):
+        forged = json.dumps(sealed({"a": strange}), indent=1, sort_keys=True) + "\n"
+        assert unsealed(forged.encode()) is None
+        assert unsealed(forged.replace("Infinity", "1e999").encode()) is None
