@@ -425,8 +425,9 @@ def test_print_shows_the_state_in_light(opened: Pages) -> None:
     assert (
         not one.page.locator(".x-controls").is_visible() and one.page.locator("#x-columns .x-token").first.is_visible()
     )
-    ink = one.page.evaluate("getComputedStyle(document.querySelector('#x-columns .x-token')).color")
-    assert sum(int(part) for part in ink[4:-1].split(",")) < 200
+    assert one.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    light, poor = one.page.evaluate("getComputedStyle(document.body).backgroundColor"), one.page.evaluate(CONTRAST)[1]
+    assert light == "rgb(255, 255, 255)" and poor == []
     one.page.emulate_media(media="screen")
     assert len(one.page.pdf()) > 10_000
     one.check()
