@@ -263,7 +263,7 @@ def test_report_shows_every_generation_and_the_reference(copied) -> None:
     _, path = copied
     page = write_report(path.parent.parent)
     text = page.read_text()
-    assert "real text" in text and text.count('<div class="chart"') == 6
+    assert "real text" in text and text.count('<div class="chart"') == 7
     lines = (page.parent / "metrics.csv").read_text().splitlines()
     values = [line.split(",")[-1] for line in lines if line.startswith("main,1,2,real/perplexity,")]
     assert [float(v) for v in values] == [read_metrics(path)[2]["metrics"]["real/perplexity"]]

@@ -195,7 +195,7 @@
     const last = tail.last[i];
     if (last === null) return "–";
     const text = last < 0 ? "never" : last === arm.generations - 1 ? "still" : `generation ${last}`;
-    return tail.of[i] > 1 ? `${text} · ${tail.seeds[i]} of ${tail.of[i]}` : text;
+    return tail.of[i] > 1 ? `${text} · ${tail.seeds[i]} of ${tail.of[i]} seeds` : text;
   }
 
   function heading(key, label) {
@@ -255,7 +255,7 @@
       const share = (words) => `${((100 * words) / total).toFixed(0)} %`;
       const still = histogram.length > 1 ? histogram[histogram.length - 1] : 0;
       const gone = total - still - histogram[0];
-      const text = `never written ${share(histogram[0])} · went out on the way ${share(gone)} · still written by generation ${histogram.length - 2} ${share(still)}`;
+      const text = `${share(histogram[0])} never written · ${share(gone)} went out on the way · ${share(still)} still written by generation ${histogram.length - 2}`;
       return element("div", { class: "x-bar-row" }, armName(arm), bar, element("span", { class: "x-soft" }, text));
     });
     by("bars").replaceChildren(...made.filter(Boolean));
@@ -304,6 +304,10 @@
 
   by("app").hidden = false;
   by("notes").replaceChildren(...X.notes.map((note) => element("li", {}, note)));
+  if (X.arms.length === 1) {
+    state.mode = "generations"; // side by side there is nothing
+    document.querySelector('[name="x-mode"][value="generations"]').checked = true;
+  }
   legend();
   if (X.tails) {
     X.arms.forEach((arm, a) => X.tails.arms[a] && heads.set(a, () => armName(arm)));

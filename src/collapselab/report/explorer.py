@@ -18,7 +18,7 @@ from collapselab.guards import number, reading, text, whole
 from collapselab.metrics.tails import rare_words
 
 if TYPE_CHECKING:
-    from collapselab.report import ChainFiles
+    from collapselab.report.files import ChainFiles
 
 MOST_TOKENS, MOST_WORDS = 300_000, 5_000  # of a page: about 4 MB
 MOST_PROMPTS, LONGEST = 64, 4096  # prompts, and tokens of each, that one generation may have

@@ -6,6 +6,7 @@
   const boxes = [...document.querySelectorAll(".chart")];
   const PAPER = 660; // pixels: what A4 and Letter have between their margins
   const PANEL = 290; // the least width of a panel
+  const WIDEST = 620;
   const touch = matchMedia("(pointer: coarse)").matches;
   let printing = false;
 
@@ -62,7 +63,7 @@
     const columns = Math.max(1, Math.min(cells.length, 3, Math.floor((inner + gapX) / (PANEL + gapX))));
     const rows = Math.ceil(cells.length / columns);
     const total = rows * panel + (rows - 1) * gapY;
-    const wide = (inner - (columns - 1) * gapX) / columns;
+    const wide = Math.min(WIDEST, (inner - (columns - 1) * gapX) / columns);
     cells.forEach((cell, index) => {
       const left = ((index % columns) * (wide + gapX)) / inner;
       let top = 1 - (Math.floor(index / columns) * (panel + gapY)) / total;

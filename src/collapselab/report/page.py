@@ -124,6 +124,7 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
     baseline = found.baseline if found.baseline in arms and len(arms) > 1 else None
     numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
     last = tables.last_of_all(chains)
+    verdict = words.verdict(chains, numbers)
     charts, missing = [], []
     for name, title, caption, draw in CHARTS:
         spec = draw(chains)
@@ -146,12 +147,12 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
     ]
     return {
         "label": group.label, "suffix": group.suffix, "protocol": sorted(group.protocol.items()), "digest": group.digest,
-        "verdict": words.verdict(chains, numbers),
+        "verdict": verdict,
         "arms": [
             {
                 "name": arm, "colour": colour(members[0].place), "seeds": words.seeds(len(members)),
                 "is_baseline": arm == baseline,
-                "sentences": words.of_arm(arm, members, numbers, baseline, last),
+                "sentences": [s for s in words.of_arm(arm, members, numbers, baseline, last) if s != verdict],
                 "table": _courses(arm, members, numbers),
             }
             for arm, members in arms.items()

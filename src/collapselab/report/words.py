@@ -14,16 +14,16 @@ from collapselab.report.tables import last_of_all, with_interval
 
 # In the order of the sentences; the first that all arms have is the one that the arms are ranked by.
 SAID = {
+    "truth/slot/diversity": "the diversity of what is written in the slot (1 is the truth's)",
     "real/perplexity": "perplexity on held-out real text (lower is better)",
-    "real/impossible": "the share of held-out real tokens that it gives no probability",
-    "truth/slot/diversity": "the diversity of the slot (1 is the truth)",
+    "real/impossible": "the share of held-out real tokens that get no probability at all",
     "tails/words/coverage_5_normalised": "the coverage of rare words (1 is fresh real text)",
-    "diversity/words/distinct_2": "distinct-2 of its samples",
+    "diversity/words/distinct_2": "distinct-2 of the samples",
 }
 SHORT = {
-    "real/perplexity": "perplexity",
-    "real/impossible": "share given no probability",
     "truth/slot/diversity": "slot diversity",
+    "real/perplexity": "perplexity",
+    "real/impossible": "share without probability",
     "tails/words/coverage_5_normalised": "rare-word coverage",
     "diversity/words/distinct_2": "distinct-2",
 }
@@ -52,7 +52,7 @@ def signed(mean: float, low: float) -> str:
 
 
 def seeds(count: int) -> str:
-    return f"{count} seeds" if count > 1 else "one seed: no interval"
+    return f"{count} seeds" if count > 1 else "one seed"
 
 
 def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
@@ -63,12 +63,13 @@ def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
         return "No arm has two finished generations yet: there is no change to speak of."
     order = sorted(arms, key=lambda arm: abs(numbers.change[arm, key].change), reverse=True)
     if len(order) == 1:
-        return f"{_capital(_course(order[0], key, numbers))}."
+        return f"{_capital(_course(order[0], key, numbers))}{_over(numbers.change[order[0], key])}."
     most, least = order[0], order[-1]
     how = {arm: _how(numbers.change[arm, key]) for arm in arms}
     same = next(iter(how.values())) if len(set(how.values())) == 1 else None
     begins = f"{_capital(SAID[key])} {same} in every arm: most" if same else f"{_capital(SAID[key])} changed most"
-    return f"{begins} in {most}, {_ends(most, key, numbers)}; least in {least}, {_ends(least, key, numbers)}."
+    over = _over(numbers.change[most, key])
+    return f"{begins} in {most}, {_ends(most, key, numbers)}; least in {least}, {_ends(least, key, numbers)}{over}."
 
 
 def _capital(text: str) -> str:
@@ -94,7 +95,18 @@ def _ends(arm: str, key: str, numbers: Numbers) -> str:
 
 def _course(arm: str, key: str, numbers: Numbers) -> str:
     row = numbers.change[arm, key]
-    return f"{SAID[key]} {_how(row)}, {_ends(arm, key, numbers)}, over generations 0 to {row.generation}"
+    how = _how(row)
+    return f"{SAID[key]} {how}{',' if ' ' in how else ''} {_ends(arm, key, numbers)}"
+
+
+def _over(row: Any) -> str:
+    return f" over generations 0 to {row.generation}"
+
+
+def _is_none(arm: str, key: str, numbers: Numbers) -> bool:
+    """Whether a metric is 0 from the beginning to the end, which is nothing to tell."""
+    row = numbers.change[arm, key]
+    return bool(numbers.at[arm, 0, key].mean == 0 and row.change == 0)
 
 
 def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str | None, last: int) -> list[str]:
@@ -103,12 +115,15 @@ def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str 
     Args:
         last: the generation at which arms are compared.
     """
-    said = []
+    said: list[str] = []
     for key in SAID:
         if (arm, key) in numbers.change:
+            if _is_none(arm, key, numbers):
+                continue
             real = real_value(members, key) if key in HAS_REAL else None
             beside = "" if real is None else f"; real text has {with_interval(real, math.nan)}"
-            said.append(f"{_capital(_course(arm, key, numbers))}{beside}.")
+            over = "" if said else _over(numbers.change[arm, key])
+            said.append(f"{_capital(_course(arm, key, numbers))}{over}{beside}.")
         elif (arm, 0, key) in numbers.at:
             said.append(f"{_capital(SAID[key])} is {numbers.value(arm, 0, key)} at generation 0.")
     law = _law(arm, min(len(chain.rows) for chain in members) - 1, numbers)
@@ -175,9 +190,10 @@ def _unfinished(chain: ChainFiles) -> bool:
 def about(found: Opened) -> str:
     """What the report is about, in one line."""
     arms = by_arm(found.chains)
-    counts = {len(members) for members in arms.values()}
-    per_arm = seeds(counts.pop()) if len(counts) == 1 else "of different numbers of seeds"
+    counts = sorted(len(members) for members in arms.values())
+    same = counts[0] == counts[-1]
+    per_arm = f"with {seeds(counts[0])}" if same else f"with {counts[0]} to {counts[-1]} seeds"
     last = max(len(chain.rows) for chain in found.chains) - 1
-    many = f"{len(arms)} arms, {per_arm} each" if len(arms) > 1 else f"one arm, {per_arm}"
+    many = f"{len(arms)} arms {per_arm}{' each' if same else ''}" if len(arms) > 1 else f"one arm {per_arm}"
     spans = f"generations 0 to {last}" if last else "generation 0 alone"
     return f"{_capital(many)}; {spans}. Each generation is a language model trained on text of which the one before wrote a part."
