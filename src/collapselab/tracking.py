@@ -178,19 +178,17 @@ class Tracker:
             run = wandb.init(settings=settings, config=config)
             run.define_metric("generation")
             run.define_metric("*", step_metric="generation")
-            for key in HEADLINE.values():
-                run.define_metric(key, step_metric="generation", summary="first,last,min,max")
             rows = []
             for item in iter(self.items.get, None):
                 if isinstance(item, _Row):
                     rows.append(item.row)
                     if item.row["generation"] >= run.starting_step:  # a resumed run has the steps before
                         run.log(_logged(item), step=item.row["generation"], commit=True)
+                    run.summary.update(_summary(rows))
                 elif isinstance(item, _Report):
                     run.log_artifact(_artifact(item.page, Path(settings.root_dir)))
                 elif isinstance(item, _Table):
                     run.log({COMPARISON: wandb.Table(columns=item.columns, data=item.rows)}, step=0, commit=True)
-            run.summary.update(_summary(rows))
             run.finish()
         finally:
             with suppress(BaseException):
@@ -258,14 +256,16 @@ def _logged(item: _Row) -> dict[str, Any]:
     return values
 
 
-def _summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each headline metric its first and last value, the change between them, and its least and greatest one."""
+def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of each headline metric its first value, the change since then, and its least and greatest one, beside the last one,
+    which wandb keeps under the metric's own name. (`define_metric(summary=...)` would put an object there, which a sweep cannot
+    optimise; and a resumed run would begin it anew.)"""
     found = {}
     for key in HEADLINE.values():
         values = [row["metrics"][key] for row in rows if key in row["metrics"]]
         if values:
-            found[key] = {"first": values[0], "last": values[-1], "change": values[-1] - values[0]}
-            found[key] |= {"min": min(values), "max": max(values)}
+            found |= {f"{key}/first": values[0], f"{key}/change": values[-1] - values[0]}
+            found |= {f"{key}/min": min(values), f"{key}/max": max(values)}
     return found
 
 
