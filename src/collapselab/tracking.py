@@ -29,6 +29,7 @@ from collapselab.rundir import Chain, read_metrics, run_root
 
 INIT_SECONDS = 30  # for wandb to answer that it knows the run
 FINISH_SECONDS = 10  # a chain's end waits at most this long for what is not sent yet
+REPORT_SECONDS = 20  # and so much longer where there is a report to send, a few megabytes
 SYNC_SECONDS = 300  # `collapselab sync` may wait longer: nothing else is to be done there
 LEAVE_SECONDS = 2  # an exit in the middle of a chain waits at most this long; the rows are in metrics.jsonl
 
@@ -95,7 +96,7 @@ class Tracker:
                 resume="allow" if mode == "online" else None,
                 root_dir=str(chain),
                 init_timeout=INIT_SECONDS,
-                finish_timeout=self.patience,
+                finish_timeout=self.patience + REPORT_SECONDS,
                 finish_timeout_raises=True,
                 silent=True,
                 console="off",  # what a chain prints stands in events.log
@@ -121,6 +122,7 @@ class Tracker:
     def keep(self, page: Path) -> None:
         """Hands over a report, its page and its tables, as an artifact. To be called once, at the end."""
         if self.thread is not None and not self.failed:
+            self.patience += REPORT_SECONDS
             self.items.put(_Report(page))
 
     def compare(self, columns: list[str], rows: list[list[str]]) -> None:
@@ -260,7 +262,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Of each headline metric its first value, the change since then, and its least and greatest one, beside the last one,
     which wandb keeps under the metric's own name. (`define_metric(summary=...)` would put an object there, which a sweep cannot
     optimise; and a resumed run would begin it anew.)"""
-    found = {}
+    found: dict[str, float] = {}
     for key in HEADLINE.values():
         values = [row["metrics"][key] for row in rows if key in row["metrics"]]
         if values:
