@@ -29,6 +29,7 @@ from collapselab.rundir import Chain, read_metrics, run_root
 
 INIT_SECONDS = 30  # for wandb to answer that it knows the run
 FINISH_SECONDS = 10  # a chain's end waits at most this long for what is not sent yet
+REPORT_SECONDS = 20  # and so much longer where there is a report to send, a few megabytes
 SYNC_SECONDS = 300  # `collapselab sync` may wait longer: nothing else is to be done there
 LEAVE_SECONDS = 2  # an exit in the middle of a chain waits at most this long; the rows are in metrics.jsonl
 
@@ -95,7 +96,7 @@ class Tracker:
                 resume="allow" if mode == "online" else None,
                 root_dir=str(chain),
                 init_timeout=INIT_SECONDS,
-                finish_timeout=self.patience,
+                finish_timeout=self.patience + REPORT_SECONDS,
                 finish_timeout_raises=True,
                 silent=True,
                 console="off",  # what a chain prints stands in events.log
@@ -121,6 +122,7 @@ class Tracker:
     def keep(self, page: Path) -> None:
         """Hands over a report, its page and its tables, as an artifact. To be called once, at the end."""
         if self.thread is not None and not self.failed:
+            self.patience += REPORT_SECONDS
             self.items.put(_Report(page))
 
     def compare(self, columns: list[str], rows: list[list[str]]) -> None:
@@ -178,19 +180,17 @@ class Tracker:
             run = wandb.init(settings=settings, config=config)
             run.define_metric("generation")
             run.define_metric("*", step_metric="generation")
-            for key in HEADLINE.values():
-                run.define_metric(key, step_metric="generation", summary="first,last,min,max")
             rows = []
             for item in iter(self.items.get, None):
                 if isinstance(item, _Row):
                     rows.append(item.row)
                     if item.row["generation"] >= run.starting_step:  # a resumed run has the steps before
                         run.log(_logged(item), step=item.row["generation"], commit=True)
+                    run.summary.update(_summary(rows))
                 elif isinstance(item, _Report):
                     run.log_artifact(_artifact(item.page, Path(settings.root_dir)))
                 elif isinstance(item, _Table):
                     run.log({COMPARISON: wandb.Table(columns=item.columns, data=item.rows)}, step=0, commit=True)
-            run.summary.update(_summary(rows))
             run.finish()
         finally:
             with suppress(BaseException):
@@ -258,14 +258,16 @@ def _logged(item: _Row) -> dict[str, Any]:
     return values
 
 
-def _summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each headline metric its first and last value, the change between them, and its least and greatest one."""
-    found = {}
+def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of each headline metric its first value, the change since then, and its least and greatest one, beside the last one,
+    which wandb keeps under the metric's own name. (`define_metric(summary=...)` would put an object there, which a sweep cannot
+    optimise; and a resumed run would begin it anew.)"""
+    found: dict[str, float] = {}
     for key in HEADLINE.values():
         values = [row["metrics"][key] for row in rows if key in row["metrics"]]
         if values:
-            found[key] = {"first": values[0], "last": values[-1], "change": values[-1] - values[0]}
-            found[key] |= {"min": min(values), "max": max(values)}
+            found |= {f"{key}/first": values[0], f"{key}/change": values[-1] - values[0]}
+            found |= {f"{key}/min": min(values), f"{key}/max": max(values)}
     return found
 
 
