@@ -4,6 +4,7 @@ the same model's perplexity moves by a sixth."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from collapselab.report.files import ChainFiles
 
 # Settings that say where a run lives or how it is watched: no reason for its numbers.
 NO_REASON = ("name", "arm", "seed", "runs_dir", "data_dir", "progress", "retain", "tracking.wandb", "tracking.project")
+
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # its beginning tells two apart, and fits into a table
 
 
 @dataclass
@@ -49,7 +52,7 @@ def differing(groups: list[Group]) -> list[list[str]]:
     """A row per key of the protocols that differ: the key, and its value in each."""
     keys = dict.fromkeys(key for group in groups for key in group.protocol)
     rows = [[key, *(_shown(group.protocol.get(key, "not recorded")) for group in groups)] for key in keys]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    return [[DIGEST.sub(r"\1…", cell) for cell in row] for row in rows if len(set(row[1:])) > 1]
 
 
 def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list[str]]]:
