@@ -376,12 +376,10 @@ def test_each_generation_has_a_table_of_its_first_samples(tracked) -> None:
     for generation, row in enumerate(wandb_rows(file)):
         table = table_of(file, row, "samples")
         assert table["columns"] == ["generation", "prompt", "text"]
-        texts = [
-            tracking.inert(one) for one in json.loads((path / f"gen_{generation:03d}/eval/examples.json").read_text())
-        ]
-        if not (path / f"gen_{generation:03d}/eval/explorer.json").exists():
-            assert table["data"] == [[generation, "", one] for one in texts]
-        assert len(table["data"]) >= 5 and all(one[0] == generation and one[2] for one in table["data"])
+        explored = json.loads((path / f"gen_{generation:03d}/eval/explorer.json").read_text())
+        whole = [tracking.inert("".join(one["pieces"])) for one in explored["prompts"]]
+        assert [prompt + text for _, prompt, text in table["data"]] == whole and len(whole) == 6
+        assert all(at == generation and prompt and text for at, prompt, text in table["data"])
 
 
 def republished(stage: Path, name: str, value: object) -> None:
@@ -400,7 +398,8 @@ def test_prompts_and_continuations_are_told_apart_where_the_explorer_has_them(tr
     stage = path / "gen_001" / "eval"
     prompts = [{"ids": [1, 2, 3], "pieces": ["The ", "union", " is\x1b[2J"], "nll": [1.0]}] * 2
     republished(stage, "explorer.json", {"prompt_length": 2, "prompts": prompts})
-    (path / "gen_002" / "eval" / "examples.json").write_text('["not what was published"]')
+    for name in ("explorer.json", "examples.json"):
+        (path / "gen_002" / "eval" / name).write_text('["not what was published"]')
     write_json(path / "gen_000" / "eval" / "explorer.json", {"prompt_length": 1, "prompts": prompts})  # not published
     assert replay(small_config(), path, quiet(), "offline") == 3
     file = wandb_files(path)[-1]

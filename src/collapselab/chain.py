@@ -96,7 +96,7 @@ def run(
             if config.tracking.wandb != "off" and not share:
                 from collapselab.report import attempt_report  # pandas and matplotlib come with it
 
-                attempt_report(chain.root, console)
+                tracker.keep(attempt_report(chain.root, console))
         tracker.finish()
     return chain.root, rows
 

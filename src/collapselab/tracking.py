@@ -119,9 +119,10 @@ class Tracker:
                 self.items.put(_Row(row, _texts(self.chain, row["generation"])))
             self.queued = max(self.queued, len(rows))
 
-    def keep(self, page: Path) -> None:
-        """Hands over a report, its page and its tables, as an artifact. To be called once, at the end."""
-        if self.thread is not None and not self.failed:
+    def keep(self, page: Path | None) -> None:
+        """Hands over a report, its page and its tables, as an artifact; None where none could be made. To be called once,
+        at the end."""
+        if page is not None and self.thread is not None and not self.failed:
             self.patience += REPORT_SECONDS
             self.items.put(_Report(page))
 
