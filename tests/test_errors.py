@@ -229,6 +229,8 @@ FINISHED = (  # a finished run is there, and stays
     *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
     *("a run that another process has", "a chain that nobody can tell", "a link in a run", "settings that were edited"),
     *("weights that were not kept", "weights that were not kept, for new scores", "a fork of what is not finished"),
+    *("a run compared with itself", "tables kept of several runs", "an export into what is there"),
+    *("an export of what is not finished", "an export of something else", "a look too seldom"),
 )
 
 PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
@@ -344,6 +346,13 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "no workers": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1]", "--workers=0"),
     # run directory
     "a run that is none": lambda k: k.lab("report", str(k.here)),
+    "a run compared with itself": lambda k: k.lab("report", _made(k), _made(k)),
+    "tables kept of several runs": lambda k: k.lab("report", _made(k), str(k.here), "--out", str(k.here / "kept")),
+    "an export into what is there": lambda k: k.lab("export", _made(k), "--out", str(k.good)),
+    "an export of what is not finished": lambda k: k.lab("export", _made(k), "--generation", "7"),
+    "an export of something else": lambda k: k.lab("export", _made(k), "--what", "weights"),
+    "nothing to watch": lambda k: k.lab("watch", str(k.here / "nowhere")),
+    "a look too seldom": lambda k: k.lab("watch", _made(k), "--every", "0"),
     "--at without --fork": lambda k: k.lab("run", "--at", "0"),
     "other settings": lambda k: _again(k, training__lr=0.5, sampling__top_k=7),
     "fewer generations": lambda k: _again(k, generations=0),

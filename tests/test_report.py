@@ -454,7 +454,8 @@ def test_a_report_that_cannot_be_written_is_said_in_a_line(
 ) -> None:
     folder = fabricate(real, tmp_path / "run", ["main"], 1, 0)
     (folder / "report").write_text("in the way")
-    report.attempt_report(folder, Console())
+    assert report.attempt_report(folder, Console()) is None
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"note: no report ({folder}/report: cannot be written" in said
-    report.attempt_report(folder, quiet())
+    (folder / "report").unlink()
+    assert report.attempt_report(folder, quiet()) == report.page_of(folder)

@@ -61,7 +61,8 @@ def write_comparison(runs: list[Path]) -> Path:
 
 
 def attempt_report(run: Path, console: Console) -> Path | None:
-    """Makes the report for a tracker to take along. A chain is finished without one too: what goes wrong is said in a line."""
+    """Makes the report for a tracker to take along; returns the path of index.html. A chain is finished without one too: what
+    goes wrong is said in a line."""
     try:
         return write_report(run)
     except UserError as error:
