@@ -90,8 +90,8 @@ class Options:
         self.parser.add_argument(f"--{name}", action="store_true", help=help_text)
         self.switches.add(name)
 
-    def add_positional(self, name: str, help_text: str, *, required: bool = True) -> None:
-        self.parser.add_argument(name, type=str, help=help_text, nargs=None if required else "?")
+    def add_positional(self, name: str, help_text: str, *, nargs: str | None = None) -> None:
+        self.parser.add_argument(name, type=str, help=help_text, nargs=nargs)
         self.positional = name
         self.keys[name] = "str"
 

@@ -10,12 +10,11 @@ from collapselab.config import UserError
 
 def report(arguments: list[str]) -> int:
     options = make_options("report")
-    options.add_positional("run", f"{RUN_HELP}; of several, one report compares them")
+    options.add_positional("run", f"{RUN_HELP}; of several, one report compares them", nargs="+")
     options.add("out", str | None, None, "also keep tables and figures, without weights and texts, in this folder")
     options.add("command", str | None, None, "with --out: the command that made the run, to stand on the page")
-    gathered = options.gather(arguments)
-    runs = [item for item in gathered if not item.startswith("--")]
-    parsed = options.parse([*runs[:1], *(item for item in gathered if item.startswith("--"))])
+    parsed = options.parse(options.gather(arguments))
+    runs = [Path(run) for run in parsed.run]
     from collapselab.console import inert
     from collapselab.report import write_comparison, write_report
     from collapselab.report.results import write_results
@@ -24,12 +23,12 @@ def report(arguments: list[str]) -> int:
         for key in ("out", "command"):
             if getattr(parsed, key) is not None:
                 raise UserError(f"--{key}: keeps the tables of one run; leave it out, or name a single run")
-        print(inert(f"report: {write_comparison([Path(run) for run in runs])}"))
+        print(inert(f"report: {write_comparison(runs)}"))
         return 0
-    print(inert(f"report: {write_report(Path(parsed.run))}"))
+    print(inert(f"report: {write_report(runs[0])}"))
     if parsed.out is not None:
-        command = parsed.command or f"collapselab run or experiment, into {parsed.run}"
-        print(inert(f"kept: {write_results(Path(parsed.run), Path(parsed.out), command)}"))
+        command = parsed.command or f"collapselab run or experiment, into {runs[0]}"
+        print(inert(f"kept: {write_results(runs[0], Path(parsed.out), command)}"))
     return 0
 
 

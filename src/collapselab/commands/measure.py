@@ -44,7 +44,7 @@ def theory(arguments: list[str]) -> int:
     from collapselab.theory.parameters import Parameters
 
     options = make_options("theory")
-    options.add_positional("law", "name of a law; --list shows them", required=False)
+    options.add_positional("law", "name of a law; --list shows them", nargs="?")
     options.add_switch("list", "list all laws, one line each, and stop")
     options.add_switch("json", "print one JSON document instead of a table")
     options.add("plot", str | None, None, "write a figure to this .png or .svg file instead of a table")
