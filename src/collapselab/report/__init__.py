@@ -60,12 +60,14 @@ def write_comparison(runs: list[Path]) -> Path:
     return _written(found, run_root(found.chains[0].path).parent / "compared" / name)
 
 
-def attempt_report(run: Path, console: Console) -> None:
-    """Makes the report for a tracker to take along. A chain is finished without one too: what goes wrong is said in a line."""
+def attempt_report(run: Path, console: Console) -> Path | None:
+    """Makes the report for a tracker to take along; returns the path of index.html. A chain is finished without one too: what
+    goes wrong is said in a line."""
     try:
-        write_report(run)
+        return write_report(run)
     except UserError as error:
         console.say(f"note: no report ({error})")
+        return None
 
 
 def _written(found: Opened, out: Path) -> Path:

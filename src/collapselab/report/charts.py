@@ -70,7 +70,7 @@ def frequency(chains: list[Any]) -> Spec | None:
         return None
     # At least .01 nats: less is not told from none.
     most = max([0.01, *(float(np.nanmax(np.abs(heat.change))) for heat in found.values())])
-    figure = Figure(panel_height=210)
+    figure = Figure(panel_height=40 + 42 * max(len(heat.buckets) for heat in found.values()))
     said, rows = [], []
     for arm, heat in found.items():
         (axis,) = figure.panel(arm, len(heat.generations))
@@ -148,7 +148,7 @@ def _law(figure: Figure, axis: str, key: str, arm: str, members: list[Any]) -> N
         axis,
         {
             "type": "scatter", "x": [p.generation for p in points], "y": [p.mean for p in points], "mode": "markers",
-            "marker": {"color": colour(place), "symbol": mark(place)[0], "size": 7},
+            "marker": {"color": colour(place), "symbol": mark(place)[0], "size": spec.marker_size(points)},
             "hovertemplate": "measured at generation %{x}: %{y:.4g}",
         },
         label,
@@ -170,7 +170,7 @@ def _gaps(figure: Figure, axis: str, arm: str, members: list[Any], gaps: list[An
     trace = {
         "type": "scatter", "x": [g for g, *_ in gaps], "y": [m - law for _, _, m, law, _ in gaps],
         "mode": "lines+markers", "line": {"color": colour(place), "width": 1},
-        "marker": {"color": colour(place), "symbol": mark(place)[0], "size": 5},
+        "marker": {"color": colour(place), "symbol": mark(place)[0], "size": spec.marker_size(gaps) - 2},
         "error_y": {"type": "data", "array": errors, "thickness": 1, "width": 2, "color": colour(place)},
         "showlegend": False, "hovertemplate": "generation %{x}: %{y:+.4f} (bars: 2 standard errors)",
     }  # fmt: skip

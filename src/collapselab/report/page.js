@@ -55,12 +55,14 @@
   // Panels in rows, as many side by side as the width takes. spec.py does the same for one fixed width.
   const arranged = (chart, width) => {
     const layout = structuredClone(chart.layout);
-    const { cells, height: panel } = layout.meta;
-    const [gapX, gapY] = DATA.look.gap;
+    const { cells } = layout.meta;
+    const panel = layout.meta.height * (printing ? 0.7 : 1);
+    const least = printing ? 240 : PANEL;
+    const [gapX, gapY] = printing ? [48, 78] : DATA.look.gap;
     const narrow = width < 480;
     const margin = { l: narrow ? 44 : 56, r: 10, t: DATA.look.head, b: 44 };
     const inner = width - margin.l - margin.r;
-    const columns = Math.max(1, Math.min(cells.length, 3, Math.floor((inner + gapX) / (PANEL + gapX))));
+    const columns = Math.max(1, Math.min(cells.length, 3, Math.floor((inner + gapX) / (least + gapX))));
     const rows = Math.ceil(cells.length / columns);
     const total = rows * panel + (rows - 1) * gapY;
     const wide = Math.min(WIDEST, (inner - (columns - 1) * gapX) / columns);

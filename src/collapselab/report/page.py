@@ -146,7 +146,8 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
         if not present(chains, {key: title})
     ]
     return {
-        "label": group.label, "suffix": group.suffix, "protocol": sorted(group.protocol.items()), "digest": group.digest,
+        "label": group.label, "suffix": group.suffix, "digest": group.digest,
+        "protocol": [(key, protocols.shown(group.protocol[key])) for key in sorted(group.protocol)],
         "verdict": verdict,
         "arms": [
             {

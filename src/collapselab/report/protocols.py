@@ -4,6 +4,7 @@ the same model's perplexity moves by a sixth."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from collapselab.report.files import ChainFiles
 
 # Settings that say where a run lives or how it is watched: no reason for its numbers.
 NO_REASON = ("name", "arm", "seed", "runs_dir", "data_dir", "progress", "retain", "tracking.wandb", "tracking.project")
+
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # its beginning tells two apart, and fits into a table
 
 
 @dataclass
@@ -48,8 +51,8 @@ def _label(index: int) -> str:
 def differing(groups: list[Group]) -> list[list[str]]:
     """A row per key of the protocols that differ: the key, and its value in each."""
     keys = dict.fromkeys(key for group in groups for key in group.protocol)
-    rows = [[key, *(_shown(group.protocol.get(key, "not recorded")) for group in groups)] for key in keys]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    rows = [[key, *(shown(group.protocol.get(key, "not recorded")) for group in groups)] for key in keys]
+    return [[DIGEST.sub(r"\1…", cell) for cell in row] for row in rows if len(set(row[1:])) > 1]
 
 
 def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list[str]]]:
@@ -62,7 +65,7 @@ def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list
     for key in keys:
         values = {arm: [] for arm in arms}  # type: dict[str, list[str]]
         for chain in chains:
-            said = _shown(chain.settings.get(key, defaults.get(key))) if chain.settings else "cannot be read"
+            said = shown(chain.settings.get(key, defaults.get(key))) if chain.settings else "cannot be read"
             if said not in values[chain.arm]:
                 values[chain.arm].append(said)
         row = [key, *(" / ".join(values[arm]) for arm in arms)]
@@ -71,7 +74,7 @@ def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list
     return arms, rows
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A setting as a YAML file has it."""
     if isinstance(value, str):
         return value

@@ -43,7 +43,7 @@ def distribution(chains: list[Any]) -> Spec | None:
                 "hoveron": "points", "customdata": heights, "showlegend": False,
                 "hovertemplate": f"{label}<br>%{{x:.2f}} nats: %{{customdata:.1%}} of the samples",
             }  # fmt: skip
-            figure.add(axis, trace, arm)
+            figure.add(axis, trace, name if name == "real text" else arm)
         names = [name for name, *_ in ridges]
         figure.axes[f"xaxis{axis}"] |= {
             "title": {"text": "mean loss of a sample (nats per token)", "standoff": 6},

@@ -107,7 +107,7 @@ class Figure:
             {
                 "type": "scatter", "x": x, "y": [p.mean for p in points], "mode": "lines+markers",
                 "line": {"color": colour(place), "width": 2, "dash": dash},
-                "marker": {"color": colour(place), "symbol": symbol, "size": 7},
+                "marker": {"color": colour(place), "symbol": symbol, "size": marker_size(points)},
                 "customdata": [said(p) for p in points],
                 "hovertemplate": "generation %{x}<br>%{customdata}",
             },
@@ -137,6 +137,11 @@ class Figure:
         arranged = self.axes | common | layout
         _arrange(arranged, meta)
         return {"data": self.traces, "layout": arranged}
+
+
+def marker_size(points: list[Any]) -> int:
+    """Pixels; smaller where many generations would run into each other."""
+    return 7 if len(points) <= 21 else 4
 
 
 def _step(generations: int) -> int:

@@ -29,6 +29,7 @@ SHORT = {
 }
 HAS_REAL = ("diversity/words/distinct_2",)  # whose value for real text is no matter of definition
 LAWS = ("truth/slot/diversity", "tails/words/coverage_1", "tails/bigrams/coverage_1", "real/next_token_entropy")
+LONGEST_NOTE = 300  # characters; this lab's own are shorter
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -96,6 +97,8 @@ def _ends(arm: str, key: str, numbers: Numbers) -> str:
 def _course(arm: str, key: str, numbers: Numbers) -> str:
     row = numbers.change[arm, key]
     how = _how(row)
+    if how == "stayed":
+        return f"{SAID[key]} stayed at {numbers.value(arm, 0, key)}"
     return f"{SAID[key]} {how}{',' if ' ' in how else ''} {_ends(arm, key, numbers)}"
 
 
@@ -177,7 +180,7 @@ def notes(found: Opened) -> list[str]:
     told: dict[str, list[str]] = {}
     for chain in found.chains:
         if chain.note:
-            told.setdefault(chain.note, []).append(chain.name)
+            told.setdefault(chain.note[:LONGEST_NOTE], []).append(chain.name)
     for note, names in told.items():
         said.append(f"{note}." if len(names) == len(found.chains) else f"{note} ({', '.join(names)}).")
     return said

@@ -1,0 +1,461 @@
+"""The report: its words, charts, protocols, palette and page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import Lab
+from fabricated import fabricate, under_protocol
+from helpers import quiet, small_config
+from scipy import stats
+
+from collapselab import report
+from collapselab.chain import run
+from collapselab.console import Console
+from collapselab.report import colours, page, protocols, series, tables
+from collapselab.report.charts import CHARTS
+from collapselab.rundir import read_metrics
+
+ARMS = [f"arm_{i:02d}" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chain of two generations beside generation 0."""
+    config = small_config(runs_dir=str(tmp_path_factory.mktemp("real")), evaluation__tokens=4096, mixing__tokens=4096)
+    return run(config)[0]
+
+
+@pytest.fixture(scope="module")
+def made(real: Path) -> Path:
+    """The page of that chain's run."""
+    return report.write_report(real)
+
+
+@pytest.fixture(scope="module")
+def many(real: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The page of 12 arms x 5 seeds x 20 generations, and the seconds that it took."""
+    folder = fabricate(real, tmp_path_factory.mktemp("many") / "many", ARMS, 5, 20)
+    asked = {"arms": {arm: {} for arm in ARMS}, "seeds": [1, 2, 3, 4, 5, 6], "baseline": ARMS[0]}
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(asked))
+    began = time.perf_counter()
+    made = report.write_report(folder)
+    return made, time.perf_counter() - began
+
+
+class Page(HTMLParser):
+    """The elements of a page in their order, and its texts by element."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.scripts: list[str] = []
+        self.data: dict[str, Any] = {}
+        self.inside = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self.inside = tag + str(dict(attrs).get("type", "")) if tag in ("script", "style") else ""
+        self.scripts += [""] if self.inside == "script" else []
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif self.inside:
+            self.data = json.loads(data) if self.inside == "scriptapplication/json" else self.data
+        else:
+            self.text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+# --- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_has_its_parts_in_order_and_lets_its_own_three_scripts_run(made: Path) -> None:
+    found = Page(made)
+    sections = [section["id"] for section in found.all("section")]
+    assert sections == ["summary", "charts", "explorer", "protocol", "settings", "reproduce", "files"]
+    assert [figure["id"] for figure in found.all("figure")] == [name for name, *_ in CHARTS]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    (policy,) = [meta["content"] for meta in found.all("meta") if "http-equiv" in meta]
+    assert policy == f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+    assert len(digests) == 3 and not any("src" in script for script in found.all("script"))
+
+
+def test_a_page_can_be_heard_and_used_by_keyboard(made: Path) -> None:
+    found = Page(made)
+    assert [level for tag, _ in found.elements if re.fullmatch("h[1-6]", tag) for level in [int(tag[1])]][:2] == [1, 2]
+    assert found.all("html")[0]["lang"] == "en" and found.all("a")[0]["class"] == "skip"
+    ids = {attributes["id"] for _, attributes in found.elements if "id" in attributes}
+    assert {link["href"][1:] for link in found.all("a") if link["href"].startswith("#")} <= ids
+    assert all(cell["scope"] in ("col", "row") for cell in found.all("th"))
+    boxes = [box for box in found.all("div") if box.get("class") == "chart"]
+    assert len(boxes) == len(CHARTS) == len(found.all("figcaption"))
+    assert all(box["role"] == "img" and len(box["aria-label"]) > 40 for box in boxes)
+    assert all(box["tabindex"] == "0" and box["aria-label"] for box in found.all("div") if box.get("class") == "wide")
+
+
+def test_links_lead_to_what_lies_beside_the_page(made: Path) -> None:
+    links = {link["href"] for link in Page(made).all("a") if not link["href"].startswith("#")}
+    assert links == {p.name for p in made.parent.iterdir() if p.suffix in (".csv", ".png")}
+    assert {"metrics.csv", "summary.csv", "changes.csv", "ledger.csv", "distribution.csv", "likelihood.png"} <= links
+
+
+def test_alternative_text_has_the_numbers_of_the_curve(real: Path, made: Path) -> None:
+    rows = read_metrics(real)
+    first, last = (f"{rows[g]['metrics']['real/perplexity']:.4g}" for g in (0, 2))
+    box = next(box for box in Page(made).all("div") if box.get("data-chart") == "likelihood")
+    said = f"perplexity on held-out real text rises from {first} to {last} over generations 0 to 2 in arm main"
+    assert said in box["aria-label"]
+
+
+def test_data_are_text_to_an_html_parser_and_control_nothing() -> None:
+    value = {"</script><!--&": "\u202e\u2028\x1b\x00\b\f\r\n\t\ud800 \\u001b \\\\b \\"}
+    found = page.as_json(value)
+    assert not re.search("[<>&\u2028\u202e\ud800\x1b]", found)
+    assert json.loads(found) == {"</script><!--&": "\ufffd" * 7 + "\n\t\ufffd \\u001b \\\\b \\"}
+    with pytest.raises(ValueError, match="JSON"):
+        page.as_json(math.nan)
+
+
+# --- words -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_words_have_the_numbers_of_the_tables(many: tuple[Path, float]) -> None:
+    folder, text = many[0].parent, Page(many[0]).text
+    metrics, summary, changes = (pd.read_csv(folder / f"{n}.csv") for n in ("metrics", "summary", "changes"))
+    key = "real/perplexity"
+    for arm in ARMS:
+        at = summary[(summary.arm == arm) & (summary.metric == key)].set_index("generation")
+        ends = [tables.with_interval(at.loc[g, "mean"], at.loc[g, "low"]) for g in (0, 20)]
+        change = changes[(changes.arm == arm) & (changes.metric == key)].iloc[0]
+        wide = metrics[(metrics.arm == arm) & (metrics.metric == key)].pivot(
+            index="seed", columns="generation", values="value"
+        )
+        expected = stats.ttest_rel(wide[20], wide[0]).confidence_interval(0.95)
+        assert (change["low"], change["high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+        said = tables.with_interval(change["change"], change["low"])
+        assert f"rose from {ends[0]} to {ends[1]} (change +{said}, " in text, arm
+        if arm != ARMS[0]:
+            gap = tables.with_interval(at.loc[20, "difference"], at.loc[20, "difference_low"])
+            assert f"Against {ARMS[0]} at generation 20 (5 pairs by seed): perplexity +{gap}" in text
+    most = re.search(r"rose in every arm: most in (\S+), .*?; least in (\S+),", text)
+    assert most and (most[1], most[2]) == (ARMS[11], ARMS[0])
+
+
+def test_a_change_whose_interval_holds_zero_is_none(real: Path, tmp_path: Path) -> None:
+    folder = fabricate(real, tmp_path / "still", ["still"], 3, 1)
+    for chain in folder.glob("arm=*/seed=*"):
+        rows = read_metrics(chain)
+        seed = int(chain.name[5:])
+        rows[1]["metrics"] = {key: value * (0.9 + 0.05 * seed) for key, value in rows[0]["metrics"].items()}
+        (chain / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "Perplexity on held-out real text (lower is better) did not change measurably, from " in Page(
+        report.write_report(folder)
+    ).text  # fmt: skip
+
+
+def test_chains_that_have_not_finished_are_named(real: Path, tmp_path: Path) -> None:
+    folder = fabricate(real, tmp_path / "half", ["a", "b"], 2, 2)
+    rows = folder / "arm=b" / "seed=2" / "metrics.jsonl"
+    rows.write_text(rows.read_text().splitlines()[0] + "\n")
+    (folder / "arm=a" / "seed=2" / "metrics.jsonl").write_text("")
+    asked = {"arms": {"a": {}, "b": {}, "c": {}}, "seeds": [1, 2], "baseline": "a"}
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(asked))
+    text = Page(report.write_report(folder)).text
+    assert "Not finished: b, seed 2 (generation 0 of 2)." in text
+    assert "Without a finished generation: arm=a/seed=2, arm=c/seed=1, arm=c/seed=2." in text
+    assert "Arms are compared at generation 0, the last one that every chain has." in text
+    assert "One seed only (a): no interval can be given" in text
+
+
+# --- charts ------------------------------------------------------------------------------------------------------------
+
+
+def test_sixty_chains_are_reported_in_time_and_in_a_page_of_a_few_megabytes(many: tuple[Path, float]) -> None:
+    path, seconds = many
+    assert seconds < 20
+    assert sum(file.stat().st_size for file in path.parent.glob("index.html")) < 10e6
+    data = Page(path).data
+    assert [arm["name"] for arm in data["arms"]] == ARMS
+    assert [arm["colour"] for arm in data["arms"]] == list(colours.PALETTE)
+    for chart in data["charts"]:
+        for trace in chart["data"]:
+            if trace["type"] == "scatter" and trace["legendgroup"].startswith("arm_"):
+                arm = trace["legendgroup"].split()[0]
+                colour = colours.PALETTE[ARMS.index(arm)]
+                assert colour in json.dumps(trace) or trace.get("fillcolor") == colours.faint(ARMS.index(arm), 0.16)
+    assert "arm=arm_00/seed=6" in Page(path).text
+
+
+def test_plotly_takes_every_chart(real: Path) -> None:
+    import plotly.graph_objects as go
+
+    chains, _ = report.open_run(real)
+    for name, _, _, draw in CHARTS:
+        spec = draw(chains)
+        assert spec is not None, name
+        figure = go.Figure(spec)  # refuses what is no key of plotly's
+        assert len(figure.data) == len(spec["data"]) > 0
+        shown = json.loads(json.dumps(spec["layout"]["meta"], allow_nan=False))
+        assert shown["alt"] and all(len(row) == len(shown["table"]["columns"]) for row in shown["table"]["rows"])
+
+
+@pytest.mark.parametrize("generations", [0, 50])
+def test_one_generation_and_fifty(real: Path, tmp_path: Path, generations: int) -> None:
+    made = Page(report.write_report(fabricate(real, tmp_path / "run", ["only"], 1, generations)))
+    assert len(made.data["charts"]) == len(CHARTS)
+    for chart in made.data["charts"]:
+        for name, axis in chart["layout"].items():
+            if name.startswith("xaxis") and "generation" in axis["title"]["text"]:
+                assert (
+                    axis["range"][1] >= max(0.5, generations)
+                    and (axis["range"][1] - axis["range"][0]) / axis["dtick"] < 12
+                )
+    ridges = next(chart for chart in made.data["charts"] if chart["id"] == "distribution")
+    assert len(ridges["data"]) == 1 + min(8, generations + 1)
+    said = "there is no change to speak of" if not generations else "over generations 0 to 50"
+    assert said in made.text
+
+
+def test_what_is_missing_is_left_out_and_said(real: Path, tmp_path: Path) -> None:
+    lost = ("theory/", "tails/", "real/perplexity", "diversity/words/distinct_2", "real/nll_by_frequency/")
+    folder = fabricate(real, tmp_path / "less", ["main"], 2, 2, drop=lost)
+    for scores in folder.glob("arm=*/seed=*/gen_*/eval/eval.json"):
+        found = json.loads(scores.read_text())
+        found["sums"].pop("reference/nll")
+        scores.write_text(json.dumps(found))
+    made = Page(report.write_report(folder))
+    assert [chart["id"] for chart in made.data["charts"]] == ["likelihood", "diversity", "ledger"]
+    lines = [
+        "Rare words: no coverage of rare words",
+        "Which tokens get worse: no loss by frequency",
+        "Beside exact theory: no metric of these chains has a law",
+        "no histogram of the samples' losses",
+        "perplexity on held-out real text (real/perplexity)",
+        "distinct-2 (words) (diversity/words/distinct_2)",
+    ]
+    for line in lines:
+        assert line in made.text
+    assert not (folder / "report" / "theory.csv").exists()
+
+
+def test_the_heat_map_shows_the_change_since_generation_0(real: Path) -> None:
+    chains, _ = report.open_run(real)
+    heat = series.frequency(chains)
+    assert heat is not None and heat.scored and min(heat.scored) >= series.LEAST_TOKENS
+    rows = read_metrics(real)
+    for i, bucket in enumerate(heat.buckets):
+        losses = [row["metrics"][f"real/nll_by_frequency/{bucket}"] for row in rows]
+        assert heat.change[i] == pytest.approx(np.array(losses) - losses[0])
+    left_out = set(chains[0].scored) - set(heat.buckets)
+    assert all(chains[0].scored[bucket] < series.LEAST_TOKENS for bucket in left_out)
+
+
+def test_ridges_are_the_histograms_of_the_files(real: Path) -> None:
+    chains, _ = report.open_run(real)
+    table = tables.distribution(chains)
+    for g, shares in series.distribution(chains).items():
+        sums = json.loads((real / f"gen_{g:03d}" / "eval" / "eval.json").read_text())["sums"]["reference/nll"]
+        assert shares * sums["sequences"] == pytest.approx(np.array(sums["histogram"]))
+        assert table[table.generation == g].samples.sum() == sums["sequences"]
+        middle = (np.arange(len(shares)) + 0.5) * 0.25
+        assert abs(shares @ middle - sums["nats"] / sums["tokens"]) < 0.5
+
+
+def test_colours_can_be_told_apart_on_both_themes() -> None:
+    """Contrast by WCAG 2.2; distances in Oklab under normal sight and as Machado et al. (2009) simulate its lack."""
+    lacks = {
+        "none": np.eye(3),
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    }
+    light = np.array([_linear(colour) for colour in colours.PALETTE])
+    for ground in ("#ffffff", "#0d1117"):
+        for colour in (*colours.PALETTE, colours.NEUTRAL):
+            assert _contrast(colour, ground) >= 3, (colour, ground)
+    for lack, matrix in lacks.items():
+        seen = _oklab(np.clip(light @ np.array(matrix).T, 0, 1))
+        distances = np.linalg.norm(seen[:, None] - seen[None], axis=2) + np.eye(len(seen))
+        assert distances[:8, :8].min() >= 0.1, lack
+        assert distances.min() >= 0.06, lack
+    assert len(colours.PALETTE) == len(set(colours.PALETTE)) == 12
+    assert len({colours.mark(i) for i in range(72)}) == 72 and len({colours.mark(i)[0] for i in range(12)}) == 12
+
+
+def test_text_of_both_themes_meets_aa() -> None:
+    style = (Path(page.__file__).parent / "page.css").read_text()
+    for rule in re.findall(r"color-scheme: \w+; (--bg[^}]+)}", style):
+        found = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", rule))
+        for ground in (found["bg"], found["panel"]):
+            assert all(_contrast(found[name], ground) >= 4.5 for name in ("fg", "soft", "accent")), rule
+
+
+def _linear(colour: str) -> np.ndarray:
+    values = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def _contrast(one: str, other: str) -> float:
+    bright, dim = sorted((float(_linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (one, other)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+def _oklab(linear: np.ndarray) -> np.ndarray:
+    """Ottosson (2020), from linear sRGB."""
+    cones = [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+             [0.0883024619, 0.2817188376, 0.6299787005]]  # fmt: skip
+    lab = [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
+           [0.0259040371, 0.7827717662, -0.8086757660]]  # fmt: skip
+    return np.cbrt(linear @ np.array(cones).T) @ np.array(lab).T
+
+
+# --- in a browser ------------------------------------------------------------------------------------------------------
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+READY = "() => [...document.querySelectorAll('.chart')].every((box) => box.querySelector('.main-svg'))"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+def test_charts_are_drawn_at_every_width_in_both_themes_and_for_paper(made: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    said: list[str] = []
+    asked: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": 360, "height": 800}, color_scheme="dark")
+        view.on("console", lambda message: said.append(message.text))
+        view.on("pageerror", lambda error: said.append(str(error)))
+        view.on("request", lambda request: asked.append(request.url))
+        view.goto(made.as_uri())
+        assert view.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert view.evaluate("document.querySelectorAll('.main-svg').length") == 0  # none is near the first screen
+        for width in (360, 800, 1600):
+            view.set_viewport_size({"width": width, "height": 800})
+            for box in view.query_selector_all(".chart"):
+                box.evaluate("box => box.scrollIntoView()")
+                view.wait_for_function("box => Number(box.dataset.drawn) === Math.floor(box.clientWidth)", arg=box)
+                assert box.evaluate(
+                    "box => box.querySelector('.main-svg').getBoundingClientRect().width <= box.clientWidth + 1"
+                )
+            assert view.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+        ink = "getComputedStyle(document.querySelector('.xtick text')).fill"
+        dark = view.evaluate(ink)
+        view.focus("#theme")
+        view.keyboard.press("Enter")
+        assert view.evaluate("document.documentElement.dataset.theme") == "light" and view.evaluate(ink) != dark
+        view.reload()
+        assert view.evaluate("document.documentElement.dataset.theme") == "light"
+        assert not view.evaluate(READY)
+        view.pdf()  # prints, which draws them all
+        assert view.evaluate(READY)
+        browser.close()
+    assert not said and set(asked) == {made.as_uri()}
+
+
+# --- several runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(real: Path, tmp_path: Path) -> list[Path]:
+    """Runs a and b of one protocol, c of another."""
+    runs = [
+        fabricate(real, tmp_path / name, arms, 2, 2) for name, arms in (("a", ["x", "y"]), ("b", ["x"]), ("c", ["x"]))
+    ]
+    for chain in runs[2].glob("arm=*/seed=*"):
+        under_protocol(chain, stride=16, tokenizer="f" * 64)
+    return runs
+
+
+def test_runs_are_compared_and_protocols_kept_apart(three: list[Path], lab: Lab) -> None:
+    code, out, _ = lab("report", *map(str, three))
+    path = three[0].parent / "compared" / "a+b+c" / "index.html"
+    assert code == 0 and out == f"report: {path}\n"
+    made = Page(path)
+    assert [arm["name"] for arm in made.data["arms"]] == ["a/x", "a/y", "b/x", "c/x"]
+    for chart in made.data["charts"]:
+        drawn = {trace["legendgroup"].split(" ")[0] for trace in chart["data"]} & {"a/x", "a/y", "b/x", "c/x"}
+        assert drawn <= ({"c/x"} if chart["id"].endswith("-b") else {"a/x", "a/y", "b/x"}), chart["id"]
+    assert {chart["id"] for chart in made.data["charts"]} == {name + end for name, *_ in CHARTS for end in ("", "-b")}
+    assert "scored under 2 protocols, whose numbers do not compare" in made.text
+    groups = protocols.grouped(report.open_runs(three).chains)
+    differ = {row[0]: row[1:] for row in protocols.differing(groups)}
+    assert (
+        differ.keys() == {"stride", "tokenizer"}
+        and differ["stride"] == ["32", "16"]
+        and differ["tokenizer"][1] == "f" * 12 + "…"
+    )
+    assert all(cell in made.text for row in differ.values() for cell in row)
+    summary = pd.read_csv(path.parent / "summary.csv")
+    assert summary.groupby("arm").protocol.nunique().eq(1).all() and summary.protocol.nunique() == 2
+    assert set(summary[summary.pairs > 0].arm) == {"a/y", "b/x"}  # paired with a/x, and nothing across protocols
+    assert {file.name for file in path.parent.glob("likelihood*.png")} == {"likelihood.png", "likelihood-b.png"}
+    assert not (three[0] / "report").exists()
+
+
+def test_arms_of_an_experiment_under_two_protocols_are_kept_apart_too(real: Path, tmp_path: Path) -> None:
+    folder = fabricate(real, tmp_path / "run", ["x", "y"], 2, 1)
+    for chain in folder.glob("arm=y/seed=*"):
+        under_protocol(chain, sample_tokens=1)
+    chains, baseline = report.open_run(folder)
+    title, _, rows = report.compare(chains, baseline)
+    assert "2 protocols" in title and {row[1] for row in rows} == {"x", "y"}
+    assert "protocol B" in Page(report.write_report(folder)).text
+
+
+def test_a_run_is_compared_with_others_alone(three: list[Path], tmp_path: Path, lab: Lab) -> None:
+    a, b, _ = map(str, three)
+    for again in (a, f"{a}/arm=x/seed=1", f"{a}/../a"):
+        code, _, err = lab("report", a, again)
+        assert code == 2 and err.count("\n") == 1 and "the same run as" in err, err
+    shutil.copytree(b, tmp_path / "elsewhere" / "a")
+    code, _, err = lab("report", a, str(tmp_path / "elsewhere" / "a"))
+    assert code == 2 and err.count("\n") == 1 and "has the name of" in err
+    for option in ("--out", "--command"):
+        code, _, err = lab("report", a, b, option, str(tmp_path / "kept"))
+        assert code == 2 and err.count("\n") == 1 and f"{option}: keeps the tables of one run" in err
+    assert lab("report", a, str(tmp_path / "nothing"))[0] == 2
+
+
+# --- where it is written -------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_with_a_dashboard_has_its_report_before_the_dashboard_ends(tmp_path: Path) -> None:
+    path, _ = run(small_config(runs_dir=str(tmp_path), generations=0, tracking__wandb="offline"))
+    assert report.page_of(path).is_file() and report.page_of(path) == tmp_path / "test" / "report" / "index.html"
+
+
+def test_a_report_that_cannot_be_written_is_said_in_a_line(
+    real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fabricate(real, tmp_path / "run", ["main"], 1, 0)
+    (folder / "report").write_text("in the way")
+    assert report.attempt_report(folder, Console()) is None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"note: no report ({folder}/report: cannot be written" in said
+    (folder / "report").unlink()
+    assert report.attempt_report(folder, quiet()) == report.page_of(folder)
