@@ -82,6 +82,8 @@ class Tracker:
         self.items: SimpleQueue[_Row | _Report | _Table | None] = SimpleQueue()
         self.thread: threading.Thread | None = None
         self.told = False
+        self.reached = False  # whether wandb has answered that it knows the run
+        self.extra = 0.0  # seconds that a report may take beside the rows, where wandb was reached
         mode = mode or config.tracking.wandb
         if mode == "off":
             return
@@ -123,7 +125,7 @@ class Tracker:
         """Hands over a report, its page and its tables, as an artifact; None where none could be made. To be called once,
         at the end."""
         if page is not None and self.thread is not None and not self.failed:
-            self.patience += REPORT_SECONDS
+            self.extra = REPORT_SECONDS
             self.items.put(_Report(page))
 
     def compare(self, columns: list[str], rows: list[list[str]]) -> None:
@@ -143,12 +145,16 @@ class Tracker:
             return
         self.items.put(None)
         self.thread.join(seconds)
+        if self.reached and self.extra:
+            self.thread.join(self.extra)
+            seconds += self.extra
         if self.thread.is_alive():
             self.failed = self.failed or f"not all was sent within {seconds:.0f} s"
             _end_service()
             self.thread.join(LEAVE_SECONDS)
 
     def _leave(self) -> None:
+        self.extra = 0.0
         self._close(LEAVE_SECONDS)
 
     def _give_up(self, error: BaseException) -> None:
@@ -179,6 +185,7 @@ class Tracker:
             if settings.mode == "online" and not wandb.login(prompt=False, verify=False):
                 raise UserError("no API key here; set WANDB_API_KEY or run `wandb login`")
             run = wandb.init(settings=settings, config=config)
+            self.reached = True
             run.define_metric("generation")
             run.define_metric("*", step_metric="generation")
             rows = []
