@@ -228,11 +228,11 @@
     if (last === null) return ["–"];
     const text = last < 0 ? "never" : last === arm.generations - 1 ? "still" : `generation ${last}`;
     if (tail.of[i] < 2) return [text];
-    const now = `${tail.seeds[i]} of ${tail.of[i]} seeds ${tail.seeds[i] === 1 ? "writes" : "write"} it at generation ${tail.at}`;
-    return [`${text} in seed ${arm.seed}`, element("small", { class: "x-soft" }, `; ${now}`)];
+    const now = `at generation ${tail.at}: ${tail.seeds[i]} of ${tail.of[i]} seeds`;
+    return [`${text} in seed ${arm.seed} `, element("small", { class: "x-soft" }, now)];
   }
 
-  // A narrow window stacks the cells of a row: the roles keep the table one for a screen reader, and each cell names its arm.
+  // A narrow window and paper stack the cells of a row: the roles keep the table one for a screen reader, and each cell names its arm.
   const cell = (label, ...content) => element("td", { role: "cell" }, element("span", { class: "x-label" }, label), ...content);
 
   function heading(key, label) {
