@@ -1,9 +1,10 @@
 """Runs of many chains for the report, made of one real chain: its files under other names, its rows varied, written by the
-lab's own writers."""
+lab's own writers. Files that no test writes over are hard links."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from collapselab.folders import read_json, write_json, write_text
 from collapselab.rundir import Chain, read_metrics
 
 FILES = ("config.yaml", "identity.json", "identity.copy.json", "environment.json")
+STAGES = {"mixture": ["mixture.json"], "eval": ["eval.json", "examples.json", "explorer.json", "tail_words.bin"]}
 
 
 def fabricate(
@@ -34,21 +36,28 @@ def fabricate(
             chain.root.mkdir(parents=True)
             for name in FILES:
                 shutil.copyfile(real / name, chain.root / name)
-            shutil.copytree(real / "reference", chain.root / "reference")
+            shutil.copytree(real / "reference", chain.root / "reference", copy_function=_linked)
             draw = random.Random(seed)
             rows: list[dict[str, Any]] = []
             for g in range(generations + 1):
                 like = min(g, len(real_rows) - 1)
-                for stage, files in (("mixture", ["mixture.json"]), ("eval", ["eval.json", "examples.json"])):
+                for stage, files in STAGES.items():
                     chain.stage(g, stage).mkdir(parents=True)
                     for file in files:
-                        shutil.copyfile(real_chain.stage(like, stage) / file, chain.stage(g, stage) / file)
+                        _linked(real_chain.stage(like, stage) / file, chain.stage(g, stage) / file)
                 factor = 1 + 0.02 * i * g + 0.01 * draw.random()
                 kept = {k: v for k, v in real_rows[like]["metrics"].items() if not k.startswith(drop or ("\0",))}
                 rows.append(real_rows[like] | {"arm": arm, "seed": seed, "generation": g})
                 rows[-1]["metrics"] = {key: value * factor for key, value in kept.items()}
             chain.write_metrics(rows)
     return run
+
+
+def _linked(source: str | Path, place: str | Path) -> None:
+    if Path(place).name == "eval.json":  # tests write others in its place
+        shutil.copyfile(source, place)
+    else:
+        os.link(source, place)
 
 
 def under_protocol(chain: Path, **changes: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -63,7 +64,7 @@ def model_of(path: Path, generation: int) -> modeling.LanguageModel:
 def test_every_generation_and_seed_continues_the_same_prompts(made: Made, tmp_path: Path) -> None:
     _, path, _ = made
     found = [continuations(path, g) for g in range(3)]
-    other = small_config(runs_dir=str(tmp_path), seed=5, generations=0, sampling__temperature=0.7)
+    other = small_config(runs_dir=str(tmp_path), seed=5, generations=0, sampling__temperature=0.7, mixing__tokens=256)
     found.append(continuations(run(other)[0], 0))
     heads = [[row[: one["prompt_length"]] for row in one["ids"]] for one in found]
     assert len(heads[0]) == PROMPTS and all(one == heads[0] for one in heads)
@@ -97,9 +98,11 @@ def test_continuations_are_those_of_the_plain_sampler_with_the_random_numbers_of
 
 
 @pytest.mark.parametrize("changes", [{}, {"model__family": "bigram"}, {"sampling__beams": 2}])
-def test_the_chains_own_text_is_the_same_without_them(tmp_path: Path, changes: dict) -> None:
-    config = small_config(runs_dir=str(tmp_path / "runs"), generations=1, **changes)
-    path, _ = run(config)
+def test_the_chains_own_text_is_the_same_without_them(made: Made, tmp_path: Path, changes: dict) -> None:
+    config, path, _ = made
+    if changes:
+        config = small_config(runs_dir=str(tmp_path / "runs"), generations=1, mixing__tokens=512, **changes)
+        path, _ = run(config)
     corpus = open_corpus(config, one_process())
     sampler = sampling.Sampler(config, one_process(), quiet())
     for g in (0, 1):  # one sampler, as in a chain
@@ -132,7 +135,8 @@ def test_of_a_known_language_whole_documents_are_begun(tmp_path: Path, name: str
         generations=0,
         progress=False,
         training=dataclasses.replace(config.training, epochs=1),
-        mixing=dataclasses.replace(config.mixing, tokens=100 * total),
+        mixing=dataclasses.replace(config.mixing, tokens=50 * total),
+        evaluation=dataclasses.replace(config.evaluation, self_bleu_samples=0),
     )
     path, _ = run(config)
     corpus = open_corpus(config, one_process())
@@ -271,6 +275,9 @@ class Files:
     seed: int
     chain: Chain
     rows: list[dict]
+    digest: str = "one"
+    protocol: dict = dataclasses.field(default_factory=dict)
+    settings: dict = dataclasses.field(default_factory=dict)
 
 
 def published(folder: Path, arm: str, seed: int, generations: int, *, rare: int = 3, tokens: int = 4) -> Files:
@@ -298,13 +305,20 @@ def published(folder: Path, arm: str, seed: int, generations: int, *, rare: int 
     return Files(arm, seed, chain, [{}] * generations)
 
 
+def only_group(chains: list[Files]) -> dict:
+    found = payload(chains)  # type: ignore[arg-type]
+    assert found is not None and len(found["groups"]) == 1
+    return found["groups"][0]
+
+
 def test_payload_of_a_real_chain_is_what_its_files_say(made: Made) -> None:
     from collapselab.report import open_run
 
     _, path, _ = made
-    found = json.loads(json.dumps(payload(open_run(path)[0])))
+    every = json.loads(json.dumps(payload(open_run(path)[0])))
+    (found,), text, counts = every["groups"], every["vocabulary"]["text"], every["vocabulary"]["count"]
     assert found["generations"] == [0, 1, 2] and found["notes"] == [] and len(found["arms"]) == 1
-    arm, text, counts = found["arms"][0], found["vocabulary"]["text"], found["vocabulary"]["count"]
+    arm = found["arms"][0]
     assert (arm["name"], arm["seed"], arm["generations"], arm["coloured"]) == ("main", 1, 3, True)
     real = read_json(path / "reference" / "tails.json")["tokens"]
     for g in range(3):
@@ -332,8 +346,8 @@ def test_last_written_is_of_the_first_seed_and_how_many_still_write_of_all(tmp_p
         published(tmp_path, "b", 1, 1),
     ]
     np.packbits([0, 0, 0, 0]).tofile(chains[1].chain.stage(2, "eval") / "tail_words.bin")
-    found = payload(chains)  # type: ignore[arg-type]
-    assert found is not None and found["generations"] == [0, 1, 2]
+    found = only_group(chains)
+    assert found["generations"] == [0, 1, 2]
     a, b = found["tails"]["arms"]
     assert found["tails"]["words"] == [f"word0000{i}" for i in range(5)] and found["tails"]["counts"] == [1, 2, 3, 4, 5]
     assert a["last"] == [0, 1, 2, 2, 2] and a["histogram"] == [0, 1, 1, 3]
@@ -342,13 +356,27 @@ def test_last_written_is_of_the_first_seed_and_how_many_still_write_of_all(tmp_p
     assert [arm["cells"][0].keys() for arm in found["arms"]] == [{0, 1, 2}, {0}]
 
 
+def test_arms_of_two_protocols_share_neither_prompts_nor_words_nor_the_slider(tmp_path: Path) -> None:
+    chains = [published(tmp_path, "a", 1, 3), published(tmp_path, "b", 1, 2, rare=5), published(tmp_path, "c", 1, 2)]
+    chains[1].digest, chains[2].settings = "another", {"model.width": 999}
+    found = payload(chains)  # type: ignore[arg-type]
+    assert found is not None
+    first, second = found["groups"]
+    assert [[arm["name"] for arm in group["arms"]] for group in found["groups"]] == [["a", "c"], ["b"]]
+    assert (first["label"], first["generations"], len(first["tails"]["words"])) == ("A", [0, 1, 2], 3)
+    assert (second["label"], second["generations"], len(second["tails"]["words"])) == ("B", [0, 1], 5)
+    assert [arm["base"] for arm in first["arms"]] == [0, 1]  # c's generation 0 is another model
+    alike = only_group([published(tmp_path, "d", 1, 1), published(tmp_path, "e", 1, 1), published(tmp_path, "f", 2, 1)])
+    assert [arm["base"] for arm in alike["arms"]] == [0, 0, 1]  # f's has another seed
+
+
 def test_a_character_of_several_tokens_is_one_token_with_their_surprises_summed(tmp_path: Path) -> None:
     chain = published(tmp_path, "a", 1, 1, tokens=5)
     rows = [{"ids": [9, 1, 2, 3, 4], "pieces": ["go ", "", "é", "x", ""], "nll": [1.0, 0.5, None, 2.0]}]
     write_json(chain.chain.stage(0, "eval") / "explorer.json", {"prompt_length": 1, "prompts": rows})
     found = payload([chain])  # type: ignore[list-item]
     assert found is not None
-    places, surprises, tokens = found["arms"][0]["cells"][0][0]
+    places, surprises, tokens = found["groups"][0]["arms"][0]["cells"][0][0]
     assert [found["vocabulary"]["text"][p] for p in places] == ["é", "x", ""]
     assert [found["vocabulary"]["count"][p] for p in places] == [1, 3, 4] and surprises == [150, -1, 200]
     assert tokens == [4]
@@ -356,18 +384,20 @@ def test_a_character_of_several_tokens_is_one_token_with_their_surprises_summed(
 
 def test_a_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = published(tmp_path, "a", 1, 9, rare=100)
-    assert payload([chain])["notes"] == []  # type: ignore[list-item, index]
+    assert only_group([chain])["notes"] == []
     monkeypatch.setattr("collapselab.report.explorer.MOST_WORDS", 30)
     for most, generations, prompts in ((24, [0, 4, 8], 2), (8, [0, 8], 1), (1, [0, 8], 0)):
         monkeypatch.setattr("collapselab.report.explorer.MOST_TOKENS", most)
-        found = payload([chain])  # type: ignore[list-item]
-        assert found is not None and found["generations"] == generations and len(found["prompts"]) == prompts
+        found = only_group([chain])
+        assert found["generations"] == generations and len(found["prompts"]) == prompts
         cells = [cell for arm in found["arms"] for prompt in arm["cells"] for cell in prompt.values()]
         assert found["arms"][0]["coloured"] and sum(len(places) for places, *_ in cells) <= most
         assert f"{len(generations)} of 9 generations" in found["notes"][0]
         assert found["tails"]["total"] == 100 and sum(found["tails"]["arms"][0]["histogram"]) == 100
         counts = found["tails"]["counts"]
         assert len(counts) == 30 == len(set(found["tails"]["words"])) and set(counts) == set(range(1, 21))
+    shorter = published(tmp_path, "b", 1, 6)
+    assert 5 in only_group([chain, shorter])["generations"]  # where a page opens
 
 
 def test_runs_of_an_earlier_version_show_their_first_samples_without_colours(tmp_path: Path) -> None:
@@ -375,12 +405,14 @@ def test_runs_of_an_earlier_version_show_their_first_samples_without_colours(tmp
     for g in range(2):
         (old.chain.stage(g, "eval") / "explorer.json").unlink()
         (old.chain.stage(g, "eval") / "tail_words.bin").unlink()
-    found = payload([old, new])  # type: ignore[list-item]
-    assert found is not None and found["prompts"] == [1, 2, "Prompt 0", "Prompt 1"]
+    every = payload([old, new])  # type: ignore[list-item]
+    assert every is not None
+    found = every["groups"][0]
+    assert found["prompts"] == [1, 2, "Prompt 0", "Prompt 1"]
     first, second = found["arms"]
     assert not first["coloured"] and second["coloured"] and found["notes"][0].startswith("old: made before")
     places, surprises, _ = first["cells"][1][0]
-    assert "".join(found["vocabulary"]["text"][p] for p in places) == "<b>three</b>" and set(surprises) == {-1}
+    assert "".join(every["vocabulary"]["text"][p] for p in places) == "<b>three</b>" and set(surprises) == {-1}
     assert found["tails"]["arms"][0] is None and found["tails"]["arms"][1]["histogram"] == [0, 1, 2]
     for g in range(2):
         (old.chain.stage(g, "eval") / "examples.json").unlink()
@@ -436,11 +468,13 @@ def test_twelve_arms_of_five_seeds_and_twenty_generations_take_seconds_and_megab
         for seed in range(1, 6):
             if (arm, seed) != (0, 1):
                 place = tmp_path / f"arm=arm{arm:02d}" / f"seed={seed}"
-                shutil.copytree(template.chain.root, place)
+                shutil.copytree(template.chain.root, place, copy_function=os.link)
                 chains.append(Files(f"arm{arm:02d}", seed, Chain(place), [{}] * 21))
     chains.sort(key=lambda one: (one.arm, one.seed))
     started = time.process_time()
     found = payload(chains)  # type: ignore[arg-type]
     assert time.process_time() - started < 8
-    assert found is not None and len(found["arms"]) == 12 and len(found["generations"]) == 21
-    assert len(found["tails"]["words"]) == 5000 and len(json.dumps(found, separators=(",", ":"))) < 4e6
+    assert found is not None
+    group = found["groups"][0]
+    assert len(group["arms"]) == 12 and len(group["generations"]) == 21
+    assert len(group["tails"]["words"]) == 5000 and len(json.dumps(found, separators=(",", ":"))) < 4e6

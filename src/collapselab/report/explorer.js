@@ -2,12 +2,13 @@
 (() => {
   "use strict";
   const DATA = JSON.parse(document.getElementById("data").textContent);
-  const X = DATA.explorer;
+  const ALL = DATA.explorer;
   const by = (id) => document.getElementById(`x-${id}`);
-  if (!X) {
+  if (!ALL) {
     by("none").hidden = false;
     return;
   }
+  let X = ALL.groups[0]; // the arms of one protocol
   const ROWS = 20; // of the table of words at a time
   const NATS = [0.5, 1.5, 3, 5, 8]; // where the next deeper colour begins
   const COUNTS = [5000, 500, 50, 5, 0]; // at most so often: the next deeper colour; buckets of the metrics' NLL by frequency
@@ -16,7 +17,8 @@
     frequency: ["over 5,000 times", "501 to 5,000", "51 to 500", "6 to 50", "1 to 5", "never in real text"],
   };
   const number = (value) => value.toLocaleString("en-US");
-  const state = { prompt: 0, arm: 0, at: X.generations.length - 1, mode: "arms", colour: "surprise", find: "", sort: "word", up: true, page: 0 };
+  const plural = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
+  const state = { prompt: 0, arm: 0, at: 0, mode: "arms", colour: "surprise", find: "", sort: "word", up: true, page: 0 };
   const facts = new WeakMap(); // of a token's element, the numbers in the panel
 
   function element(tag, attributes = {}, ...children) {
@@ -50,9 +52,38 @@
     return `${shown} · ${surprise} · ${count === 0 ? "never" : number(count) + (count === 1 ? " time" : " times")} in real text · ${where}`;
   }
 
+  const listed = () => state.mode === "generations" || X.arms.length === 1; // of one arm, side by side there is nothing
+  const sharing = () => X.arms.filter((arm) => Object.keys(arm.cells[state.prompt]).length);
+  const names = (arms) => arms.map((arm) => arm.name).join(", ");
+
+  function openAt() {
+    // The last generation that all arms with this prompt have: none is seen to have ended.
+    const last = Math.min(...sharing().map((arm) => arm.generations)) - 1;
+    return Math.max(0, X.generations.findLastIndex((g) => g <= last));
+  }
+
+  function why() {
+    const said = [];
+    const others = ALL.groups.filter((group) => group !== X);
+    if (others.length) {
+      const them = others.map((group) => `${names(group.arms)} (protocol ${group.label})`).join(", ");
+      said.push(`Not beside these: ${them}. Under another protocol the prompts, the tokens or what surprise is measured by are others, so neither colours nor nats per token compare.`);
+    }
+    const shown = listed() ? [] : sharing();
+    const without = listed() ? [] : X.arms.filter((arm) => !shown.includes(arm));
+    if (without.length) said.push(`Without text for this prompt, and so not shown: ${names(without)}.`);
+    const bases = [...new Set(shown.filter((arm) => arm.coloured).map((arm) => arm.base))];
+    if (bases.length > 1) {
+      const sets = bases.map((base) => names(shown.filter((arm) => arm.coloured && arm.base === base))).join(" | ");
+      said.push(`These arms began with ${bases.length} different models of generation 0 (${sets}): surprise and nats per token compare only among arms that began with the same one.`);
+    }
+    by("why").textContent = said.join(" ");
+    by("why").hidden = !said.length;
+  }
+
   function block(arm, generation) {
     const cell = arm.cells[state.prompt][generation];
-    const title = element("h4", {}, state.mode === "arms" ? armName(arm) : `generation ${generation}`);
+    const title = element("h4", {}, listed() ? `generation ${generation}` : armName(arm));
     const body = element("div", { class: "x-text", dir: "auto", role: "group", "aria-label": `${arm.name}, generation ${generation}` });
     const made = element("div", { class: "x-block" }, title, body);
     if (!cell) {
@@ -61,7 +92,7 @@
       return made;
     }
     const [places, surprises, [tokens]] = cell;
-    const said = state.mode === "arms" ? [`generation ${generation}`] : [];
+    const said = listed() ? [] : [`generation ${generation}`];
     if (arm.coloured) {
       const mean = surprises.reduce((sum, nats) => sum + nats, 0) / tokens / 100;
       said.push(surprises.some((nats) => nats < 0) ? "some of it impossible under generation 0" : `${mean.toFixed(2)} nats per token`);
@@ -70,8 +101,8 @@
     const head = X.prompts[state.prompt];
     if (typeof head === "string") body.append(element("span", { class: "x-head" }, head.replace(/^\n+/, "")));
     places.forEach((place, i) => {
-      const text = X.vocabulary.text[place];
-      const count = X.vocabulary.count[place];
+      const text = ALL.vocabulary.text[place];
+      const count = ALL.vocabulary.count[place];
       const token = element("span", { class: "x-token", tabindex: "-1" }, text);
       if (!text.trim() && text.includes("\n")) token.classList.add("x-newline");
       token.dataset.level = level(count, surprises[i], arm);
@@ -100,8 +131,8 @@
         begin = end;
       }
     }
-    const words = X.tails ? `, ${number(rows().length)} rare words` : "";
-    by("found").textContent = state.find ? `${number(places)} places in the text shown${words}` : "";
+    const words = X.tails ? `, ${plural(rows().length, "rare word")}` : "";
+    by("found").textContent = state.find ? `${plural(places, "place")} in the text shown${words}` : "";
   }
 
   function draw() {
@@ -109,7 +140,7 @@
     const slider = by("generation");
     slider.value = state.at;
     slider.setAttribute("aria-valuetext", `generation ${generation}`);
-    const list = state.mode === "generations";
+    const list = listed();
     by("now").textContent = list ? `0 to ${generation}` : String(generation);
     by("generation-label").textContent = list ? "Generations" : "Generation";
     by("prev").disabled = state.at === 0;
@@ -121,7 +152,8 @@
     const columns = by("columns");
     columns.classList.toggle("x-list", list);
     columns.dataset.colour = state.colour;
-    columns.replaceChildren(...(list ? shown.map((g) => block(arm, g)) : X.arms.map((one) => block(one, generation))));
+    columns.replaceChildren(...(list ? shown.map((g) => block(arm, g)) : sharing().map((one) => block(one, generation))));
+    why();
     columns.querySelector(".x-token")?.setAttribute("tabindex", "0");
     highlight();
   }
@@ -193,10 +225,15 @@
 
   function lastSeen(tail, arm, i) {
     const last = tail.last[i];
-    if (last === null) return "–";
+    if (last === null) return ["–"];
     const text = last < 0 ? "never" : last === arm.generations - 1 ? "still" : `generation ${last}`;
-    return tail.of[i] > 1 ? `${text} · ${tail.seeds[i]} of ${tail.of[i]} seeds` : text;
+    if (tail.of[i] < 2) return [text];
+    const now = `at generation ${tail.at}: ${tail.seeds[i]} of ${tail.of[i]} seeds`;
+    return [`${text} in seed ${arm.seed} `, element("small", { class: "x-soft" }, now)];
   }
+
+  // A narrow window and paper stack the cells of a row: the roles keep the table one for a screen reader, and each cell names its arm.
+  const cell = (label, ...content) => element("td", { role: "cell" }, element("span", { class: "x-label" }, label), ...content);
 
   function heading(key, label) {
     const sorted = state.sort === key;
@@ -209,9 +246,9 @@
       table();
       by("words").querySelectorAll("thead button")[[...heads.keys()].indexOf(key)].focus();
     });
-    return element("th", { scope: "col", "aria-sort": sorted ? (state.up ? "ascending" : "descending") : "none" }, button);
+    return element("th", { scope: "col", role: "columnheader", "aria-sort": sorted ? (state.up ? "ascending" : "descending") : "none" }, button);
   }
-  const heads = new Map([["word", () => "word"], ["count", () => "in real text"]]);
+  const heads = new Map();
 
   function table() {
     const found = rows();
@@ -219,15 +256,15 @@
     state.page = Math.min(state.page, pages - 1);
     const shown = found.slice(state.page * ROWS, (state.page + 1) * ROWS);
     const named = X.arms.map((arm, a) => [arm, X.tails.arms[a]]).filter(([, tail]) => tail);
-    by("words").tHead.replaceChildren(element("tr", {}, ...[...heads].map(([key, label]) => heading(key, label()))));
+    by("words").tHead.replaceChildren(element("tr", { role: "row" }, ...[...heads].map(([key, label]) => heading(key, label()))));
     by("words").tBodies[0].replaceChildren(
       ...shown.map((i) =>
         element(
           "tr",
-          {},
-          element("th", { scope: "row" }, element("bdi", {}, X.tails.words[i])),
-          element("td", {}, number(X.tails.counts[i])),
-          ...named.map(([arm, tail]) => element("td", {}, lastSeen(tail, arm, i))),
+          { role: "row" },
+          element("th", { scope: "row", role: "rowheader" }, element("bdi", {}, X.tails.words[i])),
+          cell("in real text: ", number(X.tails.counts[i])),
+          ...named.map(([arm, tail]) => cell(armName(arm), ...lastSeen(tail, arm, i))),
         ),
       ),
     );
@@ -235,7 +272,14 @@
     by("page").textContent = `${number(first)} to ${number(first ? first + shown.length - 1 : 0)} of ${number(found.length)}`;
     by("back").disabled = state.page === 0;
     by("on").disabled = state.page === pages - 1;
+    cue();
   }
+
+  function cue() {
+    const box = by("words").parentElement;
+    by("cue").hidden = box.scrollWidth <= box.clientWidth + 1;
+  }
+  new ResizeObserver(cue).observe(by("words").parentElement);
 
   function bars() {
     const made = X.arms.map((arm, a) => {
@@ -255,7 +299,8 @@
       const share = (words) => `${((100 * words) / total).toFixed(0)} %`;
       const still = histogram.length > 1 ? histogram[histogram.length - 1] : 0;
       const gone = total - still - histogram[0];
-      const text = `${share(histogram[0])} never written · ${share(gone)} went out on the way · ${share(still)} still written by generation ${histogram.length - 2}`;
+      const seed = X.tails.arms[a].of.some((seeds) => seeds > 1) ? `seed ${arm.seed}: ` : "";
+      const text = `${seed}${share(histogram[0])} never written · ${share(gone)} went out on the way · ${share(still)} still written by generation ${histogram.length - 2}`;
       return element("div", { class: "x-bar-row" }, armName(arm), bar, element("span", { class: "x-soft" }, text));
     });
     by("bars").replaceChildren(...made.filter(Boolean));
@@ -267,19 +312,13 @@
     Object.assign(state, more);
     draw();
   };
-  X.prompts.forEach((prompt, i) => {
-    const text = typeof prompt === "string" ? `${i + 1}. ${prompt.trim().replace(/\s+/g, " ")}` : `Sample ${prompt}`;
-    by("prompt").append(element("option", { value: i }, text.length > 90 ? `${text.slice(0, 90)}…` : text));
-  });
-  X.arms.forEach((arm, i) => by("arm").append(element("option", { value: i }, arm.name)));
-  by("generation").max = X.generations.length - 1;
   by("prompt").addEventListener("change", (event) => changed({ prompt: Number(event.target.value) }));
   by("arm").addEventListener("change", (event) => changed({ arm: Number(event.target.value) }));
   by("generation").addEventListener("input", (event) => changed({ at: Number(event.target.value) }));
   by("prev").addEventListener("click", () => changed({ at: Math.max(0, state.at - 1) }));
   by("next").addEventListener("click", () => changed({ at: Math.min(X.generations.length - 1, state.at + 1) }));
   for (const radio of document.getElementsByName("x-mode")) {
-    radio.addEventListener("change", () => changed({ mode: radio.value, at: radio.value === "arms" ? state.at : X.generations.length - 1 }));
+    radio.addEventListener("change", () => changed({ mode: radio.value }));
   }
   for (const radio of document.getElementsByName("x-colour")) {
     radio.addEventListener("change", () => {
@@ -288,7 +327,7 @@
     });
   }
   by("search").addEventListener("input", (event) => {
-    state.find = event.target.value.toLowerCase();
+    state.find = event.target.value.trim().toLowerCase();
     state.page = 0;
     highlight();
     if (X.tails) table();
@@ -302,23 +341,45 @@
     table();
   });
 
-  by("app").hidden = false;
-  by("notes").replaceChildren(...X.notes.map((note) => element("li", {}, note)));
-  if (X.arms.length === 1) {
-    state.mode = "generations"; // side by side there is nothing
-    document.querySelector('[name="x-mode"][value="generations"]').checked = true;
+  function select(group) {
+    X = group;
+    const options = (all) => all.map((text, i) => element("option", { value: i }, text.length > 90 ? `${text.slice(0, 90)}…` : text));
+    const opening = (prompt, i) => (typeof prompt === "string" ? `${i + 1}. ${prompt.trim().replace(/\s+/g, " ")}` : `Sample ${prompt}`);
+    by("prompt").replaceChildren(...options(X.prompts.map(opening)));
+    by("arm").replaceChildren(...options(X.arms.map((arm) => arm.name)));
+    by("generation").max = X.generations.length - 1;
+    by("mode").hidden = X.arms.length === 1;
+    by("notes").replaceChildren(...X.notes.map((note) => element("li", {}, note)));
+    Object.assign(state, { prompt: 0, arm: 0, page: 0, up: true });
+    by("text").hidden = !X.prompts.length;
+    by("tails").hidden = !X.tails;
+    if (X.prompts.length) changed({ at: openAt() });
+    else why();
+    if (X.tails) rare();
   }
-  legend();
-  if (X.tails) {
+
+  function rare() {
+    heads.clear();
+    heads.set("word", () => "word").set("count", () => "in real text");
     X.arms.forEach((arm, a) => X.tails.arms[a] && heads.set(a, () => armName(arm)));
     state.sort = X.tails.arms.findIndex((tail) => tail);
+    const of = ALL.groups.length > 1 ? ` of protocol ${X.label}` : "";
     const some = X.tails.words.length < X.tails.total ? ` ${number(X.tails.words.length)} of them are listed, chosen evenly over their counts.` : "";
     by("tails-caption").textContent =
-      `${number(X.tails.total)} words stand at most 20 times in the real text that generation 0 was trained on. For each, the last generation whose text ` +
-      `has it (each arm's first seed; of several seeds, how many still write it). A word can be missed by chance: a generation's text is finite.${some}`;
+      `${plural(X.tails.total, "word")} stood at most 20 times in the real text that generation 0 of the arms${of} was trained on. For each, the last generation ` +
+      `whose text has it, in each arm's first seed; where there are several seeds, how many of them write it at the last generation that all have. ` +
+      `A word can be missed by chance: a generation's text is finite.${some}`;
     bars();
     table();
-  } else by("tails").hidden = true;
-  by("columns").hidden = !X.prompts.length;
-  if (X.prompts.length) draw();
+  }
+
+  by("app").hidden = false;
+  ALL.groups.forEach((group, i) => {
+    const text = `protocol ${group.label}: ${names(group.arms)}`;
+    by("group").append(element("option", { value: i }, text.length > 90 ? `${text.slice(0, 90)}…` : text));
+  });
+  by("group-label").hidden = ALL.groups.length === 1;
+  by("group").addEventListener("change", (event) => select(ALL.groups[Number(event.target.value)]));
+  legend();
+  select(X);
 })();

@@ -2,6 +2,7 @@
 each token with its surprise and its count in real text, and when each rare word was last written.
 
 Of each arm the first seed is shown: a sample is one text, not a mean. How many seeds still write a word is counted over all.
+Arms of different protocols are never side by side: their tokens are not the same, nor what surprise is measured by.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from collapselab.config import RunConfig, as_dict
 from collapselab.console import inert
 from collapselab.folders import read_json
 from collapselab.guards import number, reading, text, whole
+from collapselab.identity import HARMLESS, flatten, shared_digests
 from collapselab.metrics.tails import rare_words
+from collapselab.report.protocols import grouped
 
 if TYPE_CHECKING:
     from collapselab.report.files import ChainFiles
@@ -58,24 +62,47 @@ class Continued:
 def payload(chains: list[ChainFiles]) -> dict[str, Any] | None:
     """What explorer.js reads as DATA.explorer; None where no chain has a text to show.
 
-    `vocabulary`: `text` and `count` (in generation 0's real training text) of each distinct token. `prompts`: their texts, or
-    the number of a sample that continues none of them. `arms`: name, seed, generations (how many it has), `coloured`, and
-    `cells`: for each prompt, by generation, [places in the vocabulary, surprises in hundredths of a nat, [tokens, also those
-    within a character]]; -1 is unknown or, for a surprise of a coloured arm, infinite. `generations`: those on the slider.
-    `tails`: see `_tails`. `notes`: sentences about what was left out.
+    `vocabulary`: `text` and `count` (in generation 0's real training text) of each distinct token. `groups`: one per
+    protocol, see `_group`. A page's bounds are shared out evenly among them.
 
     Raises UserError that names a file which this lab cannot have written.
+    """
+    protocols, counts, vocabulary = grouped(chains), _Counted(), Vocabulary()
+    groups = []
+    for one in protocols:
+        most = MOST_TOKENS // len(protocols), MOST_WORDS // len(protocols)
+        groups.append({"label": one.label} | _group(one.chains, *most, counts, vocabulary))
+    if not any(group["prompts"] or group["tails"] for group in groups):
+        return None
+    return {
+        "groups": groups,
+        "vocabulary": {
+            "text": [piece for piece, _ in vocabulary.places],
+            "count": [count for _, count in vocabulary.places],
+        },
+    }
+
+
+def _group(
+    chains: list[ChainFiles], most_tokens: int, most_words: int, counts: _Counted, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """The arms of one protocol.
+
+    `prompts`: their texts, or the number of a sample that continues none of them. `arms`: name, seed, generations (how many
+    it has), `base` (equal where generation 0's model is), `coloured`, and `cells`: for each prompt, by generation, [places
+    in the vocabulary, surprises in hundredths of a nat, [tokens, also those within a character]]; -1 is unknown or, for a
+    surprise of a coloured arm, infinite. `generations`: those on the slider, among them the last that all arms have.
+    `tails`: see `_tails`. `notes`: sentences about what was left out.
     """
     by_arm: dict[str, list[ChainFiles]] = {}
     for chain in chains:
         by_arm.setdefault(chain.arm, []).append(chain)
-    counts = _Counted()
     firsts = [found[0] for found in by_arm.values()]
     notes: list[str] = []
-    shown, prompts = _within_bounds(firsts, notes)
-    vocabulary = Vocabulary()
+    shown, prompts = _within_bounds(firsts, most_tokens, notes)
     heads: dict[str | int, int] = {}
-    left = MOST_TOKENS
+    bases: dict[tuple[str, int], int] = {}
+    left = most_tokens
     arms: list[dict[str, Any]] = []
     for chain in firsts:
         cells: dict[int, dict[int, list[list[int]]]] = {}
@@ -95,49 +122,51 @@ def payload(chains: list[ChainFiles]) -> dict[str, Any] | None:
                 "name": inert(chain.arm),
                 "seed": chain.seed,
                 "generations": len(chain.rows),
+                "base": bases.setdefault(_base(chain), len(bases)),
                 "coloured": coloured,
                 "cells": cells,
             }
         )
     if left < 0:
-        notes.append(f"Text beyond {MOST_TOKENS:,} tokens is left out.")
-    plain = [arm["name"] for arm in arms if not arm["coloured"]]
+        notes.append(f"Text beyond {most_tokens:,} tokens is left out.")
+    plain = [arm["name"] for arm in arms if not arm["coloured"] and arm["cells"]]
     if plain:
         notes.append(
             f"{', '.join(plain)}: made before continuations of fixed prompts were kept; the first samples stand here, without "
             "colours and each from a prompt of its own."
         )
-    tails = _tails(list(by_arm.values()), counts)
-    if not heads and tails is None:
-        return None
     return {
         "generations": shown,
         "prompts": [inert(head) if isinstance(head, str) else head for head in heads],
-        "vocabulary": {
-            "text": [piece for piece, _ in vocabulary.places],
-            "count": [count for _, count in vocabulary.places],
-        },
         "arms": [arm | {"cells": [arm["cells"].get(i, {}) for i in range(len(heads))]} for arm in arms],
-        "tails": tails,
+        "tails": _tails(list(by_arm.values()), most_words, counts),
         "notes": notes,
     }
 
 
-def _within_bounds(chains: list[ChainFiles], notes: list[str]) -> tuple[list[int], int]:
+def _base(chain: ChainFiles) -> tuple[str, int]:
+    """What decides generation 0's model, by which surprise is measured: its settings and the seed."""
+    settings = flatten(as_dict(RunConfig())) | chain.settings
+    mine = {key: v if v is None or isinstance(v, str) else repr(v) for key, v in settings.items() if key not in HARMLESS}
+    return shared_digests(mine, str(chain.protocol.get("corpus")))["train"], chain.seed
+
+
+def _within_bounds(chains: list[ChainFiles], most_tokens: int, notes: list[str]) -> tuple[list[int], int]:
     """(generations on the slider, prompts) that fit into a page; says in `notes` what does not."""
     last = max(len(chain.rows) for chain in chains) - 1
+    common = min(len(chain.rows) for chain in chains) - 1
     sizes = [[len(one.tokens) for one in read_continued(chain, 0) or []] for chain in chains]
     most = max(map(len, sizes))
     prompts = most
-    while prompts > 1 and 2 * sum(sum(size[:prompts]) for size in sizes) > MOST_TOKENS:
+    while prompts > 1 and 2 * sum(sum(size[:prompts]) for size in sizes) > most_tokens:
         prompts -= 1
     each = sum(sum(size[:prompts]) for size in sizes)
-    count = min(last + 1, max(2, MOST_TOKENS // max(1, each)))
-    shown = sorted({int(g) for g in np.linspace(0, last, count).round()})
+    count = min(last + 1, max(2, most_tokens // max(1, each) - (common < last)))
+    shown = sorted({common, *(int(g) for g in np.linspace(0, last, count).round())})
     if len(shown) <= last:
-        notes.append(f"{len(shown)} of {last + 1} generations, evenly spaced: a page holds {MOST_TOKENS:,} tokens.")
+        notes.append(f"{len(shown)} of {last + 1} generations, evenly spaced: the page has room for {most_tokens:,} tokens of these arms.")
     if prompts < most:
-        notes.append(f"{prompts} of {most} prompts: a page holds {MOST_TOKENS:,} tokens.")
+        notes.append(f"{prompts} of {most} prompts: the page has room for {most_tokens:,} tokens of these arms.")
     return shown, prompts
 
 
@@ -223,7 +252,7 @@ class _Counted:
         return self.read[path]
 
 
-def _tails(arms: list[list[ChainFiles]], counts: _Counted) -> dict[str, Any] | None:
+def _tails(arms: list[list[ChainFiles]], most: int, counts: _Counted) -> dict[str, Any] | None:
     """When rare words were last written; None where no chain says so.
 
     `words`, `counts`: in generation 0's real text of the first arm that has the word; `total`: rare words of which these
@@ -250,7 +279,7 @@ def _tails(arms: list[list[ChainFiles]], counts: _Counted) -> dict[str, Any] | N
         found.append({"last": dict(zip(words, last.tolist(), strict=True)), "histogram": histogram})
     if not c0:
         return None
-    chosen = _evenly_over_counts(c0)
+    chosen = _evenly_over_counts(c0, most)
     for chains, arm in zip(arms, found, strict=True):
         if arm is not None:
             arm |= _seeds(chains, chosen, counts) | {"last": [arm["last"].get(word) for word in chosen]}
@@ -287,12 +316,12 @@ def _written(chain: ChainFiles, generation: int, counts: _Counted) -> np.ndarray
         return np.unpackbits(bits, count=words).astype(bool)
 
 
-def _evenly_over_counts(c0: dict[str, int]) -> list[str]:
-    """At most MOST_WORDS words in order of count and name: as many of each count as there are, or as fit."""
+def _evenly_over_counts(c0: dict[str, int], most: int) -> list[str]:
+    """At most so many words in order of count and name: as many of each count as there are, or as fit."""
     by_count: dict[int, list[str]] = {}
     for word in sorted(c0):
         by_count.setdefault(c0[word], []).append(word)
-    left, out = MOST_WORDS, []
+    left, out = most, []
     for done, words in enumerate(sorted(by_count.values(), key=len)):
         take = min(len(words), left // (len(by_count) - done))
         out += [words[i * len(words) // take] for i in range(take)]
