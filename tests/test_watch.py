@@ -253,12 +253,23 @@ def test_a_pipe_gets_one_plain_snapshot(finished: Path, lab: Lab) -> None:
     assert state_of(finished, but=finished / "nothing") == before
 
 
+def test_a_pipe_gets_lines_wider_than_80_columns_and_none_over_160(finished: Path, tmp_path: Path, lab: Lab) -> None:
+    run = copy(finished, tmp_path)
+    said = "note: " + "word " * 20 + "end"
+    (run / "events.log").write_text(f"2026-01-02T03:04:05 {said}\n2026-01-02T03:04:05 {'x' * 500}\n")
+    lines = lab("watch", str(run))[1].splitlines()
+    assert f"03:04:05 {said}" in map(str.rstrip, lines) and max(map(len, lines)) == 160
+
+
 def test_what_is_not_there_yet_is_said_in_one_line(tmp_path: Path, finished: Path, lab: Lab) -> None:
     code, out, err = lab("watch", str(tmp_path / "no"))
     assert code == 2 and out == "" and err.count("\n") == 1 and "no run here, or it has not begun yet" in err
     assert lab("watch", str(tmp_path))[0] == 2
     code, _, err = lab("watch", str(finished), "--every", "0")
     assert code == 2 and "--every=0.0: must lie in [0.1, 3600] seconds" in err
+    for wrong in ("nan", "often"):
+        code, _, err = lab("watch", str(finished), "--every", wrong)
+        assert code == 2 and err == f"collapselab: error: --every='{wrong}': must be a number\n"
 
 
 def on_a_terminal(run: Path, interrupt: bool) -> tuple[int, str]:
