@@ -19,7 +19,7 @@ from helpers import samples_of, small_config
 from hostile import change, files_of, reseal
 
 import collapselab
-from collapselab import chain
+from collapselab import chain, space
 from collapselab.config import UserError
 from collapselab.console import UNSAFE
 from collapselab.corpus.tokenizers import load_tokenizer
@@ -111,6 +111,7 @@ def test_the_frames_are_the_tables_of_the_report(runs: Path, run: Results) -> No
     for name in ("metrics", "summary", "changes", "reference", "ledger", "theory"):
         written = pd.read_parquet(folder / f"{name}.parquet")
         pd.testing.assert_frame_equal(getattr(run, name), written.reset_index(drop=True), check_dtype=False, obj=name)
+    assert 2 * space.REPORT / 3 < sum(path.stat().st_size for path in folder.iterdir()) < space.REPORT  # as is estimated
     pairs = run.summary.query("arm == 'half' and metric == 'real/perplexity' and generation == 2")
     assert pairs["chains"].tolist() == [1] and pairs["pairs"].tolist() == [1]
 

@@ -26,7 +26,7 @@ from collapselab.commands.watch import drawn
 from collapselab.config import UserError
 from collapselab.console import PROGRESS, Console
 from collapselab.opening import chain_path
-from collapselab.watch import DIED, FINISHED, NOT_BEGUN, RUNNING, STOPPED, WAITING, ChainView, RunView, Watcher
+from collapselab.watch import DAMAGED, DIED, FINISHED, NOT_BEGUN, RUNNING, STOPPED, WAITING, ChainView, RunView, Watcher
 
 ROOT = Path(__file__).parents[1]
 
@@ -184,6 +184,20 @@ def test_a_number_that_went_to_a_later_process_is_not_taken_for_the_chains(finis
     finally:
         taken.release()
     assert only(Watcher(path).look()).state == STOPPED
+
+
+def test_a_chain_whose_rows_are_gone_is_not_called_finished(finished: Path, tmp_path: Path) -> None:
+    path = copy(finished, tmp_path) / "arm=main" / "seed=1"
+    watcher, metrics = Watcher(path), path / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    assert only(watcher.look()).state == FINISHED
+    for text in (lines[0], ""):
+        metrics.write_text(text)
+        one = only(watcher.look())
+        assert one.state == DAMAGED and f"metrics.jsonl has {bool(text):d} of 2 rows; continue the run" in one.said
+    metrics.unlink()
+    (path / "gen_001" / "eval" / "eval.json").unlink()
+    assert "unreadable: metrics.jsonl has 0 of 2 rows" in text_of(watcher.look()) and not watcher.look().complete
 
 
 # --- an experiment ----------------------------------------------------------------------------------------------------
