@@ -111,7 +111,9 @@ def test_the_frames_are_the_tables_of_the_report(runs: Path, run: Results) -> No
     for name in ("metrics", "summary", "changes", "reference", "ledger", "theory"):
         written = pd.read_parquet(folder / f"{name}.parquet")
         pd.testing.assert_frame_equal(getattr(run, name), written.reset_index(drop=True), check_dtype=False, obj=name)
-    assert 2 * space.REPORT / 3 < sum(path.stat().st_size for path in folder.iterdir()) < space.REPORT  # as is estimated
+    assert (
+        2 * space.REPORT / 3 < sum(path.stat().st_size for path in folder.iterdir()) < space.REPORT
+    )  # as is estimated
     pairs = run.summary.query("arm == 'half' and metric == 'real/perplexity' and generation == 2")
     assert pairs["chains"].tolist() == [1] and pairs["pairs"].tolist() == [1]
 
