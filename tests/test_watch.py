@@ -96,10 +96,11 @@ def only(view: RunView) -> ChainView:
 # --- a chain ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("finished")  # what a chain imports is there before the fork
 def test_a_chain_is_seen_at_work_then_killed_then_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "FIRST_NOTE", 0.1)
-    monkeypatch.setattr(console, "EVERY_NOTE", 0.05)
-    config = small_config(runs_dir=str(tmp_path), generations=1, training__epochs=12)
+    monkeypatch.setattr(console, "FIRST_NOTE", 0.05)
+    monkeypatch.setattr(console, "EVERY_NOTE", 0.02)
+    config = small_config(runs_dir=str(tmp_path), generations=1, training__epochs=12, evaluation__self_bleu_samples=0)
     path = chain_path(config)
     child = forked(lambda: chain.run(config))
     try:
