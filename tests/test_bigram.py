@@ -254,7 +254,7 @@ def test_sequences_may_be_longer_than_blocks_and_what_is_said_beforehand_holds(t
     first = np.asarray(prepare_of(config).train.ids[:2048], np.int64).reshape(-1, BLOCK)
     assert found["parameters"] == len(bigram.count([first], 257).keys) + 257
     written = sum(p.stat().st_size for p in path.rglob("*") if p.name.endswith((".safetensors", ".bin")))
-    assert found["seconds"] > 0 and written < found["disk"] < 1.5 * written + 4 * space.SCORES
+    assert found["seconds"] > 0 and written < found["disk"] - space.REPORT < 1.5 * written + 4 * space.SCORES
 
 
 def test_single_stages_by_hand(finished, lab: Lab) -> None:

@@ -184,9 +184,12 @@ def _bomb() -> str:
 
 
 def _made(kitchen: Kitchen) -> str:
-    """A finished run."""
-    assert kitchen.run(generations=0)[0] == 0
-    return str(kitchen.runs / "tried")
+    """A finished run: a copy of one that is made once, and holds for whatever only reads it."""
+    once, here = kitchen.good / "runs", kitchen.runs
+    if not once.exists():
+        assert kitchen.run(generations=0, runs_dir=once)[0] == 0
+    shutil.copytree(once, here, dirs_exist_ok=True)
+    return str(here / "tried")
 
 
 def _again(kitchen: Kitchen, change: Callable[[Path], object] = lambda chain: None, **changes: Any) -> Result:
@@ -230,7 +233,7 @@ FINISHED = (  # a finished run is there, and stays
     *("a run that another process has", "a chain that nobody can tell", "a link in a run", "settings that were edited"),
     *("weights that were not kept", "weights that were not kept, for new scores", "a fork of what is not finished"),
     *("a run compared with itself", "tables kept of several runs", "an export into what is there"),
-    *("an export of what is not finished", "an export of something else", "a look too seldom"),
+    *("an export of what is not finished", "an export of something else", "two runs of one name"),
 )
 
 PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
@@ -254,6 +257,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a file that is no settings at all": lambda k: k.lab("run", "--config", "/dev/zero"),
     "a NUL, or half a character, in a value": lambda k: k.yaml('runs_dir: "a\\0b"\n'),
     "a name that leads elsewhere": lambda k: k.run(name="../up"),
+    "a name with a key that is none": lambda k: k.run(name="{mixing.flor}"),
     "a folder for runs without a name": lambda k: k.run(runs_dir=""),
     "a seed that is too large": lambda k: k.run(seed=2**63),
     "an absurd number of generations": lambda k: k.run(generations=10**9),
@@ -347,12 +351,15 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     # run directory
     "a run that is none": lambda k: k.lab("report", str(k.here)),
     "a run compared with itself": lambda k: k.lab("report", _made(k), _made(k)),
+    "two runs of one name": lambda k: k.lab("report", _made(k), str(shutil.copytree(_made(k), k.here / "b" / "tried"))),
+    "an empty --out": lambda k: k.lab("report", "runs/tried", "--out", ""),
     "tables kept of several runs": lambda k: k.lab("report", _made(k), str(k.here), "--out", str(k.here / "kept")),
     "an export into what is there": lambda k: k.lab("export", _made(k), "--out", str(k.good)),
     "an export of what is not finished": lambda k: k.lab("export", _made(k), "--generation", "7"),
-    "an export of something else": lambda k: k.lab("export", _made(k), "--what", "weights"),
+    "an export of something else": lambda k: k.lab("export", "runs/tried", "--what", "weights"),
     "nothing to watch": lambda k: k.lab("watch", str(k.here / "nowhere")),
-    "a look too seldom": lambda k: k.lab("watch", _made(k), "--every", "0"),
+    "a look too seldom": lambda k: k.lab("watch", "runs/tried", "--every", "0"),
+    "a time between looks that is no number": lambda k: k.lab("watch", "runs/tried", "--every", "nan"),
     "--at without --fork": lambda k: k.lab("run", "--at", "0"),
     "other settings": lambda k: _again(k, training__lr=0.5, sampling__top_k=7),
     "fewer generations": lambda k: _again(k, generations=0),

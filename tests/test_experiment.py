@@ -25,7 +25,7 @@ from scipy import stats
 
 from collapselab import report
 from collapselab.chain import run
-from collapselab.commands import print_table
+from collapselab.commands import one_chain, print_table
 from collapselab.commands.chains import read_experiment
 from collapselab.config import UserError, as_dict
 from collapselab.folders import read_json
@@ -429,8 +429,26 @@ def test_a_run_is_scored_by_one_process_at_a_time_and_within_its_text(done: Path
 
 
 def test_a_verb_for_one_chain_says_which_of_several_it_takes(done: Path, lab: Lab) -> None:
-    first = done / "arm=accumulate" / "seed=1"
+    first = done / "arm=replace" / "seed=1"  # the baseline
     code, _, err = lab("sample", str(done), "--show", "1")
     assert code == 0 and f"{done} holds 6 chains; this is about {first}" in err
     code, out, err = lab("eval", str(Chain(first).stage(1, "train")), "--run", str(done))
     assert code == 0 and "real/nll_nats" in json.loads(out) and f"this is about {first}" in err
+
+
+def test_without_a_baseline_the_first_arm_and_the_least_seed_are_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arm, seed in (("b", 10), ("b", 2), ("a", 10), ("a", 3)):
+        (tmp_path / f"arm={arm}" / f"seed={seed}").mkdir(parents=True)
+        (tmp_path / f"arm={arm}" / f"seed={seed}" / "config.yaml").touch()
+    for asked_for, meant in (
+        (None, "arm=a/seed=3"),
+        ("b", "arm=b/seed=2"),
+        ("'b'", "arm=b/seed=2"),
+        ("z", "arm=a/seed=3"),
+    ):
+        if asked_for:
+            (tmp_path / "experiment.yaml").write_text(f"seeds: [1]\nbaseline: {asked_for}\n")
+        assert one_chain(str(tmp_path)) == tmp_path / meant
+        assert f"holds 4 chains; this is about {tmp_path / meant}, name another's folder" in capsys.readouterr().err

@@ -324,7 +324,7 @@ def test_the_estimate_of_the_space_is_near_what_a_chain_takes(
     with Watched(tmp_path, lambda name, path: None, after):
         run(config)
     print(f"peak {peak}, estimate {asked[0]}")
-    assert peak <= asked[0] <= 3 * peak + 5 * space.SCORES, (peak, asked)
+    assert peak <= asked[0] - space.REPORT <= 3 * peak + 5 * space.SCORES, (peak, asked)  # a chain alone makes none
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from helpers import samples_of, small_config
 from hostile import change, files_of, reseal
 
 import collapselab
-from collapselab import chain
+from collapselab import chain, space
 from collapselab.config import UserError
 from collapselab.console import UNSAFE
 from collapselab.corpus.tokenizers import load_tokenizer
@@ -75,6 +75,12 @@ def test_every_block_of_the_page_runs(runs: Path, monkeypatch: pytest.MonkeyPatc
     for block in blocks:
         exec(block, known)
     assert len(blocks) > 6 and isinstance(known["last"], pd.DataFrame)
+    latest, both = known["latest"], known["both"]
+    assert isinstance(latest, pd.DataFrame) and isinstance(both, Results)
+    of_arm = both.wide("real/perplexity").xs(("regimes/replace", 2), level=("arm", "generation"))["real/perplexity"]
+    means = latest.reset_index().set_index("arm")["mean"]
+    assert len(of_arm) == 2 and means["regimes/replace"] == pytest.approx(of_arm.mean())  # not the last seed's
+    assert latest.index.get_level_values("protocol").nunique() == 2 and len(latest) == 3
 
 
 def test_the_metrics_are_those_of_the_chains_one_by_one(runs: Path, run: Results) -> None:
@@ -105,6 +111,9 @@ def test_the_frames_are_the_tables_of_the_report(runs: Path, run: Results) -> No
     for name in ("metrics", "summary", "changes", "reference", "ledger", "theory"):
         written = pd.read_parquet(folder / f"{name}.parquet")
         pd.testing.assert_frame_equal(getattr(run, name), written.reset_index(drop=True), check_dtype=False, obj=name)
+    assert (
+        2 * space.REPORT / 3 < sum(path.stat().st_size for path in folder.iterdir()) < space.REPORT
+    )  # as is estimated
     pairs = run.summary.query("arm == 'half' and metric == 'real/perplexity' and generation == 2")
     assert pairs["chains"].tolist() == [1] and pairs["pairs"].tolist() == [1]
 
@@ -188,6 +197,10 @@ def test_what_cannot_be_read_is_said_in_one_line(runs: Path, run: Results, tmp_p
     for call, words in (
         (lambda: collapselab.load(), "name a run"),
         (lambda: collapselab.load(tmp_path), "no run here"),
+        (lambda: collapselab.load(None), "load(None): name a run by its path"),
+        (lambda: collapselab.load(runs / "demo", 3), "load(3): name a run by its path"),
+        (lambda: collapselab.load([runs / "demo"]), "several as load(first, second)"),
+        (lambda: collapselab.load(""), "load(''): name a run by its path"),
         (lambda: collapselab.load("~nobody-of-that-name/runs"), "no run here"),
         (lambda: collapselab.load(runs / "demo", runs / "demo"), "the same run"),
         (lambda: run.samples(arm="thirds"), "arms replace, half; seeds 1, 2; generations 0 to 2"),

@@ -134,6 +134,8 @@ def test_a_name_is_filled_from_the_settings(lab) -> None:
     line = ["--arm=t{sampling.temperature}_{mixing.values}", "--name=s{seed}", "--seed=4", "--mixing.schedule=list"]
     _, config = options.parse_run(options.gather([*line, "--mixing.values=[0.5, 0.25]", "--generations=2"]))
     assert config.name == "s4" and config.arm == "t1.0__0.5__0.25_"
+    line = ["--arm={mixing.schedule}_{deterministic}_{mixing.regime}_{training.lr}", "--training.lr=1e-5"]
+    assert options.parse_run(options.gather(line))[1].arm == "null_false_replace_1e-05"  # as they are written in a file
     for wrong in ("{mixing.flor}", "{arm}", "{}", "{name}"):
         code, out, err = lab("run", f"--arm={wrong}")
         assert code == 2 and out == "" and f"{wrong} is no setting" in err

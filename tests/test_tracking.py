@@ -151,6 +151,12 @@ def expected(rows: list[dict]) -> list[dict]:
     ]
 
 
+def another_second(file: Path) -> None:
+    """wandb names its folders by the second: waits until the next one has another name."""
+    while time.strftime("%Y%m%d_%H%M%S") <= file.parent.name.split("-")[2]:
+        time.sleep(0.05)
+
+
 def other_process(code: str, chain: Path, **streams) -> subprocess.Popen:
     """A process that knows `tracker(mode)` of the chain, and its `rows`."""
     begin = f"""
@@ -175,7 +181,7 @@ def tracker(mode):
 def test_each_row_takes_the_step_of_its_generation_and_a_replay_repeats_it(chain) -> None:
     config = small_config()
     assert replay(config, chain, quiet(), "offline") == 4
-    time.sleep(1)  # wandb names its folders by the second
+    another_second(*wandb_files(chain))
     assert replay(config, chain, quiet(), "offline") == 4
     first, second = wandb_files(chain)
     assert first.name == second.name  # the run's id
@@ -221,6 +227,9 @@ def test_neither_a_key_nor_a_token_reaches_a_file_or_a_stream(online, tmp_path, 
     online.setenv("HF_TOKEN", TOKEN)
     online.setattr(tracking, "FINISH_SECONDS", 1)
     for mode in ("offline", "online"):
+        if mode == "online":  # nobody takes the report
+            online.setattr(tracking, "REPORT_SECONDS", 0)
+            online.setattr(tracking, "LEAVE_SECONDS", 0.5)
         run(small_config(runs_dir=str(tmp_path / "runs"), name=mode, generations=0, tracking__wandb=mode))
     out, err = capfd.readouterr()
     assert err.count("wandb") == 1 and "not all was sent within 1 s" in err and "collapselab sync" in err, err
@@ -232,6 +241,7 @@ def test_neither_a_key_nor_a_token_reaches_a_file_or_a_stream(online, tmp_path, 
 
 def test_a_slow_server_delays_neither_a_row_nor_a_fork(online, chain, silent_server) -> None:
     online.setenv("WANDB_BASE_URL", silent_server)
+    online.setattr(tracking, "LEAVE_SECONDS", 0.5)
     started = time.perf_counter()
     tracker = Tracker(small_config(), chain, quiet(), "online", patience=1)
     for count in range(200):
@@ -444,7 +454,7 @@ def test_an_experiments_report_and_comparison_are_a_run_of_their_own(tmp_path, c
     (during,) = wandb_files(asked.root)
     assert "wandb" not in capsys.readouterr().err
     asked.save()  # what wandb keeps in the run's folder is its own, links too
-    time.sleep(1)  # wandb names its folders by the second
+    another_second(during)
     assert lab("sync", str(asked.root), "--wandb", "offline")[0] == 0
     later = wandb_files(asked.root)[-1]
     assert later.name == during.name and later != during  # one run, replayed
@@ -468,6 +478,7 @@ def test_an_experiments_report_and_comparison_are_a_run_of_their_own(tmp_path, c
 def test_a_report_that_wandb_does_not_take_changes_nothing_but_a_line(online, chain, capfd) -> None:
     """A server that has not answered is not waited for as long as one that takes a report."""
     online.setattr(tracking, "FINISH_SECONDS", 1)
+    online.setattr(tracking, "LEAVE_SECONDS", 0.5)
     page = chain / "index.html"
     page.write_text("x")
     config = small_config(tracking__wandb="online")

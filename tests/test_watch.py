@@ -26,7 +26,7 @@ from collapselab.commands.watch import drawn
 from collapselab.config import UserError
 from collapselab.console import PROGRESS, Console
 from collapselab.opening import chain_path
-from collapselab.watch import DIED, FINISHED, NOT_BEGUN, RUNNING, STOPPED, WAITING, ChainView, RunView, Watcher
+from collapselab.watch import DAMAGED, DIED, FINISHED, NOT_BEGUN, RUNNING, STOPPED, WAITING, ChainView, RunView, Watcher
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,10 +96,11 @@ def only(view: RunView) -> ChainView:
 # --- a chain ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("finished")  # what a chain imports is there before the fork
 def test_a_chain_is_seen_at_work_then_killed_then_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "FIRST_NOTE", 0.1)
-    monkeypatch.setattr(console, "EVERY_NOTE", 0.05)
-    config = small_config(runs_dir=str(tmp_path), generations=1, training__epochs=12)
+    monkeypatch.setattr(console, "FIRST_NOTE", 0.05)
+    monkeypatch.setattr(console, "EVERY_NOTE", 0.02)
+    config = small_config(runs_dir=str(tmp_path), generations=1, training__epochs=12, evaluation__self_bleu_samples=0)
     path = chain_path(config)
     child = forked(lambda: chain.run(config))
     try:
@@ -186,6 +187,20 @@ def test_a_number_that_went_to_a_later_process_is_not_taken_for_the_chains(finis
     assert only(Watcher(path).look()).state == STOPPED
 
 
+def test_a_chain_whose_rows_are_gone_is_not_called_finished(finished: Path, tmp_path: Path) -> None:
+    path = copy(finished, tmp_path) / "arm=main" / "seed=1"
+    watcher, metrics = Watcher(path), path / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    assert only(watcher.look()).state == FINISHED
+    for text in (lines[0], ""):
+        metrics.write_text(text)
+        one = only(watcher.look())
+        assert one.state == DAMAGED and f"metrics.jsonl has {bool(text):d} of 2 rows; continue the run" in one.said
+    metrics.unlink()
+    (path / "gen_001" / "eval" / "eval.json").unlink()
+    assert "unreadable: metrics.jsonl has 0 of 2 rows" in text_of(watcher.look()) and not watcher.look().complete
+
+
 # --- an experiment ----------------------------------------------------------------------------------------------------
 
 
@@ -253,12 +268,23 @@ def test_a_pipe_gets_one_plain_snapshot(finished: Path, lab: Lab) -> None:
     assert state_of(finished, but=finished / "nothing") == before
 
 
+def test_a_pipe_gets_lines_wider_than_80_columns_and_none_over_160(finished: Path, tmp_path: Path, lab: Lab) -> None:
+    run = copy(finished, tmp_path)
+    said = "note: " + "word " * 20 + "end"
+    (run / "events.log").write_text(f"2026-01-02T03:04:05 {said}\n2026-01-02T03:04:05 {'x' * 500}\n")
+    lines = lab("watch", str(run))[1].splitlines()
+    assert f"03:04:05 {said}" in map(str.rstrip, lines) and max(map(len, lines)) == 160
+
+
 def test_what_is_not_there_yet_is_said_in_one_line(tmp_path: Path, finished: Path, lab: Lab) -> None:
     code, out, err = lab("watch", str(tmp_path / "no"))
     assert code == 2 and out == "" and err.count("\n") == 1 and "no run here, or it has not begun yet" in err
     assert lab("watch", str(tmp_path))[0] == 2
     code, _, err = lab("watch", str(finished), "--every", "0")
     assert code == 2 and "--every=0.0: must lie in [0.1, 3600] seconds" in err
+    for wrong in ("nan", "often"):
+        code, _, err = lab("watch", str(finished), "--every", wrong)
+        assert code == 2 and err == f"collapselab: error: --every='{wrong}': must be a number\n"
 
 
 def on_a_terminal(run: Path, interrupt: bool) -> tuple[int, str]:

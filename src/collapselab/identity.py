@@ -33,7 +33,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def filled(name: str, settings: dict[str, Any]) -> str:
     """A name in which each `{key}` is replaced by the value of that setting: what starts runs from a table of settings
-    (a sweep) gives each a name of its own. Characters that no name has become `_`. Raises UserError for what is no key.
+    (a sweep) gives each a name of its own. Values are written as in YAML (null, true); characters that no name has become
+    `_`. Raises UserError for what is no key.
 
     Args:
         settings: flat.
@@ -43,7 +44,8 @@ def filled(name: str, settings: dict[str, Any]) -> str:
         key = found[1]
         if key not in settings or key in ("name", "arm"):
             raise UserError(f"{name!r}: {{{key}}} is no setting; write a key as in {{mixing.start}}")
-        return re.sub(r"[^A-Za-z0-9._=+-]", "_", str(settings[key]))
+        held = settings[key]
+        return re.sub(r"[^A-Za-z0-9._=+-]", "_", held if isinstance(held, str) else json.dumps(held))
 
     return re.sub(r"\{([^{}]*)\}", value, name)
 

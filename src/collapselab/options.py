@@ -56,7 +56,7 @@ class Options:
         )
         self.keys: dict[str, str] = {}
         self.switches: set[str] = set()
-        self.line_only: set[str] = set()
+        self.line_only: dict[str, str] = {}
         self.sections: set[str] = set()
         self.positional: str | None = None
         self.origin: dict[str, Path] = {}  # the YAML file that a value came from
@@ -81,10 +81,7 @@ class Options:
     def add(self, name: str, kind: Any, default: Any, help_text: str, *, line_only: bool = False) -> None:
         """An option `--name`; with `line_only` it cannot stand in a YAML file."""
         self.parser.add_argument(f"--{name}", type=kind, default=default, help=help_text)
-        if line_only:
-            self.line_only.add(name)
-        else:
-            self.keys[name] = getattr(kind, "__name__", str(kind))
+        (self.line_only if line_only else self.keys)[name] = getattr(kind, "__name__", str(kind))
 
     def add_switch(self, name: str, help_text: str) -> None:
         self.parser.add_argument(f"--{name}", action="store_true", help=help_text)
@@ -127,6 +124,8 @@ class Options:
         for item in arguments:
             if not _is_text(item):
                 raise UserError(f"{item[:80]!r}: holds a NUL or half a character, which no file can keep; take it out")
+            if item.startswith("--out=") and not item[6:].strip():  # the folder that one stands in, to pathlib
+                raise UserError(f"--out {item[6:]!r}: name a folder, or a file where the verb writes one")
         try:
             return self.parser.parse_args(arguments)
         except UserError:
@@ -175,7 +174,7 @@ class Options:
                     if value is not None and not isinstance(value, dict):
                         raise UserError(f"--config {path}: {name}={value!r}: holds several keys, not one value")
                     walk(value or {}, f"{name}.")
-                elif name in self.line_only | self.switches:
+                elif name in {*self.line_only, *self.switches}:
                     if value not in (None, False):
                         raise UserError(f"--config {path}: {name}: give it on the command line, as --{name}")
                 elif name not in self.keys:
@@ -200,9 +199,11 @@ class Options:
         text = " ".join(str(error).split())
         found = re.search(r'[Pp]arser key "([^"]+)"|argument --([\w.]+)', text)
         key = (found.group(1) or found.group(2)) if found else ""
-        if key in self.keys:
+        if annotation := (self.keys | self.line_only).get(key):
             given = [a.split("=", 1)[1] for a in arguments if a.startswith(f"--{key}=")]
-            said = f"{key}={given[-1] if given else ''!r}: must be {in_words(self.keys[key])}"
+            said = (
+                f"{'--' * (key in self.line_only)}{key}={given[-1] if given else ''!r}: must be {in_words(annotation)}"
+            )
             return UserError(f"--config {self.origin[key]}: {said}" if key in self.origin else said)
         return UserError(f"{text[:300]}; see `{self.parser.prog} --help`")
 

@@ -11,7 +11,8 @@ from collapselab.corpus import Corpus
 from collapselab.pretrained import size_of
 from collapselab.rundir import Chain
 
-SCORES = 2 << 20  # bytes of a generation's scores, mixture and log, at most in a usual run
+SCORES = 2 << 20  # bytes of a generation's scores, explorer (20 KB), mixture and log, at most in a usual run
+REPORT = 6 << 20  # of a run's report: the page brings a library of 4.7 MB along, PNGs and tables take half a MB
 PAIR = 16  # bytes of a pair of tokens and its count, and of a block's source and place
 CHECKPOINT = 3  # times the weights: the weights and two moments
 
@@ -30,7 +31,7 @@ def weight_bytes(config: RunConfig, vocab: int, blocks: int) -> int:
 
 
 def needed(config: RunConfig, weights: int, vocab: int, budget: int, sets: list[int], fresh: bool) -> int:
-    """Bytes that a chain takes for its generations that are left, unfinished stages included.
+    """Bytes that a chain takes for its generations that are left, unfinished stages and the report of its run included.
 
     Args:
         weights: bytes of a published model. budget: tokens that a generation writes.
@@ -45,7 +46,7 @@ def needed(config: RunConfig, weights: int, vocab: int, budget: int, sets: list[
     text = budget * (2 if vocab <= 1 << 16 else 4)
     checkpoints = 0 if config.model.family == "bigram" else 2 * CHECKPOINT * weights
     reference = PAIR * min(vocab * vocab, sets[0] * config.training.block) if fresh else 0
-    return models * weights + (left + 1) * text + checkpoints + reference + PAIR * sum(sets) + left * SCORES
+    return models * weights + (left + 1) * text + checkpoints + reference + PAIR * sum(sets) + left * SCORES + REPORT
 
 
 def check_space(config: RunConfig, chain: Chain, corpus: Corpus, budget: int, done: int, blocks: int) -> None:

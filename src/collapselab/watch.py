@@ -141,18 +141,21 @@ class Watcher:
 
     def _stands(self, view: ChainView, now: float) -> ChainView:
         chain = Chain(view.path)
-        rows = self._rows(view.path)
         last = _last(view.path)
         finished, stage = chain.at_work(0)
         who = holder(view.path / "lock")
+        rows = self._rows(view.path)  # after the rest: a chain that nobody had any more has written them all
         done = last is not None and finished > last
         state, said = (FINISHED if done else STOPPED), ""
         if who is not None and who.pid is not None:
             state, said = (DIED if has_ended(who) else RUNNING), str(replace(who, command=""))
         if state == RUNNING and finished == 0 and (other := _makes_first(chain, who)):
             state, said = WAITING, f"generation 0, which {other} makes"
-        if done and state == DIED:
+        lacking = last is not None and len(rows) <= last
+        if done and state == DIED and not lacking:
             state, said = FINISHED, ""
+        if state == FINISHED and lacking:
+            raise UserError(f"metrics.jsonl has {len(rows)} of {finished} rows; continue the run to have it made again")
         bar = _progress(view.path / PROGRESS)
         if bar is not None and (who is None or who.pid != bar.pid or state not in (RUNNING, DIED)):
             bar = None  # of an earlier process

@@ -91,16 +91,31 @@ def last(key: str, gathered: list[str]) -> str | None:
 
 
 def one_chain(run: str) -> Path:
-    """The chain that is meant by a run directory: its first one, which is said where there are more."""
+    """The chain that is meant by a run directory: the first seed of an experiment's baseline, or else the first arm. It is
+    said where there are more."""
+    from collapselab.identity import plain_bytes
     from collapselab.rundir import find_chains
 
     chains = find_chains(Path(run))
-    if len(chains) > 1 and os.environ.get("RANK", "0") == "0":
+    if len(chains) == 1:
+        return chains[0]
+    # One line is looked for: it needs no reader of YAML, and an arm that is none changes nothing.
+    found = re.search(
+        rb"^baseline: '?([\w.+=-]{1,100})'?$", plain_bytes(Path(run) / "experiment.yaml") or b"", re.MULTILINE
+    )
+    arm = found[1].decode() if found else ""
+    chosen = min(chains, key=lambda chain: (chain.parent.name != f"arm={arm}", chain.parent.name, _seed(chain), chain))
+    if os.environ.get("RANK", "0") == "0":
         from collapselab.console import inert
 
-        which = f"{run} holds {len(chains)} chains; this is about {chains[0]}, name another to have it"
+        which = f"{run} holds {len(chains)} chains; this is about {chosen}, name another's folder to have that one"
         print(inert(which), file=sys.stderr)
-    return chains[0]
+    return chosen
+
+
+def _seed(chain: Path) -> int:
+    seed = chain.name.removeprefix("seed=")
+    return int(seed) if re.fullmatch("[0-9]{1,19}", seed) else 0
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], left: tuple[str, ...] = ()) -> None:

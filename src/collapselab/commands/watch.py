@@ -15,7 +15,7 @@ from collapselab.config import UserError
 if TYPE_CHECKING:
     from collapselab.watch import ChainView, RunView, Watcher
 
-PLAIN_WIDTH = 160  # columns of a snapshot that goes to a file or a pipe
+PLAIN_WIDTH = 160  # columns of a snapshot that goes to a file or a pipe: of an event, more than a terminal has
 BETWEEN = 3.0  # seconds without a process at work after which a run has ended
 BETWEEN_CHAINS = 30.0  # the same while an experiment has chains to begin: its workers import torch first
 LAST_ROWS, EVENTS = 3, 6

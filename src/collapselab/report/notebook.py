@@ -183,6 +183,11 @@ def load(*runs: str | Path) -> Results:
     """
     if not runs:
         raise UserError('load(): name a run, as in load("runs/demo")')
+    for run in runs:
+        if not isinstance(run, str | os.PathLike) or not os.fspath(run):
+            raise UserError(
+                f'load({run!r}): name a run by its path, as in load("runs/demo"); several as load(first, second)'
+            )
     paths = [Path(os.path.expanduser(run)) for run in runs]  # noqa: PTH111 - leaves an unknown ~user as it is
     found = opened(paths[0]) if len(paths) == 1 else open_runs(paths)
     return Results(found.name, found)
