@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import fragile_config
 from fabricated import fabricate, under_protocol
+from helpers import fragile_config
 from hostile import MARKS, reseal
 
 from collapselab.chain import run
