@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated import fabricate, under_protocol
 from helpers import fragile_config
 from hostile import MARKS, reseal
 
@@ -51,7 +53,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of two arms of three generations: as they are, and as a stranger gives them away."""
+    """Reports of two arms of three generations: as a stranger gives them away; and as they are, beside two arms of two seeds
+    under another protocol, of which one is shorter and one never writes a rare word in its first seed."""
     folder = tmp_path_factory.mktemp("runs")
     for arm, start in (("half", 0.5), ("none", 0.0)):
         changes = {"arm": arm, "mixing__start": start, "generations": GENERATIONS - 1, "corpus__tokenizer": "bpe"}
@@ -59,6 +62,15 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     real, hostile = folder / "test", folder / "hostile"
     shutil.copytree(real, hostile)
     spoil(hostile)
+    fabricate(real / "arm=half" / "seed=1", real, ["other", "short"], 2, GENERATIONS - 1)
+    for chain in (*real.glob("arm=other/seed=*"), *real.glob("arm=short/seed=*")):
+        under_protocol(chain, stride=16)
+    rows = real / "arm=short" / "seed=1" / "metrics.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:2]))
+    for file in real.glob("arm=other/seed=1/gen_*/eval/tail_words.bin"):
+        nothing = bytes(file.stat().st_size)
+        file.unlink()  # a hard link
+        file.write_bytes(nothing)
     return {"real": write_report(real), "hostile": write_report(hostile)}
 
 
@@ -114,6 +126,7 @@ class Opened:
 
     def reset(self) -> Any:
         """The page as it was when it was opened; two arms at the last generation."""
+        self.page.locator("#x-group").select_option("0")
         self.page.locator("[name=x-mode][value=arms]").check()
         self.page.locator("[name=x-colour][value=surprise]").check()
         self.page.locator("#x-prompt").select_option("0")
@@ -130,26 +143,29 @@ class Opened:
 
 
 class Pages:
-    """The real report, opened at three widths; the hostile one, opened on a phone and given other widths."""
+    """The real report, opened in a wide window, and the hostile one, opened dark on a phone; given another width where a
+    test wants that. A page is loaded once: a second a time."""
 
     def __init__(self, browser: Any, reports: dict[str, Path]):
-        self.real = {
-            width: Opened(browser, reports["real"], width, "dark" if width == 800 else "light") for width in WIDTHS
-        }
-        self.hostile = Opened(browser, reports["hostile"], WIDTHS[0])
+        self.browser, self.reports = browser, reports
+        self.found: dict[str, Opened] = {}
 
     def __getitem__(self, wanted: tuple[str, int]) -> Opened:
         name, width = wanted
-        if name == "hostile":
-            self.hostile.page.set_viewport_size({"width": width, "height": 900})
-        return self.real[width] if name == "real" else self.hostile
+        if name not in self.found:
+            first = (1600, "light") if name == "real" else (360, "dark")
+            self.found[name] = Opened(self.browser, self.reports[name], *first)
+        one = self.found[name]
+        if one.page.viewport_size["width"] != width:
+            one.page.set_viewport_size({"width": width, "height": 900})
+        return one
 
 
 @pytest.fixture(scope="module")
 def opened(browser: Any, reports: dict[str, Path]) -> Iterator[Pages]:
     found = Pages(browser, reports)
     yield found
-    for one in [*found.real.values(), found.hostile]:
+    for one in found.found.values():
         one.page.context.close()
 
 
@@ -201,7 +217,7 @@ def test_the_page_opens_offline_without_errors_and_fits(opened: Pages, name: str
     one.page.locator(".chart").first.scroll_into_view_if_needed()
     one.page.locator(".chart svg").first.wait_for()
     one.check()
-    theme = "dark" if (name, width) == ("real", 800) else "light"
+    theme = "light" if name == "real" else "dark"
     assert one.page.evaluate("document.documentElement.dataset.theme") == theme
 
 
@@ -296,7 +312,7 @@ def test_the_switch_colours_by_surprise_by_frequency_or_not_at_all(opened: Pages
 
 def test_one_arm_is_shown_growing_from_generation_to_generation(opened: Pages) -> None:
     one = opened["real", 360]
-    one.page.locator("[name=x-mode][value=generations]").check()
+    one.reset().locator("[name=x-mode][value=generations]").check()
     one.page.locator("#x-arm").select_option("1")
     heads = one.all("#x-columns h4")
     assert [head.split("\n")[0] for head in heads] == [f"generation {g}" for g in range(GENERATIONS)]
@@ -304,7 +320,10 @@ def test_one_arm_is_shown_growing_from_generation_to_generation(opened: Pages) -
     assert one.page.locator("#x-columns .x-block").count() == GENERATIONS - 1 and one.text("#x-now") == "0 to 1"
     one.page.locator("#x-prompt").select_option("3")
     one.page.locator("[name=x-mode][value=arms]").check()
-    assert one.page.locator("#x-columns .x-block").count() == 2
+    assert one.page.locator("#x-columns .x-block").count() == 2 and one.text("#x-now") == "1"
+    one.page.locator("[name=x-mode][value=generations]").check()
+    assert one.text("#x-now") == "0 to 1"
+    one.reset()
     one.check()
 
 
@@ -314,7 +333,7 @@ def test_search_filters_rare_words_and_marks_them_in_the_samples(opened: Pages, 
     counts = read_json(next(root.glob("**/reference/tails.json")))["words"]
     rare = {word: count for word, count in counts.items() if count <= 20}
     assert f"of {len(rare):,}" in one.text("#x-page") and one.page.locator("#x-words tbody tr").count() == 20
-    one.page.locator("#x-search").fill("th")
+    one.page.locator("#x-search").fill("  TH ")
     wanted = sorted(word for word in rare if "th" in word)
     assert one.text("#x-page").endswith(f"of {len(wanted):,}") and f"{len(wanted):,} rare words" in one.text("#x-found")
     shown = []
@@ -327,18 +346,70 @@ def test_search_filters_rare_words_and_marks_them_in_the_samples(opened: Pages, 
         "found => found.map((body) => [...body.querySelectorAll('.x-token')].map((token) => token.textContent).join(''))"
     )
     places = sum(one_text.lower().count("th") for one_text in text)
-    assert one.text("#x-found").startswith(f"{places} places") and (one.page.locator(".x-hit").count() > 0) == (
-        places > 0
-    )
+    assert one.text("#x-found").startswith(f"{places} place{'' if places == 1 else 's'} in") and (
+        one.page.locator(".x-hit").count() > 0
+    ) == (places > 0)
     one.page.locator("#x-words thead button >> nth=1").click()
     cells = [int(cell) for cell in one.all("#x-words tbody td:nth-child(2)")]
     assert cells == sorted(cells) and one.page.locator("#x-words [aria-sort=ascending]").count() == 1
     one.page.locator("#x-words thead button >> nth=1").press("Enter")
     cells = [int(cell) for cell in one.all("#x-words tbody td:nth-child(2)")]
     assert cells == sorted(cells, reverse=True)
+    everything = "\n".join(text).lower()
+    once = next(
+        part for n in range(2, 40) for part in [everything[:n]] if everything.count(part) == 1 and part.strip() == part
+    )
+    one.page.locator("#x-search").fill(once)
+    assert one.text("#x-found").startswith("1 place in the text shown, ")
+    one.page.locator("#x-search").fill(sorted(rare, key=len)[-1])
+    assert one.text("#x-found").endswith(", 1 rare word")
     one.page.locator("#x-search").fill("no such word")
     assert one.text("#x-page") == "0 to 0 of 0" and one.page.locator("#x-on").is_disabled()
     one.page.locator("#x-search").fill("")
+    one.check()
+
+
+def test_arms_of_two_protocols_are_never_side_by_side(opened: Pages) -> None:
+    one, beginning = opened["real", 360], "the prompts, the tokens or what surprise is measured by"
+    one.reset()
+    assert one.all("#x-group option") == ["protocol A: half, none", "protocol B: other, short"]
+    assert "Not beside these: other, short (protocol B). " in one.text("#x-why") and beginning in one.text("#x-why")
+    assert "do not stand side by side" in one.text("#explorer > .caption")
+    one.page.locator("#x-group").select_option("1")
+    assert [head.split("\n")[0] for head in one.all("#x-columns h4")] == ["other", "short"]
+    assert one.text("#x-now") == "1"  # the last generation that both have
+    one.page.locator("#x-next").click()
+    assert "ends at generation 1" in one.text("#x-columns .x-text >> nth=1")
+    assert "Not beside these: half, none (protocol A). " in one.text("#x-why")
+    assert "protocol B" in one.text("#x-tails-caption") and one.all("#x-bars .x-arm") == ["other", "short"]
+    one.reset()
+    assert [head.split("\n")[0] for head in one.all("#x-columns h4")] == ["half", "none"]
+    one.check()
+
+
+def test_a_rare_word_says_which_seed_and_fits_a_phone_and_paper(opened: Pages) -> None:
+    one = opened["real", 360]
+    one.page.locator("#x-group").select_option("1")
+    cells = [" ".join(cell.split()) for cell in one.all("#x-words tbody td:nth-child(3)")]
+    assert cells and all(re.fullmatch("other: never in seed 1 at generation 2: [01] of 2 seeds", c) for c in cells)
+    cells = [" ".join(cell.split()) for cell in one.all("#x-words tbody td:nth-child(4)")]
+    said = "short: (never|still|generation 0) in seed 1 at generation 1: [0-2] of 2 seeds"
+    assert cells and all(re.fullmatch(said, cell) for cell in cells)
+    cut = """() => [...document.querySelectorAll("#x-words :is(th, td)")].filter((cell) => cell.checkVisibility() &&
+      cell.getBoundingClientRect().right > document.documentElement.clientWidth).length"""
+    assert one.page.evaluate(cut) == 0 and not one.page.locator("#x-cue").is_visible()
+    one.page.emulate_media(media="print")
+    one.page.set_viewport_size({"width": 720, "height": 900})  # A4 without its margins
+    assert one.page.evaluate(cut) == 0 and one.page.locator("#x-words tbody td").first.is_visible()
+    exact = "getComputedStyle(document.querySelector('#explorer .x-dot')).printColorAdjust"
+    assert one.page.evaluate(exact) == "exact"
+    one.page.emulate_media(media="screen")
+    assert not one.page.locator("#x-cue").is_visible()
+    style = one.page.add_style_tag(content="#explorer .x-words td { min-width: 30rem; }")  # as wide as many arms are
+    one.page.set_viewport_size({"width": 800, "height": 900})
+    one.page.locator("#x-cue").wait_for()
+    style.evaluate("node => node.remove()")
+    one.reset()
     one.check()
 
 
@@ -365,6 +436,7 @@ def test_text_has_contrast_enough_in_both_themes(opened: Pages, name: str, width
 def test_everything_is_reached_and_seen_by_the_keyboard_alone(opened: Pages) -> None:
     one = opened["real", 800]
     one.page.locator("body").evaluate("body => { document.activeElement.blur(); window.scrollTo(0, 0); }")
+    one.page.mouse.click(1, 1)  # from where Tab goes on
     wanted = one.page.evaluate(
         """() => [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']")]
           .filter((node) => node.checkVisibility() && !node.disabled && !node.closest("svg, .modebar"))
@@ -421,6 +493,7 @@ def test_strange_text_is_shown_and_never_obeyed(opened: Pages) -> None:
 
 def test_print_shows_the_state_in_light(opened: Pages) -> None:
     one = opened["real", 800]
+    one.page.locator("#theme").click()
     one.page.emulate_media(media="print")
     assert (
         not one.page.locator(".x-controls").is_visible() and one.page.locator("#x-columns .x-token").first.is_visible()
@@ -429,5 +502,6 @@ def test_print_shows_the_state_in_light(opened: Pages) -> None:
     light, poor = one.page.evaluate("getComputedStyle(document.body).backgroundColor"), one.page.evaluate(CONTRAST)[1]
     assert light == "rgb(255, 255, 255)" and poor == []
     one.page.emulate_media(media="screen")
+    one.page.locator("#theme").click()
     assert len(one.page.pdf()) > 10_000
     one.check()

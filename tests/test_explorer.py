@@ -46,6 +46,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return config, path, open_corpus(config, one_process())
 
 
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A chain of two generations whose model counts."""
+    changes = {"model__family": "bigram", "generations": 1, "mixing__tokens": 512}
+    config = small_config(runs_dir=str(tmp_path_factory.mktemp("counted")), **changes)
+    path, _ = run(config)
+    return config, path, open_corpus(config, one_process())
+
+
+@pytest.fixture(scope="module")
+def beams(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """One whose text is searched for."""
+    changes = {"sampling__beams": 2, "generations": 1, "mixing__tokens": 512, "evaluation__overlap": False}
+    config = small_config(runs_dir=str(tmp_path_factory.mktemp("beams")), **changes)
+    path, _ = run(config)
+    return config, path, open_corpus(config, one_process())
+
+
 def continuations(path: Path, generation: int) -> dict:
     return read_json(path / f"gen_{generation:03d}" / "samples" / "continuations.json")
 
@@ -97,13 +115,11 @@ def test_continuations_are_those_of_the_plain_sampler_with_the_random_numbers_of
         np.testing.assert_array_equal(ids[:, head:], expected)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model__family": "bigram"}, {"sampling__beams": 2}])
-def test_the_chains_own_text_is_the_same_without_them(made: Made, tmp_path: Path, changes: dict) -> None:
-    config, path, _ = made
-    if changes:
-        config = small_config(runs_dir=str(tmp_path / "runs"), generations=1, mixing__tokens=512, **changes)
-        path, _ = run(config)
-    corpus = open_corpus(config, one_process())
+@pytest.mark.parametrize("name", ["made", "counted", "beams"])
+def test_the_chains_own_text_is_the_same_without_them(
+    tmp_path: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    config, path, corpus = request.getfixturevalue(name)
     sampler = sampling.Sampler(config, one_process(), quiet())
     for g in (0, 1):  # one sampler, as in a chain
         out = tmp_path / str(g)
@@ -191,19 +207,16 @@ def test_tail_words_say_which_rare_words_stand_in_the_budget(made: Made) -> None
         assert (tails["20"]["types"], tails["20"]["seen"]) == (len(rare), np.unpackbits(bits).sum())
 
 
-def test_a_token_that_counts_give_no_probability_has_no_surprise(tmp_path: Path) -> None:
-    path, _ = run(small_config(runs_dir=str(tmp_path), model__family="bigram", generations=1, mixing__start=0.5))
+def test_a_token_that_counts_give_no_probability_has_no_surprise(counted: Made, tmp_path: Path) -> None:
+    config, path, corpus = counted
     found = explorer(path, 0)
     assert all(value is not None and value >= 0 for one in found["prompts"] for value in one["nll"])
-    file = path / "gen_000" / "samples" / "continuations.json"
-    saved = read_json(file)
+    saved = continuations(path, 0)
     saved["ids"] = [[*row[:-1], 0] for row in saved["ids"]]  # NUL, which no speech has
-    write_json(file, saved)
-    config = small_config(runs_dir=str(tmp_path), model__family="bigram")
-    continued = read_continuations(file.parent, 257)
+    write_json(tmp_path / "continuations.json", saved)
+    continued = read_continuations(tmp_path, 257)
     assert continued is not None
-    tokenizer = open_corpus(config, one_process()).tokenizer
-    shown = explored(continued, model_of(path, 0), tokenizer, config, one_process(), quiet())
+    shown = explored(continued, model_of(path, 0), corpus.tokenizer, config, one_process(), quiet())
     assert [one["nll"][-1] for one in shown["prompts"]] == [None] * PROMPTS
     assert all(one["pieces"][-1].endswith("\0") for one in shown["prompts"])
 

@@ -233,7 +233,7 @@
   }
 
   // A narrow window and paper stack the cells of a row: the roles keep the table one for a screen reader, and each cell names its arm.
-  const cell = (label, ...content) => element("td", { role: "cell" }, element("span", { class: "x-label" }, label), ...content);
+  const cell = (label, ...content) => element("td", { role: "cell" }, element("span", { class: "x-label" }, ...label), ...content);
 
   function heading(key, label) {
     const sorted = state.sort === key;
@@ -263,8 +263,8 @@
           "tr",
           { role: "row" },
           element("th", { scope: "row", role: "rowheader" }, element("bdi", {}, X.tails.words[i])),
-          cell("in real text: ", number(X.tails.counts[i])),
-          ...named.map(([arm, tail]) => cell(armName(arm), ...lastSeen(tail, arm, i))),
+          cell(["in real text: "], number(X.tails.counts[i])),
+          ...named.map(([arm, tail]) => cell([armName(arm), ": "], ...lastSeen(tail, arm, i))),
         ),
       ),
     );

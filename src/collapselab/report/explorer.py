@@ -147,7 +147,9 @@ def _group(
 def _base(chain: ChainFiles) -> tuple[str, int]:
     """What decides generation 0's model, by which surprise is measured: its settings and the seed."""
     settings = flatten(as_dict(RunConfig())) | chain.settings
-    mine = {key: v if v is None or isinstance(v, str) else repr(v) for key, v in settings.items() if key not in HARMLESS}
+    mine = {
+        key: v if v is None or isinstance(v, str) else repr(v) for key, v in settings.items() if key not in HARMLESS
+    }
     return shared_digests(mine, str(chain.protocol.get("corpus")))["train"], chain.seed
 
 
@@ -164,7 +166,9 @@ def _within_bounds(chains: list[ChainFiles], most_tokens: int, notes: list[str])
     count = min(last + 1, max(2, most_tokens // max(1, each) - (common < last)))
     shown = sorted({common, *(int(g) for g in np.linspace(0, last, count).round())})
     if len(shown) <= last:
-        notes.append(f"{len(shown)} of {last + 1} generations, evenly spaced: the page has room for {most_tokens:,} tokens of these arms.")
+        notes.append(
+            f"{len(shown)} of {last + 1} generations, evenly spaced: the page has room for {most_tokens:,} tokens of these arms."
+        )
     if prompts < most:
         notes.append(f"{prompts} of {most} prompts: the page has room for {most_tokens:,} tokens of these arms.")
     return shown, prompts
