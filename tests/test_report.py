@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import math
 import re
+import shlex
 import shutil
 import time
 from html.parser import HTMLParser
@@ -25,17 +27,19 @@ from scipy import stats
 from collapselab import report
 from collapselab.chain import run
 from collapselab.console import Console
-from collapselab.report import colours, page, protocols, series, tables
+from collapselab.report import colours, page, protocols, reproduce, series, tables
 from collapselab.report.charts import CHARTS
+from collapselab.report.files import Opened
 from collapselab.rundir import read_metrics
 
+QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "mixing__tokens": 4096}
 ARMS = [f"arm_{i:02d}" for i in range(12)]
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A chain of two generations beside generation 0."""
-    config = small_config(runs_dir=str(tmp_path_factory.mktemp("real")), evaluation__tokens=4096, mixing__tokens=4096)
+    config = small_config(runs_dir=str(tmp_path_factory.mktemp("real")), **QUICK)
     return run(config)[0]
 
 
@@ -189,6 +193,56 @@ def test_chains_that_have_not_finished_are_named(real: Path, tmp_path: Path) -> 
     assert "Without a finished generation: arm=a/seed=2, arm=c/seed=1, arm=c/seed=2." in text
     assert "Arms are compared at generation 0, the last one that every chain has." in text
     assert "One seed only (a): no interval can be given" in text
+
+
+# --- the commands that make it again -------------------------------------------------------------------------------------
+
+
+def again(page: Path, lab: Lab) -> list[str]:
+    """Runs the first command that a page shows; returns its arguments."""
+    section = page.read_text().split('id="reproduce"')[1]
+    (command,) = re.findall(r"<pre tabindex=\"0\">(collapselab .*)</pre>", section)
+    words = shlex.split(html.unescape(command))
+    assert lab(*words[1:])[0] == 0
+    return words
+
+
+def scores(chain: Path) -> list[dict[str, float]]:
+    return [row["metrics"] for row in read_metrics(chain)]
+
+
+def test_the_command_that_a_page_shows_makes_the_same_numbers(
+    real: Path, made: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = real.parents[2]
+    monkeypatch.chdir(runs.parent)
+    words = again(made, lab)
+    assert words[3:] == [f"{runs.name}/test/arm=main/seed=1/config.yaml", "--name", "test_again"]
+    assert scores(runs / "test_again" / "arm=main" / "seed=1") == scores(real)
+
+
+def test_the_command_of_a_fork_takes_from_the_same_parent(
+    real: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = real.parents[2]
+    config = small_config(**QUICK, runs_dir=str(runs), name="forked", sampling__temperature=0.5)
+    forked = run(config, (real, 1))[0]
+    monkeypatch.chdir(runs.parent)
+    made = report.write_report(forked)
+    words = again(made, lab)
+    assert words[:6] == ["collapselab", "run", "--fork", f"{runs.name}/test/arm=main/seed=1", "--at", "1"]
+    assert scores(runs / "forked_again" / "arm=main" / "seed=1") == scores(forked) != scores(real)
+    said = "was forked: generations 0 to 1 are those of"
+    assert said in Page(made).text and "sampling.temperature (was 1.0, is 0.5)." in Page(made).text
+
+
+def test_chains_without_an_experiment_have_a_command_each(real: Path, tmp_path: Path) -> None:
+    folder = fabricate(real, tmp_path / "many", ["arm_10", "arm_2"], 7, 0)
+    chains = report.open_run(folder)[0]
+    assert [chain.arm for chain in chains[::7]] == ["arm_2", "arm_10"]  # as people count
+    (found,) = reproduce.runs(Opened("many", chains, None, [], {}))
+    assert len(found["commands"]) == 12 and found["more"] == 2 and found["folder"] == tmp_path.name
+    assert f"{tmp_path.name}/many/arm=arm_2/seed=7/config.yaml" in found["commands"][6]
 
 
 # --- charts ------------------------------------------------------------------------------------------------------------

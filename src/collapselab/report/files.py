@@ -156,7 +156,7 @@ def opened(run: Path) -> Opened:
     if not chains:
         raise UserError(f"{run}: no generation is finished yet; continue the run first")
     order, baseline, seeds, source = _asked(root / "experiment.yaml")
-    order += sorted({chain.arm for chain in chains} - set(order))
+    order += sorted({chain.arm for chain in chains} - set(order), key=_as_counted)
     chains = sorted(chains, key=lambda chain: (order.index(chain.arm), chain.seed))
     _give_places(chains)
     wanted = [f"arm={arm}/seed={seed}" for arm in order for seed in seeds]
@@ -164,6 +164,11 @@ def opened(run: Path) -> Opened:
     there = {f"arm={chain.arm}/seed={chain.seed}" for chain in chains}
     waiting = [one for one in dict.fromkeys(wanted) if one not in there]
     return Opened(root.name, chains, baseline, waiting, {root.name: source} if source else {})
+
+
+def _as_counted(name: str) -> list[Any]:
+    """For sorting: arm_2 before arm_10."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def _give_places(chains: list[ChainFiles]) -> None:
