@@ -27,10 +27,10 @@ from scipy import stats
 from collapselab import report
 from collapselab.chain import run
 from collapselab.console import Console
-from collapselab.report import colours, page, protocols, reproduce, series, tables
+from collapselab.report import colours, overlay, page, protocols, reproduce, series, tables, words
 from collapselab.report.charts import CHARTS
 from collapselab.report.files import Opened
-from collapselab.rundir import read_metrics
+from collapselab.rundir import Chain, read_metrics
 
 QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "mixing__tokens": 4096}
 ARMS = [f"arm_{i:02d}" for i in range(12)]
@@ -165,20 +165,70 @@ def test_the_words_have_the_numbers_of_the_tables(many: tuple[Path, float]) -> N
         if arm != ARMS[0]:
             gap = tables.with_interval(at.loc[20, "difference"], at.loc[20, "difference_low"])
             assert f"Against {ARMS[0]} at generation 20 (5 pairs by seed): perplexity +{gap}" in text
-    most = re.search(r"rose in every arm: most in (\S+), .*?; least in (\S+),", text)
+    most = re.search(r"rose in every arm over generations 0 to 20: most in (\S+), .*?; least in (\S+),", text)
     assert most and (most[1], most[2]) == (ARMS[11], ARMS[0])
 
 
-def test_a_change_whose_interval_holds_zero_is_none(real: Path, tmp_path: Path) -> None:
-    folder = fabricate(real, tmp_path / "still", ["still"], 3, 1)
-    for chain in folder.glob("arm=*/seed=*"):
-        rows = read_metrics(chain)
-        seed = int(chain.name[5:])
-        rows[1]["metrics"] = {key: value * (0.9 + 0.05 * seed) for key, value in rows[0]["metrics"].items()}
-        (chain / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "Perplexity on held-out real text (lower is better) did not change measurably, from " in Page(
-        report.write_report(folder)
-    ).text  # fmt: skip
+def first_words(real: Path, run: Path, courses: dict[str, list[list[float]]]) -> str:
+    """The first sentence about chains with these perplexities by arm, seed and generation, and the sentences of each arm."""
+    for arm, by_seed in courses.items():
+        fabricate(real, run, [arm], len(by_seed), max(map(len, by_seed)) - 1, drop=("theory/",))
+        for seed, course in enumerate(by_seed, 1):
+            chain = run / f"arm={arm}" / f"seed={seed}"
+            rows = read_metrics(chain)[: len(course)]
+            for row, value in zip(rows, course, strict=True):
+                row["metrics"] = {"real/perplexity": value}
+            Chain(chain).write_metrics(rows)
+    chains, last = report.open_run(run)[0], min(len(course) for by_seed in courses.values() for course in by_seed) - 1
+    tidy = tables.tidy(chains)
+    summary, laws = tables.summary(tidy, None), overlay.agreement(chains)
+    own, common = (
+        words.Numbers(summary, changes, laws) for changes in (tables.changes(tidy), tables.changes(tidy, last))
+    )
+    arms = overlay.by_arm(chains)
+    said = [
+        words.verdict(chains, common),
+        *(s for arm, m in arms.items() for s in words.of_arm(arm, m, own, None, last)),
+    ]
+    return " | ".join(said).replace("Perplexity on held-out real text (lower is better)", "It")
+
+
+def test_a_headline_says_who_rose_and_who_fell(real: Path, tmp_path: Path) -> None:
+    up, more, down = [[10.0, 12.0], [11.0, 13.1]], [[10.0, 14.0], [11.0, 15.1]], [[10.0, 9.0], [11.0, 10.1]]
+    still = [[10.0, 9.0], [11.0, 12.1]]
+    found = first_words(real, tmp_path / "a", {"up": up, "more": more, "down": down, "still": still}).split(" | ")[0]
+    assert found.startswith(
+        "It rose in more and up, fell in down and did not change measurably in still over generations 0 to 1: it rose most in more, "
+        "from 10.5 ± 6.4 to 14.6 ± 7.0 (change +4.05 ± 0.64, +39 %); it fell in down, from 10.5 ± 6.4 to 9.6 ± 7.0 (change -0.95 ± 0.64, "
+    )
+    found = first_words(real, tmp_path / "b", {"up": up, "more": more})
+    assert (
+        found.startswith("It rose in every arm over generations 0 to 1: most in more, from 10.5")
+        and "least in up" in found
+    )
+
+
+def test_a_headline_claims_nothing_of_one_seed_or_of_no_change(real: Path, tmp_path: Path) -> None:
+    found = first_words(real, tmp_path / "a", {"one": [[28.01, 38.01]]})
+    assert found.startswith(
+        "It went from 28.01 to 38.01 (change +10, +36 %; one seed: no interval) over generations 0 to 1."
+    )
+    assert "rose" not in first_words(real, tmp_path / "b", {"one": [[28.0, 38.0]], "two": [[28.0, 39.0]]})
+    found = first_words(real, tmp_path / "c", {"x": [[1.0, 1.0], [1.0, 1.0]]})
+    assert found.startswith("It stayed at 1 over generations 0 to 1.")
+    found = first_words(real, tmp_path / "d", {"x": [[10.0, 9.0], [10.0, 11.1], [10.0, 10.0]]})
+    assert found.startswith("It did not change measurably, from 10 to 10.0 ± 2.6 (change +0.0 ± 2.6, +0.3 %)")
+
+
+def test_a_headline_compares_arms_at_the_generation_that_all_have(real: Path, tmp_path: Path) -> None:
+    long, short = [[10.0, 11.0, 50.0], [10.0, 11.1, 51.0]], [[10.0, 13.0], [10.0, 13.1]]
+    first, *rest = first_words(real, tmp_path / "a", {"long": long, "short": short}).split(" | ")
+    assert (
+        "over generations 0 to 1: most in short, from 10 to 13.05" in first
+        and "least in long, from 10 to 11.05" in first
+    )
+    assert "to 50.5 ± 6.4" in rest[0] and "over generations 0 to 2" in rest[0] and "0 to 1" in rest[1]
+    assert "Not every arm" in first_words(real, tmp_path / "b", {"long": long, "short": [[10.0]]})
 
 
 def test_chains_that_have_not_finished_are_named(real: Path, tmp_path: Path) -> None:

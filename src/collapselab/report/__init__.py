@@ -163,16 +163,20 @@ def _cell(metrics: dict[str, float], key: str) -> str:
 
 def comparison(run: Path) -> tuple[str, list[str], list[list[str]]]:
     """(title, columns, rows) that compare the arms of a run at the last generation that all of their chains have. Arms of
-    different protocols are compared with those of their own alone."""
+    different protocols are compared with those of their own alone, at a generation of their own."""
     return compare(*open_run(run))
 
 
 def compare(chains: list[ChainFiles], baseline: str | None) -> tuple[str, list[str], list[list[str]]]:
     """The same for chains that are open."""
-    last, groups = tables.last_of_all(chains), grouped(chains)
+    groups = grouped(chains)
     summaries = [tables.summary(tables.tidy(group.chains), baseline) for group in groups]
-    found = [tables.compared(summary, baseline, last) for summary in summaries]
+    lasts = [tables.last_of_all(group.chains) for group in groups]
+    found = [tables.compared(summary, baseline, last) for summary, last in zip(summaries, lasts, strict=True)]
     title, columns, _ = max(found, key=lambda one: len(one[1]))
     if len(groups) > 1:
         title += f"; {len(groups)} protocols, whose numbers do not compare: see the report"
+        if len(set(lasts)) > 1:
+            each = ", ".join(f"{last} ({group.label})" for last, group in zip(lasts, groups, strict=True))
+            title = f"generations {each}:{title.partition(':')[2]}"
     return title, columns, [row + ["–"] * (len(columns) - len(row)) for *_, rows in found for row in rows]

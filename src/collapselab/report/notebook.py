@@ -162,9 +162,10 @@ class Results:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the arms beside each other at the last generation that all chains have."""
-        last, said = tables.last_of_all(self._chains), [f"<p><b>{html.escape(self.name)}</b></p>"]
-        for _, summary in self.summary.groupby("protocol", sort=False):
-            title, columns, rows = tables.compared(summary, self._opened.baseline, last)
+        said = [f"<p><b>{html.escape(self.name)}</b></p>"]
+        for group in grouped(self._chains):
+            summary = self.summary[self.summary["protocol"] == group.digest[:12]]
+            title, columns, rows = tables.compared(summary, self._opened.baseline, tables.last_of_all(group.chains))
             said.append(f"<p>{html.escape(title)}</p>{pd.DataFrame(rows, columns=columns).to_html(index=False)}")
         return inert("".join(said))
 

@@ -89,6 +89,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
     environment = jinja2.Environment(
         loader=loader, autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["typeset"] = words.typeset
     return environment.get_template("page.html.jinja").render(
         policy=Markup(" ".join(f"'{digest}'" for _, digest in scripts)),
         style=Markup(_own("page.css") + _own("explorer.css")),
@@ -96,7 +97,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         scripts=[Markup(script) for script, _ in scripts],
         name=found.name,
         about=words.about(found),
-        notes=words.notes(found),
+        notes=words.notes(found, groups),
         groups=shown,
         several=len(groups) > 1,
         differing=protocols.differing(groups),
@@ -122,7 +123,8 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
     baseline = found.baseline if found.baseline in arms and len(arms) > 1 else None
     numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
     last = tables.last_of_all(chains)
-    verdict = words.verdict(chains, numbers)
+    common = tables.changes(tables.tidy(chains), last)
+    verdict = words.verdict(chains, words.Numbers(parts["summary"], common, parts["theory"]))
     charts, missing = [], []
     for name, title, caption, draw in CHARTS:
         spec = draw(chains)

@@ -26,7 +26,7 @@ def escaped(text: str) -> str:
 
 def short(value: float) -> str:
     """Four digits at most: for words and tables, not for further arithmetic."""
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    return "–" if math.isnan(value) else f"{value:.4g}".replace("-", "\N{MINUS SIGN}", int(value < 0))
 
 
 def finite(values: Any) -> list[float | None]:
