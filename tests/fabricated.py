@@ -4,6 +4,7 @@ lab's own writers."""
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -16,7 +17,14 @@ FILES = ("config.yaml", "identity.json", "identity.copy.json", "environment.json
 
 
 def fabricate(
-    real: Path, run: Path, arms: list[str], seeds: int, generations: int, *, drop: tuple[str, ...] = ()
+    real: Path,
+    run: Path,
+    arms: list[str],
+    seeds: int,
+    generations: int,
+    *,
+    drop: tuple[str, ...] = (),
+    linked: bool = False,
 ) -> Path:
     """A run of len(arms) x seeds chains with generations 0 to `generations`; returns its directory.
 
@@ -26,15 +34,17 @@ def fabricate(
     Args:
         real: a chain.
         drop: beginnings of metrics that are left out.
+        linked: files are those of the real chain by another name (hard links), for readers alone.
     """
+    copy = os.link if linked else shutil.copyfile
     real_chain, real_rows = Chain(real), read_metrics(real)
     for i, arm in enumerate(arms):
         for seed in range(1, seeds + 1):
             chain = Chain(run / f"arm={arm}" / f"seed={seed}")
             chain.root.mkdir(parents=True)
             for name in FILES:
-                shutil.copyfile(real / name, chain.root / name)
-            shutil.copytree(real / "reference", chain.root / "reference")
+                copy(real / name, chain.root / name)
+            shutil.copytree(real / "reference", chain.root / "reference", copy_function=copy)
             draw = random.Random(seed)
             rows: list[dict[str, Any]] = []
             for g in range(generations + 1):
@@ -42,7 +52,7 @@ def fabricate(
                 for stage, files in (("mixture", ["mixture.json"]), ("eval", ["eval.json", "examples.json"])):
                     chain.stage(g, stage).mkdir(parents=True)
                     for file in files:
-                        shutil.copyfile(real_chain.stage(like, stage) / file, chain.stage(g, stage) / file)
+                        copy(real_chain.stage(like, stage) / file, chain.stage(g, stage) / file)
                 factor = 1 + 0.02 * i * g + 0.01 * draw.random()
                 kept = {k: v for k, v in real_rows[like]["metrics"].items() if not k.startswith(drop or ("\0",))}
                 rows.append(real_rows[like] | {"arm": arm, "seed": seed, "generation": g})

@@ -4,6 +4,7 @@ tables beside it."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def _publish(found: Opened, out: Path) -> Path:
     groups = grouped(found.chains)
     parts = {group.label: tables_of(group, found.baseline) for group in groups}
     made = {
-        "metrics": tables.tidy(found.chains),
-        "reference": tables.reference(found.chains),
+        "metrics": under_protocols(tables.tidy, groups),
+        "reference": under_protocols(tables.reference, groups),
         "ledger": tables.ledger(found.chains),
         "distribution": tables.distribution(found.chains),
         **{name: pd.concat([part[name] for part in parts.values()]) for name in ("summary", "changes", "theory")},
@@ -104,6 +105,14 @@ def _publish(found: Opened, out: Path) -> Path:
     files = {"tables": [f"{name}.csv" for name, table in made.items() if len(table)], "figures": drawn}
     write_text(out / "index.html", page.render(found, groups, parts, files))
     return out / "index.html"
+
+
+def under_protocols(make: Callable[[list[ChainFiles]], pd.DataFrame], groups: list[Group]) -> pd.DataFrame:
+    """A table of all chains; where they have several protocols, with that of each line in a last column `protocol`."""
+    if len(groups) == 1:
+        return make(groups[0].chains)
+    parts = [make(group.chains).assign(protocol=group.digest[:12]) for group in groups]
+    return pd.concat(parts, ignore_index=True)
 
 
 def tables_of(group: Group, baseline: str | None) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def frequency(chains: list[Any]) -> Spec | None:
         return None
     # At least .01 nats: less is not told from none.
     most = max([0.01, *(float(np.nanmax(np.abs(heat.change))) for heat in found.values())])
-    figure = Figure(panel_height=40 + 42 * max(len(heat.buckets) for heat in found.values()))
+    figure = Figure(panel_height=40 + 42 * max(len(heat.buckets) for heat in found.values()), left=72)
     said, rows = [], []
     for arm, heat in found.items():
         (axis,) = figure.panel(arm, len(heat.generations))

@@ -123,7 +123,9 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
     baseline = found.baseline if found.baseline in arms and len(arms) > 1 else None
     numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
     last = tables.last_of_all(chains)
-    common = tables.changes(tables.tidy(chains), last)
+    common = parts["changes"]
+    if any(len(chain.rows) - 1 > last for chain in chains):
+        common = tables.changes(tables.tidy(chains), last)
     verdict = words.verdict(chains, words.Numbers(parts["summary"], common, parts["theory"]))
     charts, missing = [], []
     for name, title, caption, draw in CHARTS:
