@@ -18,7 +18,13 @@ STAGES = {"mixture": ["mixture.json"], "eval": ["eval.json", "examples.json", "e
 
 
 def fabricate(
-    real: Path, run: Path, arms: list[str], seeds: int, generations: int, *, drop: tuple[str, ...] = ()
+    real: Path,
+    run: Path,
+    arms: list[str],
+    seeds: int,
+    generations: int,
+    *,
+    drop: tuple[str, ...] = (),
 ) -> Path:
     """A run of len(arms) x seeds chains with generations 0 to `generations`; returns its directory.
 

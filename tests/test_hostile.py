@@ -251,7 +251,8 @@ def test_hostile_text_is_inert_on_the_page_and_in_the_tables(plain: Path, tmp_pa
     policy = next(value for name, value in page.attributes if name == "content" and "default-src" in value)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    assert policy == f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+    rest = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    assert policy == f"default-src 'none'; script-src {allowed}; {rest}"
     assert not UNSAFE.search(text.replace(page.scripts[0], ""))  # plotly's own has a control character in a string
     assert "<script>alert(1)</script>" in page.text and "x" * (1 << 20) in page.text  # shown as it is written
     assert not any(sign in page.data for sign in "<>&\u2028\u2029")

@@ -167,6 +167,7 @@ def test_runs_of_different_protocols_are_not_drawn_on_one_axis(runs: Path) -> No
     both = collapselab.load(runs / "regimes", str(runs / "demo"))
     assert both.metrics["arm"].unique().tolist() == ["regimes/replace", "regimes/half", "demo/main"]
     assert both.config["protocol"].nunique() == 2 and both.summary["protocol"].nunique() == 2
+    assert both.metrics.groupby("arm")["protocol"].nunique().eq(1).all() and both.reference["protocol"].nunique() == 2
     assert {"likelihood", "likelihood-b"} <= set(both.figures)
     names = [{trace.name for trace in both.figures[name].data} for name in ("likelihood", "likelihood-b")]
     assert not any("demo" in name for name in names[0]) and any("demo/main" in name for name in names[1])

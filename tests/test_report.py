@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import math
 import re
+import shlex
 import shutil
 import time
 from html.parser import HTMLParser
@@ -25,17 +27,19 @@ from scipy import stats
 from collapselab import report
 from collapselab.chain import run
 from collapselab.console import Console
-from collapselab.report import colours, page, protocols, series, tables
+from collapselab.report import colours, files, overlay, page, protocols, reproduce, series, spec, tables, words
 from collapselab.report.charts import CHARTS
-from collapselab.rundir import read_metrics
+from collapselab.report.files import Opened
+from collapselab.rundir import Chain, read_metrics
 
+QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "mixing__tokens": 4096}
 ARMS = [f"arm_{i:02d}" for i in range(12)]
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A chain of two generations beside generation 0."""
-    config = small_config(runs_dir=str(tmp_path_factory.mktemp("real")), evaluation__tokens=4096, mixing__tokens=4096)
+    config = small_config(runs_dir=str(tmp_path_factory.mktemp("real")), **QUICK)
     return run(config)[0]
 
 
@@ -46,27 +50,27 @@ def made(real: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def many(real: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """The page of 12 arms x 5 seeds x 20 generations, and the seconds that it took."""
+def many(real: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, Page]:
+    """The page of 12 arms x 5 seeds x 20 generations, the seconds that it took, and what stands in it."""
     folder = fabricate(real, tmp_path_factory.mktemp("many") / "many", ARMS, 5, 20)
     asked = {"arms": {arm: {} for arm in ARMS}, "seeds": [1, 2, 3, 4, 5, 6], "baseline": ARMS[0]}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(asked))
     began = time.perf_counter()
     made = report.write_report(folder)
-    return made, time.perf_counter() - began
+    return made, time.perf_counter() - began, opened(made)
 
 
 class Page(HTMLParser):
     """The elements of a page in their order, and its texts by element."""
 
-    def __init__(self, path: Path):
+    def __init__(self, text: str):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.text = ""
         self.scripts: list[str] = []
         self.data: dict[str, Any] = {}
         self.inside = ""
-        self.feed(path.read_text(encoding="utf-8"))
+        self.feed(text)
         self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -89,23 +93,36 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+def opened(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def drawn(run: Path) -> Page:
+    """The page of a run, without the tables and PNGs beside it, which take most of the time."""
+    found = files.opened(run)
+    groups = protocols.grouped(found.chains)
+    parts = {group.label: report.tables_of(group, found.baseline) for group in groups}
+    return Page(page.render(found, groups, parts, {"tables": [], "figures": []}))
+
+
 # --- the page ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_page_has_its_parts_in_order_and_lets_its_own_three_scripts_run(made: Path) -> None:
-    found = Page(made)
+    found = opened(made)
     sections = [section["id"] for section in found.all("section")]
     assert sections == ["summary", "charts", "explorer", "protocol", "settings", "reproduce", "files"]
     assert [figure["id"] for figure in found.all("figure")] == [name for name, *_ in CHARTS]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     (policy,) = [meta["content"] for meta in found.all("meta") if "http-equiv" in meta]
-    assert policy == f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+    rest = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    assert policy == f"default-src 'none'; script-src {allowed}; {rest}"
     assert len(digests) == 3 and not any("src" in script for script in found.all("script"))
 
 
 def test_a_page_can_be_heard_and_used_by_keyboard(made: Path) -> None:
-    found = Page(made)
+    found = opened(made)
     assert [level for tag, _ in found.elements if re.fullmatch("h[1-6]", tag) for level in [int(tag[1])]][:2] == [1, 2]
     assert found.all("html")[0]["lang"] == "en" and found.all("a")[0]["class"] == "skip"
     ids = {attributes["id"] for _, attributes in found.elements if "id" in attributes}
@@ -114,11 +131,15 @@ def test_a_page_can_be_heard_and_used_by_keyboard(made: Path) -> None:
     boxes = [box for box in found.all("div") if box.get("class") == "chart"]
     assert len(boxes) == len(CHARTS) == len(found.all("figcaption"))
     assert all(box["role"] == "img" and len(box["aria-label"]) > 40 for box in boxes)
-    assert all(box["tabindex"] == "0" and box["aria-label"] for box in found.all("div") if box.get("class") == "wide")
+    assert all(
+        box["tabindex"] == "0" and box["aria-label"]
+        for box in found.all("div")
+        if box.get("class", "").startswith("wide")
+    )
 
 
 def test_links_lead_to_what_lies_beside_the_page(made: Path) -> None:
-    links = {link["href"] for link in Page(made).all("a") if not link["href"].startswith("#")}
+    links = {link["href"] for link in opened(made).all("a") if not link["href"].startswith("#")}
     assert links == {p.name for p in made.parent.iterdir() if p.suffix in (".csv", ".png")}
     assert {"metrics.csv", "summary.csv", "changes.csv", "ledger.csv", "distribution.csv", "likelihood.png"} <= links
 
@@ -126,7 +147,7 @@ def test_links_lead_to_what_lies_beside_the_page(made: Path) -> None:
 def test_alternative_text_has_the_numbers_of_the_curve(real: Path, made: Path) -> None:
     rows = read_metrics(real)
     first, last = (f"{rows[g]['metrics']['real/perplexity']:.4g}" for g in (0, 2))
-    box = next(box for box in Page(made).all("div") if box.get("data-chart") == "likelihood")
+    box = next(box for box in opened(made).all("div") if box.get("data-chart") == "likelihood")
     said = f"perplexity on held-out real text rises from {first} to {last} over generations 0 to 2 in arm main"
     assert said in box["aria-label"]
 
@@ -143,8 +164,8 @@ def test_data_are_text_to_an_html_parser_and_control_nothing() -> None:
 # --- words -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_words_have_the_numbers_of_the_tables(many: tuple[Path, float]) -> None:
-    folder, text = many[0].parent, Page(many[0]).text
+def test_the_words_have_the_numbers_of_the_tables(many: tuple[Path, float, Page]) -> None:
+    folder, text = many[0].parent, many[2].text
     metrics, summary, changes = (pd.read_csv(folder / f"{n}.csv") for n in ("metrics", "summary", "changes"))
     key = "real/perplexity"
     for arm in ARMS:
@@ -161,20 +182,75 @@ def test_the_words_have_the_numbers_of_the_tables(many: tuple[Path, float]) -> N
         if arm != ARMS[0]:
             gap = tables.with_interval(at.loc[20, "difference"], at.loc[20, "difference_low"])
             assert f"Against {ARMS[0]} at generation 20 (5 pairs by seed): perplexity +{gap}" in text
-    most = re.search(r"rose in every arm: most in (\S+), .*?; least in (\S+),", text)
+    most = re.search(r"rose in every arm over generations 0 to 20: most in (\S+), .*?; least in (\S+),", text)
     assert most and (most[1], most[2]) == (ARMS[11], ARMS[0])
 
 
-def test_a_change_whose_interval_holds_zero_is_none(real: Path, tmp_path: Path) -> None:
-    folder = fabricate(real, tmp_path / "still", ["still"], 3, 1)
-    for chain in folder.glob("arm=*/seed=*"):
-        rows = read_metrics(chain)
-        seed = int(chain.name[5:])
-        rows[1]["metrics"] = {key: value * (0.9 + 0.05 * seed) for key, value in rows[0]["metrics"].items()}
-        (chain / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "Perplexity on held-out real text (lower is better) did not change measurably, from " in Page(
-        report.write_report(folder)
-    ).text  # fmt: skip
+def first_words(real: Path, run: Path, courses: dict[str, list[list[float]]]) -> str:
+    """The first sentence about chains with these perplexities by arm, seed and generation, and the sentences of each arm."""
+    for arm, by_seed in courses.items():
+        fabricate(real, run, [arm], len(by_seed), max(map(len, by_seed)) - 1, drop=("theory/",))
+        for seed, course in enumerate(by_seed, 1):
+            chain = run / f"arm={arm}" / f"seed={seed}"
+            rows = read_metrics(chain)[: len(course)]
+            for row, value in zip(rows, course, strict=True):
+                row["metrics"] = {"real/perplexity": value}
+            Chain(chain).write_metrics(rows)
+    chains, last = report.open_run(run)[0], min(len(course) for by_seed in courses.values() for course in by_seed) - 1
+    tidy = tables.tidy(chains)
+    summary, laws = tables.summary(tidy, None), overlay.agreement(chains)
+    own, common = (
+        words.Numbers(summary, changes, laws) for changes in (tables.changes(tidy), tables.changes(tidy, last))
+    )
+    arms = overlay.by_arm(chains)
+    said = [
+        words.verdict(chains, common),
+        *(s for arm, m in arms.items() for s in words.of_arm(arm, m, own, None, last)),
+    ]
+    return " | ".join(said).replace("Perplexity on held-out real text (lower is better)", "It")
+
+
+def test_a_headline_says_who_rose_and_who_fell(real: Path, tmp_path: Path) -> None:
+    up, more, down = [[10.0, 12.0], [11.0, 13.1]], [[10.0, 14.0], [11.0, 15.1]], [[10.0, 9.0], [11.0, 10.1]]
+    still = [[10.0, 9.0], [11.0, 12.1]]
+    found = first_words(real, tmp_path / "a", {"up": up, "more": more, "down": down, "still": still}).split(" | ")[0]
+    assert found.startswith(
+        "It rose in more and up, fell in down and did not change measurably in still over generations 0 to 1: it rose most in "
+        "more, from 10.5 ± 6.4 to 14.6 ± 7.0 (change +4.05 ± 0.64, +39 %); it fell in down, from 10.5 ± 6.4 to 9.6 ± 7.0 "
+    )
+    found = first_words(real, tmp_path / "b", {"up": up, "more": more})
+    assert (
+        found.startswith("It rose in every arm over generations 0 to 1: most in more, from 10.5")
+        and "least in up" in found
+    )
+
+
+def test_a_headline_claims_nothing_of_one_seed_or_of_no_change(real: Path, tmp_path: Path) -> None:
+    found = first_words(real, tmp_path / "a", {"one": [[28.01, 38.01]]})
+    assert found.startswith(
+        "It went from 28.01 to 38.01 (change +10, +36 %; one seed: no interval) over generations 0 to 1."
+    )
+    assert "rose" not in first_words(real, tmp_path / "b", {"one": [[28.0, 38.0]], "two": [[28.0, 39.0]]})
+    found = first_words(real, tmp_path / "c", {"x": [[1.0, 1.0], [1.0, 1.0]]})
+    assert found.startswith("It stayed at 1 over generations 0 to 1.")
+    found = first_words(real, tmp_path / "d", {"x": [[10.0, 9.0], [10.0, 11.1], [10.0, 10.0]]})
+    assert found.startswith("It did not change measurably, from 10 to 10.0 ± 2.6 (change +0.0 ± 2.6, +0.3 %)")
+
+
+def test_numbers_are_set_as_in_books() -> None:
+    said = words.typeset("change -0.5 ± 0.1, -38 % (-1) in cold-0.8, 1e-05, arm_-2, 3-4, -.5")
+    assert said == "change −0.5\xa0±\xa00.1, −38\xa0% (−1) in cold-0.8, 1e-05, arm_-2, 3-4, −.5"
+
+
+def test_a_headline_compares_arms_at_the_generation_that_all_have(real: Path, tmp_path: Path) -> None:
+    long, short = [[10.0, 11.0, 50.0], [10.0, 11.1, 51.0]], [[10.0, 13.0], [10.0, 13.1]]
+    first, *rest = first_words(real, tmp_path / "a", {"long": long, "short": short}).split(" | ")
+    assert (
+        "over generations 0 to 1: most in short, from 10 to 13.05" in first
+        and "least in long, from 10 to 11.05" in first
+    )
+    assert "to 50.5 ± 6.4" in rest[0] and "over generations 0 to 2" in rest[0] and "0 to 1" in rest[1]
+    assert "Not every arm" in first_words(real, tmp_path / "b", {"long": long, "short": [[10.0]]})
 
 
 def test_chains_that_have_not_finished_are_named(real: Path, tmp_path: Path) -> None:
@@ -184,21 +260,76 @@ def test_chains_that_have_not_finished_are_named(real: Path, tmp_path: Path) -> 
     (folder / "arm=a" / "seed=2" / "metrics.jsonl").write_text("")
     asked = {"arms": {"a": {}, "b": {}, "c": {}}, "seeds": [1, 2], "baseline": "a"}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(asked))
-    text = Page(report.write_report(folder)).text
+    text = drawn(folder).text
     assert "Not finished: b, seed 2 (generation 0 of 2)." in text
     assert "Without a finished generation: arm=a/seed=2, arm=c/seed=1, arm=c/seed=2." in text
     assert "Arms are compared at generation 0, the last one that every chain has." in text
     assert "One seed only (a): no interval can be given" in text
 
 
+# --- the commands that make it again -------------------------------------------------------------------------------------
+
+
+def again(page: Path, lab: Lab) -> list[str]:
+    """Runs the first command that a page shows; returns its arguments."""
+    section = page.read_text().split('id="reproduce"')[1]
+    (command,) = re.findall(r"<pre class=\"command\" tabindex=\"0\">(collapselab .*)</pre>", section)
+    words = shlex.split(html.unescape(command))
+    assert lab(*words[1:])[0] == 0
+    return words
+
+
+def scores(chain: Path) -> list[dict[str, float]]:
+    return [row["metrics"] for row in read_metrics(chain)]
+
+
+def test_the_command_that_a_page_shows_makes_the_same_numbers(
+    real: Path, made: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = real.parents[2]
+    monkeypatch.chdir(runs.parent)
+    words = again(made, lab)
+    assert words[3:] == [f"{runs.name}/test/arm=main/seed=1/config.yaml", "--name", "test_again"]
+    assert scores(runs / "test_again" / "arm=main" / "seed=1") == scores(real)
+
+
+def test_the_command_of_a_fork_takes_from_the_same_parent(
+    real: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = real.parents[2]
+    config = small_config(**QUICK, runs_dir=str(runs), name="forked", sampling__temperature=0.5)
+    forked = run(config, (real, 1))[0]
+    monkeypatch.chdir(runs.parent)
+    made = report.write_report(forked)
+    words = again(made, lab)
+    assert words[:6] == ["collapselab", "run", "--fork", f"{runs.name}/test/arm=main/seed=1", "--at", "1"]
+    assert scores(runs / "forked_again" / "arm=main" / "seed=1") == scores(forked) != scores(real)
+    said = "was forked: generations 0 to 1 are those of"
+    assert said in opened(made).text and "sampling.temperature (was 1.0, is 0.5)." in opened(made).text
+
+
+def test_chains_without_an_experiment_have_a_command_each(real: Path, tmp_path: Path) -> None:
+    folder = fabricate(real, tmp_path / "many", ["arm_10", "arm_2"], 7, 0)
+    chains = report.open_run(folder)[0]
+    assert [chain.arm for chain in chains[::7]] == ["arm_2", "arm_10"]  # as people count
+    (found,) = reproduce.runs(Opened("many", chains, None, [], {}))
+    assert len(found["commands"]) == 12 and found["more"] == 2 and found["folder"] == tmp_path.name
+    assert f"{tmp_path.name}/many/arm=arm_2/seed=7/config.yaml" in found["commands"][6]
+
+
 # --- charts ------------------------------------------------------------------------------------------------------------
 
 
-def test_sixty_chains_are_reported_in_time_and_in_a_page_of_a_few_megabytes(many: tuple[Path, float]) -> None:
-    path, seconds = many
+def test_sixty_chains_are_reported_in_time_and_in_a_page_of_a_few_megabytes(many: tuple[Path, float, Page]) -> None:
+    path, seconds, found = many
     assert seconds < 20
     assert sum(file.stat().st_size for file in path.parent.glob("index.html")) < 10e6
-    data = Page(path).data
+    data = found.data
+    assert {cell["data-label"] for cell in found.all("td") if "data-label" in cell} == {
+        "chains",
+        "mean",
+        f"minus {ARMS[0]}",
+    }
     assert [arm["name"] for arm in data["arms"]] == ARMS
     assert [arm["colour"] for arm in data["arms"]] == list(colours.PALETTE)
     for chart in data["charts"]:
@@ -207,7 +338,34 @@ def test_sixty_chains_are_reported_in_time_and_in_a_page_of_a_few_megabytes(many
                 arm = trace["legendgroup"].split()[0]
                 colour = colours.PALETTE[ARMS.index(arm)]
                 assert colour in json.dumps(trace) or trace.get("fillcolor") == colours.faint(ARMS.index(arm), 0.16)
-    assert "arm=arm_00/seed=6" in Page(path).text
+    assert "arm=arm_00/seed=6" in found.text
+
+
+def test_intervals_of_two_chains_neither_flatten_a_curve_nor_leave_what_is_possible() -> None:
+    Point = series.Point
+    curve = [Point(0, 2, 0.9, -5.0, 6.8), Point(1, 2, 0.5, 0.4, 0.6)]
+    assert series.extent([curve], None, (0.0, math.inf), from_zero=True) == (0, pytest.approx(1.365))
+    assert series.extent([curve], 0.7, series.possible("real/accuracy"), from_zero=False) == pytest.approx(
+        (0.055, 1.045)
+    )
+    low, high = series.extent([[Point(0, 1, 3.0, math.nan, math.nan)]], None, (0.0, math.inf), from_zero=False)
+    assert low < 3 < high
+    figure = spec.Figure()
+    figure.panel("", 2)
+    figure.curve("", "arm", 0, curve, "arm", (0.0, 1.0))
+    assert figure.traces[0]["y"] == [1.0, 0.6, 0.4, 0.0]
+
+
+def test_zero_is_seen_below_every_law_and_no_arm_has_a_colour_of_the_ledger(real: Path) -> None:
+    drawn = {name: draw(report.open_run(real)[0]) for name, _, _, draw in CHARTS}
+    theory, ledger = drawn["theory"], drawn["ledger"]
+    assert theory is not None and ledger is not None
+    ranges = [axis["range"] for name, axis in theory["layout"].items() if name[0] == "y" and axis["zeroline"]]
+    assert ranges and all(low < 0 < high for low, high in ranges)
+    shades = {trace["marker"]["color"] for trace in ledger["data"]}
+    assert not shades & set(colours.PALETTE)
+    hatched = {trace["meta"] for trace in ledger["data"] if "pattern" in trace["marker"]}
+    assert hatched == {"prompt_real"} and {"real", "generation_0"} <= {trace["meta"] for trace in ledger["data"]}
 
 
 def test_plotly_takes_every_chart(real: Path) -> None:
@@ -225,7 +383,7 @@ def test_plotly_takes_every_chart(real: Path) -> None:
 
 @pytest.mark.parametrize("generations", [0, 50])
 def test_one_generation_and_fifty(real: Path, tmp_path: Path, generations: int) -> None:
-    made = Page(report.write_report(fabricate(real, tmp_path / "run", ["only"], 1, generations)))
+    made = drawn(fabricate(real, tmp_path / "run", ["only"], 1, generations))
     assert len(made.data["charts"]) == len(CHARTS)
     for chart in made.data["charts"]:
         for name, axis in chart["layout"].items():
@@ -236,6 +394,7 @@ def test_one_generation_and_fifty(real: Path, tmp_path: Path, generations: int) 
                 )
     ridges = next(chart for chart in made.data["charts"] if chart["id"] == "distribution")
     assert len(ridges["data"]) == 1 + min(8, generations + 1)
+    assert ("Generation by generation: only" in made.text) == (generations > 12)  # folded where it is long
     said = "there is no change to speak of" if not generations else "over generations 0 to 50"
     assert said in made.text
 
@@ -247,7 +406,7 @@ def test_what_is_missing_is_left_out_and_said(real: Path, tmp_path: Path) -> Non
         found = json.loads(scores.read_text())
         found["sums"].pop("reference/nll")
         scores.write_text(json.dumps(found))
-    made = Page(report.write_report(folder))
+    made = opened(report.write_report(folder))
     assert [chart["id"] for chart in made.data["charts"]] == ["likelihood", "diversity", "ledger"]
     lines = [
         "Rare words: no coverage of rare words",
@@ -354,7 +513,7 @@ def test_charts_are_drawn_at_every_width_in_both_themes_and_for_paper(made: Path
         view.goto(made.as_uri())
         assert view.evaluate("document.documentElement.dataset.theme") == "dark"
         assert view.evaluate("document.querySelectorAll('.main-svg').length") == 0  # none is near the first screen
-        for width in (360, 800, 1600):
+        for width in (360, 1600):  # test_browser.py has more
             view.set_viewport_size({"width": width, "height": 800})
             for box in view.query_selector_all(".chart"):
                 box.evaluate("box => box.scrollIntoView()")
@@ -395,7 +554,7 @@ def test_runs_are_compared_and_protocols_kept_apart(three: list[Path], lab: Lab)
     code, out, _ = lab("report", *map(str, three))
     path = three[0].parent / "compared" / "a+b+c" / "index.html"
     assert code == 0 and out == f"report: {path}\n"
-    made = Page(path)
+    made = opened(path)
     assert [arm["name"] for arm in made.data["arms"]] == ["a/x", "a/y", "b/x", "c/x"]
     for chart in made.data["charts"]:
         drawn = {trace["legendgroup"].split(" ")[0] for trace in chart["data"]} & {"a/x", "a/y", "b/x", "c/x"}
@@ -407,13 +566,16 @@ def test_runs_are_compared_and_protocols_kept_apart(three: list[Path], lab: Lab)
     assert (
         differ.keys() == {"stride", "tokenizer"}
         and differ["stride"] == ["32", "16"]
-        and differ["tokenizer"][1] == "f" * 12 + "…"
+        and differ["tokenizer"][1] == "f" * 12 + "… (corpus.tokenizer bytes)"
     )
     assert all(cell in made.text for row in differ.values() for cell in row)
     summary = pd.read_csv(path.parent / "summary.csv")
     assert summary.groupby("arm").protocol.nunique().eq(1).all() and summary.protocol.nunique() == 2
     assert set(summary[summary.pairs > 0].arm) == {"a/y", "b/x"}  # paired with a/x, and nothing across protocols
     assert {file.name for file in path.parent.glob("likelihood*.png")} == {"likelihood.png", "likelihood-b.png"}
+    for name in ("metrics", "reference"):
+        table = pd.read_csv(path.parent / f"{name}.csv")
+        assert table.groupby("arm").protocol.first().to_dict() == summary.groupby("arm").protocol.first().to_dict()
     assert not (three[0] / "report").exists()
 
 
@@ -424,7 +586,7 @@ def test_arms_of_an_experiment_under_two_protocols_are_kept_apart_too(real: Path
     chains, baseline = report.open_run(folder)
     title, _, rows = report.compare(chains, baseline)
     assert "2 protocols" in title and {row[1] for row in rows} == {"x", "y"}
-    assert "protocol B" in Page(report.write_report(folder)).text
+    assert "protocol B" in drawn(folder).text
 
 
 def test_a_run_is_compared_with_others_alone(three: list[Path], tmp_path: Path, lab: Lab) -> None:

@@ -4,6 +4,7 @@ tables beside it."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def _publish(found: Opened, out: Path) -> Path:
     groups = grouped(found.chains)
     parts = {group.label: tables_of(group, found.baseline) for group in groups}
     made = {
-        "metrics": tables.tidy(found.chains),
-        "reference": tables.reference(found.chains),
+        "metrics": under_protocols(tables.tidy, groups),
+        "reference": under_protocols(tables.reference, groups),
         "ledger": tables.ledger(found.chains),
         "distribution": tables.distribution(found.chains),
         **{name: pd.concat([part[name] for part in parts.values()]) for name in ("summary", "changes", "theory")},
@@ -104,6 +105,14 @@ def _publish(found: Opened, out: Path) -> Path:
     files = {"tables": [f"{name}.csv" for name, table in made.items() if len(table)], "figures": drawn}
     write_text(out / "index.html", page.render(found, groups, parts, files))
     return out / "index.html"
+
+
+def under_protocols(make: Callable[[list[ChainFiles]], pd.DataFrame], groups: list[Group]) -> pd.DataFrame:
+    """A table of all chains; where they have several protocols, with that of each line in a last column `protocol`."""
+    if len(groups) == 1:
+        return make(groups[0].chains)
+    parts = [make(group.chains).assign(protocol=group.digest[:12]) for group in groups]
+    return pd.concat(parts, ignore_index=True)
 
 
 def tables_of(group: Group, baseline: str | None) -> dict[str, Any]:
@@ -163,16 +172,20 @@ def _cell(metrics: dict[str, float], key: str) -> str:
 
 def comparison(run: Path) -> tuple[str, list[str], list[list[str]]]:
     """(title, columns, rows) that compare the arms of a run at the last generation that all of their chains have. Arms of
-    different protocols are compared with those of their own alone."""
+    different protocols are compared with those of their own alone, at a generation of their own."""
     return compare(*open_run(run))
 
 
 def compare(chains: list[ChainFiles], baseline: str | None) -> tuple[str, list[str], list[list[str]]]:
     """The same for chains that are open."""
-    last, groups = tables.last_of_all(chains), grouped(chains)
+    groups = grouped(chains)
     summaries = [tables.summary(tables.tidy(group.chains), baseline) for group in groups]
-    found = [tables.compared(summary, baseline, last) for summary in summaries]
+    lasts = [tables.last_of_all(group.chains) for group in groups]
+    found = [tables.compared(summary, baseline, last) for summary, last in zip(summaries, lasts, strict=True)]
     title, columns, _ = max(found, key=lambda one: len(one[1]))
     if len(groups) > 1:
         title += f"; {len(groups)} protocols, whose numbers do not compare: see the report"
+        if len(set(lasts)) > 1:
+            each = ", ".join(f"{last} ({group.label})" for last, group in zip(lasts, groups, strict=True))
+            title = f"generations {each}:{title.partition(':')[2]}"
     return title, columns, [row + ["–"] * (len(columns) - len(row)) for *_, rows in found for row in rows]

@@ -18,6 +18,7 @@ from collapselab.report.spec import Figure, Spec, escaped, finite, short
 MOST_SOURCES = 12  # of a ledger, that a legend names one by one
 SOURCES = {"real": "real text", "prompt_real": "prompts from real text", "prompt_previous": "prompts from samples",
            "prompt_separator": "separators as prompts"}  # fmt: skip
+HATCHES = {"prompt_real": "/", "prompt_previous": "x", "prompt_separator": "."}  # of plotly
 REAL_TEXT = "real text, same budget"
 
 
@@ -39,12 +40,12 @@ def _curves(chains: list[Any], titles: dict[str, str], *, from_zero: bool = Fals
         panels[title] = {arm: points for arm, m in by_arm(chains).items() if (points := series.curve(m, key))}
         for arm, points in panels[title].items():
             members = by_arm(chains)[arm]
-            figure.curve(axis, arm, members[0].place, points, legend(arm, members))
+            figure.curve(axis, arm, members[0].place, points, legend(arm, members), series.possible(key))
         real[title] = series.real_value(chains, key)
         if (level := real[title]) is not None:
             figure.level(axis, level, _length(chains) - 1, REAL_TEXT)
-        if from_zero:
-            figure.axes[f"yaxis{axis}"]["rangemode"] = "tozero"
+        ends = series.extent(panels[title].values(), level, series.possible(key), from_zero=from_zero)
+        figure.axes[f"yaxis{axis}"]["range"] = list(ends)
         said.append(spec.courses(title, panels[title], real[title]))
     if not shown:
         return None
@@ -70,7 +71,7 @@ def frequency(chains: list[Any]) -> Spec | None:
         return None
     # At least .01 nats: less is not told from none.
     most = max([0.01, *(float(np.nanmax(np.abs(heat.change))) for heat in found.values())])
-    figure = Figure(panel_height=40 + 42 * max(len(heat.buckets) for heat in found.values()))
+    figure = Figure(panel_height=40 + 42 * max(len(heat.buckets) for heat in found.values()), left=72)
     said, rows = [], []
     for arm, heat in found.items():
         (axis,) = figure.panel(arm, len(heat.generations))
@@ -133,7 +134,11 @@ def theory(chains: list[Any]) -> Spec | None:
                 cells = [str(g), str(count), short(measured), short(law), f"{measured - law:+.4f}", short(se)]
                 rows.append([TITLES[key], arm, *cells])
         for below in rest:
+            every = [gap for members in by_arm(chains).values() for gap in residuals(members, key)]
+            reach = [0.0, *(m - law + way * _error(se) for _, _, m, law, se in every for way in (-1, 1))]
+            edge = 0.06 * (max(reach) - min(reach) or 1)  # zero lies inside, also where all gaps are on one side of it
             figure.axes[f"yaxis{below}"] |= {
+                "range": [min(reach) - edge, max(reach) + edge],
                 "title": {"text": "measured − law", "standoff": 4}, "zeroline": True, "zerolinecolor": NEUTRAL, "nticks": 4,
             }  # fmt: skip
     words = "; ".join(said[:8]) + ("; the table below has the rest." if len(said) > 8 else ".")
@@ -164,9 +169,14 @@ def _law(figure: Figure, axis: str, key: str, arm: str, members: list[Any]) -> N
             figure.add(axis, trace, f"{arm}: {name}", label)
 
 
+def _error(se: float) -> float:
+    """Twice a standard error, as it is drawn."""
+    return 0.0 if math.isnan(se) else 2 * se
+
+
 def _gaps(figure: Figure, axis: str, arm: str, members: list[Any], gaps: list[Any]) -> None:
     place = members[0].place
-    errors = [0.0 if math.isnan(se) else 2 * se for *_, se in gaps]
+    errors = [_error(se) for *_, se in gaps]
     trace = {
         "type": "scatter", "x": [g for g, *_ in gaps], "y": [m - law for _, _, m, law, _ in gaps],
         "mode": "lines+markers", "line": {"color": colour(place), "width": 1},
@@ -195,7 +205,7 @@ def ledger(chains: list[Any]) -> Spec | None:
             words = SOURCES.get(source, source.replace("_", " "))
             trace = {
                 "type": "bar", "x": list(range(shown.shape[1])), "y": finite(heights),
-                "marker": {"color": _shade(source, newest), "line": {"width": 0.5, "color": "#fff"}},
+                "marker": _filled(source, newest), "meta": source,
                 "hovertemplate": f"{words}<br>generation %{{x}}: %{{y:,.0f}} tokens",
             }  # fmt: skip
             named = not source.startswith("generation_") or len(sources) <= MOST_SOURCES
@@ -211,12 +221,16 @@ def ledger(chains: list[Any]) -> Spec | None:
     return figure.done(alt, (columns, rows), [], barmode="stack", bargap=0.25)
 
 
-def _shade(source: str, newest: int) -> str:
-    """Real text blue, prompts rose, written text grey: the newer, the lighter."""
+def _filled(source: str, newest: int) -> dict[str, Any]:
+    """Real text dark, prompts hatched, written text grey, the newer the lighter: no arm has any of these."""
+    line = {"width": 0.5, "color": "#fff"}
+    if source in HATCHES:
+        pattern = {"shape": HATCHES[source], "fgcolor": PROMPT, "bgcolor": "rgba(0,0,0,0)", "size": 6, "solidity": 0.4}
+        return {"color": PROMPT, "pattern": pattern, "line": line | {"color": PROMPT}}
     if not source.startswith("generation_"):
-        return REAL if source == "real" else PROMPT
+        return {"color": REAL, "line": line}
     level = 102 + round(45 * int(source.removeprefix("generation_")) / max(1, newest))
-    return f"rgb({level},{level},{level})"
+    return {"color": f"rgb({level},{level},{level})", "line": line}
 
 
 CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
@@ -224,7 +238,8 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "likelihood",
         "The model on held-out real text",
         "How well each generation predicts real text that it was not trained on: lower perplexity and bits per byte are "
-        "better, higher accuracy is better. Shaded: 95 % t-interval over the chains of an arm.",
+        "better, higher accuracy is better. Shaded: 95 % t-interval over the chains of an arm; one that is much wider than the "
+        "curves are apart runs out of its panel.",
         likelihood,
     ),
     (
@@ -269,8 +284,8 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
     (
         "ledger",
         "What the models were trained on",
-        "Tokens shown to the optimiser, by source: real text blue, prompts taken from it rose, what models wrote grey, the "
-        "lighter the newer. Mean over the chains of an arm.",
+        "Tokens shown to the optimiser, by source: real text dark, prompts hatched, what models wrote grey, the lighter "
+        "the newer. Mean over the chains of an arm.",
         ledger,
     ),
 )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from collapselab.report.colours import LINES, MARKERS, NEUTRAL, colour
 from collapselab.report.overlay import TITLES, by_arm, by_generation, overlaid, residuals
-from collapselab.report.series import DIVERSITY, LIKELIHOOD, TAILS, curve, present, real_value
+from collapselab.report.series import DIVERSITY, LIKELIHOOD, TAILS, curve, extent, possible, present, real_value
 
 WIDE = 4.6  # inches of a panel
 LEGEND = 2.4  # inches of the legend beside the figure of the laws
@@ -52,19 +52,24 @@ def _label(arm: str, chains: list[Any]) -> str:
 
 def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
     """An arm's mean over chains, with its 95 % t-interval where there are several."""
-    for arm, members in by_arm(chains).items():
-        points = curve(members, key)
+    value, within = real_value(chains, key), possible(key)
+    curves = {arm: points for arm, members in by_arm(chains).items() if (points := curve(members, key))}
+    for arm, points in curves.items():
+        members = by_arm(chains)[arm]
         x, look = [p.generation for p in points], _look(members[0].place)
         axis.plot(x, [p.mean for p in points], ms=4, label=_label(arm, members), **look)
         axis.fill_between(
-            x, [p.low for p in points], [p.high for p in points], color=look["color"], alpha=0.2, linewidth=0
+            x,
+            [max(p.low, within[0]) for p in points],
+            [min(p.high, within[1]) for p in points],
+            color=look["color"],
+            alpha=0.2,
+            linewidth=0,
         )
-    value = real_value(chains, key)
     if value is not None:
         axis.axhline(value, color=NEUTRAL, linestyle="--", linewidth=1, label="real text, same budget")
     axis.set_title(title, fontsize=10)
-    if "coverage" in key:
-        axis.set_ylim(bottom=0)
+    axis.set_ylim(*extent(curves.values(), value, within, from_zero="coverage" in key))
 
 
 def _look(place: int) -> dict[str, Any]:
@@ -111,9 +116,10 @@ def theory(chains: list[Any]) -> bytes | None:
     axes = figure.subplots(2, len(keys), squeeze=False, sharex=True, height_ratios=(3, 2))
     for above, below, key in zip(*axes, keys, strict=True):
         for arm, members in by_arm(chains).items():
-            shade = colour(members[0].place)
+            look = _look(members[0].place)
+            shade, sign = look["color"], look["marker"]
             measured = {g: values.mean() for g, values in by_generation(members, key).items()}
-            above.plot(measured.keys(), measured.values(), "o", ms=4, color=shade, label=f"{arm}: measured")
+            above.plot(measured.keys(), measured.values(), sign, ms=4, color=shade, label=f"{arm}: measured")
             for prefix, style, name in (("theory/", "-", "law (noise)"), ("theory/bias/", ":", "bias alone")):
                 line = {g: values.mean() for g, values in by_generation(members, prefix + key).items()}
                 if line:
@@ -122,7 +128,13 @@ def theory(chains: list[Any]) -> bytes | None:
             if gaps:
                 bars = [0.0 if math.isnan(se) else 2 * se for *_, se in gaps]
                 below.errorbar(
-                    [g for g, *_ in gaps], [m - e for _, _, m, e, _ in gaps], bars, fmt="o-", ms=3, color=shade, lw=1
+                    [g for g, *_ in gaps],
+                    [m - e for _, _, m, e, _ in gaps],
+                    bars,
+                    fmt=f"{sign}-",
+                    ms=3,
+                    color=shade,
+                    lw=1,
                 )
         if not any(residuals(members, key) for members in by_arm(chains).values()):
             below.set_visible(False)

@@ -122,7 +122,7 @@ def flat_settings(config: str) -> dict[str, Any]:
     """The keys of a config.yaml by their dotted names; nothing where it cannot be read as that: the page shows the file as
     it is, and `find_chains` has compared it with the chain's own seal."""
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(config, yaml.SafeLoader)):
+        if "*" in config and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(config, yaml.SafeLoader)):
             return {}
         tree = yaml.safe_load(config)
         return flatten(tree) if isinstance(tree, dict) else {}
@@ -156,7 +156,7 @@ def opened(run: Path) -> Opened:
     if not chains:
         raise UserError(f"{run}: no generation is finished yet; continue the run first")
     order, baseline, seeds, source = _asked(root / "experiment.yaml")
-    order += sorted({chain.arm for chain in chains} - set(order))
+    order += sorted({chain.arm for chain in chains} - set(order), key=_as_counted)
     chains = sorted(chains, key=lambda chain: (order.index(chain.arm), chain.seed))
     _give_places(chains)
     wanted = [f"arm={arm}/seed={seed}" for arm in order for seed in seeds]
@@ -164,6 +164,11 @@ def opened(run: Path) -> Opened:
     there = {f"arm={chain.arm}/seed={chain.seed}" for chain in chains}
     waiting = [one for one in dict.fromkeys(wanted) if one not in there]
     return Opened(root.name, chains, baseline, waiting, {root.name: source} if source else {})
+
+
+def _as_counted(name: str) -> list[Any]:
+    """For sorting: arm_2 before arm_10."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def _give_places(chains: list[ChainFiles]) -> None:

@@ -17,7 +17,7 @@ from collapselab.console import inert
 from collapselab.folders import sha256_of
 from collapselab.guards import reading
 from collapselab.mixing import read_meta
-from collapselab.report import tables, tables_of
+from collapselab.report import tables, tables_of, under_protocols
 from collapselab.report.files import ChainFiles, Opened, open_runs, opened
 from collapselab.report.protocols import grouped
 
@@ -48,8 +48,9 @@ class Results:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """Columns arm, seed, generation, metric, value; the real share of a training set is the metric `real_share`."""
-        return tables.tidy(self._chains)
+        """Columns arm, seed, generation, metric, value; the real share of a training set is the metric
+        `real_share`. Of several protocols the last column is `protocol`."""
+        return under_protocols(tables.tidy, grouped(self._chains))
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -68,8 +69,9 @@ class Results:
 
     @cached_property
     def reference(self) -> pd.DataFrame:
-        """What fresh real text scores at the same budget: columns arm, seed, metric, value."""
-        return tables.reference(self._chains)
+        """What fresh real text scores at the same budget: columns arm, seed, metric, value; of several protocols
+        `protocol` too."""
+        return under_protocols(tables.reference, grouped(self._chains))
 
     @cached_property
     def ledger(self) -> pd.DataFrame:
@@ -162,9 +164,10 @@ class Results:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the arms beside each other at the last generation that all chains have."""
-        last, said = tables.last_of_all(self._chains), [f"<p><b>{html.escape(self.name)}</b></p>"]
-        for _, summary in self.summary.groupby("protocol", sort=False):
-            title, columns, rows = tables.compared(summary, self._opened.baseline, last)
+        said = [f"<p><b>{html.escape(self.name)}</b></p>"]
+        for group in grouped(self._chains):
+            summary = self.summary[self.summary["protocol"] == group.digest[:12]]
+            title, columns, rows = tables.compared(summary, self._opened.baseline, tables.last_of_all(group.chains))
             said.append(f"<p>{html.escape(title)}</p>{pd.DataFrame(rows, columns=columns).to_html(index=False)}")
         return inert("".join(said))
 

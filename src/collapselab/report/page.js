@@ -4,7 +4,7 @@
   const root = document.documentElement;
   const charts = new Map(DATA.charts.map((chart) => [chart.id, chart]));
   const boxes = [...document.querySelectorAll(".chart")];
-  const PAPER = 660; // pixels: what A4 and Letter have between their margins
+  const PAPER = 700; // pixels: what A4 and Letter have between the margins that page.css sets
   const PANEL = 290; // the least width of a panel
   const WIDEST = 620;
   const touch = matchMedia("(pointer: coarse)").matches;
@@ -58,14 +58,15 @@
     const { cells } = layout.meta;
     const panel = layout.meta.height * (printing ? 0.7 : 1);
     const least = printing ? 240 : PANEL;
-    const [gapX, gapY] = printing ? [48, 78] : DATA.look.gap;
+    const [gapX, gapY] = printing ? [60, 78] : DATA.look.gap;
     const narrow = width < 480;
-    const margin = { l: narrow ? 44 : 56, r: 10, t: DATA.look.head, b: 44 };
+    const { left } = layout.meta;
+    const margin = { l: narrow ? left - 12 : left, r: 10, t: DATA.look.head, b: 44 };
     const inner = width - margin.l - margin.r;
     const columns = Math.max(1, Math.min(cells.length, 3, Math.floor((inner + gapX) / (least + gapX))));
     const rows = Math.ceil(cells.length / columns);
     const total = rows * panel + (rows - 1) * gapY;
-    const wide = Math.min(WIDEST, (inner - (columns - 1) * gapX) / columns);
+    const wide = Math.min(printing ? PAPER : WIDEST, (inner - (columns - 1) * gapX) / columns);
     cells.forEach((cell, index) => {
       const left = ((index % columns) * (wide + gapX)) / inner;
       let top = 1 - (Math.floor(index / columns) * (panel + gapY)) / total;
@@ -109,10 +110,12 @@
   };
 
   const traces = (chart) => {
-    const { bg } = look();
-    return chart.data.map((trace) =>
-      trace.type === "bar" ? { ...trace, marker: { ...trace.marker, line: { width: 0.5, color: bg } } } : trace,
-    );
+    const { bg, fg } = look();
+    return chart.data.map((trace) => {
+      if (trace.type !== "bar" || trace.marker.pattern) return trace;
+      const color = trace.meta === "real" ? fg : trace.marker.color;
+      return { ...trace, marker: { ...trace.marker, color, line: { width: 0.5, color: bg } } };
+    });
   };
 
   const draw = (box) => {
@@ -120,7 +123,7 @@
     const width = printing ? PAPER : Math.floor(box.clientWidth);
     if (width < 50) return;
     box.dataset.drawn = String(width);
-    const config = { responsive: false, displayModeBar: false, displaylogo: false, showSendToCloud: false, showEditInChartStudio: false };
+    const config = { responsive: false, displayModeBar: false, displaylogo: false, showSendToCloud: false, showEditInChartStudio: false, showTips: false };
     Plotly.react(box, traces(chart), arranged(chart, width), config);
   };
 

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from collapselab.console import UNSAFE, inert
 from collapselab.metrics import HEADLINE
-from collapselab.report import explorer, overlay, protocols, tables, words
+from collapselab.report import explorer, overlay, protocols, reproduce, tables, words
 from collapselab.report.charts import CHARTS
 from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
 from collapselab.report.files import ChainFiles, Opened
@@ -37,8 +37,6 @@ LEFT_OUT = {
     "theory": "no metric of these chains has a law",
     "ledger": "no training set with a source",
 }
-MACHINE = ("collapselab", "commit", "python", "torch", "transformers", "accelerate", "numpy", "platform", "device", "cuda",
-           "precision", "cpus", "threads", "processes")  # fmt: skip
 # In JSON: what UNSAFE names, where json.dumps has written it as an escape. A pair of backslashes is passed over.
 ESCAPE = re.compile(r"\\(u00[01][0-9a-f]|[bfr])|\\.")
 
@@ -91,6 +89,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
     environment = jinja2.Environment(
         loader=loader, autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["typeset"] = words.typeset
     return environment.get_template("page.html.jinja").render(
         policy=Markup(" ".join(f"'{digest}'" for _, digest in scripts)),
         style=Markup(_own("page.css") + _own("explorer.css")),
@@ -98,7 +97,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         scripts=[Markup(script) for script, _ in scripts],
         name=found.name,
         about=words.about(found),
-        notes=words.notes(found),
+        notes=words.notes(found, groups),
         groups=shown,
         several=len(groups) > 1,
         differing=protocols.differing(groups),
@@ -106,7 +105,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         chains=[{"name": c.name, "examples": c.examples} for c in found.chains],
         settings=protocols.settings_that_differ(found.chains),
         configs=[{"name": members[0].name, "text": members[0].config} for members in arms.values()],
-        reproduce=_reproduce(found),
+        reproduce=reproduce.runs(found),
         files=files,
     )
 
@@ -124,7 +123,10 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
     baseline = found.baseline if found.baseline in arms and len(arms) > 1 else None
     numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
     last = tables.last_of_all(chains)
-    verdict = words.verdict(chains, numbers)
+    common = parts["changes"]
+    if any(len(chain.rows) - 1 > last for chain in chains):
+        common = tables.changes(tables.tidy(chains), last)
+    verdict = words.verdict(chains, words.Numbers(parts["summary"], common, parts["theory"]))
     charts, missing = [], []
     for name, title, caption, draw in CHARTS:
         spec = draw(chains)
@@ -183,31 +185,3 @@ def _courses(arm: str, members: list[ChainFiles], numbers: words.Numbers) -> tup
         ["real text", "", *("–" if value is None else tables.with_interval(value, float("nan")) for value in real)]
     )
     return ["generation", "real share", *keys], rows
-
-
-def _reproduce(found: Opened) -> dict[str, Any]:
-    """How to make the numbers again: a command and its file for each run, the seeds, versions and machines."""
-    runs = []
-    for run, chains in overlay.grouped_by(found.chains, lambda chain: str(chain.run)).items():
-        asked = found.asked.get(run)
-        file = "experiment.yaml" if asked else f"{chains[0].path.parent.name}/{chains[0].path.name}/config.yaml"
-        verb = "experiment" if asked else "run"
-        runs.append(
-            {
-                "name": run, "command": f"collapselab {verb} --config {Path(file).name}", "file": file,
-                "text": asked or chains[0].config,
-                "seeds": ", ".join(str(seed) for seed in sorted({chain.seed for chain in chains})),
-                "machine": _machines(chains),
-            }
-        )  # fmt: skip
-    return {"runs": runs}
-
-
-def _machines(chains: list[ChainFiles]) -> list[tuple[str, str]]:
-    """(what, values) of the environments of the chains."""
-    out = []
-    for key in MACHINE:
-        values = dict.fromkeys(str(c.environment[key])[:200] for c in chains if c.environment.get(key) is not None)
-        if values:
-            out.append((key, " / ".join(values)))
-    return out

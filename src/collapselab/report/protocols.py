@@ -15,6 +15,7 @@ from collapselab.report.files import ChainFiles
 # Settings that say where a run lives or how it is watched: no reason for its numbers.
 NO_REASON = ("name", "arm", "seed", "runs_dir", "data_dir", "progress", "retain", "tracking.wandb", "tracking.project")
 
+NAMED = {"corpus": "corpus.source", "tokenizer": "corpus.tokenizer"}  # keys of a protocol that are digests
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # its beginning tells two apart, and fits into a table
 
 
@@ -52,7 +53,19 @@ def differing(groups: list[Group]) -> list[list[str]]:
     """A row per key of the protocols that differ: the key, and its value in each."""
     keys = dict.fromkeys(key for group in groups for key in group.protocol)
     rows = [[key, *(shown(group.protocol.get(key, "not recorded")) for group in groups)] for key in keys]
-    return [[DIGEST.sub(r"\1…", cell) for cell in row] for row in rows if len(set(row[1:])) > 1]
+    return [
+        [key, *(DIGEST.sub(r"\1…", cell) + _name(key, group) for cell, group in zip(cells, groups, strict=True))]
+        for key, *cells in rows
+        if len(set(cells)) > 1
+    ]
+
+
+def _name(key: str, group: Group) -> str:
+    """The setting that says in words what a digest is of."""
+    if key not in NAMED:
+        return ""
+    names = dict.fromkeys(shown(chain.settings.get(NAMED[key])) for chain in group.chains if chain.settings)
+    return f" ({NAMED[key]} {', '.join(names)})" if names else ""
 
 
 def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list[str]]]:

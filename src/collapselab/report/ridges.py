@@ -26,7 +26,7 @@ def distribution(chains: list[Any]) -> Spec | None:
     used = [np.flatnonzero(shares > 0) for shares in every]
     first, last = max(0, min(u[0] for u in used) - 1), max(u[-1] for u in used) + 1
     peak = max(float(shares.max()) for shares in every)
-    figure = Figure(panel_height=300)
+    figure = Figure(panel_height=300, left=66)
     for arm, by_generation in found.items():
         place = by_arm(chains)[arm][0].place
         shown = series.evenly(list(by_generation), MOST_RIDGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,39 @@ def curve(members: list[Any], key: str) -> list[Point]:
     """The course of a metric over the chains of one arm; empty where none of them has it."""
     found = by_generation(members, key)
     return [Point(g, len(values), *mean_interval(values)) for g, values in found.items()]
+
+
+SHARES = ("accuracy", "distinct", "/diversity", "impossible")  # in the names of metrics between 0 and 1
+
+
+def possible(key: str) -> tuple[float, float]:
+    """The values that a metric can have. A t-interval of two chains easily reaches beyond them."""
+    if key == "real/perplexity":
+        return 1.0, math.inf
+    return 0.0, 1.0 if any(part in key for part in SHARES) else math.inf
+
+
+def extent(
+    curves: Iterable[list[Point]], level: float | None, within: tuple[float, float], *, from_zero: bool
+) -> tuple[float, float]:
+    """(low, high) of an axis: the means, real text's value, and of the intervals what is possible and lies no further from
+    the means than these are apart, so that the interval of two chains does not flatten the curves.
+
+    Args:
+        curves: of the arms, one at least and none empty.
+        within: the values that are possible.
+    """
+    points = [point for curve in curves for point in curve]
+    means = [p.mean for p in points] + ([] if level is None else [level])
+    apart = max(means) - min(means) or 0.1 * abs(means[0]) or 1.0
+    ends = [end for p in points for end in (p.low, p.high) if not math.isnan(end)]
+    low = max(min(means + ends), within[0], min(means) - apart)
+    high = min(max(means + ends), within[1], max(means) + apart)
+    low, high = min([low, *means]), max([high, *means])  # a mean may lie beyond what is possible in a stranger's file
+    if from_zero:
+        low = min(low, 0.0)
+    edge = 0.05 * (high - low or apart)
+    return low if from_zero else low - edge, high + edge
 
 
 def present(chains: list[Any], titles: dict[str, str]) -> dict[str, str]:

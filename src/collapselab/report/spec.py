@@ -2,7 +2,7 @@
 
 `layout.meta` of every figure holds `cells` (for each panel its axes from above, with their shares of its height: the page
 arranges the panels by the width there is), `height` of a panel in pixels, `alt` (the figure in words), `table` (columns and
-rows of what is drawn) and `keys` (metrics it is drawn from).
+rows of what is drawn), `left` (pixels of the margin for labels) and `keys` (metrics it is drawn from).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def escaped(text: str) -> str:
 
 def short(value: float) -> str:
     """Four digits at most: for words and tables, not for further arithmetic."""
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    return "–" if math.isnan(value) else f"{value:.4g}".replace("-", "\N{MINUS SIGN}", int(value < 0))
 
 
 def finite(values: Any) -> list[float | None]:
@@ -37,12 +37,12 @@ def finite(values: Any) -> list[float | None]:
 class Figure:
     """A figure that grows panel by panel."""
 
-    def __init__(self, panel_height: int = 260):
+    def __init__(self, panel_height: int = 260, left: int = 56):
         self.traces: list[Spec] = []
         self.axes: Spec = {}
         self.notes: list[Spec] = []
         self.cells: list[list[tuple[str, float]]] = []
-        self.panel_height = panel_height
+        self.panel_height, self.left = panel_height, left
         self.named: set[str] = set()  # what the legend has
 
     def panel(self, title: str, generations: int, shares: tuple[float, ...] = (1.0,)) -> list[str]:
@@ -89,13 +89,16 @@ class Figure:
             | once
         )
 
-    def curve(self, axis: str, arm: str, place: int, points: list[Any], label: str) -> None:
-        """An arm's means, and the area of their intervals where there are several chains."""
+    def curve(
+        self, axis: str, arm: str, place: int, points: list[Any], label: str, within: tuple[float, float]
+    ) -> None:
+        """An arm's means, and the area of their intervals, as far as such values are possible, where there are several
+        chains."""
         symbol, dash = mark(place)
         x = [p.generation for p in points]
         wide = [p for p in points if not math.isnan(p.low)]
         if wide:
-            ends = [p.high for p in wide] + [p.low for p in reversed(wide)]
+            ends = [min(p.high, within[1]) for p in wide] + [max(p.low, within[0]) for p in reversed(wide)]
             across = [p.generation for p in wide]
             area = {
                 "type": "scatter", "x": across + across[::-1], "y": ends, "fill": "toself", "mode": "lines",
@@ -125,12 +128,12 @@ class Figure:
     def done(self, alt: str, table: tuple[list[str], list[list[str]]], keys: list[str], **layout: Any) -> Spec:
         """The figure. Raises nothing; `layout` is added to it."""
         meta = {
-            "cells": [[list(axis) for axis in cell] for cell in self.cells], "height": self.panel_height,
+            "cells": [[list(axis) for axis in cell] for cell in self.cells], "height": self.panel_height, "left": self.left,
             "alt": inert(alt), "table": {"columns": table[0], "rows": table[1]}, "keys": keys,
         }  # fmt: skip
         common = {
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "annotations": self.notes, "meta": meta,
-            "font": {"family": "system-ui, sans-serif", "size": 12}, "margin": {"l": 52, "r": 12, "t": HEAD, "b": 48},
+            "font": {"family": "system-ui, sans-serif", "size": 12}, "margin": {"l": self.left, "r": 12, "t": HEAD, "b": 48},
             "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top", "tracegroupgap": 0},
             "hoverlabel": {"align": "left"},
         }  # fmt: skip

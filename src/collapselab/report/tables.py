@@ -65,9 +65,9 @@ def summary(table: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
 CHANGES = ["arm", "metric", "generation", "chains", "change", "low", "high"]
 
 
-def changes(table: pd.DataFrame) -> pd.DataFrame:
-    """What each metric has changed by since generation 0 of the same chain, at the last generation that every chain of its
-    arm has: columns arm, metric, generation, chains, change (mean), low, high (95 % t-interval over chains)."""
+def changes(table: pd.DataFrame, last: int | None = None) -> pd.DataFrame:
+    """What each metric has changed by since generation 0 of the same chain, up to generation `last`, or to the last one that
+    every chain of its arm has: columns arm, metric, generation, chains, change (mean), low, high (95 % t-interval over chains)."""
     found: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
     lengths: dict[str, dict[int, int]] = {}
     for arm, seed, generation, metric, value in table.itertuples(index=False):
@@ -75,10 +75,10 @@ def changes(table: pd.DataFrame) -> pd.DataFrame:
         lengths.setdefault(arm, {})[seed] = max(generation, lengths.get(arm, {}).get(seed, 0))
     rows = []
     for (arm, metric), by_seed in found.items():
-        last = min(lengths[arm].values())
-        gaps = [course[last] - course[0] for course in by_seed.values() if 0 in course and last in course]
-        if gaps and last:
-            rows.append((arm, metric, last, len(gaps), *mean_interval(np.array(gaps))))
+        end = min(lengths[arm].values()) if last is None else last
+        gaps = [course[end] - course[0] for course in by_seed.values() if 0 in course and end in course]
+        if gaps and end:
+            rows.append((arm, metric, end, len(gaps), *mean_interval(np.array(gaps))))
     return pd.DataFrame(rows, columns=CHANGES)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pandas as pd
 
 from collapselab.report.files import ChainFiles, Opened
 from collapselab.report.overlay import TITLES, by_arm
+from collapselab.report.protocols import Group
 from collapselab.report.series import real_value
 from collapselab.report.tables import last_of_all, with_interval
 
@@ -30,7 +32,7 @@ SHORT = {
 HAS_REAL = ("diversity/words/distinct_2",)  # whose value for real text is no matter of definition
 LAWS = ("truth/slot/diversity", "tails/words/coverage_1", "tails/bigrams/coverage_1", "real/next_token_entropy")
 LONGEST_NOTE = 300  # characters; this lab's own are shorter
-MINUS = "\N{MINUS SIGN}"
+MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 
 class Numbers:
@@ -47,9 +49,15 @@ class Numbers:
 
 
 def signed(mean: float, low: float) -> str:
-    """`+10.0 ± 0.3`, with a minus sign that is as wide as the plus."""
+    """`+10.0 ± 0.3`"""
     said = with_interval(mean, low)
-    return f"{MINUS}{said[1:]}" if said.startswith("-") else f"+{said}"
+    return said if said.startswith("-") else f"+{said}"
+
+
+def typeset(text: str) -> str:
+    """Numbers as books print them: a minus as wide as the plus, and what belongs together on one line."""
+    text = re.sub(r"(?<![\w.)\]+-])-(?=\.?\d)", MINUS, text)
+    return text.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}").replace(" %", f"{NO_BREAK}%")
 
 
 def seeds(count: int) -> str:
@@ -57,31 +65,67 @@ def seeds(count: int) -> str:
 
 
 def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
-    """The first sentence of a report: by how much the first metric changed, in the arms that changed most and least."""
+    """The first sentence of a report: by how much the first metric changed up to the last generation that every chain has,
+    in the arms that changed most and least.
+
+    Args:
+        numbers: their changes are those up to that generation.
+    """
     arms = by_arm(chains)
     key = next((key for key in SAID if all((arm, key) in numbers.change for arm in arms)), None)
     if key is None:
-        return "No arm has two finished generations yet: there is no change to speak of."
-    order = sorted(arms, key=lambda arm: abs(numbers.change[arm, key].change), reverse=True)
-    if len(order) == 1:
-        return f"{_capital(_course(order[0], key, numbers))}{_over(numbers.change[order[0], key])}."
-    most, least = order[0], order[-1]
-    how = {arm: _how(numbers.change[arm, key]) for arm in arms}
-    same = next(iter(how.values())) if len(set(how.values())) == 1 else None
-    begins = f"{_capital(SAID[key])} {same} in every arm: most" if same else f"{_capital(SAID[key])} changed most"
-    over = _over(numbers.change[most, key])
-    return f"{begins} in {most}, {_ends(most, key, numbers)}; least in {least}, {_ends(least, key, numbers)}{over}."
+        every = len(arms) > 1 and any(len(chain.rows) > 1 for chain in chains)
+        return f"{'Not every' if every else 'No'} arm has two finished generations yet: there is no change to speak of."
+    if len(arms) == 1:
+        (arm,) = arms
+        return f"{_capital(_course(arm, key, numbers))}{_over(numbers.change[arm, key])}."
+    rows = {arm: numbers.change[arm, key] for arm in arms}
+    ways = {how: [arm for arm in arms if _how(rows[arm]) == how] for how in (*MOVES, *STILL)}
+    ways = {how: names for how, names in ways.items() if names}
+    over = _over(rows[next(iter(arms))])
+    if len(ways) == 1:
+        (how,) = ways
+        order = sorted(arms, key=lambda arm: abs(rows[arm].change), reverse=True)
+        told = f"{_capital(SAID[key])} {how} in every arm{over}"
+        if how in STILL:
+            return f"{told}: {'; '.join(f'{arm}, {_ends(arm, key, numbers)}' for arm in order[:2])}."
+        most, least = (f"{arm}, {_ends(arm, key, numbers)}" for arm in (order[0], order[-1]))
+        return f"{told}: most in {most}; least in {least}."
+    said = _listed([f"{how} in {_some(names, len(arms))}" for how, names in ways.items()])
+    ends = []
+    for how, names in ways.items():
+        if how in MOVES:
+            most = max(names, key=lambda arm: abs(rows[arm].change))
+            verb = f"it {how.removesuffix(' (one seed)')}{' most' if len(names) > 1 else ''}"
+            ends.append(f"{verb} in {most}, {_ends(most, key, numbers)}")
+    return f"{_capital(SAID[key])} {said}{over}{': ' if ends else ''}{'; '.join(ends)}."
+
+
+def _some(names: list[str], of: int) -> str:
+    return _listed(names) if len(names) <= 3 else f"{len(names)} of {of} arms"
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+# What a change may be called. Only a 95 % interval that leaves out zero tells one from none; with one seed there is none.
+MOVES = ("rose", "fell", "went up (one seed)", "went down (one seed)")
+STILL = ("stayed where it was", "did not change measurably")
+
+
 def _how(row: Any) -> str:
-    """The verb of a change; only a 95 % interval that leaves out zero tells one from none."""
-    if not math.isnan(row.low) and row.low <= 0 <= row.high:
-        return "did not change measurably"
-    return "rose" if row.change > 0 else "fell" if row.change < 0 else "stayed"
+    if row.change == 0 and (math.isnan(row.low) or row.low == row.high):
+        return STILL[0]
+    if math.isnan(row.low):
+        return MOVES[2] if row.change > 0 else MOVES[3]
+    if row.low <= 0 <= row.high:
+        return STILL[1]
+    return MOVES[0] if row.change > 0 else MOVES[1]
 
 
 def _ends(arm: str, key: str, numbers: Numbers) -> str:
@@ -89,7 +133,7 @@ def _ends(arm: str, key: str, numbers: Numbers) -> str:
     row = numbers.change[arm, key]
     first, change = numbers.at[arm, 0, key], signed(row.change, row.low)
     share = 100 * row.change / first.mean if first.mean else math.nan
-    per_cent = "" if math.isnan(share) else f", {share:+.{0 if abs(share) >= 1 else 1}f} %".replace("-", MINUS)
+    per_cent = "" if math.isnan(share) else f", {share:+.{0 if abs(share) >= 1 else 1}f} %"
     last = numbers.value(arm, row.generation, key)
     return f"from {numbers.value(arm, 0, key)} to {last} (change {change}{per_cent})"
 
@@ -97,8 +141,11 @@ def _ends(arm: str, key: str, numbers: Numbers) -> str:
 def _course(arm: str, key: str, numbers: Numbers) -> str:
     row = numbers.change[arm, key]
     how = _how(row)
-    if how == "stayed":
+    if how == STILL[0]:
         return f"{SAID[key]} stayed at {numbers.value(arm, 0, key)}"
+    if math.isnan(row.low):
+        ends = _ends(arm, key, numbers).removeprefix("from ")
+        return f"{SAID[key]} went from {ends.replace(')', '; one seed: no interval)')}"
     return f"{SAID[key]} {how}{',' if ' ' in how else ''} {_ends(arm, key, numbers)}"
 
 
@@ -125,7 +172,8 @@ def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str 
                 continue
             real = real_value(members, key) if key in HAS_REAL else None
             beside = "" if real is None else f"; real text has {with_interval(real, math.nan)}"
-            over = "" if said else _over(numbers.change[arm, key])
+            row = numbers.change[arm, key]
+            over = "" if said and row.generation == last else _over(row)
             said.append(f"{_capital(_course(arm, key, numbers))}{over}{beside}.")
         elif (arm, 0, key) in numbers.at:
             said.append(f"{_capital(SAID[key])} is {numbers.value(arm, 0, key)} at generation 0.")
@@ -144,7 +192,7 @@ def _law(arm: str, last: int, numbers: Numbers) -> str:
         error = "" if math.isnan(row.se) else f" (standard error {row.se:.2g})"
         values = ", ".join(with_interval(value, math.nan) for value in (row.measured, row.law))
         measured, law = values.split(", ")
-        gap = f"{row.difference:+.4f}".replace("-", MINUS)
+        gap = f"{row.difference:+.4f}"
         verdicts = {True: "; theory holds within max(3 standard errors, .02)", False: "; theory does NOT hold here"}
         told = verdicts.get(row.holds, "; the law is of a learner that memorises, which a network is not")
         return f"Exact theory expected {law} for {TITLES[key]}, measured {measured}: {gap}{error}{told}."
@@ -163,7 +211,7 @@ def _differences(arm: str, numbers: Numbers, baseline: str | None, last: int) ->
     return f"Against {baseline} at generation {last} ({how}): {said}."
 
 
-def notes(found: Opened) -> list[str]:
+def notes(found: Opened, groups: list[Group]) -> list[str]:
     """What a reader must know before a claim: seeds that lack, chains that have not finished, what a model may have seen."""
     said = []
     alone = [arm for arm, members in by_arm(found.chains).items() if len(members) == 1]
@@ -174,9 +222,11 @@ def notes(found: Opened) -> list[str]:
         said.append(f"Not finished: {', '.join(short)}. The same command goes on with them.")
     if found.waiting:
         said.append(f"Without a finished generation: {', '.join(found.waiting)}.")
-    ends = {len(chain.rows) for chain in found.chains}
-    if len(ends) > 1:
-        said.append(f"Arms are compared at generation {last_of_all(found.chains)}, the last one that every chain has.")
+    for group in groups:
+        if len({len(chain.rows) for chain in group.chains}) > 1:
+            under = f" under protocol {group.label}" if len(groups) > 1 else ""
+            last = last_of_all(group.chains)
+            said.append(f"Arms{under} are compared at generation {last}, the last one that every chain has.")
     told: dict[str, list[str]] = {}
     for chain in found.chains:
         if chain.note:
