@@ -270,12 +270,12 @@ def test_chains_that_have_not_finished_are_named(real: Path, tmp_path: Path) -> 
 # --- the commands that make it again -------------------------------------------------------------------------------------
 
 
-def again(page: Path, lab: Lab) -> list[str]:
-    """Runs the first command that a page shows; returns its arguments."""
+def again(page: Path, lab: Lab, *more: str) -> list[str]:
+    """Runs the command that a page shows, with more options where given; returns its words."""
     section = page.read_text().split('id="reproduce"')[1]
     (command,) = re.findall(r"<pre class=\"command\" tabindex=\"0\">(collapselab .*)</pre>", section)
     words = shlex.split(html.unescape(command))
-    assert lab(*words[1:])[0] == 0
+    assert lab(*words[1:], *more)[0] == 0
     return words
 
 
@@ -293,15 +293,18 @@ def test_the_command_that_a_page_shows_makes_the_same_numbers(
     assert scores(runs / "test_again" / "arm=main" / "seed=1") == scores(real)
 
 
-def test_the_command_of_a_fork_takes_from_the_same_parent(
+def test_a_fork_with_a_dashboard_has_its_report_before_that_ends_and_its_command_takes_from_the_same_parent(
     real: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = real.parents[2]
-    config = small_config(**QUICK, runs_dir=str(runs), name="forked", sampling__temperature=0.5)
+    config = small_config(
+        **QUICK, runs_dir=str(runs), name="forked", sampling__temperature=0.5, tracking__wandb="offline"
+    )
     forked = run(config, (real, 1))[0]
+    made = report.page_of(forked)
+    assert made == runs / "forked" / "report" / "index.html" and made.is_file()
     monkeypatch.chdir(runs.parent)
-    made = report.write_report(forked)
-    words = again(made, lab)
+    words = again(made, lab, "--tracking.wandb=off")
     assert words[:6] == ["collapselab", "run", "--fork", f"{runs.name}/test/arm=main/seed=1", "--at", "1"]
     assert scores(runs / "forked_again" / "arm=main" / "seed=1") == scores(forked) != scores(real)
     said = "was forked: generations 0 to 1 are those of"
@@ -604,11 +607,6 @@ def test_a_run_is_compared_with_others_alone(three: list[Path], tmp_path: Path, 
 
 
 # --- where it is written -------------------------------------------------------------------------------------------------
-
-
-def test_a_chain_with_a_dashboard_has_its_report_before_the_dashboard_ends(tmp_path: Path) -> None:
-    path, _ = run(small_config(runs_dir=str(tmp_path), generations=0, tracking__wandb="offline"))
-    assert report.page_of(path).is_file() and report.page_of(path) == tmp_path / "test" / "report" / "index.html"
 
 
 def test_a_report_that_cannot_be_written_is_said_in_a_line(
