@@ -321,4 +321,4 @@ def _at(config: RunConfig, finished: int) -> tuple[int, str]:
         finished, stage = Chain(chain_path(config)).at_work(finished)
     except (UserError, OSError):  # a damaged chain: the worker that has it says so
         return finished, "at work"
-    return finished, f"generation {finished} of {config.generations}: {stage or 'mixture'}"
+    return finished, f"generation {finished} of {config.generations}: {stage}"

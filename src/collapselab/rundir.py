@@ -99,7 +99,7 @@ class Chain:
         for name in STAGES:
             if not (self.stage(finished, name) / "manifest.json").is_file():
                 return finished, name
-        return finished, ""
+        return self.at_work(finished)  # its last stage was published between the two looks
 
     def rescored(self, index: int, scores: str, name: str) -> Path:
         """Where later scores lie, beside and never instead of what was published: `eval` of a generation, `reference`."""

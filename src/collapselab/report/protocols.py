@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict
+from collapselab.config import RunConfig, as_dict, digest
 from collapselab.identity import flatten
 from collapselab.report.files import ChainFiles
 
@@ -39,8 +39,8 @@ def grouped(chains: list[ChainFiles]) -> list[Group]:
     """The chains by the digest of their protocol, in the order in which they come."""
     found: dict[str, list[ChainFiles]] = {}
     for chain in chains:
-        found.setdefault(chain.digest or json.dumps(chain.protocol, sort_keys=True), []).append(chain)
-    return [Group(_label(i), digest, members[0].protocol, members) for i, (digest, members) in enumerate(found.items())]
+        found.setdefault(chain.digest or digest(chain.protocol), []).append(chain)
+    return [Group(_label(i), key, members[0].protocol, members) for i, (key, members) in enumerate(found.items())]
 
 
 def _label(index: int) -> str:
@@ -76,7 +76,7 @@ def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list
     keys = sorted({key for chain in chains for key in chain.settings} - set(NO_REASON))
     rows = []
     for key in keys:
-        values = {arm: [] for arm in arms}  # type: dict[str, list[str]]
+        values: dict[str, list[str]] = {arm: [] for arm in arms}
         for chain in chains:
             said = shown(chain.settings.get(key, defaults.get(key))) if chain.settings else "cannot be read"
             if said not in values[chain.arm]:

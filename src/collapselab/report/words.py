@@ -190,8 +190,7 @@ def _law(arm: str, last: int, numbers: Numbers) -> str:
         if row is None:
             continue
         error = "" if math.isnan(row.se) else f" (standard error {row.se:.2g})"
-        values = ", ".join(with_interval(value, math.nan) for value in (row.measured, row.law))
-        measured, law = values.split(", ")
+        measured, law = (with_interval(value, math.nan) for value in (row.measured, row.law))
         gap = f"{row.difference:+.4f}"
         verdicts = {True: "; theory holds within max(3 standard errors, .02)", False: "; theory does NOT hold here"}
         told = verdicts.get(row.holds, "; the law is of a learner that memorises, which a network is not")
