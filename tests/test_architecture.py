@@ -15,7 +15,7 @@ ROWS = {
     "config": 0, "identity": 0, "seeds": 0, "interrupts": 0, "schedules": 1, "languages": 1, "guards": 0, "memory": 1,
     "folders": 1, "rundir": 1, "console": 1, "parallel": 1, "bigram": 1, "tracking": 3, "lock": 2, "records": 2, "corpus": 2,
     "metrics": 2, "theory": 2, "families": 2, "faults": 2, "pretrained": 3, "modeling": 3, "mixing": 3, "supply": 4,
-    "history": 3, "hf_metrics": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4, "opening": 4,
+    "simulations": 5, "history": 3, "hf_metrics": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4, "opening": 4,
     "space": 4, "watch": 4, "cards": 5, "chain": 5, "export": 6, "plan": 6, "standalone": 6, "bench": 6, "options": 6,
     "experiment": 6, "commands": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
