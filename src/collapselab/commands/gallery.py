@@ -31,6 +31,7 @@ def reproduce(arguments: list[str]) -> int:
     options.add("runs_dir", str, "runs", "directory that holds the runs")
     options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
     parsed = options.parse(options.gather(arguments))
+    from collapselab.console import inert
     from collapselab.reproduce import entries
 
     folder, out = Path(parsed.papers), Path(parsed.out)
@@ -48,7 +49,11 @@ def reproduce(arguments: list[str]) -> int:
     chosen = [entries.read(folder, name) for name in (known if parsed.all else dict.fromkeys(parsed.name))]
     experiments = {entry.name: _experiment(entry, seeds, parsed) for entry in chosen}  # all are read before one is run
     quiet()
-    found = [_one(entry, experiments[entry.name], seeds, parsed, out) for entry in chosen]
+    found = []
+    for number, entry in enumerate(chosen, 1):
+        of = f"[{number}/{len(chosen)}] " if len(chosen) > 1 else ""
+        print(inert(f"{of}{entry.name}: {entry.title} ({entry.cite}; {entry.cost})"), flush=True)
+        found.append(_one(entry, experiments[entry.name], seeds, parsed, out))
     if len(found) > 1:
         _list(chosen, out)
     return 1 if any(verdict.word == "FAIL" for verdict in found) else 0
@@ -71,7 +76,6 @@ def _one(entry: Entry, asked: Experiment | None, seeds: list[int] | None, parsed
     from collapselab.console import inert
     from collapselab.reproduce import results
 
-    print(inert(f"{entry.name}: {entry.title} ({entry.cite}; {entry.cost})"), flush=True)
     verdict = reproduce.reproduce(entry, asked, entry.seeds if seeds is None else seeds, parsed.workers)
     command = ["collapselab", "reproduce", entry.name]
     command += ["--seeds", str(seeds)] if verdict.seeds != entry.seeds else []

@@ -53,6 +53,7 @@ class Verdict:
     measured: Measured | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    """That it took, in all calls that made something of it."""
     settings: str = ""
     """The resolved settings, YAML: what `collapselab experiment --config` reads, or the processes of a simulation."""
 
@@ -64,22 +65,24 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
         asked: its experiment with these seeds; None for a simulation.
         workers: chains run at once; None leaves it to `experiment.run`.
     """
-    started = time.perf_counter()
     if why := missing(entry, asked):
         return Verdict(entry, "NOT RUN", seeds, why)
     if asked is None:
+        started = time.perf_counter()
         measured, environment, settings = _simulated(entry, seeds)
+        seconds = time.perf_counter() - started
     else:
         from collapselab import experiment
+        from collapselab.records import call_seconds
 
         ended = experiment.run(asked, workers)
         if failed := [f"{c.arm} seed {c.seed}: {said}" for c, (how, said) in ended if how != "done"]:
             return Verdict(entry, "NOT RUN", seeds, f"{len(failed)} of {len(ended)} chains did not finish: {failed[0]}")
         measured, environment = _read(entry, asked, seeds)
         settings = (asked.root / "experiment.yaml").read_text(encoding="utf-8")
+        seconds = call_seconds(asked.root)
     judged = judge(entry, measured)
     word: Word = "PASS" if all(one.holds for one in judged) else "FAIL"
-    seconds = time.perf_counter() - started
     return Verdict(entry, word, seeds, "", judged, measured, environment, seconds, settings)
 
 

@@ -4,7 +4,8 @@
     slope(accumulate.nll[-3:])             over a slice of generations
     guo.distinct_2[6] / real.distinct_2    what fresh real text scores at the same budget
 
-An expression is evaluated for each seed by itself; arms of one seed are paired.
+An expression is evaluated for each seed by itself; arms of one seed are paired. `pooled(x)` is x's mean over seeds in the
+place of each: for the distance of a mean from its law.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Course:
         self.values = np.asarray(values, np.float64)
 
     def __getitem__(self, at: Any) -> np.ndarray:
-        return np.asarray(self.values[:, [at]] if isinstance(at, int) else self.values[:, at])
+        found: np.ndarray = self.values[:, [at]] if isinstance(at, int) else self.values[:, at]
+        return found
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ FUNCTIONS = {
     "first": first,
     "mean": lambda x: x.mean(1, keepdims=True),
     "largest": lambda x: x.max(1, keepdims=True),
+    "pooled": lambda x: np.broadcast_to(x.mean(0), x.shape),
     "smallest": lambda x: x.min(1, keepdims=True),
 }
 

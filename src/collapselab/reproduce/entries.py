@@ -6,6 +6,7 @@ An entry is an experiment file (docs/experiments.md), or has a section `simulati
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,13 +174,13 @@ def _list(paper: dict[str, Any], key: str, where: str) -> list[Any]:
 
 
 def _made(kind: Any, item: Any, where: str) -> Any:
-    found = _section(item, where, set(kind.__annotations__))
+    fields = dataclasses.fields(kind)
+    found = _section(item, where, {field.name for field in fields})
     texts = {key: str(value) for key, value in found.items() if key not in ("at_least", "at_most")}
     bounds = {key: found[key] for key in ("at_least", "at_most") if key in found}
-    empty = [key for key in kind.__annotations__ if key not in found and not hasattr(kind, key)]
-    empty += [key for key, value in texts.items() if not value.strip()]
-    if empty:
-        raise UserError(f"{where}: {item}: {empty[0]} is missing")
+    for field in fields:
+        if field.default is dataclasses.MISSING and not texts.get(field.name, "").strip():
+            raise UserError(f"{where}: {item}: {field.name} is missing")
     for key, value in bounds.items():
         if type(value) not in (int, float):
             raise UserError(f"{where}.{key}={value!r}: must be a number")
