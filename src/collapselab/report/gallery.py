@@ -10,7 +10,10 @@ from collapselab.report.figures import axes_of, look, png
 
 
 def draw(
-    panels: dict[str, dict[str, np.ndarray]], laws: dict[str, dict[str, np.ndarray]], real: dict[str, float]
+    panels: dict[str, dict[str, np.ndarray]],
+    laws: dict[str, dict[str, np.ndarray]],
+    real: dict[str, float],
+    titles: dict[str, str],
 ) -> bytes:
     """A PNG.
 
@@ -18,6 +21,7 @@ def draw(
         panels: for each quantity, each arm's values, float64 (seeds, generations); nan where there is none.
         laws: the same for what exact theory expects, where a law stands beside a quantity.
         real: what fresh real text scores, where that is known.
+        titles: of the panels; a quantity without one stands for itself.
     """
     figure, axes = axes_of(len(panels))
     for axis, (quantity, arms) in zip(axes, panels.items(), strict=True):
@@ -32,6 +36,7 @@ def draw(
                 axis.plot(law[arm].mean(0), color=shown["color"], linestyle=":", linewidth=1.5, label=f"{arm}: law")
         if quantity in real:
             axis.axhline(real[quantity], color=NEUTRAL, linestyle="--", linewidth=1, label="real text, same budget")
-        axis.set_title(quantity.replace("_", " "), fontsize=10)
-    axes[-1].legend(fontsize=7, frameon=False)
+        axis.set_title(titles.get(quantity, quantity), fontsize=10)
+    drawn = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    axes[-1].legend(drawn.values(), drawn.keys(), fontsize=7, frameon=False)
     return png(figure)

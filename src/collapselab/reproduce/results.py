@@ -130,6 +130,7 @@ def _picture(entry: Entry, measured: Measured) -> bytes:
         {quantity: arms for quantity, arms in panels.items() if arms},
         {quantity: arrays(f"{LAW}{quantity}") for quantity in entry.plot},
         {quantity: value for quantity, value in real.items() if np.isfinite(value)},
+        entry.quantities,
     )
 
 
