@@ -77,7 +77,10 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
 
         ended = experiment.run(asked, workers)
         if failed := [f"{c.arm} seed {c.seed}: {said}" for c, (how, said) in ended if how != "done"]:
-            return Verdict(entry, "NOT RUN", seeds, f"{len(failed)} of {len(ended)} chains did not finish: {failed[0]}")
+            said = (
+                f"{len(failed)} of {len(ended)} chains did not finish: {failed[0]} (to begin anew, remove {asked.root})"
+            )
+            return Verdict(entry, "NOT RUN", seeds, said)
         measured, environment = _read(entry, asked, seeds)
         settings = (asked.root / "experiment.yaml").read_text(encoding="utf-8")
         seconds = call_seconds(asked.root)
