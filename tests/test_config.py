@@ -275,7 +275,7 @@ KEYS: dict[str, st.SearchStrategy[Any]] = {
     "training.lr": FLOATS,
     "training.loss_on_last": st.none() | COUNTS,
     "mixing.tokens": st.none() | COUNTS,
-    "mixing.regime": st.sampled_from(["replace", "accumulate", "accumulate_subsample"]),
+    "mixing.regime": st.sampled_from(["replace", "accumulate", "accumulate_subsample", "keep_real"]),
     "mixing.schedule": st.sampled_from([None, "constant", "linear", "cosine", "power", "list"]),
     "mixing.values": st.lists(FLOATS, max_size=6),
     "mixing.floor": FLOATS,

@@ -13,6 +13,7 @@ from helpers import small_config
 
 from collapselab import chain
 from collapselab.config import CorpusConfig, RunConfig
+from collapselab.evaluation.expected import law_of, why_no_slot_law, why_no_tail_law
 from collapselab.folders import read_json
 from collapselab.metrics.richness import rate_law
 from collapselab.report import ChainFiles, overlay, write_report
@@ -68,8 +69,9 @@ def test_without_real_text_the_law_is_a_power_of_each_towns_own_size(closed: Pat
         {"mixing__schedule": "harmonic"},
         {"mixing__regime": "accumulate"},
         {"mixing__regime": "accumulate_subsample"},
+        {"mixing__regime": "keep_real"},
     ],
-    ids=["closed", "fresh", "reuse", "harmonic", "accumulate", "subsample"],
+    ids=["closed", "fresh", "reuse", "harmonic", "accumulate", "subsample", "keep_real"],
 )
 def test_the_exact_learner_stays_within_four_standard_errors_of_its_own_law(
     tmp_path: Path, changes: dict[str, Any]
@@ -171,6 +173,14 @@ def test_a_pipeline_without_a_law_says_so_and_has_none(
     _, rows = chain.run(planted(tmp_path, generations=0, **changes))
     assert not any(key.startswith("theory/truth") for key in rows[0]["metrics"])
     assert why in capsys.readouterr().err
+
+
+def test_a_set_larger_than_what_is_written_has_no_law_of_survival() -> None:
+    config = planted(Path("runs"), mixing__regime="keep_real")
+    assert "keep_real" in why_no_tail_law(config) and not why_no_slot_law(config)
+    assert law_of(config.mixing) == ("replace", True)
+    assert law_of(planted(Path("runs"), mixing__real="reuse").mixing) == ("replace", True)
+    assert law_of(planted(Path("runs"), mixing__regime="accumulate").mixing) == ("accumulate", False)
 
 
 def test_a_town_that_once_had_no_documents_counts_on_both_sides_alike(tmp_path: Path) -> None:

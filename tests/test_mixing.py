@@ -10,7 +10,7 @@ from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import mixing, schedules, supply
+from collapselab import mixing, plan, schedules, supply
 from collapselab.config import MixingConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.folders import publishing, read_json, write_json
@@ -130,6 +130,30 @@ def test_accumulate_keeps_everything(tmp_path) -> None:
         assert facts["blocks"] == 10 * (g + 1)
         assert facts["real_share"]["realised"] == pytest.approx(1 / (g + 1))
         assert facts["real_share"]["asked"] is None
+
+
+def test_keep_real_has_all_real_text_and_the_newest_samples_alone(tmp_path) -> None:
+    config = small_config(mixing__tokens=10 * BLOCK, mixing__regime="keep_real", generations=3)
+    chain, train = Chain(tmp_path), tokens_of(40 * BLOCK)
+    mix(config, chain, 0, train)
+    first = TrainingSet(config, chain, 0, train).blocks
+    for g, wrote in ((1, 10), (2, 10), (3, 4)):
+        make_samples(chain, g - 1, wrote * BLOCK, BLOCK, 1)
+        facts = mix(config, chain, g, train)
+        blocks = TrainingSet(config, chain, g, train).blocks
+        assert np.array_equal(blocks[:10], first)
+        assert blocks[10:].tolist() == [[g - 1, place] for place in range(wrote)]
+        assert facts["real_share"] == {"asked": None, "realised": 10 / (10 + wrote)}
+        assert facts["real_blocks_used"] == 10 and facts["tokens"]["real"]["set"] == 10 * BLOCK
+
+
+@pytest.mark.parametrize("regime", ["replace", "accumulate", "accumulate_subsample", "keep_real"])
+def test_a_plan_knows_how_large_each_training_set_will_be(tmp_path, regime: str) -> None:
+    config = small_config(mixing__tokens=10 * BLOCK, mixing__regime=regime, mixing__start=0.0, generations=3)
+    chain, train, budget = Chain(tmp_path), tokens_of(40 * BLOCK), 10 * BLOCK
+    for g in range(4):
+        assert mix(config, chain, g, train)["blocks"] == plan._set_blocks(config, g, 40, budget)
+        make_samples(chain, g, budget, BLOCK, 1)
 
 
 def test_subsample_draws_from_the_whole_pool_without_replacement(tmp_path) -> None:

@@ -84,10 +84,17 @@ def accumulate_subsample(inputs: Inputs) -> np.ndarray:
     return pool[np.sort(inputs.draw("mixture").permutation(len(pool))[: inputs.size])]
 
 
+def keep_real(inputs: Inputs) -> np.ndarray:
+    """Generation 0's real blocks and all that the generation before wrote (Drayson et al. 2025, partially synthetic)."""
+    newest = _blocks(inputs.generation - 1, np.arange(inputs.sampled[-1]))
+    return np.concatenate([_blocks(REAL, inputs.real_order[: inputs.size]), newest])
+
+
 REGIMES: dict[str, Callable[[Inputs], np.ndarray]] = {
     "replace": replace,
     "accumulate": accumulate,
     "accumulate_subsample": accumulate_subsample,
+    "keep_real": keep_real,
 }
 
 

@@ -83,8 +83,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
 
 def _set_blocks(config: RunConfig, generation: int, available: int, budget: int) -> int:
     size = mixing.set_size(config, available)
-    growing = config.mixing.regime == "accumulate"
-    return size + generation * (budget // config.training.block) if growing else size
+    parts = {"accumulate": generation, "keep_real": min(generation, 1)}.get(config.mixing.regime, 0)
+    return size + parts * (budget // config.training.block)
 
 
 def _counted(config: RunConfig, ids: np.ndarray, vocab: int) -> modeling.LanguageModel:

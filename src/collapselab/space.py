@@ -54,11 +54,12 @@ def check_space(config: RunConfig, chain: Chain, corpus: Corpus, budget: int, do
 
     Args:
         done: generations that are finished; of the next one, what is there already is not needed again. blocks: of a
-            training set; `accumulate` adds to them.
+            training set; `accumulate` and `keep_real` add to them.
     """
     vocab = corpus.tokenizer.size
-    grows = budget // config.training.block if config.mixing.regime == "accumulate" else 0
-    sets = [blocks + g * grows for g in range(done, config.generations + 1)]
+    parts = {"accumulate": config.generations, "keep_real": 1}.get(config.mixing.regime, 0)  # that are added, at most
+    added = budget // config.training.block
+    sets = [blocks + min(g, parts) * added for g in range(done, config.generations + 1)]
     weights = weight_bytes(config, vocab, max(sets, default=0))
     wanted = needed(config, weights, vocab, budget, sets, done == 0)
     free = free_at(chain.root) + sum(path.stat().st_size for path in chain.generation(done).rglob("*"))

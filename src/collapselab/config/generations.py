@@ -15,13 +15,14 @@ class MixingConfig:
     tokens: int | None = 131072
     """Tokens in one training set (accumulate: in each part added to it), rounded down to whole blocks; null means the
     whole training split."""
-    regime: Literal["replace", "accumulate", "accumulate_subsample"] = "replace"
+    regime: Literal["replace", "accumulate", "accumulate_subsample", "keep_real"] = "replace"
     """`replace`: real text by the schedule, the rest by the generation before. `accumulate`: generation 0's real text
-    and every generation's samples, a growing set. `accumulate_subsample`: `tokens` drawn at random from that pool."""
+    and every generation's samples, a growing set. `accumulate_subsample`: `tokens` drawn at random from that pool.
+    `keep_real`: generation 0's real text and the newest generation's samples, all of both."""
     schedule: Literal["constant", "geometric", "linear", "cosine", "harmonic", "power", "list"] | None = None
     """Real share alpha_g of generation g's training set, g = 1..G, for `replace`; null means geometric. constant:
     start; geometric: start x ratio^(g-1); linear and cosine: from start to end over g = 1..G; harmonic: 1/(g+1);
-    power: (g+1)^-power; list: `values`. The accumulate regimes have no schedule: setting both is refused."""
+    power: (g+1)^-power; list: `values`. The other regimes have no schedule: setting both is refused."""
     start: float = 0.9
     """Real share of generation 1 for constant, geometric, linear and cosine, [0, 1]."""
     ratio: float = 0.9
@@ -51,7 +52,7 @@ class MixingConfig:
             self.regime == "replace" or self.schedule is None,
             "mixing.schedule",
             self.schedule,
-            f"regime {self.regime} keeps everything and has no schedule; set one or the other",
+            f"regime {self.regime} has no schedule; set one or the other",
         )
         check(
             (self.schedule == "list") == bool(self.values),

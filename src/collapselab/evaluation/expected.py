@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from collapselab.config import RunConfig, SamplingConfig
+from collapselab.config import MixingConfig, RunConfig, SamplingConfig
 from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.contexts import NextTokens
@@ -58,13 +58,19 @@ def shaped(sampling: SamplingConfig) -> dict[str, float] | None:
     return None if sampling.temperature == 1 and not sampling.truncates else does
 
 
+def law_of(mixing: MixingConfig) -> tuple[str, bool]:
+    """The regime that the laws know this one by, and whether they read the same real text again: `keep_real` is replacement
+    with all of generation 0's text in every set."""
+    return ("replace", True) if mixing.regime == "keep_real" else (mixing.regime, mixing.real == "reuse")
+
+
 def why_no_law(config: RunConfig) -> str:
     """Why no law is known for this pipeline; empty where one is."""
     block, mixing, training = config.training.block, config.mixing, config.training
     if config.sampling.repetition_penalty != 1 or config.sampling.beams > 1:
         return "text written with a repetition penalty or beams follows no law"
     if training.tokens is not None:
-        size = mixing.tokens // block if mixing.tokens and mixing.regime != "accumulate" else 0
+        size = mixing.tokens // block if mixing.tokens and mixing.regime not in ("accumulate", "keep_real") else 0
         if not size or training.tokens // block % size:
             return "training.tokens shows some documents of a training set more often than others"
     return ""
@@ -87,6 +93,8 @@ def why_no_tail_law(config: RunConfig) -> str:
         return "prompts from real text bring rare types back"
     if config.training.loss_on_last is not None:
         return "training.loss_on_last leaves text out of the loss"
+    if config.mixing.regime == "keep_real":
+        return "with mixing.regime=keep_real a training set is larger than what a generation writes"
     written = config.sampling.tokens
     if config.mixing.regime != "replace" and written not in (None, config.mixing.tokens):
         return "a generation writes more or less than a training set (sampling.tokens)"
@@ -114,9 +122,7 @@ def expected_slot(
     if not isinstance(language, Planted) or "truth/slot" not in sums or why_no_slot_law(config):
         return {}
     found = history(config, chain, generation, corpus, language)
-    past = pipeline.History(
-        config.mixing.regime, config.mixing.real == "reuse", found.real, found.synthetic, found.written
-    )
+    past = pipeline.History(*law_of(config.mixing), found.real, found.synthetic, found.written)
     part, truth = sums["truth/slot"], language.slot_law
     of_truth = _column(part["diversity_true"])
     r = pipeline.diversity(past)[-1]
@@ -138,7 +144,7 @@ def expected_slot(
             values[f"theory/truth/slot/{name}_se"] = float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
     does = shaped(config.sampling)
     if does is not None:
-        biased = bias_only(truth, shares_of(chain, generation), **does, regime=config.mixing.regime)[-1]  # type: ignore[arg-type]
+        biased = bias_only(truth, shares_of(chain, generation), **does, regime=law_of(config.mixing)[0])[-1]  # type: ignore[arg-type]
         values["theory/bias/truth/slot/diversity"] = float((simpson(biased) / simpson(truth)).mean())
         values["theory/bias/truth/slot/drift"] = float((((biased - truth) ** 2).sum(1) / simpson(truth)).mean())
     return values
@@ -228,7 +234,7 @@ def expected_entropy(
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block
     plan = windows(len(stream), context, config.evaluation.stride or context)
-    looked = Sharpened(plan, shares_of(chain, generation), does, config.mixing.regime, base.vocab)
+    looked = Sharpened(plan, shares_of(chain, generation), does, law_of(config.mixing)[0], base.vocab)
     wanted = looked.plain.wanted
     if not base.counted:
         shown = [w for w in plan if ((wanted >= w[2]) & (wanted < w[1])).any()]
