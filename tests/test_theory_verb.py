@@ -89,7 +89,7 @@ def test_a_figure(lab: Lab, tmp_path: Path, suffix: str) -> None:
         (["mixture", "--schedule", "list"], "values=[]: give one share for each of the 50 generations"),
         (["mixture", "--values", "[0.1]"], "values=[0.1]: give the shares here and set schedule=list"),
         (["mixture", "--ration", "1"], "did you mean 'ratio'?"),
-        (["pipeline", "--regime", "accumulate", "--schedule", "constant"], "regime accumulate keeps everything"),
+        (["pipeline", "--regime", "accumulate", "--schedule", "constant"], "regime accumulate has no schedule"),
         (["survivors", "--real", "reuse"], "no exact law for shares that change; set schedule=constant"),
         (["regression", "--documents", "11"], "documents=11: least squares in 10 dimensions needs at least 12"),
         (["gaussian_unbiased", "--documents", "1"], "documents=1: the unbiased refit needs 2 or more"),

@@ -48,6 +48,8 @@ class Inputs:
     """Whole blocks in the samples of generations 0 .. generation - 1."""
     share: float | None
     seed: int
+    previous: Callable[[], np.ndarray]
+    """Reads the blocks of the training set before."""
 
     def draw(self, purpose: str) -> np.random.Generator:
         return generator(self.seed, self.generation, purpose)
@@ -84,10 +86,45 @@ def accumulate_subsample(inputs: Inputs) -> np.ndarray:
     return pool[np.sort(inputs.draw("mixture").permutation(len(pool))[: inputs.size])]
 
 
+def balanced(inputs: Inputs) -> np.ndarray:
+    """Equal parts of generation 0's real blocks and of every earlier generation's samples, `size` blocks together, each part
+    drawn without replacement (Briesch et al. 2023). What is left over goes to parts drawn at random, a block each."""
+    draw = inputs.draw("mixture")
+    held = [min(inputs.size, len(inputs.real_order)), *inputs.sampled]
+    counts = np.full(len(held), inputs.size // len(held))
+    counts[draw.permutation(len(held))[: inputs.size % len(held)]] += 1
+    if (counts > held).any():
+        raise UserError(
+            f"sampling.tokens: generation {inputs.generation} needs {counts.max()} blocks of each generation before, one has "
+            f"{min(held)}; raise it or leave it null"
+        )
+    parts = [np.sort(draw.permutation(n)[:k]) for n, k in zip(held, counts, strict=True)]
+    return np.concatenate(
+        [_blocks(REAL, inputs.real_order[parts[0]]), *(_blocks(g, part) for g, part in enumerate(parts[1:]))]
+    )
+
+
+def incremental(inputs: Inputs) -> np.ndarray:
+    """The training set before, a share of it (`mixing.replaced`), drawn at random, replaced by new samples (Briesch et al.
+    2023)."""
+    draw, before = inputs.draw("mixture"), inputs.previous()
+    count = real_blocks(inputs.config.replaced_share, len(before), inputs.seed, inputs.generation)
+    if count > inputs.sampled[-1]:
+        raise UserError(
+            f"sampling.tokens: generation {inputs.generation} needs {count} written blocks, {inputs.sampled[-1]} are there; "
+            "raise it, or lower mixing.replaced"
+        )
+    kept = np.sort(draw.permutation(len(before))[count:])
+    new = np.sort(draw.permutation(inputs.sampled[-1])[:count])
+    return np.concatenate([before[kept], _blocks(inputs.generation - 1, new)])
+
+
 REGIMES: dict[str, Callable[[Inputs], np.ndarray]] = {
     "replace": replace,
     "accumulate": accumulate,
     "accumulate_subsample": accumulate_subsample,
+    "balanced": balanced,
+    "incremental": incremental,
 }
 
 
@@ -149,7 +186,11 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
         blocks = _blocks(REAL, order[:size])
     else:
         sampled = [meta["tokens"] // block for meta in metas.values()]
-        inputs = Inputs(config.mixing, generation, size, order, used, sampled, share, config.seed)
+
+        def previous() -> np.ndarray:
+            return read_blocks(chain, generation - 1, train, block)[0]
+
+        inputs = Inputs(config.mixing, generation, size, order, used, sampled, share, config.seed, previous)
         blocks = REGIMES[config.mixing.regime](inputs)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
     write_bytes(out / "blocks.bin", blocks.astype("<i8").data)

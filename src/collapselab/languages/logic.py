@@ -49,7 +49,7 @@ class Logic:
 
     @property
     def words_per_document(self) -> int:
-        return 4 * 2**self.depth - 3  # two operands with three words around them, `depth` times over
+        return (4 << self.depth) - 3  # two operands with three words around them, `depth` times over
 
     @property
     def entropy(self) -> float:
