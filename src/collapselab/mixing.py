@@ -48,7 +48,7 @@ class Inputs:
     """Whole blocks in the samples of generations 0 .. generation - 1."""
     share: float | None
     seed: int
-    previous: Callable[[], np.ndarray]
+    previous: Callable[[], np.ndarray] = lambda: np.empty((0, 2), np.int64)
     """Reads the blocks of the training set before."""
 
     def draw(self, purpose: str) -> np.random.Generator:
