@@ -87,36 +87,32 @@ def accumulate_subsample(inputs: Inputs) -> np.ndarray:
 
 
 def balanced(inputs: Inputs) -> np.ndarray:
-    """Equal parts of generation 0's real blocks and of every earlier generation's samples, `size` blocks together, each part
-    drawn without replacement (Briesch et al. 2023). What is left over goes to parts drawn at random, a block each."""
-    draw = inputs.draw("mixture")
-    held = [min(inputs.size, len(inputs.real_order)), *inputs.sampled]
-    counts = np.full(len(held), inputs.size // len(held))
-    counts[draw.permutation(len(held))[: inputs.size % len(held)]] += 1
-    if (counts > held).any():
-        raise UserError(
-            f"sampling.tokens: generation {inputs.generation} needs {counts.max()} blocks of each generation before, one has "
-            f"{min(held)}; raise it or leave it null"
-        )
-    parts = [np.sort(draw.permutation(n)[:k]) for n, k in zip(held, counts, strict=True)]
-    return np.concatenate(
-        [_blocks(REAL, inputs.real_order[parts[0]]), *(_blocks(g, part) for g, part in enumerate(parts[1:]))]
-    )
+    """Equal parts of generation 0's real blocks and of every earlier generation's samples, `size` blocks together (Briesch
+    et al. 2023). What is left over goes to parts drawn at random, a block each."""
+    draw, parts = inputs.draw("mixture"), inputs.generation + 1
+    counts = np.full(parts, inputs.size // parts)
+    counts[draw.permutation(parts)[: inputs.size % parts]] += 1
+    real = np.sort(draw.permutation(inputs.size)[: counts[0]])
+    written = [_written(inputs, draw, g, count) for g, count in enumerate(counts[1:].tolist())]
+    return np.concatenate([_blocks(REAL, inputs.real_order[real]), *written])
 
 
 def incremental(inputs: Inputs) -> np.ndarray:
-    """The training set before, a share of it (`mixing.replaced`), drawn at random, replaced by new samples (Briesch et al.
-    2023)."""
+    """The training set before, of which `mixing.replaced`, drawn at random, gives way to new samples (Briesch et al. 2023)."""
     draw, before = inputs.draw("mixture"), inputs.previous()
     count = real_blocks(inputs.config.replaced_share, len(before), inputs.seed, inputs.generation)
-    if count > inputs.sampled[-1]:
-        raise UserError(
-            f"sampling.tokens: generation {inputs.generation} needs {count} written blocks, {inputs.sampled[-1]} are there; "
-            "raise it, or lower mixing.replaced"
-        )
     kept = np.sort(draw.permutation(len(before))[count:])
-    new = np.sort(draw.permutation(inputs.sampled[-1])[:count])
-    return np.concatenate([before[kept], _blocks(inputs.generation - 1, new)])
+    return np.concatenate([before[kept], _written(inputs, draw, inputs.generation - 1, count)])
+
+
+def _written(inputs: Inputs, draw: np.random.Generator, source: int, count: int) -> np.ndarray:
+    """Some of a generation's blocks, drawn without replacement. Raises UserError where it wrote fewer."""
+    if count > inputs.sampled[source]:
+        raise UserError(
+            f"sampling.tokens: generation {inputs.generation} needs {count} blocks that generation {source} wrote, "
+            f"{inputs.sampled[source]} are there; raise it or leave it null"
+        )
+    return _blocks(source, np.sort(draw.permutation(inputs.sampled[source])[:count]))
 
 
 REGIMES: dict[str, Callable[[Inputs], np.ndarray]] = {
