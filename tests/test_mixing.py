@@ -162,7 +162,7 @@ def chain_of(folder: Path, generations: int, train: Tokens, **keys: object) -> I
         yield facts, TrainingSet(config, chain, g, train).blocks
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(2, 12), st.integers(0, 2**32))
 def test_balanced_takes_equal_parts_of_all_there_is(size: int, seed: int) -> None:
     with TemporaryDirectory() as folder:
@@ -198,7 +198,7 @@ def test_what_does_not_divide_goes_to_any_part() -> None:
     assert np.abs(counts - 100).max() < 4 * math.sqrt(300 * 2 / 9)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.sampled_from([0.1, 0.25, 0.5, 1.0]), st.integers(0, 2**32))
 def test_incremental_replaces_a_share_of_the_set_before(share: float, seed: int) -> None:
     keys = {"mixing__tokens": 10 * BLOCK, "mixing__regime": "incremental", "mixing__replaced": share, "seed": seed}

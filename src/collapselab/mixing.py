@@ -87,8 +87,7 @@ def accumulate_subsample(inputs: Inputs) -> np.ndarray:
 
 
 def balanced(inputs: Inputs) -> np.ndarray:
-    """Equal parts of generation 0's real blocks and of every earlier generation's samples, `size` blocks together (Briesch
-    et al. 2023). What is left over goes to parts drawn at random, a block each."""
+    """As much of generation 0's real blocks as of each earlier generation, up to one block (Briesch et al. 2023)."""
     draw, parts = inputs.draw("mixture"), inputs.generation + 1
     counts = np.full(parts, inputs.size // parts)
     counts[draw.permutation(parts)[: inputs.size % parts]] += 1
@@ -108,10 +107,8 @@ def incremental(inputs: Inputs) -> np.ndarray:
 def _written(inputs: Inputs, draw: np.random.Generator, source: int, count: int) -> np.ndarray:
     """Some of a generation's blocks, drawn without replacement. Raises UserError where it wrote fewer."""
     if count > inputs.sampled[source]:
-        raise UserError(
-            f"sampling.tokens: generation {inputs.generation} needs {count} blocks that generation {source} wrote, "
-            f"{inputs.sampled[source]} are there; raise it or leave it null"
-        )
+        needs = f"generation {inputs.generation} needs {count} blocks of generation {source}"
+        raise UserError(f"sampling.tokens: {needs}, {inputs.sampled[source]} are there; raise it or leave it null")
     return _blocks(source, np.sort(draw.permutation(inputs.sampled[source])[:count]))
 
 
@@ -182,11 +179,10 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
         blocks = _blocks(REAL, order[:size])
     else:
         sampled = [meta["tokens"] // block for meta in metas.values()]
-
-        def previous() -> np.ndarray:
-            return read_blocks(chain, generation - 1, train, block)[0]
-
-        inputs = Inputs(config.mixing, generation, size, order, used, sampled, share, config.seed, previous)
+        inputs = Inputs(
+            config.mixing, generation, size, order, used, sampled, share, config.seed,
+            lambda: read_blocks(chain, generation - 1, train, block)[0],
+        )  # fmt: skip
         blocks = REGIMES[config.mixing.regime](inputs)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
     write_bytes(out / "blocks.bin", blocks.astype("<i8").data)
