@@ -17,7 +17,7 @@ ROWS = {
     "metrics": 2, "theory": 2, "families": 2, "faults": 2, "pretrained": 3, "modeling": 3, "mixing": 3, "supply": 4,
     "history": 3, "hf_metrics": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4, "opening": 4,
     "space": 4, "watch": 4, "cards": 5, "chain": 5, "export": 6, "plan": 6, "standalone": 6, "bench": 6, "options": 6,
-    "experiment": 6, "commands": 7, "cli": 8, "__main__": 9,
+    "experiment": 6, "reproduce": 7, "commands": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 ONLY_IN = {
     "wandb": {"tracking"},
@@ -39,6 +39,7 @@ ONLY_IN = {
     "sacrebleu": {"metrics"},
     "mauve": {"metrics"},
     "matplotlib": {"report", "theory"},
+    "simpleeval": {"reproduce"},
     "triton": {"sampling"},
     "plotly": {"report"},
 }

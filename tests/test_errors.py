@@ -228,6 +228,19 @@ def _pruned(kitchen: Kitchen, *arguments: str) -> Result:
     return kitchen.lab(arguments[0], str(kitchen.runs / "tried"), *arguments[1:])
 
 
+def _entry(kitchen: Kitchen, **paper: Any) -> Result:
+    """A gallery entry with other keys of its section `paper`."""
+    section: dict[str, Any] = {
+        **dict.fromkeys(("title", "cite", "protocol", "open"), "x"), "minutes": 1, "plot": ["nll"],
+        "quantities": {"nll": "real/nll_nats"}, "published": [{"what": "a", "value": "1", "source": "b"}],
+        "criteria": [{"says": "a", "of": "closed.nll[1]", "at_most": 1}],
+    } | paper  # fmt: skip
+    tree = {"name": "mine", "seeds": [1], "generations": 1, "arms": {"closed": {}}, "paper": section}
+    (kitchen.here / "papers").mkdir()
+    (kitchen.here / "papers" / "mine.yaml").write_text(json.dumps(tree))
+    return kitchen.lab("reproduce", "mine", "--papers", str(kitchen.here / "papers"))
+
+
 FINISHED = (  # a finished run is there, and stays
     *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
     *("a run that another process has", "a chain that nobody can tell", "a link in a run", "settings that were edited"),
@@ -236,7 +249,16 @@ FINISHED = (  # a finished run is there, and stays
     *("an export of what is not finished", "an export of something else", "two runs of one name"),
 )
 
+PAPERS = str(ROOT / "configs" / "papers")
 PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
+    # the gallery
+    "nothing to rerun": lambda k: k.lab("reproduce", "--papers", PAPERS),
+    "an entry that there is not": lambda k: k.lab("reproduce", "kazda", "--papers", PAPERS),
+    "entries that are elsewhere": lambda k: k.lab("reproduce", "gaussian", "--papers", "nowhere"),
+    "a wrong entry": lambda k: _entry(k, published=[{"what": "a", "value": "1"}]),
+    "a criterion that cannot be computed": lambda k: _entry(
+        k, criteria=[{"says": "a", "of": "closed.nll[9]", "at_most": 1}]
+    ),
     # configuration
     "a verb that is none": lambda k: k.lab("rnu"),
     "a key that is none": lambda k: k.lab("run", "--lr", "1"),

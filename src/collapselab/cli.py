@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from collapselab import __version__, interrupts
-from collapselab.commands import VERBS, chains, export, files, measure, stages, watch
+from collapselab.commands import VERBS, chains, export, files, gallery, measure, stages, watch
 from collapselab.config import UserError
 
 HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "run": chains.run,
     "experiment": chains.run_experiment,
+    "reproduce": gallery.reproduce,
     "sample": stages.sample,
     "eval": stages.score,
     "watch": watch.watch,

@@ -14,6 +14,7 @@ import yaml
 
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.folders import manifest_of, sha256_of, write_json, write_text
+from collapselab.guards import number, reading, whole
 from collapselab.identity import (
     COPY,
     IDENTITY,
@@ -175,6 +176,13 @@ def keep_call(root: Path, call: dict[str, Any]) -> None:
     """Adds a line to timing.json."""
     path = root / "timing.json"
     write_json(path, sealed({"calls": [*(_calls(path) or []), call]}))
+
+
+def call_seconds(root: Path) -> float:
+    """Seconds of all calls of an experiment that made something; 0 where timing.json does not say."""
+    path = root / "timing.json"
+    with reading(path):
+        return sum(number(call["seconds"]) for call in _calls(path) or [] if whole(call["stages"]))
 
 
 def _calls(path: Path) -> list[Any] | None:

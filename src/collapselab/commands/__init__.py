@@ -14,6 +14,7 @@ from collapselab.config import UserError
 VERBS = {
     "run": "run a chain: train, sample, and train again on the samples; continues where it stopped",
     "experiment": "run arms x seeds: chains that differ in named settings, compared with intervals",
+    "reproduce": "rerun a published result, compare it with what was published, and keep the verdict",
     "sample": "write text with a published model; --seed and every --sampling.* option of `run` are accepted too",
     "eval": "score an old run with today's metrics beside its own, or any model folder under a run's protocol",
     "watch": "look at a run or an experiment while it runs, or afterwards: stage, tokens/s, time left, last metrics",

@@ -70,6 +70,7 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
     options.add("seeds", list[int], [], "seeds of the chains of each arm, as in [1, 2, 3]")
     options.add("baseline", str | None, None, "the arm that the others are compared with; null means the first")
     options.add("base", str | None, None, "YAML file with settings for all arms, seen from the file that names it")
+    options.add("paper", dict, {}, "of a gallery entry: what was published, and what must show; `reproduce` reads it")
     options.add("workers", int | None, None, "chains run at once; null means one per GPU, on a CPU one for two cores")
     gathered = options.gather(arguments)
     base = last("base", gathered)

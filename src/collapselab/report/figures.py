@@ -20,7 +20,7 @@ WIDE = 4.6  # inches of a panel
 LEGEND = 2.4  # inches of the legend beside the figure of the laws
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})
     return stream.getvalue()
@@ -34,7 +34,7 @@ def _margins(figure: Figure, right: float = 0.2) -> None:
     )
 
 
-def _axes(panels: int) -> tuple[Figure, list[Any]]:
+def axes_of(panels: int) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(WIDE * panels, 3.4))
     _margins(figure)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
@@ -56,13 +56,13 @@ def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
     curves = {arm: points for arm, members in by_arm(chains).items() if (points := curve(members, key))}
     for arm, points in curves.items():
         members = by_arm(chains)[arm]
-        x, look = [p.generation for p in points], _look(members[0].place)
-        axis.plot(x, [p.mean for p in points], ms=4, label=_label(arm, members), **look)
+        x, style = [p.generation for p in points], look(members[0].place)
+        axis.plot(x, [p.mean for p in points], ms=4, label=_label(arm, members), **style)
         axis.fill_between(
             x,
             [max(p.low, within[0]) for p in points],
             [min(p.high, within[1]) for p in points],
-            color=look["color"],
+            color=style["color"],
             alpha=0.2,
             linewidth=0,
         )
@@ -72,7 +72,7 @@ def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
     axis.set_ylim(*extent(curves.values(), value, within, from_zero="coverage" in key))
 
 
-def _look(place: int) -> dict[str, Any]:
+def look(place: int) -> dict[str, Any]:
     """Colour, marker and line of an arm; the same colours as on the page."""
     count = len(MARKERS)
     return {
@@ -87,11 +87,11 @@ def _panels(chains: list[Any], titles: dict[str, str]) -> bytes | None:
     shown = present(chains, titles)
     if not shown:
         return None
-    figure, axes = _axes(len(shown))
+    figure, axes = axes_of(len(shown))
     for axis, (key, title) in zip(axes, shown.items(), strict=True):
         _curve(axis, chains, key, title)
     axes[-1].legend(fontsize=7, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def likelihood(chains: list[Any]) -> bytes | None:
@@ -116,14 +116,14 @@ def theory(chains: list[Any]) -> bytes | None:
     axes = figure.subplots(2, len(keys), squeeze=False, sharex=True, height_ratios=(3, 2))
     for above, below, key in zip(*axes, keys, strict=True):
         for arm, members in by_arm(chains).items():
-            look = _look(members[0].place)
-            shade, sign = look["color"], look["marker"]
+            drawn = look(members[0].place)
+            shade, sign = drawn["color"], drawn["marker"]
             measured = {g: values.mean() for g, values in by_generation(members, key).items()}
             above.plot(measured.keys(), measured.values(), sign, ms=4, color=shade, label=f"{arm}: measured")
-            for prefix, style, name in (("theory/", "-", "law (noise)"), ("theory/bias/", ":", "bias alone")):
+            for prefix, dash, name in (("theory/", "-", "law (noise)"), ("theory/bias/", ":", "bias alone")):
                 line = {g: values.mean() for g, values in by_generation(members, prefix + key).items()}
                 if line:
-                    above.plot(line.keys(), line.values(), style, color=shade, linewidth=1.5, label=f"{arm}: {name}")
+                    above.plot(line.keys(), line.values(), dash, color=shade, linewidth=1.5, label=f"{arm}: {name}")
             gaps = residuals(members, key)
             if gaps:
                 bars = [0.0 if math.isnan(se) else 2 * se for *_, se in gaps]
@@ -149,7 +149,7 @@ def theory(chains: list[Any]) -> bytes | None:
             axis.xaxis.get_major_locator().set_params(integer=True)
     labelled = {label: h for axis in axes[0] for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(labelled.values(), labelled, fontsize=7, frameon=False, loc="upper right")
-    return _png(figure)
+    return png(figure)
 
 
 FIGURES: tuple[tuple[str, Callable[[list[Any]], bytes | None]], ...] = (

@@ -1,0 +1,85 @@
+"""docs/papers.md from the entries in configs/papers/ and the verdicts in results/.
+
+.venv/bin/python scripts/papers_page.py            writes the page
+.venv/bin/python scripts/papers_page.py --check    exits with 1 where the page is not what entries and verdicts say
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from collapselab.reproduce import entries, results
+from collapselab.reproduce.entries import Entry
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "papers.md"
+HEAD = """# Published results, rerun
+
+This page is made from `configs/papers/` and `results/` by `scripts/papers_page.py`, not by hand. Each entry is a published
+result with its protocol, its numbers and their sources, and what must show for it to count as reproduced. One command runs it,
+compares, and keeps the verdict:
+
+    .venv/bin/collapselab reproduce --list
+    .venv/bin/collapselab reproduce gerstgrasser                        # PASS, FAIL or NOT RUN, and results/gerstgrasser/
+    .venv/bin/collapselab reproduce gerstgrasser --seeds '[11, 12, 13]' # again, with other seeds
+    .venv/bin/collapselab reproduce --all
+
+**PASS** means that every criterion holds in the mean over seeds; the interval beside it is the 95 % t-interval over seeds.
+Criteria were written down before the runs, from what was published, and are not loosened afterwards: a **FAIL** stays, with what
+differs. **NOT RUN** says what was missing: a GPU, a corpus (`--data_dir`), weights from a hub. Most entries are small forms for
+two cores; each says how it differs from the paper. A generation g here is the papers' iteration t = g + 1. The command ends
+with 1 where an entry fails. What the field disagrees about, and what each choice does: [disagreements.md](disagreements.md).
+
+"""
+
+
+def page(folder: Path = ROOT / "configs" / "papers", kept: Path = ROOT / "results") -> str:
+    found = [(entries.read(folder, name), results.read(kept / name)) for name in entries.names(folder)]
+    rows = [[f"[{e.name}](#{e.name})", e.title, e.cite, e.cost, f"**{_verdict(v)}**"] for e, v in found]
+    parts = [HEAD + results.markdown(["entry", "what must show", "paper", "cost", "verdict"], rows)]
+    return "\n\n".join([*parts, *(_section(entry, verdict, kept) for entry, verdict in found)]) + "\n"
+
+
+def _verdict(kept: dict[str, Any] | None) -> str:
+    return "NOT RUN" if kept is None else str(kept["verdict"])
+
+
+def _section(entry: Entry, kept: dict[str, Any] | None, folder: Path) -> str:
+    parts = [f"## {entry.name}", f"{entry.title}. {entry.cite}. **{_verdict(kept)}**{_made(entry, kept)}"]
+    if kept is not None and kept["criteria"]:
+        parts += [results.criteria_table(kept), f"![{entry.title}](../results/{entry.name}/figure.png)"]
+    else:
+        parts.append(results.markdown(["what must show", "bound"], [[c.says, c.bound] for c in entry.criteria]))
+    for again in sorted((folder / entry.name).glob("seeds=*")):
+        other = results.read(again)
+        if other is not None:
+            parts.append(
+                f"With seeds {', '.join(map(str, other['seeds']))}: **{other['verdict']}** "
+                f"([table](../results/{entry.name}/{again.name}/table.md))."
+            )
+    return "\n\n".join([*parts, results.published_table(entry), *results.prose(entry)])
+
+
+def _made(entry: Entry, kept: dict[str, Any] | None) -> str:
+    command = f"`collapselab reproduce {entry.name}`"
+    if kept is None or not kept["criteria"]:
+        return f"{': ' + kept['reason'].rstrip('.') if kept and kept['reason'] else ''}. To run it: {command}."
+    table = f"[results](../results/{entry.name}/table.md)"
+    return f", {kept['date']}, {len(kept['seeds'])} seeds, {kept['seconds']:,.0f} s; {table}; {command}."
+
+
+def main() -> int:
+    wanted = page()
+    if sys.argv[1:] == ["--check"]:
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != wanted:
+            print("docs/papers.md is not what entries and verdicts say; run scripts/papers_page.py", file=sys.stderr)
+            return 1
+    else:
+        PAGE.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

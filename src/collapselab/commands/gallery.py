@@ -1,0 +1,110 @@
+"""The verb that reruns published results: reproduce."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapselab.commands import make_options, print_table, quiet
+from collapselab.commands.chains import read_experiment
+from collapselab.config import UserError
+
+if TYPE_CHECKING:
+    from collapselab.experiment import Experiment
+    from collapselab.reproduce import Verdict
+    from collapselab.reproduce.entries import Entry
+
+PASSED_ON = ("data_dir", "runs_dir", "device")  # keys of a run that are no part of a protocol
+
+
+def reproduce(arguments: list[str]) -> int:
+    options = make_options("reproduce")
+    options.add_positional("name", "entries to rerun, by name; --list shows them", nargs="*")
+    options.add_switch("list", "list the entries with what they take and their verdicts, and stop")
+    options.add_switch("all", "rerun every entry")
+    options.add("seeds", list[int] | None, None, "other seeds than the entry's own, as in [11, 12, 13]")
+    options.add("workers", int, 2, "chains run at once")
+    options.add("papers", str, "configs/papers", "folder of the entries")
+    options.add("out", str, "results", "folder that keeps the verdicts: NAME/ in it for each entry")
+    options.add("data_dir", str | None, None, "directory of named local corpora; null: $COLLAPSELAB_DATA")
+    options.add("runs_dir", str, "runs", "directory that holds the runs")
+    options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
+    parsed = options.parse(options.gather(arguments))
+    from collapselab.console import inert
+    from collapselab.reproduce import entries
+
+    folder, out = Path(parsed.papers), Path(parsed.out)
+    known = entries.names(folder)
+    if parsed.list:
+        _list([entries.read(folder, name) for name in known], out)
+        return 0
+    if parsed.all == bool(parsed.name):
+        raise UserError("reproduce: name one or more entries, or give --all; --list shows what there is")
+    if parsed.workers < 1:
+        raise UserError(f"--workers={parsed.workers}: must be 1 or more")
+    seeds = parsed.seeds
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0):
+        raise UserError(f"--seeds={seeds}: give one or more, each once and 0 or more, as in [11, 12, 13]")
+    chosen = [entries.read(folder, name) for name in (known if parsed.all else dict.fromkeys(parsed.name))]
+    experiments = {entry.name: _experiment(entry, seeds, parsed) for entry in chosen}  # all are read before one is run
+    quiet()
+    found = []
+    for number, entry in enumerate(chosen, 1):
+        of = f"[{number}/{len(chosen)}] " if len(chosen) > 1 else ""
+        print(inert(f"{of}{entry.name}: {entry.title} ({entry.cite}; {entry.cost})"), flush=True)
+        found.append(_one(entry, experiments[entry.name], seeds, parsed, out))
+    if len(found) > 1:
+        _list(chosen, out)
+    return 1 if any(verdict.word == "FAIL" for verdict in found) else 0
+
+
+def _experiment(entry: Entry, seeds: list[int] | None, parsed: Any) -> Experiment | None:
+    """The entry's experiment with the seeds that are asked for, in a run of its own where they are others."""
+    if entry.simulation is not None:
+        return None
+    line = ["--config", str(entry.path)]
+    line += [f"--{key}={getattr(parsed, key)}" for key in PASSED_ON if getattr(parsed, key) is not None]
+    if seeds is not None and seeds != entry.seeds:
+        line += [f"--seeds={seeds}", f"--name={entry.name}-seeds={'-'.join(map(str, seeds))}"]
+    return read_experiment(line)[0]
+
+
+def _one(entry: Entry, asked: Experiment | None, seeds: list[int] | None, parsed: Any, out: Path) -> Verdict:
+    """Runs one entry and keeps and shows its verdict."""
+    from collapselab import reproduce
+    from collapselab.console import inert
+    from collapselab.reproduce import results
+
+    verdict = reproduce.reproduce(entry, asked, entry.seeds if seeds is None else seeds, parsed.workers)
+    command = ["collapselab", "reproduce", entry.name]
+    command += ["--seeds", str(seeds)] if verdict.seeds != entry.seeds else []
+    command += ["--data_dir", "DIR"] if parsed.data_dir is not None else []
+    place = results.write(verdict, out, shlex.join(command), parsed.workers if asked is not None else None)
+    rows = [
+        [one["says"], one["published"] or "–", results.ours(one), one["bound"], "yes" if one["holds"] else "NO"]
+        for one in results.record(verdict, "", None)["criteria"]
+    ]
+    if rows:
+        print_table(
+            f"{entry.name}: {verdict.word}", ["criterion", "published", "ours", "bound", "holds"], rows, ("criterion",)
+        )
+    print(
+        inert(f"{entry.name}: {verdict.word}" + (f" ({verdict.reason})" if verdict.reason else f", kept in {place}")),
+        flush=True,
+    )
+    return verdict
+
+
+def _list(chosen: list[Entry], out: Path) -> None:
+    from collapselab.reproduce import results
+
+    rows = []
+    for entry in chosen:
+        kept = results.read(out / entry.name)
+        word = "–" if kept is None else kept["verdict"]
+        if kept is not None and kept["entry_digest"] != entry.digest:
+            word += " (the entry has changed since)"
+        rows.append([entry.name, entry.title, entry.cite, entry.cost, word])
+    columns = ["name", "what must show", "paper", "cost", "verdict"]
+    print_table("published results", columns, rows, left=tuple(columns))

@@ -1,0 +1,214 @@
+"""Entries of the gallery: a published result, what it must show here, and how it is run. One YAML file each.
+
+An entry is an experiment file (docs/experiments.md), or has a section `simulation` in the place of a model, and a section
+`paper` beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collapselab.config import UserError, digest
+from collapselab.options import load_yaml, nearest
+from collapselab.reproduce.courses import Course, Measured, value_of
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A figure as it was published."""
+
+    what: str
+    value: str
+    source: str
+    """Where it stands, and how it was read: in the paper, in its authors' code, or where else it is quoted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """One thing that a run must show. It holds where the mean over seeds lies within the bounds."""
+
+    says: str
+    of: str
+    """An expression over the measured courses (`courses.value_of`)."""
+    at_least: float | None = None
+    at_most: float | None = None
+    published: str = ""
+    """What the paper has for this very quantity, where it has it."""
+
+    def holds(self, value: float) -> bool:
+        low = -np.inf if self.at_least is None else self.at_least
+        high = np.inf if self.at_most is None else self.at_most
+        return bool(low <= value <= high)  # nan: no
+
+    @property
+    def bound(self) -> str:
+        """`≥ 0.3`, `≤ 0.05`, or `0.99 .. 1.01`."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} .. {self.at_most:g}"
+        return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A published result and how it is rerun."""
+
+    name: str
+    path: Path
+    title: str
+    cite: str
+    protocol: str
+    open: str
+    small: str
+    minutes: float | None
+    """Cost on two CPU cores; None for an entry that needs a GPU."""
+    gpu_hours: float | None
+    """Cost on one GPU, an estimate; None for an entry that needs none."""
+    published: list[Published]
+    quantities: dict[str, str]
+    """Short names of keys of metrics.jsonl; of a simulation, whose quantities have names already, none."""
+    plot: list[str]
+    criteria: list[Criterion]
+    simulation: dict[str, Any] | None
+    seeds: list[int]
+    digest: str
+    """Of everything that decides the verdict: settings, quantities and criteria. Prose is not part of it."""
+
+    @property
+    def needs_gpu(self) -> bool:
+        return self.gpu_hours is not None
+
+    @property
+    def cost(self) -> str:
+        if self.gpu_hours is not None:
+            return f"about {self.gpu_hours:g} hours of one GPU (an estimate)"
+        if self.minutes is not None and self.minutes < 1:
+            return f"{self.minutes * 60:.0f} s on two cores"
+        return f"{self.minutes:g} min on two cores"
+
+
+def names(folder: Path) -> list[str]:
+    """The entries there are, in the order of their names. Raises UserError where the folder is none."""
+    if not folder.is_dir():
+        raise UserError(
+            f"--papers {folder}: no such folder; run it from the repository's root, or name the folder of entries"
+        )
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def read(folder: Path, name: str) -> Entry:
+    """An entry by its name. Raises UserError, in one line, for what is missing, unknown or cannot be computed."""
+    known = names(folder)
+    if name not in known:
+        raise UserError(f"reproduce {name!r}: no such entry{nearest(name, known)}; `collapselab reproduce --list`")
+    path = folder / f"{name}.yaml"
+    tree = load_yaml(path)
+    where = f"{path}: paper"
+    paper = _section(tree.get("paper"), where, {*_TEXTS, *_LISTS, "needs", "minutes", "gpu_hours", "quantities"})
+    for key in ("title", "cite", "protocol", "open"):
+        if not isinstance(paper.get(key), str):
+            raise UserError(f"{where}.{key}: say it in a line or more")
+    if tree.get("name") != name or not NAME.fullmatch(name):
+        raise UserError(f"{path}: name={tree.get('name')!r}: must be the file's own, small letters, digits and _")
+    costs = [paper.get("minutes"), paper.get("gpu_hours")]
+    if (paper.get("needs") == "gpu") != (costs[1] is not None) or (costs[0] is None) == (costs[1] is None):
+        raise UserError(f"{where}.minutes: give the minutes on two cores, or needs: gpu and gpu_hours")
+    quantities = paper.get("quantities", {})
+    for key, value in quantities.items():
+        if not NAME.fullmatch(str(key)) or not isinstance(value, str):
+            raise UserError(f"{where}.quantities.{key}={value!r}: a short name, and a key of metrics.jsonl")
+    made = Entry(
+        name=name,
+        path=path,
+        title=paper["title"],
+        cite=paper["cite"],
+        protocol=_words(paper["protocol"]),
+        open=_words(paper["open"]),
+        small=_words(paper.get("small", "")),
+        minutes=costs[0],
+        gpu_hours=costs[1],
+        published=[_made(Published, item, f"{where}.published") for item in _list(paper, "published", where)],
+        quantities=quantities,
+        plot=_list(paper, "plot", where),
+        criteria=[_made(Criterion, item, f"{where}.criteria") for item in _list(paper, "criteria", where)],
+        simulation=tree.get("simulation"),
+        seeds=list(tree.get("seeds", [])),
+        digest=digest(
+            {key: value for key, value in tree.items() if key != "paper"}
+            | {"quantities": quantities, "criteria": [_deciding(item) for item in paper["criteria"]]}
+        ),
+    )
+    _check(made, tree)
+    return made
+
+
+_TEXTS = {"title", "cite", "protocol", "open", "small"}
+_LISTS = {"published", "plot", "criteria"}
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _section(found: Any, where: str, keys: set[str]) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: must hold keys and values; see configs/papers/ for examples")
+    for key in found:
+        if key not in keys:
+            raise UserError(f"{where}.{key}: no such key{nearest(str(key), keys)}")
+    return found
+
+
+def _list(paper: dict[str, Any], key: str, where: str) -> list[Any]:
+    found = paper.get(key)
+    if not isinstance(found, list) or not found:
+        raise UserError(f"{where}.{key}: give a list of one or more")
+    return found
+
+
+def _made(kind: Any, item: Any, where: str) -> Any:
+    fields = dataclasses.fields(kind)
+    found = _section(item, where, {field.name for field in fields})
+    texts = {key: str(value) for key, value in found.items() if key not in ("at_least", "at_most")}
+    bounds = {key: found[key] for key in ("at_least", "at_most") if key in found}
+    for field in fields:
+        if field.default is dataclasses.MISSING and not texts.get(field.name, "").strip():
+            raise UserError(f"{where}: {item}: {field.name} is missing")
+    for key, value in bounds.items():
+        if type(value) not in (int, float):
+            raise UserError(f"{where}.{key}={value!r}: must be a number")
+    if kind is Criterion and not bounds:
+        raise UserError(f"{where}: {found['says']}: give at_least, at_most, or both")
+    return kind(**texts, **bounds)
+
+
+def _deciding(item: dict[str, Any]) -> list[Any]:
+    return [item.get("of"), item.get("at_least"), item.get("at_most")]
+
+
+def _check(entry: Entry, tree: dict[str, Any]) -> None:
+    """Every criterion can be computed from what the entry measures: tried on courses of ones."""
+    arms = (entry.simulation or tree).get("arms")
+    if not isinstance(arms, dict) or not arms:
+        raise UserError(f"{entry.path}: arms: give one or more")
+    for arm in arms:
+        if not NAME.fullmatch(str(arm)) or arm == "real":
+            raise UserError(f"{entry.path}: arms.{arm}: a name here is small letters, digits and _, and not `real`")
+    if not entry.seeds:
+        raise UserError(f"{entry.path}: seeds: give one or more")
+    if entry.simulation is None:
+        length = tree.get("generations", 5) + 1
+        ones = {arm: {key: Course(np.ones((1, length))) for key in entry.quantities} for arm in arms}
+        real = {key: np.ones((1, 1)) for key in entry.quantities}
+        for criterion in entry.criteria:
+            value_of(criterion.of, Measured(ones, real), f"{entry.path}: {criterion.says}")
+        for key in entry.plot:
+            if key not in entry.quantities:
+                raise UserError(f"{entry.path}: paper.plot: {key}: no such quantity{nearest(key, entry.quantities)}")

@@ -1,0 +1,196 @@
+"""What is kept of a verdict: results/NAME/ with verdict.json, table.md, figure.png, metrics.csv and the settings.
+
+docs/papers.md is made from these files and the entries alone (scripts/papers_page.py).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from collapselab.config import UserError
+from collapselab.console import inert
+from collapselab.folders import read_json, write_bytes, write_json, write_text
+from collapselab.reproduce import Judged, Verdict
+from collapselab.reproduce.courses import Measured
+from collapselab.reproduce.entries import Entry
+
+SCHEMA = 1
+LAW = "law_"  # a quantity law_x is what theory expects of x
+KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cpus", "cuda")
+
+
+def place_of(out: Path, verdict: Verdict) -> Path:
+    """Where a verdict is kept: the entry's own folder, or one in it that is named by seeds other than its own."""
+    place = out / verdict.entry.name
+    return place if verdict.seeds == verdict.entry.seeds else place / f"seeds={'-'.join(map(str, verdict.seeds))}"
+
+
+def write(verdict: Verdict, out: Path, command: str, workers: int | None) -> Path:
+    """Keeps a verdict; returns its folder. What was measured before is not replaced by a NOT RUN.
+
+    Raises UserError where nothing can be written.
+    """
+    place = place_of(out, verdict)
+    if verdict.word == "NOT RUN" and (found := read(place)) is not None and found["verdict"] != "NOT RUN":
+        return place
+    kept = record(verdict, command, workers)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if verdict.measured is not None:
+            table = tidy(verdict.measured)
+            write_bytes(place / "metrics.csv", table.to_csv(index=False, float_format="%.6g").encode())
+            write_bytes(place / "figure.png", _picture(verdict.entry, verdict.measured))
+            name = "experiment.yaml" if verdict.entry.simulation is None else "simulation.yaml"
+            write_text(place / name, verdict.settings)
+        write_text(place / "table.md", page(verdict.entry, kept))
+        write_json(place / "verdict.json", kept)  # last: who reads it finds the rest
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from None
+    return place
+
+
+def read(place: Path) -> dict[str, Any] | None:
+    """The verdict.json of a folder; None where there is none. Raises UserError where it is damaged."""
+    path = place / "verdict.json"
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a verdict of this version; run the entry again")
+    return found
+
+
+def record(verdict: Verdict, command: str, workers: int | None) -> dict[str, Any]:
+    """verdict.json: numbers in six digits; nan as null."""
+    environment = {key: verdict.environment[key] for key in KEPT if verdict.environment.get(key) is not None}
+    return {
+        "schema": SCHEMA,
+        "entry": verdict.entry.name,
+        "entry_digest": verdict.entry.digest,
+        "verdict": verdict.word,
+        "reason": verdict.reason,
+        "criteria": [_judged(one) for one in verdict.judged],
+        "seeds": verdict.seeds,
+        "workers": workers,
+        "seconds": round(verdict.seconds, 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+        "environment": environment,
+    }
+
+
+def _judged(one: Judged) -> dict[str, Any]:
+    criterion = one.criterion
+    return {
+        "says": criterion.says,
+        "of": criterion.of,
+        "at_least": criterion.at_least,
+        "at_most": criterion.at_most,
+        "bound": criterion.bound,
+        "published": criterion.published,
+        "mean": _six(one.mean),
+        "low": _six(one.low),
+        "high": _six(one.high),
+        "by_seed": [_six(value) for value in one.values],
+        "holds": one.holds,
+    }
+
+
+def _six(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def tidy(measured: Measured) -> pd.DataFrame:
+    """Columns arm, quantity, chain (counted from 0 in the order of the seeds), generation (none for real text), value."""
+    rows: list[tuple[str, str, int, int | None, float]] = []
+    for arm, quantities in measured.arms.items():
+        for name, course in quantities.items():
+            for (chain, g), value in np.ndenumerate(course.values):
+                rows.append((arm, name, chain, g, value))
+    for name, values in measured.real.items():
+        rows += [("real", name, chain, None, value) for chain, value in enumerate(values[:, 0])]
+    table = pd.DataFrame(rows, columns=["arm", "quantity", "chain", "generation", "value"])
+    return table.astype({"generation": "Int64"})
+
+
+def _picture(entry: Entry, measured: Measured) -> bytes:
+    from collapselab.report.gallery import draw
+
+    def arrays(quantity: str) -> dict[str, np.ndarray]:
+        return {arm: found[quantity].values for arm, found in measured.arms.items() if quantity in found}
+
+    panels = {quantity: arrays(quantity) for quantity in entry.plot}
+    real = {quantity: float(measured.real[quantity].mean()) for quantity in entry.plot if quantity in measured.real}
+    return draw(
+        {quantity: arms for quantity, arms in panels.items() if arms},
+        {quantity: arrays(f"{LAW}{quantity}") for quantity in entry.plot},
+        {quantity: value for quantity, value in real.items() if np.isfinite(value)},
+        entry.quantities,
+    )
+
+
+# --- in words -----------------------------------------------------------------------------------------------------------
+
+
+def page(entry: Entry, kept: dict[str, Any]) -> str:
+    """table.md: the verdict, its figures, and how they were made."""
+    verdict = f"Verdict: **{kept['verdict']}**" + (f": {inert(kept['reason'])}." if kept["reason"] else ".")
+    made = f"Made by `{inert(kept['command'])}`, {kept['date']}"
+    parts = [f"# {entry.title}", f"{entry.cite}. {verdict}"]
+    if kept["criteria"]:
+        seeds = f"{len(kept['seeds'])} seeds ({', '.join(map(str, kept['seeds']))})"
+        workers = f", {kept['workers']} chains at a time" if kept["workers"] else ""
+        parts += [
+            f"{made}: {seeds}, {kept['seconds']:,.0f} s{workers}. Machine: "
+            + ", ".join(f"{key} {value}" for key, value in kept["environment"].items())
+            + ".",
+            criteria_table(kept),
+            "Ours: mean over seeds ± half of the 95 % interval. A criterion holds where the mean lies within its bounds.",
+            "![What was measured](figure.png)",
+        ]
+    else:
+        parts += [f"{made}.", markdown(["what must show", "bound"], [[c.says, c.bound] for c in entry.criteria])]
+    parts += ["## Published", published_table(entry), *prose(entry)]
+    return "\n\n".join(parts) + "\n"
+
+
+def prose(entry: Entry) -> list[str]:
+    """What was published, what was left open, and how the small form differs."""
+    parts = [f"**Their setting.** {entry.protocol}", f"**What it leaves open, and what we chose.** {entry.open}"]
+    return [*parts, *([f"**The small form.** {entry.small}"] if entry.small else [])]
+
+
+def published_table(entry: Entry) -> str:
+    return markdown(["published", "value", "source"], [[p.what, p.value, p.source] for p in entry.published])
+
+
+def criteria_table(kept: dict[str, Any]) -> str:
+    rows = []
+    for one in kept["criteria"]:
+        rows.append(
+            [one["says"], one["published"] or "–", ours(one), one["bound"], "yes" if one["holds"] else "**no**"]
+        )
+    return markdown(["what must show", "published", "ours", "bound", "holds"], rows)
+
+
+def ours(one: dict[str, Any]) -> str:
+    """`0.412 ± 0.023`: the mean over seeds and half of its 95 % interval."""
+    from collapselab.report.tables import with_interval
+
+    if one["mean"] is None:
+        return "no value"
+    return with_interval(one["mean"], float("nan") if one["low"] is None else one["low"])
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [
+        columns,
+        ["---"] * len(columns),
+        *([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,320 @@
+"""The gallery: entries can be run and judged, verdicts are what was measured, and the page says what the verdicts say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT, Lab
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import papers_page
+
+from collapselab.config import UserError
+from collapselab.reproduce import entries, results
+from collapselab.reproduce.courses import Course, Measured, value_of
+from collapselab.reproduce.entries import Criterion, Entry
+
+PAPERS = ROOT / "configs" / "papers"
+NAMES = entries.names(PAPERS)
+TWO_CORES = {
+    *("tail_survival", "gaussian", "regression", "fixed_share", "gerstgrasser", "kazdan", "briesch", "gambetta"),
+    *("shabgahi", "guo"),
+}
+
+
+def kept_of(name: str) -> list[Path]:
+    """Folders in results/ with a verdict of an entry: its own, and those of other seeds."""
+    return sorted(path.parent for path in (ROOT / "results" / name).rglob("verdict.json"))
+
+
+KEPT = [place for name in NAMES for place in kept_of(name)]
+
+
+def read_back(place: Path) -> Measured:
+    """What was measured, from metrics.csv."""
+    table = pd.read_csv(place / "metrics.csv")
+    arms: dict[str, dict[str, Course]] = {}
+    for (arm, name), part in table[table["arm"] != "real"].groupby(["arm", "quantity"]):
+        arms.setdefault(arm, {})[name] = Course(
+            part.pivot(index="chain", columns="generation", values="value").to_numpy()
+        )
+    real = {name: part["value"].to_numpy()[:, None] for name, part in table[table["arm"] == "real"].groupby("quantity")}
+    return Measured(arms, real)
+
+
+# --- what is committed --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_can_be_run_as_the_experiment_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from collapselab.commands.chains import read_experiment
+
+    monkeypatch.chdir(ROOT)
+    entry = entries.read(PAPERS, name)
+    assert len(entry.seeds) >= 3 and all(item.source.strip() for item in entry.published)
+    assert entry.minutes is None or entry.minutes <= 6
+    if entry.simulation is None:
+        asked, _ = read_experiment(["--config", str(entry.path)])
+        assert asked.seeds == entry.seeds
+        known = {
+            key for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() for key in line.split("`")[1:2]
+        }
+        assert known  # the keys themselves are held to what was measured by the run
+
+
+def test_the_gallery_has_what_was_asked_for() -> None:
+    assert set(NAMES) >= TWO_CORES | {"drayson_gpt2", "drayson_smollm2", "shumailov", "gerstgrasser_9m"}
+    assert not any(entries.read(PAPERS, name).needs_gpu for name in TWO_CORES)
+    for name in NAMES:
+        found = results.read(ROOT / "results" / name)
+        assert found is not None, f"{name}: run it, and commit results/{name}"
+        if entries.read(PAPERS, name).minutes is not None:
+            assert found["verdict"] in ("PASS", "FAIL"), name
+
+
+@pytest.mark.parametrize("place", KEPT, ids=lambda place: str(place.relative_to(ROOT / "results")))
+def test_a_kept_verdict_is_what_its_own_numbers_say(place: Path) -> None:
+    """Of the present entry, too: a criterion that was changed after the run is found here."""
+    found = results.read(place)
+    assert found is not None
+    entry = entries.read(PAPERS, found["entry"])
+    assert found["entry_digest"] == entry.digest, f"{entry.name} has changed since it was run: run it again"
+    assert (place / "table.md").read_text() == results.page(entry, found)
+    if found["verdict"] == "NOT RUN":
+        assert found["reason"] and not found["criteria"]
+        return
+    measured = read_back(place)
+    assert [one["of"] for one in found["criteria"]] == [criterion.of for criterion in entry.criteria]
+    for one, criterion in zip(found["criteria"], entry.criteria, strict=True):
+        values = value_of(criterion.of, measured, entry.name)
+        scale = max(
+            abs(course.values[np.isfinite(course.values)]).max()
+            for arm in measured.arms.values()
+            for course in arm.values()
+        )
+        assert values == pytest.approx(one["by_seed"], rel=1e-3, abs=1e-4 * min(1.0, scale))
+        assert one["mean"] == pytest.approx(np.mean(one["by_seed"]), rel=1e-4, abs=1e-9)
+        assert one["holds"] == criterion.holds(one["mean"])
+    assert found["verdict"] == ("PASS" if all(one["holds"] for one in found["criteria"]) else "FAIL")
+    assert (place / "figure.png").stat().st_size > 5000
+    settings = yaml.safe_load((place / ("simulation.yaml" if entry.simulation else "experiment.yaml")).read_text())
+    assert settings["seeds"] == found["seeds"]
+
+
+def test_the_page_is_made_from_entries_and_verdicts() -> None:
+    assert papers_page.PAGE.read_text(encoding="utf-8") == papers_page.page(), "run scripts/papers_page.py"
+    for name in NAMES:
+        found = results.read(ROOT / "results" / name)
+        for one in found["criteria"] if found else []:
+            assert results.ours(one) in papers_page.PAGE.read_text(encoding="utf-8")
+
+
+# --- criteria -----------------------------------------------------------------------------------------------------------
+
+MEASURED = Measured(
+    {
+        "a": {"x": Course(np.array([[1.0, 2.0, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0]]))},
+        "b": {"x": Course(np.array([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, np.nan]]))},
+    },
+    {"x": np.array([[10.0], [20.0]])},
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "values"),
+    [
+        ("a.x[3] - a.x[0]", [4, 0]),
+        ("a.x[-1] / real.x", [0.5, 0.1]),
+        ("slope(a.x[0:3])", [1, 0]),
+        ("slope(a.x[-2:])", [2, 0]),
+        ("mean(a.x[1:])", [10 / 3, 2]),
+        ("largest(abs(a.x[0:] - 3))", [2, 1]),
+        ("smallest(a.x[:2] - b.x[:2])", [1, 1]),
+        ("first(a.x[0:], 3)", [2, 4]),
+        ("first(a.x[0:], 2 * a.x[0])", [1, 4]),
+        ("largest(abs(pooled(a.x[0:]) - 2))", [1.5, 1.5]),
+        ("log(real.x / real.x)", [0, 0]),
+    ],
+)
+def test_expressions_are_paired_by_seed(expression: str, values: list[float]) -> None:
+    assert value_of(expression, MEASURED, "here") == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "a.x[4]",
+        "a.y[0]",
+        "c.x[0]",
+        "a.x",
+        "a.x[0:2]",
+        "a.x[",
+        "1",
+        "open('x')",
+        "a.x.values",
+        "().__class__",
+        "2 ** 10 ** 9",
+    ],
+)
+def test_what_cannot_be_computed_is_one_line(expression: str) -> None:
+    with pytest.raises(UserError, match=r"here: .*cannot be computed|here: .*one number for each seed") as told:
+        value_of(expression, MEASURED, "here")
+    assert "\n" not in str(told.value)
+
+
+def test_bounds_include_their_ends_and_no_number_holds_nowhere() -> None:
+    both = Criterion(says="s", of="o", at_least=0.0, at_most=1.0)
+    assert [both.holds(v) for v in (-0.1, 0.0, 1.0, 1.1, float("nan"))] == [False, True, True, False, False]
+    assert Criterion(says="s", of="o", at_most=1.0).holds(-9) and not Criterion(says="s", of="o", at_least=1.0).holds(
+        0.9
+    )
+    assert not Criterion(says="s", of="b", at_least=-9).holds(float(value_of("b.x[3]", MEASURED, "here").mean()))
+
+
+# --- the verb -------------------------------------------------------------------------------------------------------------
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "seeds": [1, 2],
+    "generations": 1,
+    "corpus": {"source": "planted", "documents": 400},
+    "model": {"family": "bigram"},
+    "training": {"block": 13},
+    "mixing": {"tokens": 1300, "unit": "documents"},
+    "sampling": {"prompt": "real_prefix", "prompt_tokens": 3},
+    "evaluation": {"tokens": 260, "self_bleu_samples": 0, "overlap": False, "reference_tokens": 0},
+    "arms": {"closed": {"mixing.schedule": "constant", "mixing.start": 0.0}},
+    "paper": {
+        "title": "Diversity falls",
+        "cite": "Nobody 2026",
+        "protocol": "none",
+        "open": "nothing",
+        "minutes": 0.1,
+        "published": [{"what": "fall", "value": ".01", "source": "made up for this test"}],
+        "quantities": {"r": "truth/slot/diversity", "law_r": "theory/truth/slot/diversity"},
+        "plot": ["r"],
+        "criteria": [{"says": "it falls", "of": "closed.r[1] - closed.r[0]", "at_most": 0.0, "published": ".01"}],
+    },
+}
+
+
+def entry_file(folder: Path, **paper: Any) -> Path:
+    """Writes TINY with other keys of its section `paper`; None leaves a key out."""
+    folder.mkdir(exist_ok=True)
+    section = {key: value for key, value in (TINY["paper"] | paper).items() if value is not None}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"paper": section}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of the tiny entry, made once: what differs between the tests is how they are judged."""
+    return tmp_path_factory.mktemp("gallery") / "runs"
+
+
+def test_an_entry_runs_and_its_verdict_is_kept(lab: Lab, runs: Path, tmp_path: Path) -> None:
+    papers, out = entry_file(tmp_path / "papers"), tmp_path / "results"
+    line = ("reproduce", "tiny", "--papers", str(papers), "--out", str(out), "--runs_dir", str(runs), "--workers", "1")
+    code, said, err = lab(*line)
+    assert code == 0, err
+    assert "tiny: PASS" in said and "it falls" in said
+    found = results.read(out / "tiny")
+    assert found is not None and found["verdict"] == "PASS" and found["command"] == "collapselab reproduce tiny"
+    assert found["criteria"][0]["mean"] < 0 and len(found["criteria"][0]["by_seed"]) == 2
+    assert {path.name for path in (out / "tiny").iterdir()} == {
+        *("verdict.json", "table.md", "figure.png", "metrics.csv", "experiment.yaml"),
+    }
+    assert read_back(out / "tiny").arms["closed"]["r"].values.shape == (2, 2)
+    assert yaml.safe_load((out / "tiny" / "experiment.yaml").read_text())["arms"].keys() == {"closed"}
+
+    # What cannot be run does not replace what was measured.
+    entry_file(papers, needs="gpu", gpu_hours=1, minutes=None)
+    code, said, _ = lab(*line, "--device", "cpu")
+    assert code == 0 and "NOT RUN (it needs a GPU" in said
+    assert (results.read(out / "tiny") or {})["verdict"] == "PASS"
+    entry_file(papers, criteria=[{"says": "it halves", "of": "closed.r[1] / closed.r[0]", "at_most": 0.5}])
+    code, said, _ = lab("reproduce", "--list", "--papers", str(papers), "--out", str(out))
+    assert code == 0 and "PASS (the entry has changed since)" in said
+
+
+def test_a_criterion_that_is_missed_is_kept_and_other_seeds_have_a_folder(lab: Lab, runs: Path, tmp_path: Path) -> None:
+    halves = {"says": "it halves", "of": "closed.r[1] / closed.r[0]", "at_most": 0.5}
+    papers, out = entry_file(tmp_path / "papers", criteria=[*TINY["paper"]["criteria"], halves]), tmp_path / "results"
+    line = ("reproduce", "--all", "--papers", str(papers), "--out", str(out), "--runs_dir", str(runs), "--workers", "1")
+    code, said, err = lab(*line, "--seeds", "[3]")
+    assert code == 1 and "tiny: FAIL" in said and "collapselab: error" not in err
+    assert not (out / "tiny" / "verdict.json").exists()
+    found = json.loads((out / "tiny" / "seeds=3" / "verdict.json").read_text())
+    assert found["seeds"] == [3] and found["command"] == "collapselab reproduce tiny --seeds '[3]'"
+    assert found["verdict"] == "FAIL" and [one["holds"] for one in found["criteria"]] == [True, False]
+    assert found["criteria"][0]["low"] is None  # one seed has no interval
+    assert "**no**" in (out / "tiny" / "seeds=3" / "table.md").read_text()
+    page = papers_page.page(papers, out)
+    assert "With seeds 3: **FAIL** ([table](../results/tiny/seeds=3/table.md))" in page and "| **NOT RUN** |" in page
+
+
+def test_absent_text_is_said_and_not_an_error(lab: Lab, tmp_path: Path) -> None:
+    papers, out = tmp_path / "papers", tmp_path / "results"
+    papers.mkdir()
+    other = {key: value for key, value in TINY.items() if key != "corpus"} | {"corpus": {"source": "books"}}
+    other |= {"mixing": {"tokens": 1300}, "sampling": {"prompt": "first_token"}}
+    (papers / "tiny.yaml").write_text(yaml.safe_dump(other))
+    code, said, _ = lab("reproduce", "tiny", "--papers", str(papers), "--out", str(out), "--runs_dir", str(tmp_path))
+    assert code == 0 and "tiny: NOT RUN (corpus.source='books'" in said
+    found = results.read(out / "tiny")
+    assert found is not None and found["verdict"] == "NOT RUN" and "data_dir" in found["reason"]
+    assert "it falls" in (out / "tiny" / "table.md").read_text()
+
+
+WRONG: list[tuple[str, dict[str, Any]]] = [
+    ("paper.published: .*source is missing", {"published": [{"what": "a", "value": "1"}]}),
+    ("paper.published: give a list", {"published": []}),
+    ("paper.titel: no such key; did you mean 'title'", {"titel": "x"}),
+    ("paper.title: say it", {"title": None}),
+    ("give at_least, at_most, or both", {"criteria": [{"says": "a", "of": "closed.r[0]"}]}),
+    ("at_most='small': must be a number", {"criteria": [{"says": "a", "of": "closed.r[0]", "at_most": "small"}]}),
+    ("'closed.r\\[2\\]' cannot be computed", {"criteria": [{"says": "a", "of": "closed.r[2]", "at_most": 0}]}),
+    ("'open.r\\[0\\]' cannot be computed", {"criteria": [{"says": "a", "of": "open.r[0]", "at_most": 0}]}),
+    ("paper.plot: s: no such quantity", {"plot": ["s"]}),
+    ("paper.minutes: give the minutes", {"minutes": None}),
+    ("paper.minutes: give the minutes", {"needs": "gpu"}),
+    ("paper.quantities.R=", {"quantities": {"R": "truth/slot/diversity"}}),
+]
+
+
+@pytest.mark.parametrize(("message", "paper"), WRONG)
+def test_a_wrong_entry_is_one_line(message: str, paper: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as told:
+        entries.read(entry_file(tmp_path / "papers", **paper), "tiny")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["reproduce", "--all", "gaussian"], "name one or more entries, or give --all"),
+        (["reproduce", "gaussian", "--seeds", "[1, 1]"], "--seeds=[1, 1]: give one or more, each once"),
+        (["reproduce", "gaussian", "--workers", "0"], "--workers=0: must be 1 or more"),
+    ],
+)
+def test_a_wrong_command_is_one_line(line: list[str], message: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code, _, err = lab(*line)
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_prose_does_not_change_what_was_judged(tmp_path: Path) -> None:
+    def digest(**paper: Any) -> str:
+        entry: Entry = entries.read(entry_file(tmp_path / "papers", **paper), "tiny")
+        return entry.digest
+
+    assert digest() == digest(title="Another", open="something")
+    looser = [{"says": "it falls", "of": "closed.r[1] - closed.r[0]", "at_most": 0.5}]
+    assert digest() != digest(criteria=looser)
