@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from collapselab import config as cfg
 from collapselab.config import RunConfig, UserError, as_dict, digest
 from collapselab.identity import drift, flatten, identity
+from collapselab.regimes import REGIMES
 
 SECTIONS = {
     "corpus": cfg.CorpusConfig,
@@ -80,9 +81,11 @@ REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
     ("mixing.values", [0.5] * 5, {"mixing.schedule": "linear"}),
     *[
         ("mixing.schedule", s, {"mixing.regime": r})
-        for r in ("accumulate", "accumulate_subsample")
+        for r in ("accumulate", "accumulate_subsample", "balanced", "incremental")
         for s in ("constant", "geometric", "linear", "cosine", "harmonic", "power")
     ],
+    *[("mixing.replaced", v, {"mixing.regime": "incremental"}) for v in (0.0, 1.1, NAN)],
+    ("mixing.replaced", 0.5, {}),
     ("sampling.tokens", 1, {}),
     ("sampling.length", 1, {}),
     ("sampling.prompt_tokens", 0, {}),
@@ -275,7 +278,7 @@ KEYS: dict[str, st.SearchStrategy[Any]] = {
     "training.lr": FLOATS,
     "training.loss_on_last": st.none() | COUNTS,
     "mixing.tokens": st.none() | COUNTS,
-    "mixing.regime": st.sampled_from(["replace", "accumulate", "accumulate_subsample", "keep_real"]),
+    "mixing.regime": st.sampled_from(list(REGIMES)),
     "mixing.schedule": st.sampled_from([None, "constant", "linear", "cosine", "power", "list"]),
     "mixing.values": st.lists(FLOATS, max_size=6),
     "mixing.floor": FLOATS,

@@ -67,6 +67,8 @@ def law_of(mixing: MixingConfig) -> tuple[str, bool]:
 def why_no_law(config: RunConfig) -> str:
     """Why no law is known for this pipeline; empty where one is."""
     block, mixing, training = config.training.block, config.mixing, config.training
+    if mixing.regime in ("balanced", "incremental"):
+        return f"mixing.regime={mixing.regime} has none"
     if config.sampling.repetition_penalty != 1 or config.sampling.beams > 1:
         return "text written with a repetition penalty or beams follows no law"
     if training.tokens is not None:
@@ -226,10 +228,11 @@ def expected_entropy(
     console: Console,
 ) -> dict[str, float]:
     """The sharpening law beside `real/next_token_entropy`: generation 0's next-token distributions at the fixed contexts
-    with the sampler's temperature and truncation applied once per generation; empty where it has neither. All processes
-    take part."""
-    does = shaped(config.sampling)
-    if does is None:
+    with the sampler's temperature and truncation applied once per generation; empty where it has neither, or where the
+    regime's sources have other parts than equal ones. All processes take part."""
+    does, mixing = shaped(config.sampling), config.mixing
+    of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
+    if does is None or of_unequal_parts or mixing.regime == "incremental":
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block
