@@ -163,6 +163,7 @@ def test_rates_of_a_known_gamma_law_are_recovered() -> None:
         ({"training__tokens": 1280 * 13}, "training.tokens"),
         ({"sampling__prompt_tokens": 6}, "more than 3 tokens"),
         ({"training__loss_on_last": 4}, "loss_on_last"),
+        ({"training__loss_below": 0.99, "model__family": "gpt2"}, "loss_below"),
     ],
 )
 def test_a_pipeline_without_a_law_says_so_and_has_none(

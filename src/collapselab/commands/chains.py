@@ -69,6 +69,7 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
     options.add("arms", dict, {}, "what each arm changes: {name: {key: value, ...}, ...}; in the YAML file")
     options.add("seeds", list[int], [], "seeds of the chains of each arm, as in [1, 2, 3]")
     options.add("baseline", str | None, None, "the arm that the others are compared with; null means the first")
+    options.add("paper", dict, {}, "what a published result says and when it counts as reproduced; read by `reproduce`")
     options.add("base", str | None, None, "YAML file with settings for all arms, seen from the file that names it")
     options.add("workers", int | None, None, "chains run at once; null means one per GPU, on a CPU one for two cores")
     gathered = options.gather(arguments)
