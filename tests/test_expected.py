@@ -13,6 +13,7 @@ from helpers import small_config
 
 from collapselab import chain
 from collapselab.config import CorpusConfig, RunConfig
+from collapselab.evaluation.expected import why_no_slot_law, why_no_tail_law
 from collapselab.folders import read_json
 from collapselab.metrics.richness import rate_law
 from collapselab.report import ChainFiles, overlay, write_report
@@ -163,7 +164,6 @@ def test_rates_of_a_known_gamma_law_are_recovered() -> None:
         ({"training__tokens": 1280 * 13}, "training.tokens"),
         ({"sampling__prompt_tokens": 6}, "more than 3 tokens"),
         ({"training__loss_on_last": 4}, "loss_on_last"),
-        ({"training__loss_below": 0.99, "model__family": "gpt2"}, "loss_below"),
     ],
 )
 def test_a_pipeline_without_a_law_says_so_and_has_none(
@@ -172,6 +172,17 @@ def test_a_pipeline_without_a_law_says_so_and_has_none(
     _, rows = chain.run(planted(tmp_path, generations=0, **changes))
     assert not any(key.startswith("theory/truth") for key in rows[0]["metrics"])
     assert why in capsys.readouterr().err
+
+
+def test_truncated_cross_entropy_has_no_law() -> None:
+    def slot(below: float) -> str:
+        return why_no_slot_law(planted(Path(), training__loss_below=below, model__family="gpt2"))
+
+    def tail(below: float) -> str:
+        return why_no_tail_law(small_config(training__loss_below=below))
+
+    assert "loss_below" in slot(0.99) and "loss_below" in tail(0.99)
+    assert slot(1.0) == tail(1.0) == ""  # leaves nothing out
 
 
 def test_a_town_that_once_had_no_documents_counts_on_both_sides_alike(tmp_path: Path) -> None:
