@@ -184,6 +184,17 @@ def test_a_set_larger_than_what_is_written_has_no_law_of_survival() -> None:
     assert law_of(planted(Path("runs"), mixing__regime="accumulate").mixing) == ("accumulate", False)
 
 
+def test_truncated_cross_entropy_has_no_law() -> None:
+    def slot(below: float) -> str:
+        return why_no_slot_law(planted(Path(), training__loss_below=below, model__family="gpt2"))
+
+    def tail(below: float) -> str:
+        return why_no_tail_law(small_config(training__loss_below=below))
+
+    assert "loss_below" in slot(0.99) and "loss_below" in tail(0.99)
+    assert slot(1.0) == tail(1.0) == ""  # leaves nothing out
+
+
 def test_a_town_that_once_had_no_documents_counts_on_both_sides_alike(tmp_path: Path) -> None:
     """Three documents per town: towns die out, and their models are no learners of anything."""
     path, rows = chain.run(

@@ -30,7 +30,7 @@ FORK_MAY_CHANGE = (
     *(f"sampling.{k}" for k in ("beams", "batch_size", "precision")),
     *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),
     *(f"training.{k}" for k in ("warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip", "loss_on_last")),
-    *(f"training.{k}" for k in ("precision", "compile", "attention", "gradient_checkpointing")),
+    *(f"training.{k}" for k in ("loss_below", "precision", "compile", "attention", "gradient_checkpointing")),
     *("model.start", "model.dropout", "device", "deterministic", "generations"),
 )
 

@@ -75,6 +75,8 @@ def why_no_law(config: RunConfig) -> str:
         size = mixing.tokens // block if mixing.tokens and mixing.regime not in ("accumulate", "keep_real") else 0
         if not size or training.tokens // block % size:
             return "training.tokens shows some documents of a training set more often than others"
+    if training.loss_below is not None and training.loss_below < 1:
+        return "training.loss_below leaves what the model is sure of out of the loss"
     return ""
 
 

@@ -47,7 +47,7 @@ def slope(x: np.ndarray) -> np.ndarray:
 def first(x: np.ndarray, level: Any) -> np.ndarray:
     """How many generations of a slice stand before the first that reaches `level`, all of them where none does."""
     reached = np.concatenate([x >= level, np.ones((len(x), 1), bool)], axis=1)
-    return reached.argmax(1)[:, None].astype(np.float64)
+    return np.asarray(reached.argmax(1)[:, None], np.float64)
 
 
 FUNCTIONS = {
