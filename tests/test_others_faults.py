@@ -506,7 +506,11 @@ def test_an_interrupted_chain_goes_on(finished: Made, tmp_path: Path, monkeypatc
         (
             (chain_module.Stages, "do", whatever_is_there),  # everything is made anew
             (folders.Unfinished, "parts", lambda *_: ({}, [])),  # the stage is
-            (training.checkpoints, "load", lambda folder, *_: folders.read_json(folder / "progress.json")),  # no weights
+            (
+                training.checkpoints,
+                "load",
+                lambda folder, *_: folders.read_json(folder / "progress.json"),
+            ),  # no weights
         )
     ):
         with monkeypatch.context() as patch, pytest.raises(AssertionError):
@@ -527,9 +531,7 @@ def is_mirrored(path: Path) -> None:
         assert row["metrics"].items() <= one.items()
 
 
-def test_a_dashboard_that_is_on_gets_every_row(
-    finished: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dashboard_that_is_on_gets_every_row(finished: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In depth: test_tracking.py::test_every_value_of_metrics_jsonl_is_there_under_its_own_name."""
     config = tiny(tmp_path, generations=1, tracking__wandb="offline", sampling__temperature=0.9)
     path, _ = run(config, (finished[1], 0), share=True)
