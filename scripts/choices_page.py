@@ -147,26 +147,21 @@ def protocols() -> str:
 
 
 def tails() -> str:
-    table = pd.read_csv(KEPT / "tails.csv").groupby("metric")
+    table = pd.read_csv(KEPT / "tails.csv")
+    seeds, table = table["seed"].nunique(), table.groupby("metric")
     rows = []
     for unit in ("words", "tokens", "bigrams"):
         for tail, words in TAILS.items():
             key = f"tails/{unit}/coverage_{tail}"
-            if key not in table.groups:
-                continue
+            if key not in table.groups or table.get_group(key)["seed"].nunique() < seeds:
+                continue  # a tail of tokens with too few types has no value
             first, last = courses(table.get_group(key))
-            fresh = courses(table.get_group(f"{key}_normalised"))[1]
+            over_fresh = courses(table.get_group(f"{key}_normalised"))[1]
             mass_first, mass = courses(table.get_group(f"tails/{unit}/tail_mass_{tail}"))
-            lost = (1 - last, 1 - fresh, 1 - last / first, 1 - mass, 1 - mass / mass_first)
+            lost = (1 - last, 1 - last / over_fresh, 1 - over_fresh, 1 - last / first, 1 - mass, 1 - mass / mass_first)
             rows.append([f"{unit}, {words}", *(percent(values) for values in lost)])
-    head = [
-        "tail",
-        "types not written",
-        "against fresh text",
-        "since gen. 0",
-        "mass against fresh text",
-        "since gen. 0",
-    ]
+    head = ["% lost", "types", "by fresh text", "types over fresh text", "types since gen. 0", "mass over fresh text"]
+    head.append("mass since gen. 0")
     return markdown(head, rows)
 
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import choices_page
 
 KEPT = ROOT / "results" / "choices"
+WORDS = "tails/words/coverage_5_normalised"
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,67 @@ def test_the_baseline_of_protocols_is_the_run_itself(metrics: pd.DataFrame) -> N
         own = table[(table["arm"] == arm) & (table["protocol"] == choices_page.OWN)]
         found = own.pivot(index="seed", columns="generation", values="perplexity").to_numpy()
         assert np.allclose(found, course(metrics, arm, "real/perplexity"), rtol=1e-5)
+
+
+# --- what the sentences say ----------------------------------------------------------------------------------------------
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    _, low, high = mean_interval(values)
+    return low, high
+
+
+def last(metrics: pd.DataFrame, arm: str, metric: str) -> np.ndarray:
+    return course(metrics, arm, metric)[:, -1]
+
+
+def test_going_on_costs_more_than_having_no_real_text(metrics: pd.DataFrame) -> None:
+    base = ratio(metrics, "baseline")
+    assert interval(ratio(metrics, "closed") - base)[0] > 0
+    assert interval(ratio(metrics, "continued") - ratio(metrics, "closed"))[0] > 0
+
+
+def test_new_weights_have_the_largest_ratio_and_lose_no_rare_words(metrics: pd.DataFrame) -> None:
+    means = {arm: ratio(metrics, arm).mean() for arm in choices_page.ARMS}
+    assert max(means, key=lambda arm: means[arm]) == "scratch"
+    rare = course(metrics, "scratch", WORDS)
+    assert rare.max() < 0.3 and np.abs(rare[:, -1] - rare[:, 0]).max() < 0.02
+
+
+def test_fresh_and_reused_text_are_not_told_apart(metrics: pd.DataFrame) -> None:
+    for one, other in (
+        (ratio(metrics, "reuse"), ratio(metrics, "baseline")),
+        (last(metrics, "reuse", WORDS), last(metrics, "baseline", WORDS)),
+    ):
+        low, high = interval(one - other)
+        assert low < 0 < high and (one - other).mean() > 0  # worse by the one number, better by the other
+
+
+def test_perplexity_and_text_order_two_chains_in_opposite_ways(metrics: pd.DataFrame) -> None:
+    assert (ratio(metrics, "continued") > ratio(metrics, "cold_0.9")).all()
+    for metric in (WORDS, "diversity/words/distinct_2"):
+        assert interval(last(metrics, "continued", metric) - last(metrics, "cold_0.9", metric))[0] > 0
+
+
+def lost(key: str) -> tuple[float, float]:
+    """(since generation 0, in all): mean shares that a tail has lost."""
+    table = pd.read_csv(KEPT / "tails.csv").query("metric == @key")
+    table = table.pivot(index="seed", columns="generation", values="value")
+    values = table.to_numpy()
+    return float((1 - values[:, -1] / values[:, 0]).mean()), float((1 - values[:, -1]).mean())
+
+
+def test_what_is_lost_depends_on_what_is_counted() -> None:
+    words, pairs, tokens = (lost(f"tails/{unit}/coverage_5")[0] for unit in ("words", "bigrams", "tokens"))
+    assert words > pairs > tokens > 0
+    for unit in ("words", "bigrams", "tokens"):
+        assert lost(f"tails/{unit}/tail_mass_5")[0] < lost(f"tails/{unit}/coverage_5")[0]
+    for unit in ("words", "bigrams"):
+        written, over_fresh = lost(f"tails/{unit}/coverage_1")[1], lost(f"tails/{unit}/coverage_1_normalised")[1]
+        assert 1 - (1 - written) / (1 - over_fresh) > 0.8 * written  # as much fresh text misses most of them too
+
+
+# --- what is kept of a run ------------------------------------------------------------------------------------------------
 
 
 def test_scores_of_other_protocols_are_found_and_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
