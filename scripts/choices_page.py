@@ -17,8 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from collapselab.folders import read_json
-from collapselab.metrics.intervals import mean_interval
-from collapselab.report.tables import with_interval
+from collapselab.metrics.intervals import mean_interval, with_interval
 from collapselab.rundir import Chain, find_chains, read_metrics
 
 ROOT = Path(__file__).parents[1]
