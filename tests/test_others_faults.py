@@ -523,7 +523,8 @@ def test_an_interrupted_chain_goes_on(finished: Made, tmp_path: Path, monkeypatc
 
 def is_mirrored(path: Path) -> None:
     """The dashboard has every generation, under its own number, with the numbers of metrics.jsonl."""
-    assert len(kept := wandb_files(path)) == 1
+    kept = wandb_files(path)
+    assert len(kept) == 1
     (file,) = kept
     rows, found = read_metrics(path), wandb_rows(file)
     assert [row["_step"] for row in found] == [row["generation"] for row in rows] == [0, 1]
