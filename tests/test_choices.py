@@ -55,13 +55,13 @@ def test_the_page_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_a_number_of_the_page_follows_the_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(KEPT, tmp_path / "choices")
     monkeypatch.setattr(choices_page, "KEPT", tmp_path / "choices")
-    assert choices_page.page(choices_page.PAGE.read_text()) == choices_page.PAGE.read_text()
-    for name in ("metrics", "protocols", "tails"):
-        before = choices_page.page(choices_page.PAGE.read_text())
+    for name, made in zip(("metrics", "protocols", "tails"), choices_page.TABLES.values(), strict=True):
+        before = made()
+        assert before in choices_page.PAGE.read_text()
         table = pd.read_csv(tmp_path / "choices" / f"{name}.csv")
         table.iloc[:, -1] = np.where(table["generation"] == 4, table.iloc[:, -1] * 1.5, table.iloc[:, -1])
         table.to_csv(tmp_path / "choices" / f"{name}.csv", index=False)
-        assert choices_page.page(choices_page.PAGE.read_text()) != before, name
+        assert made() != before, name
 
 
 def test_the_page_names_every_arm_and_every_protocol(metrics: pd.DataFrame) -> None:
@@ -116,6 +116,20 @@ def test_perplexity_and_text_order_two_chains_in_opposite_ways(metrics: pd.DataF
     assert (ratio(metrics, "continued") > ratio(metrics, "cold_0.9")).all()
     for metric in (WORDS, "diversity/words/distinct_2"):
         assert interval(last(metrics, "continued", metric) - last(metrics, "cold_0.9", metric))[0] > 0
+
+
+def test_protocols_move_perplexity_and_hardly_the_ratio() -> None:
+    table = pd.read_csv(KEPT / "protocols.csv").pivot(
+        index=["protocol", "arm", "seed"], columns="generation", values="perplexity"
+    )
+    first, ratios = table[0], table[4] / table[0]
+    means = first.xs("baseline", level="arm").groupby("protocol").mean()
+    assert 1.2 < means.max() / means.min() < 1.25
+    by = ratios.groupby(["protocol", "arm"]).mean().unstack()
+    assert ((by / by.loc[choices_page.OWN] - 1).abs() <= 0.02).all().all()
+    assert (by["continued"] - by["baseline"]).min() > 0.2
+    own = means[choices_page.OWN]
+    assert abs(means["prefix bos"] / own - 1) < 0.01 and abs(means["precision bf16"] / own - 1) < 0.001
 
 
 def lost(key: str) -> tuple[float, float]:
