@@ -13,10 +13,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -57,6 +59,17 @@ def quiet() -> Console:
 
 def one_process() -> Processes:
     return Processes("cpu", "fp32")
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Reports have their figures arranged and written, but empty: drawing takes half of a report's time. Tests of what a
+    figure shows are without this."""
+    from collapselab.report import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_png", lambda figure: b"")
+        yield
 
 
 def samples_of(folder: Path, dtype: str = "<u2") -> np.ndarray:

@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "collapselab"
 
 # Lower rows know nothing of higher ones (docs/architecture.md).
 ROWS = {
-    "config": 0, "identity": 0, "seeds": 0, "interrupts": 0, "schedules": 1, "languages": 1, "guards": 0, "memory": 1,
+    "config": 0, "identity": 0, "seeds": 0, "interrupts": 0, "schedules": 1, "languages": 1, "regimes": 1, "guards": 0, "memory": 1,
     "folders": 1, "rundir": 1, "console": 1, "parallel": 1, "bigram": 1, "tracking": 3, "lock": 2, "records": 2, "corpus": 2,
     "metrics": 2, "theory": 2, "families": 2, "faults": 2, "pretrained": 3, "modeling": 3, "mixing": 3, "supply": 4,
     "simulations": 5, "history": 3, "hf_metrics": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4, "opening": 4,

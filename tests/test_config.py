@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from collapselab import config as cfg
 from collapselab.config import RunConfig, UserError, as_dict, digest
-from collapselab.identity import drift, flatten, identity
+from collapselab.identity import LATER, drift, flatten, identity, shared_digests
+from collapselab.opening import FORK_MAY_CHANGE
+from collapselab.regimes import REGIMES
 
 SECTIONS = {
     "corpus": cfg.CorpusConfig,
@@ -68,6 +70,8 @@ REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
     *[(f"training.{k}", v, {}) for k in ("beta1", "beta2") for v in (1.0, -0.1, NAN)],
     *[("training.eps", v, {}) for v in (0.0, 1.0, NAN)],
     *[("training.loss_on_last", v, {}) for v in (0, 128)],
+    *[("training.loss_below", v, {}) for v in (0.0, -0.5, 1.1, NAN)],
+    ("training.loss_below", 0.99, {"model.family": "bigram"}),
     ("mixing.tokens", 0, {}),
     ("mixing.tokens", 127, {}),
     *[(f"mixing.{k}", v, {}) for k in ("start", "ratio", "end", "floor") for v in (-0.1, 1.1, NAN)],
@@ -80,9 +84,11 @@ REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
     ("mixing.values", [0.5] * 5, {"mixing.schedule": "linear"}),
     *[
         ("mixing.schedule", s, {"mixing.regime": r})
-        for r in ("accumulate", "accumulate_subsample")
+        for r in ("accumulate", "accumulate_subsample", "balanced", "incremental")
         for s in ("constant", "geometric", "linear", "cosine", "harmonic", "power")
     ],
+    *[("mixing.replaced", v, {"mixing.regime": "incremental"}) for v in (0.0, 1.1, NAN)],
+    ("mixing.replaced", 0.5, {}),
     ("sampling.tokens", 1, {}),
     ("sampling.length", 1, {}),
     ("sampling.prompt_tokens", 0, {}),
@@ -149,6 +155,8 @@ def test_the_refused_values_are_refused_for_themselves() -> None:
         {"sampling.length": 256, "model.context": 256},
         {"sampling.top_p": 1.0, "sampling.min_p": 0.0, "sampling.top_k": 10**9},
         {"evaluation.stride": 128},
+        {"training.loss_below": 1.0},
+        {"training.loss_below": 1e-300},
         {"model.family": "llama", "model.kv_heads": 2, "training.clip": 0.0, "training.beta1": 0.0},
         {"model.pretrained": "somewhere", "sampling.length": 4096},
         {"name": "a" * 100, "seed": 2**63 - 1},
@@ -213,6 +221,17 @@ def test_a_chain_of_an_older_version_had_todays_defaults_for_keys_it_did_not_hav
     assert drift(older, other) == {"evaluation.self_bleu_samples": (200, 7)}
 
 
+def test_truncated_cross_entropy_came_later_and_old_chains_go_on_without_it() -> None:
+    now, truncated = identity(build({})), identity(build({"training.loss_below": 0.99}))
+    older = {key: value for key, value in now.items() if key not in LATER}
+    assert LATER.items() <= now.items()
+    assert drift(older, now) == {}
+    assert drift(older, truncated) == drift(now, truncated) == {"training.loss_below": (None, 0.99)}
+    assert "training.loss_below" in FORK_MAY_CHANGE
+    shared = [shared_digests(mine, "text") for mine in (older, now, truncated)]
+    assert shared[0] == shared[1] and not set(shared[0].values()) & set(shared[2].values())
+
+
 def test_a_list_of_shares_may_grow_at_its_end_only() -> None:
     def of(*values: float) -> dict[str, Any]:
         return identity(
@@ -274,8 +293,9 @@ KEYS: dict[str, st.SearchStrategy[Any]] = {
     "training.tokens": st.none() | COUNTS,
     "training.lr": FLOATS,
     "training.loss_on_last": st.none() | COUNTS,
+    "training.loss_below": st.none() | FLOATS,
     "mixing.tokens": st.none() | COUNTS,
-    "mixing.regime": st.sampled_from(["replace", "accumulate", "accumulate_subsample", "keep_real"]),
+    "mixing.regime": st.sampled_from(list(REGIMES)),
     "mixing.schedule": st.sampled_from([None, "constant", "linear", "cosine", "power", "list"]),
     "mixing.values": st.lists(FLOATS, max_size=6),
     "mixing.floor": FLOATS,

@@ -11,10 +11,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Lab
+from helpers import undrawn
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import config_docs
@@ -56,6 +58,12 @@ def shown(page: Path) -> list[str]:
 
 
 MARKED = [page for page in PAGES if marked(page)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_drawing() -> Iterator[None]:
+    with undrawn():
+        yield
 
 
 # --- commands that are run -----------------------------------------------------------------------------------------------

@@ -165,6 +165,7 @@ def test_rates_of_a_known_gamma_law_are_recovered() -> None:
         ({"training__tokens": 1280 * 13}, "training.tokens"),
         ({"sampling__prompt_tokens": 6}, "more than 3 tokens"),
         ({"training__loss_on_last": 4}, "loss_on_last"),
+        ({"mixing__regime": "balanced"}, "mixing.regime=balanced has none"),
     ],
 )
 def test_a_pipeline_without_a_law_says_so_and_has_none(
@@ -181,6 +182,17 @@ def test_a_set_larger_than_what_is_written_has_no_law_of_survival() -> None:
     assert law_of(config.mixing) == ("replace", True)
     assert law_of(planted(Path("runs"), mixing__real="reuse").mixing) == ("replace", True)
     assert law_of(planted(Path("runs"), mixing__regime="accumulate").mixing) == ("accumulate", False)
+
+
+def test_truncated_cross_entropy_has_no_law() -> None:
+    def slot(below: float) -> str:
+        return why_no_slot_law(planted(Path(), training__loss_below=below, model__family="gpt2"))
+
+    def tail(below: float) -> str:
+        return why_no_tail_law(small_config(training__loss_below=below))
+
+    assert "loss_below" in slot(0.99) and "loss_below" in tail(0.99)
+    assert slot(1.0) == tail(1.0) == ""  # leaves nothing out
 
 
 def test_a_town_that_once_had_no_documents_counts_on_both_sides_alike(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
-"""Two languages whose distribution is known: what they say of themselves, and what a chain says of them."""
+"""Languages whose distribution is known: what they say of themselves, and what a chain says of them."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import samples_of
+from hypothesis import given
+from hypothesis import strategies as st
 
-from collapselab import mixing, modeling
+from collapselab import mixing, modeling, regimes
 from collapselab.chain import run
 from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.config.corpus import LANGUAGE_RANGES
@@ -23,13 +27,16 @@ from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.truth import written_documents
 from collapselab.folders import read_json
 from collapselab.history import history
-from collapselab.languages import Facts, Planted, language_of
+from collapselab.languages import Facts, Language, Logic, Planted, language_of
 from collapselab.languages.facts import ATTRIBUTES, HOLES, SENTENCE_WORDS, TEMPLATES
 from collapselab.languages.laws import frequency_bands, zipf_law
 from collapselab.languages.planted import SLOT_PLACE, TAIL, TOWN_PLACE
 from collapselab.metrics.truth import (
     divergence_sums,
     divergence_values,
+    edit_distances,
+    expression_sums,
+    expression_values,
     recall_sums,
     recall_values,
     slot_divergence,
@@ -41,8 +48,11 @@ from collapselab.rundir import Chain
 
 ROOT = Path(__file__).parents[1]
 BANDS = ("head", "middle", "tail")
-LARGEST = (Planted(contexts=LANGUAGE_RANGES["contexts"][1], values=LANGUAGE_RANGES["values"][1]), Facts(entities=4096))
-Language = Planted | Facts
+LARGEST = (
+    Planted(contexts=LANGUAGE_RANGES["contexts"][1], values=LANGUAGE_RANGES["values"][1]),
+    Facts(entities=4096),
+    Logic(depth=6),
+)
 
 
 def drawn(language: Language, count: int = 2000, split: str = "train") -> list[str]:
@@ -66,12 +76,31 @@ def every_fact(language: Facts) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("language", [Planted(contexts=3, values=4, seed=4), Facts(entities=2, seed=4)])
+def every_expression(language: Logic) -> list[str]:
+    grown = ["True", "False"]
+    for _ in range(language.depth):
+        below = [f"( {a} {op} {b} )" for a in grown for b in grown for op in ("and", "or")]
+        above = ["True", "False", *(f"( not {e} )" for e in grown), *below]
+        grown = above
+    named = {"True": True, "False": False}
+    true = [text for text in grown if text not in named and eval(text, {})]  # Python reads them too
+    return [text + " ." * (language.words_per_document - text.count(" ") - 1) for text in true]
+
+
+def every(language: Language) -> list[str]:
+    if isinstance(language, Logic):
+        return every_expression(language)
+    return every_planted(language) if isinstance(language, Planted) else every_fact(language)
+
+
+@pytest.mark.parametrize(
+    "language", [Planted(contexts=3, values=4, seed=4), Facts(entities=2, seed=4), Logic(depth=1), Logic(depth=2)]
+)
 def test_probabilities_of_all_documents_sum_to_1_and_give_the_entropy(
     language: Language, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("collapselab.languages.planted.TAIL", TAIL[:5])  # with all nine places there are too many
-    texts = every_planted(language) if isinstance(language, Planted) else every_fact(language)
+    texts = every(language)
     assert len(set(texts)) == len(texts)
     log_p = language.log_probabilities(texts)
     p = np.exp(log_p)
@@ -81,14 +110,16 @@ def test_probabilities_of_all_documents_sum_to_1_and_give_the_entropy(
     assert set(drawn(language)) <= set(texts)
 
 
-@pytest.mark.parametrize("language", [Planted(), Facts(), Planted(contexts=3, values=5, zipf=0, seed=9)])
+@pytest.mark.parametrize(
+    "language", [Planted(), Facts(), Logic(depth=3), Planted(contexts=3, values=5, zipf=0, seed=9)]
+)
 def test_entropy_is_the_mean_surprise_of_what_is_drawn(language: Language) -> None:
     log_p = language.log_probabilities(drawn(language, 20000))
     error = log_p.std(ddof=1) / math.sqrt(len(log_p))
     assert abs(-log_p.mean() - language.entropy) < 4 * error < 0.1
 
 
-@pytest.mark.parametrize("kind", [Planted, Facts])
+@pytest.mark.parametrize("kind", [Planted, Facts, Logic])
 def test_documents_are_a_function_of_seed_and_split_alone(kind: type[Language]) -> None:
     texts = drawn(kind(seed=3), 500)
     assert texts == drawn(kind(seed=3), 500)
@@ -97,7 +128,7 @@ def test_documents_are_a_function_of_seed_and_split_alone(kind: type[Language]) 
     assert texts != drawn(kind(seed=3), 500, "test")
 
 
-@pytest.mark.parametrize("language", [Planted(), Facts(), *LARGEST])
+@pytest.mark.parametrize("language", [Planted(), Facts(), Logic(), *LARGEST])
 def test_documents_are_equally_long_and_made_of_the_lexicon(language: Language) -> None:
     lexicon = set(language.lexicon)
     assert len(lexicon) == len(language.lexicon)  # no word in two places, so that each tells what it is
@@ -180,6 +211,40 @@ def test_a_false_fact_has_no_probability() -> None:
     assert language.log_probabilities(wrong).tolist() == [-math.inf] * len(wrong)
 
 
+def test_an_expression_is_read_as_python_reads_it() -> None:
+    language = Logic(depth=3, seed=2)
+    for text in drawn(language, 300):
+        words = text.split(" ")
+        for place, word in enumerate(words[:-1]):  # one word exchanged: another value, or no expression
+            other = {"True": "False", "False": "True", "and": "or", "or": "and", ")": "("}.get(word, ")")
+            changed = " ".join([*words[:place], other, *words[place + 1 :]])
+            read = language.read(changed)
+            expression = changed.rstrip(" .")
+            try:
+                wanted = eval(expression, {}) if "." not in expression else None
+            except (SyntaxError, TypeError):
+                wanted = None
+            assert (read.value if read else None) is wanted, changed
+            if word == ".":
+                break
+
+
+def test_what_is_no_true_expression_of_the_language_has_no_probability() -> None:
+    language = Logic(depth=2)
+
+    def padded(text: str) -> str:
+        return text + " ." * (13 - len(text.split(" ")))
+
+    deep = "( not ( not ( not False ) ) )"
+    p = {padded("( not False )"): 2 / 3 / 4 / 2, padded("( not ( not True ) )"): 2 / 3 / 4 / 2}
+    assert np.exp(language.log_probabilities(list(p))) == pytest.approx(list(p.values()))
+    wrong = [padded(text) for text in ("( not True )", "True", deep, "( True and )", "( True and True ) )", "")]
+    wrong += ["( not False )", padded("( not False )") + " .", padded("( not False )")[:-1] + "(", "", "\n\n"]
+    assert language.log_probabilities(wrong).tolist() == [-math.inf] * len(wrong)
+    assert language.read(padded(deep)) == (True, -math.inf)  # an expression, too deep to be drawn
+    assert language.read("True . .") == (True, -math.inf)
+
+
 def test_bands_by_hand() -> None:
     law = np.array([[0.05, 0.5, 0.4, 0.05], [0.25, 0.25, 0.25, 0.25]])
     assert frequency_bands(law).tolist() == [[2, 0, 1, 2], [0, 0, 1, 1]]
@@ -196,7 +261,10 @@ def test_bands_by_hand() -> None:
 # --- as a corpus ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{"source": "planted", "language_seed": 2}, {"source": "facts", "entities": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"source": "planted", "language_seed": 2}, {"source": "facts", "entities": 2}, {"source": "logic", "depth": 2}],
+)
 def test_a_word_is_a_token_and_a_document_a_block(settings: dict[str, Any]) -> None:
     count = 4000
     config = CorpusConfig(documents=count, **settings)
@@ -230,6 +298,9 @@ def test_keys_that_a_source_lacks_are_refused_by_name() -> None:
         ({"source": "planted", "contexts": 401}, "must lie in [1, 400]"),
         ({"source": "planted", "zipf": -0.5}, "corpus.zipf=-0.5"),
         ({"source": "planted", "joiner": ""}, "corpus.joiner=''"),
+        ({"source": "logic", "zipf": 1.0}, "corpus.zipf=1.0"),
+        ({"source": "facts", "depth": 2}, "corpus.depth=2"),
+        ({"source": "logic", "depth": 7}, "must lie in [1, 6]"),
         ({"tokenizer": "words"}, "corpus.tokenizer='words'"),
     ):
         with pytest.raises(UserError) as error:
@@ -295,6 +366,34 @@ def test_divergence_and_recall_by_hand() -> None:
     assert means["recall_accuracy/2-5"] == 0.5
 
 
+def levenshtein(a: Sequence[int], b: Sequence[int]) -> int:
+    """By its recursive definition."""
+
+    @functools.cache
+    def of(i: int, j: int) -> int:
+        if i == 0 or j == 0:
+            return i + j
+        return min(of(i - 1, j) + 1, of(i, j - 1) + 1, of(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
+
+    return of(len(a), len(b))
+
+
+@given(st.lists(st.tuples(*[st.lists(st.integers(0, 3), max_size=8)] * 2), min_size=1, max_size=5))
+def test_edit_distances_are_levenshteins_over_the_longer_length(pairs: list[tuple[list[int], list[int]]]) -> None:
+    rows = np.array([[row + [-1] * (8 - len(row)) for row in pair] for pair in pairs])
+    wanted = [levenshtein(a, b) / max(len(a), len(b), 1) for a, b in pairs]
+    assert edit_distances(rows[:, 0], rows[:, 1]) == pytest.approx(wanted)
+
+
+def test_expressions_by_hand() -> None:
+    language = Logic(depth=1)
+    texts = ["( not False ) .", "( not False ) .", "( not True ) .", "( True and True )", ") True . . ."]
+    values = [read.value if (read := language.read(text)) else None for text in texts]
+    found = expression_values(expression_sums(values, language.numbered(texts)))
+    wanted = {"syntax": 4 / 5, "correct": 3 / 5, "distinct": 4 / 5, "edit_distance": (0 + 1 / 4 + 2 / 5 + 4 / 5) / 4}
+    assert found == pytest.approx(wanted)
+
+
 # --- a chain ----------------------------------------------------------------------------------------------------------
 
 
@@ -334,7 +433,7 @@ def test_history_equals_a_slow_count(planted: Ran) -> None:
         counts = {"real": Counter[str](), "synthetic": Counter[str]()}
         for i in range(len(data)):
             town = names(data[np.array([i])][0].tolist())[1 + TOWN_PLACE]
-            counts["real" if blocks[i, 0] == mixing.REAL else "synthetic"][town] += 1
+            counts["real" if blocks[i, 0] == regimes.REAL else "synthetic"][town] += 1
         assert found.real[g].tolist() == [counts["real"][town] for town in language.towns]
         assert found.synthetic[g].tolist() == [counts["synthetic"][town] for town in language.towns]
         assert found.real[g].sum() + found.synthetic[g].sum() == 400
@@ -449,3 +548,30 @@ def test_bytes_in_packed_blocks_have_every_score_that_needs_no_word_tokens(tmp_p
     whole = samples_of(Chain(root).stage(0, "samples")).reshape(-1, 128)
     assert len(texts) == sum(max(0, int((row == 256).sum()) - 1) for row in whole) > 0
     assert not any("\n\n" in text for text in texts)
+
+
+def test_a_chain_of_expressions_is_scored_from_its_samples_alone(tmp_path: Path) -> None:
+    config = smoke(
+        "planted",
+        tmp_path,
+        corpus={"source": "logic", "contexts": None, "values": None, "documents": 400, "depth": 2},
+        training={"block": 14},
+        mixing={"tokens": 200 * 14, "regime": "incremental", "schedule": None, "replaced": 0.5},
+        sampling={"prompt": "bos"},
+    )
+    root, rows = run(dataclasses.replace(config, generations=1))
+    corpus, language = prepare(config.corpus), language_of(config.corpus)
+    assert isinstance(language, Logic)
+    for g, row in enumerate(rows):
+        found = row["metrics"]
+        texts = written_documents(config, corpus, Chain(root).stage(g, "samples"))
+        reads = [language.read(text) for text in texts]
+        assert found["truth/syntax"] == np.mean([read is not None for read in reads]) > 0
+        assert found["truth/correct"] == np.mean([read is not None and read.value for read in reads])
+        assert (
+            found["truth/validity"] == np.isfinite(language.log_probabilities(texts)).mean() <= found["truth/correct"]
+        )
+        assert 0 < found["truth/distinct"] <= 1 and 0 < found["truth/edit_distance"] < 1 and found["truth/kl"] > 0
+    real = read_json(Chain(root).root / "reference" / "eval.json")["metrics"]
+    assert (real["truth/syntax"], real["truth/correct"], real["truth/validity"]) == (1, 1, 1)
+    assert real["truth/edit_distance"] == pytest.approx(0.487, abs=0.05)  # of 4,000 draws

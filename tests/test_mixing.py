@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -14,7 +18,8 @@ from collapselab import mixing, plan, schedules, supply
 from collapselab.config import MixingConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.folders import publishing, read_json, write_json
-from collapselab.mixing import REAL, Inputs, TrainingSet, real_blocks
+from collapselab.mixing import TrainingSet
+from collapselab.regimes import REAL, REGIMES, Inputs, real_blocks
 from collapselab.rundir import Chain
 
 BLOCK = 32
@@ -71,7 +76,7 @@ def test_every_schedule_and_regime_that_can_be_named_exists() -> None:
     hints = get_type_hints(MixingConfig)
     named = {v for part in get_args(hints["schedule"]) for v in get_args(part)}
     assert named == set(schedules.SCHEDULES)
-    assert set(get_args(hints["regime"])) == set(mixing.REGIMES)
+    assert set(get_args(hints["regime"])) == set(REGIMES)
 
 
 @settings(max_examples=50, deadline=None)
@@ -170,6 +175,88 @@ def test_subsample_draws_from_the_whole_pool_without_replacement(tmp_path) -> No
         counts += np.bincount(blocks[:, 0] + 1, minlength=3)
     # 600 draws from three equal parts, without replacement within a chain: at most the multinomial's spread.
     assert np.abs(counts - 200).max() < 4 * math.sqrt(600 * 2 / 9)
+
+
+def chain_of(folder: Path, generations: int, train: Tokens, **keys: object) -> Iterator[tuple[dict, np.ndarray]]:
+    """(mixture.json, blocks) of generations 0 .. `generations`, each of which writes as much as a set has."""
+    config = small_config(generations=generations, **keys)
+    chain = Chain(folder)
+    for g in range(generations + 1):
+        facts = mix(config, chain, g, train)
+        make_samples(chain, g, config.sampling.tokens or config.mixing.tokens or 0, BLOCK, 1)
+        yield facts, TrainingSet(config, chain, g, train).blocks
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 2**32))
+def test_balanced_takes_equal_parts_of_all_there_is(size: int, seed: int) -> None:
+    with TemporaryDirectory() as folder:
+        made = list(
+            chain_of(
+                Path(folder),
+                3,
+                tokens_of(40 * BLOCK),
+                mixing__tokens=size * BLOCK,
+                mixing__regime="balanced",
+                seed=seed,
+            )
+        )
+    first = set(map(tuple, made[0][1].tolist()))
+    for g, (facts, blocks) in enumerate(made):
+        assert facts["blocks"] == len(set(map(tuple, blocks.tolist()))) == size
+        parts = np.bincount(blocks[:, 0] + 1, minlength=g + 1)
+        assert parts.max() - parts.min() <= 1 and len(parts) == g + 1
+        assert {b for b in map(tuple, blocks.tolist()) if b[0] == REAL} <= first  # generation 0's, never new ones
+        assert facts["real_share"]["realised"] == parts[0] / size
+        ledger = facts["tokens"]
+        assert [ledger.get(name, {"set": 0})["set"] for name in ("real", "generation_0")] == [
+            parts[0] * BLOCK,
+            (parts[1] if g else 0) * (BLOCK - 1),  # a token of each is its prompt
+        ]
+
+
+def test_what_does_not_divide_goes_to_any_part() -> None:
+    counts = np.zeros(3)
+    for seed in range(300):
+        blocks = mixing.balanced(Inputs(MixingConfig(), 2, 4, np.arange(9), 4, [4, 4], None, seed))
+        counts += np.bincount(blocks[:, 0] + 1, minlength=3) - 1
+    assert np.abs(counts - 100).max() < 4 * math.sqrt(300 * 2 / 9)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.sampled_from([0.1, 0.25, 0.5, 1.0]), st.integers(0, 2**32))
+def test_incremental_replaces_a_share_of_the_set_before(share: float, seed: int) -> None:
+    keys = {"mixing__tokens": 10 * BLOCK, "mixing__regime": "incremental", "mixing__replaced": share, "seed": seed}
+    with TemporaryDirectory() as folder:
+        made = [set(map(tuple, b.tolist())) for _, b in chain_of(Path(folder), 4, tokens_of(40 * BLOCK), **keys)]
+    for g, (before, after) in enumerate(itertools.pairwise(made), 1):
+        new = after - before
+        assert len(after) == 10 and {source for source, _ in new} <= {g - 1}
+        assert math.floor(10 * share) <= len(new) <= math.ceil(10 * share)
+
+
+def test_what_is_replaced_is_drawn_at_random() -> None:
+    kept = np.zeros(8)
+    before = np.stack([np.full(8, REAL), np.arange(8)], axis=1)
+    for seed in range(400):
+        found = mixing.incremental(
+            Inputs(MixingConfig(regime="incremental"), 1, 8, np.arange(8), 8, [8], None, seed, lambda: before)
+        )
+        kept[found[found[:, 0] == REAL, 1]] += 1
+    assert kept.sum() == 4 * 400
+    assert np.abs(kept - 200).max() < 4 * math.sqrt(400 / 4)
+
+
+@pytest.mark.parametrize(("regime", "replaced", "least"), [("balanced", None, 25), ("incremental", 0.3, 15)])
+def test_regimes_of_one_size_say_how_much_has_to_be_written(regime: str, replaced: float | None, least: int) -> None:
+    keys = {"mixing__tokens": 50 * BLOCK, "mixing__regime": regime, "mixing__replaced": replaced}
+    supply.check_supply(small_config(**keys, sampling__tokens=least * BLOCK), 50)
+    with pytest.raises(UserError, match=r"sampling\.tokens=\d+: a generation needs"):
+        supply.check_supply(small_config(**keys, sampling__tokens=(least - 1) * BLOCK), 50)
+    few = Inputs(MixingConfig(regime=regime, replaced=replaced), 1, 50, np.arange(50), 50, [3], None, 1,
+                 lambda: np.zeros((50, 2), np.int64))  # fmt: skip
+    with pytest.raises(UserError, match=r"sampling\.tokens: generation 1 needs"):
+        REGIMES[regime](few)
 
 
 @pytest.mark.parametrize("loss_on_last", [None, 10])

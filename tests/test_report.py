@@ -21,7 +21,7 @@ import pytest
 import yaml
 from conftest import Lab
 from fabricated import fabricate, under_protocol
-from helpers import quiet, small_config
+from helpers import quiet, small_config, undrawn
 from scipy import stats
 
 from collapselab import report
@@ -275,7 +275,8 @@ def again(page: Path, lab: Lab, *more: str) -> list[str]:
     section = page.read_text().split('id="reproduce"')[1]
     (command,) = re.findall(r"<pre class=\"command\" tabindex=\"0\">(collapselab .*)</pre>", section)
     words = shlex.split(html.unescape(command))
-    assert lab(*words[1:], *more)[0] == 0
+    with undrawn():
+        assert lab(*words[1:], *more)[0] == 0
     return words
 
 
@@ -300,7 +301,8 @@ def test_a_fork_with_a_dashboard_has_its_report_before_that_ends_and_its_command
     config = small_config(
         **QUICK, runs_dir=str(runs), name="forked", sampling__temperature=0.5, tracking__wandb="offline"
     )
-    forked = run(config, (real, 1))[0]
+    with undrawn():
+        forked = run(config, (real, 1))[0]
     made = report.page_of(forked)
     assert made == runs / "forked" / "report" / "index.html" and made.is_file()
     monkeypatch.chdir(runs.parent)
@@ -554,7 +556,8 @@ def three(real: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_runs_are_compared_and_protocols_kept_apart(three: list[Path], lab: Lab) -> None:
-    code, out, _ = lab("report", *map(str, three))
+    with undrawn():
+        code, out, _ = lab("report", *map(str, three))
     path = three[0].parent / "compared" / "a+b+c" / "index.html"
     assert code == 0 and out == f"report: {path}\n"
     made = opened(path)
@@ -618,4 +621,5 @@ def test_a_report_that_cannot_be_written_is_said_in_a_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"note: no report ({folder}/report: cannot be written" in said
     (folder / "report").unlink()
-    assert report.attempt_report(folder, quiet()) == report.page_of(folder)
+    with undrawn():
+        assert report.attempt_report(folder, quiet()) == report.page_of(folder)

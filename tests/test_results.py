@@ -54,7 +54,7 @@ def test_pairs_of_tokens_die_out_by_the_survival_law() -> None:
 
 def test_the_pages_say_which_command_made_them() -> None:
     pages = sorted((ROOT / "results").rglob("table.md"))
-    assert len(pages) == 5
+    assert len(pages) == 6
     for page in pages:
         command = re.search(r"Made by `(collapselab experiment --config (\S+) --workers 2)`", page.read_text())
         assert command is not None and (ROOT / command.group(2)).is_file(), page

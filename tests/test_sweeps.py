@@ -6,13 +6,14 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import Lab
-from helpers import wandb_files, wandb_records
+from helpers import undrawn, wandb_files, wandb_records
 
 from collapselab.config import UserError, as_dict
 from collapselab.identity import flatten
@@ -22,6 +23,12 @@ from collapselab.rundir import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_drawing() -> Iterator[None]:
+    with undrawn():
+        yield
 
 
 def combinations(sweep: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -25,7 +27,7 @@ import pytest
 import torch
 import yaml
 from conftest import Lab
-from helpers import quiet, small_config, wandb_files, wandb_items, wandb_records, wandb_rows
+from helpers import quiet, small_config, undrawn, wandb_files, wandb_items, wandb_records, wandb_rows
 
 from collapselab import tracking
 from collapselab.chain import run
@@ -157,17 +159,14 @@ def another_second(file: Path) -> None:
         time.sleep(0.05)
 
 
-def other_process(code: str, chain: Path, **streams) -> subprocess.Popen:
-    """A process that knows `tracker(mode)` of the chain, and its `rows`."""
-    begin = f"""
+KNOWN = """
 import sys, time
 from pathlib import Path
-from typing import ClassVar
 from collapselab import tracking
 from collapselab.config import RunConfig
 from collapselab.console import Console
 
-chain, rows = Path({str(chain)!r}), {rows_of(4)!r}
+chain, rows = Path({chain!r}), {rows!r}
 
 tracking.LEAVE_SECONDS = 0.5
 
@@ -175,7 +174,106 @@ def tracker(mode):
     return tracking.Tracker(RunConfig(name="test"), chain, Console(), mode)
 
 """
-    return subprocess.Popen([sys.executable, "-c", begin + code], text=True, **streams)
+"""What a process begins with that has `tracker(mode)` of a chain, and its `rows`."""
+
+READY = """
+import json, os, socket, sys, time
+from pathlib import Path
+from collapselab import tracking
+from collapselab.config import RunConfig
+from collapselab.console import Console
+import wandb, wandb.apis.public
+wandb.Table(columns=["text"], data=[["imports pandas"]])
+
+asked, code = socket.socket(fileno=int(sys.argv[1])), ""
+while not code:
+    request, streams, _, _ = socket.recv_fds(asked, 1 << 17, 4)
+    if not request:
+        os._exit(0)
+    if not os.fork():  # one that waits for the process itself, and says how it ended
+        child = os.fork()
+        if child:
+            for stream in (*streams[:3], asked.fileno()):
+                os.close(stream)
+            os.write(streams[3], f"{child} ".encode())
+            os.write(streams[3], str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+            os._exit(0)
+        for number, stream in enumerate(streams[:3]):
+            os.dup2(stream, number)
+        told = json.loads(request)
+        os.environ.clear()
+        os.environ.update(told["environment"])
+        code = told["code"]
+        asked.close()
+    for stream in streams:
+        os.close(stream)
+exec(code)
+"""
+
+
+class Process:
+    """One that was forked from a prepared one. `status` says its number, and later how it ended."""
+
+    def __init__(self, output: int, status: int):
+        self.output, self.status = output, status
+        self.number = int(self._until(status, 10, " "))
+
+    def line(self, seconds: float) -> str:
+        """The next line of what it says."""
+        return self._until(self.output, seconds, "\n") + "\n"
+
+    def said(self, seconds: float) -> str:
+        """All that it says, when nobody can say any more."""
+        return self._until(self.output, seconds, None)
+
+    def ended(self, seconds: float) -> int:
+        """Its exit code, when it has ended; minus the number of the signal that ended it."""
+        return int(self._until(self.status, seconds, None))
+
+    @staticmethod
+    def _until(stream: int, seconds: float, sign: str | None) -> str:
+        found, end = b"", time.monotonic() + seconds
+        while select.select([stream], [], [], max(0, end - time.monotonic()))[0]:
+            one = os.read(stream, 1)
+            if not one or one.decode(errors="replace") == sign:
+                return found.decode()
+            found += one
+        raise TimeoutError(f"after {seconds} s: {found!r}")
+
+
+class Prepared:
+    """A process that has imported what every other one would import for seconds, and forks: its children begin where a
+    fresh process would, and end as one, through all that Python does at its exit."""
+
+    def __init__(self) -> None:
+        self.asks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-c", READY, str(theirs.fileno())]
+            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+
+    def start(self, code: str, chain: Path, terminal: int | None = None) -> Process:
+        """Runs code in a process of its own with today's environment.
+
+        Args:
+            terminal: in the place of its three streams; without one it has no input, and both others can be read here.
+        """
+        output, theirs = os.pipe()
+        status, keeps = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        streams = [nothing, theirs, theirs] if terminal is None else [terminal] * 3
+        told = {"code": KNOWN.format(chain=str(chain), rows=rows_of(4)) + code, "environment": dict(os.environ)}
+        socket.send_fds(self.asks, [json.dumps(told).encode()], [*streams, keeps])
+        for stream in (theirs, keeps, nothing):
+            os.close(stream)
+        return Process(output, status)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Iterator[Prepared]:
+    found = Prepared()
+    yield found
+    found.asks.close()
+    found.process.wait(10)
 
 
 def test_each_row_takes_the_step_of_its_generation_and_a_replay_repeats_it(chain) -> None:
@@ -188,17 +286,16 @@ def test_each_row_takes_the_step_of_its_generation_and_a_replay_repeats_it(chain
     assert content(first) == content(second) == expected(rows_of(4))
 
 
-def test_a_chain_that_was_killed_and_resumed_ends_with_a_complete_file(chain) -> None:
-    killed = other_process(
+def test_a_chain_that_was_killed_and_resumed_ends_with_a_complete_file(chain, prepared) -> None:
+    killed = prepared.start(
         "t = tracker('offline'); t.log(rows[:2])\n"
         "while not t.items.empty(): time.sleep(0.05)\n"
         "time.sleep(0.2); print('now', flush=True); time.sleep(60)",
         chain,
-        stdout=subprocess.PIPE,
     )
-    assert killed.stdout is not None and killed.stdout.readline() == "now\n"
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert killed.line(60) == "now\n"
+    os.kill(killed.number, signal.SIGKILL)
+    assert killed.ended(60) == -signal.SIGKILL
     tracker = Tracker(small_config(), chain, quiet(), "offline")
     tracker.log(rows_of(3))
     tracker.log(rows_of(4))
@@ -230,7 +327,8 @@ def test_neither_a_key_nor_a_token_reaches_a_file_or_a_stream(online, tmp_path, 
         if mode == "online":  # nobody takes the report
             online.setattr(tracking, "REPORT_SECONDS", 0)
             online.setattr(tracking, "LEAVE_SECONDS", 0.5)
-        run(small_config(runs_dir=str(tmp_path / "runs"), name=mode, generations=0, tracking__wandb=mode))
+        with undrawn() if mode == "offline" else nullcontext():
+            run(small_config(runs_dir=str(tmp_path / "runs"), name=mode, generations=0, tracking__wandb=mode))
     out, err = capfd.readouterr()
     assert err.count("wandb") == 1 and "not all was sent within 1 s" in err and "collapselab sync" in err, err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -275,31 +373,33 @@ def test_sync_says_that_nothing_was_taken(online, chain) -> None:
         replay(small_config(), chain, quiet(), "online")
 
 
-def test_without_a_key_nobody_is_asked_for_one(online, chain) -> None:
+def test_without_a_key_nobody_is_asked_for_one(online, chain, prepared) -> None:
     online.delenv("WANDB_API_KEY")
     online.setenv("NETRC", str(chain / "no-netrc"))
     here, there = pty.openpty()  # a terminal: wandb would prompt
-    process = other_process(
-        "t = tracker('online'); t.log(rows); t.finish()", chain, stdin=there, stdout=there, stderr=there
-    )
-    assert process.wait(20) == 0
+    process = prepared.start("t = tracker('online'); t.log(rows); t.finish()", chain, there)
+    assert process.ended(20) == 0
     os.close(there)
     said = os.read(here, 1 << 16).decode()
     os.close(here)
     assert said.count("\n") == 1 and "no API key here; set WANDB_API_KEY" in said
 
 
-@pytest.mark.parametrize("before", ["", "import wandb; wandb.init = lambda **_: time.sleep(99)\n"])
-def test_a_process_ends_though_its_thread_waits(online, chain, before) -> None:
+def beside(chain: Path) -> Path:
+    """A copy of a chain, as another seed's."""
+    return Path(shutil.copytree(chain, chain.with_name("seed=2")))
+
+
+def test_a_process_ends_though_its_thread_waits(online, chain, prepared) -> None:
     """Left in the middle, as by an error: while wandb tries to reach the server, and where wandb itself hangs."""
-    code = f"{before}t = tracker('online'); t.log(rows); time.sleep(1); sys.exit(3)"
-    process = other_process(code, chain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    code = "t = tracker('online'); t.log(rows); time.sleep(1); sys.exit(3)"
+    hangs = "import wandb; wandb.init = lambda **_: time.sleep(99)\n"
     started = time.perf_counter()
-    said, _ = process.communicate(timeout=30)  # returns when nobody holds the pipe any more, wandb's process neither
-    assert process.returncode == 3 and (before or said == ""), said
-    assert (
-        time.perf_counter() - started < 7
-    )  # a start of Python, 1 s, and twice LEAVE_SECONDS; without a limit 30 and 99
+    processes = [prepared.start(before + code, place) for before, place in (("", chain), (hangs, beside(chain)))]
+    for process, before in zip(processes, ("", hangs), strict=True):
+        said = process.said(30)  # all, when nobody holds the pipe any more, wandb's process neither
+        assert process.ended(5) == 3 and (before or said == ""), said
+    assert time.perf_counter() - started < 7  # 1 s, and twice LEAVE_SECONDS; without a limit 30 and 99
 
 
 # --- what appears there -----------------------------------------------------------------------------------------------
@@ -342,7 +442,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config = small_config(
         runs_dir=str(folder), name="mirror", generations=2, tracking__wandb="offline", seed=7, training__epochs=1
     )
-    path, _ = run(config)
+    with undrawn():
+        path, _ = run(config)
     return path, wandb_files(path)[0]
 
 
@@ -427,7 +528,8 @@ def copied(path: Path, folder: Path) -> Path:
 
 def test_a_runs_report_is_an_artifact_of_its_chain(tracked, tmp_path, lab: Lab) -> None:
     path = copied(tracked[0], tmp_path)
-    page = write_report(path)
+    with undrawn():
+        page = write_report(path)
     code, out, err = lab("sync", str(path), "--wandb", "offline")
     assert code == 0 and "3 generations sent" in out, err
     (file,) = wandb_files(path)
@@ -450,7 +552,8 @@ def test_an_experiments_report_and_comparison_are_a_run_of_their_own(tmp_path, c
     asked.save()
     for config in asked.chains():
         run(dataclasses.replace(config, tracking=TrackingConfig()), share=True)
-    _compare(asked)
+    with undrawn():
+        _compare(asked)
     (during,) = wandb_files(asked.root)
     assert "wandb" not in capsys.readouterr().err
     asked.save()  # what wandb keeps in the run's folder is its own, links too
@@ -523,5 +626,6 @@ known = set(sys.modules)
 t.log(rows); t.keep(Path(__import__('os').devnull)); t.finish()
 print(t.failed, [m for m in set(sys.modules) - known if m.split('.')[0] in ('pandas', 'numpy', 'pyarrow')])
 """
-    process = other_process(code, chain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.communicate(timeout=30)[0] == " []\n"
+    begin = KNOWN.format(chain=str(chain), rows=rows_of(4))
+    started = subprocess.run([sys.executable, "-c", begin + code], text=True, timeout=60, capture_output=True)
+    assert started.stdout + started.stderr == " []\n"

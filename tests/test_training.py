@@ -130,6 +130,125 @@ def test_loss_on_the_last_tokens_ignores_the_others(tmp_path) -> None:
     assert facts["log"][0]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
+# --- truncated cross-entropy ------------------------------------------------------------------------------------------
+
+
+def sure(config, times: float = 150.0):
+    """A model that is sure of some tokens: its head times `times`."""
+    lm = model(config)
+    with torch.no_grad():
+        lm.net.get_output_embeddings().weight.mul_(times)
+    return lm
+
+
+def by_hand(lm, ids, first: int, below: float):
+    """Truncated cross-entropy target by target: (sum, targets left out, all targets)."""
+    total, left, count = torch.zeros((), dtype=torch.float64), 0, 0
+    laws = lm.net(ids).logits[..., : lm.vocab].double().softmax(-1)
+    for row in range(len(ids)):
+        for place in range(first, ids.shape[1]):
+            probability = laws[row, place - 1, ids[row, place]]
+            count += 1
+            if probability > below:
+                left += 1
+            else:
+                total = total - probability.log()
+    return total, left, count
+
+
+@pytest.mark.parametrize(("below", "first"), [(0.99, 1), (0.5, 1), (0.5, 25), (1e-6, 1)])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_truncated_cross_entropy_and_its_gradient_target_by_target(below: float, first: int, family: str) -> None:
+    config = small_config(model__family=family)
+    ours, plain = sure(config), sure(config)
+    ids = torch.from_numpy(np.asarray(small_text().ids[: 3 * 32], np.int64)).reshape(3, 32)
+    # Half of the targets are what the model holds most likely.
+    with torch.no_grad():
+        for place in range(1, 32, 2):
+            ids[:, place] = ours.logits(ids)[:, place - 1].argmax(-1)
+    loss = training.Loss(ours, first, "cpu", "fp32", below)(ids)
+    expected, left, count = by_hand(plain, ids, first, below)
+    assert 0 < left < count
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    expected.backward()
+    for a, b in zip(ours.net.parameters(), plain.net.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-4 * float(b.grad.abs().max()))
+
+
+class TwoTokens(torch.nn.Module):
+    """Logits (0, 0) everywhere, plus what is asked for: each of two tokens has probability 1/2."""
+
+    def __init__(self, logit: float = 0.0):
+        super().__init__()
+        self.net, self.logit = torch.nn.Linear(1, 1), torch.nn.Parameter(torch.tensor(logit))
+
+    def features(self, ids):
+        return torch.zeros(*ids.shape, 2) + torch.stack([torch.zeros_like(self.logit), self.logit])
+
+    def head(self, features):
+        return features
+
+
+def test_a_target_at_the_threshold_itself_stays_in_the_loss() -> None:
+    ids = torch.zeros(1, 5, dtype=torch.int64)
+
+    def of(below, logit=0.0):
+        return training.Loss(TwoTokens(logit), 1, "cpu", "fp32", below)(ids).item()
+
+    assert of(0.5) == of(1.0) == of(None) == pytest.approx(4 * math.log(2))
+    assert of(0.49999) == 0.0
+    assert of(1 - 4e-5, -10.0) == of(None, -10.0) == pytest.approx(4 * math.exp(-10.0), rel=1e-2)  # 4.5e-5 are missing
+    assert of(1 - 5e-5, -10.0) == 0.0
+    assert math.isnan(of(0.5, math.nan)) and math.isnan(of(0.5, math.inf))  # what is broken is not left out
+
+
+def test_without_a_threshold_the_loss_is_the_usual_one_to_the_bit() -> None:
+    config = small_config()
+    ids = torch.from_numpy(np.asarray(small_text().ids[: 3 * 32], np.int64)).reshape(3, 32)
+    lm = sure(config)
+    usual = torch.nn.functional.cross_entropy(
+        lm.head(lm.features(ids)[:, :-1].flatten(0, 1)), ids[:, 1:].flatten(), reduction="sum"
+    )
+    assert torch.equal(training.Loss(lm, 1, "cpu", "fp32")(ids), usual)
+    assert torch.equal(training.Loss(lm, 1, "cpu", "fp32", None)(ids), usual)
+
+
+def test_left_out_targets_count_in_the_denominator_and_the_ledger_however_a_step_is_divided(tmp_path) -> None:
+    options = {"training__loss_below": 0.05, "training__batch_size": 21, "training__loss_on_last": 20}
+    found = []
+    for parts in (1, 3):
+        config, data = prepared(tmp_path, training__accumulation=parts, training__epochs=20, **options)
+        lm, facts = trained(config, data)
+        assert facts["in_loss"] == 20 * 21 * 20 == data.ledger["real"]["loss"]
+        found.append([row["loss"] for row in facts["log"]])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    ids = torch.from_numpy(data[np.arange(21)])
+    total, left, count = by_hand(lm, ids, 12, 0.05)
+    assert left > 0 and count == 20 * 21
+    again = training.Trainer(config, one_process(), quiet()).train(lm, data, 0)
+    assert again["log"][0]["loss"] == pytest.approx(float(total) / count, rel=1e-4)
+    _, whole = trained(*prepared(tmp_path, training__epochs=20, **(options | {"training__loss_below": None})))
+    assert whole["last_loss"] > 1.1 * found[0][-1]
+
+
+def test_a_step_of_left_out_targets_alone_changes_nothing(tmp_path) -> None:
+    config, data = prepared(tmp_path, training__loss_below=1e-9, training__weight_decay=0.0)
+    lm, facts = trained(config, data)
+    assert {row["loss"] for row in facts["log"]} == {0.0}
+    assert weights_digest(lm) == weights_digest(model(config))
+
+
+def test_truncation_is_one_graph_with_the_rest_of_the_step() -> None:
+    config = small_config(model__layers=1)
+    lm = sure(config)
+    ids = torch.from_numpy(np.asarray(small_text().ids[: 2 * 32], np.int64)).reshape(2, 32)
+    module = training.Loss(lm, 1, "cpu", "fp32", 0.05)
+    whole = torch.compile(module, fullgraph=True, dynamic=False, backend="eager")
+    assert float(whole(ids)) == pytest.approx(float(module(ids)), rel=1e-6)
+    torch._dynamo.reset()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:
     config, data = prepared(
         tmp_path, training__lr=1e30, training__weight_decay=0.0, training__clip=0.0, training__epochs=4

@@ -9,7 +9,8 @@ import numpy as np
 from collapselab.config import RunConfig
 from collapselab.corpus import Corpus
 from collapselab.languages.planted import TOWN_PLACE, Planted
-from collapselab.mixing import REAL, read_blocks, read_samples
+from collapselab.mixing import read_blocks, read_samples
+from collapselab.regimes import REAL
 from collapselab.rundir import Chain
 
 

@@ -3,106 +3,27 @@
 A training set is a list of blocks, each named by its source (REAL, or the generation that wrote it) and its place in
 that source. The text itself stays where it is: in the corpus's memory map and in the samples folders.
 
-A new regime is a function from `Inputs` to such a list, and a line in `REGIMES`.
+Which blocks those are is for the regime to say (regimes.py).
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from collapselab.config import MixingConfig, RunConfig, UserError
+from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.folders import read_json, write_bytes, write_json
 from collapselab.guards import number, reading, whole
+from collapselab.regimes import REAL, REGIMES, Inputs, blocks_of
 from collapselab.rundir import Chain
 from collapselab.schedules import real_share
 from collapselab.seeds import batch_order, generator
 
-REAL = -1
 SOURCE = re.compile(r"real|generation_\d{1,6}|prompt_(real|previous|separator)")  # of tokens, in the ledger
-
-
-# --- regimes: which blocks ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a regime may use to choose the blocks of generation `generation` >= 1."""
-
-    config: MixingConfig
-    generation: int
-    size: int
-    """Blocks of a training set."""
-    real_order: np.ndarray
-    """Real blocks of the corpus in the order of this chain; the first `size` were generation 0's."""
-    real_used: int
-    """How many of `real_order` earlier generations have shown."""
-    sampled: list[int]
-    """Whole blocks in the samples of generations 0 .. generation - 1."""
-    share: float | None
-    seed: int
-
-    def draw(self, purpose: str) -> np.random.Generator:
-        return generator(self.seed, self.generation, purpose)
-
-
-def _blocks(source: int, places: np.ndarray) -> np.ndarray:
-    return np.stack([np.full(len(places), source, np.int64), np.asarray(places, np.int64)], axis=1)
-
-
-def replace(inputs: Inputs) -> np.ndarray:
-    """alpha real blocks, the rest from the generation before. Raises UserError where either runs out."""
-    count = real_blocks(inputs.share or 0.0, inputs.size, inputs.seed, inputs.generation)
-    first = inputs.real_used if inputs.config.real == "fresh" else 0
-    if first + count > len(inputs.real_order) or inputs.size - count > inputs.sampled[-1]:
-        raise UserError(
-            f"mixing.tokens: generation {inputs.generation} needs {count} real and {inputs.size - count} written blocks, "
-            f"{len(inputs.real_order) - first} and {inputs.sampled[-1]} are left; fork with a smaller real share"
-        )
-    synthetic = inputs.draw("mixture").permutation(inputs.sampled[-1])[: inputs.size - count]
-    return np.concatenate(
-        [_blocks(REAL, inputs.real_order[first : first + count]), _blocks(inputs.generation - 1, synthetic)]
-    )
-
-
-def accumulate(inputs: Inputs) -> np.ndarray:
-    """Generation 0's real blocks and every earlier generation's samples (Gerstgrasser et al. 2024)."""
-    parts = [_blocks(g, np.arange(blocks)) for g, blocks in enumerate(inputs.sampled)]
-    return np.concatenate([_blocks(REAL, inputs.real_order[: inputs.size]), *parts])
-
-
-def accumulate_subsample(inputs: Inputs) -> np.ndarray:
-    """`size` blocks drawn without replacement from what `accumulate` would take (Kazdan et al. 2025)."""
-    pool = accumulate(inputs)
-    return pool[np.sort(inputs.draw("mixture").permutation(len(pool))[: inputs.size])]
-
-
-def keep_real(inputs: Inputs) -> np.ndarray:
-    """Generation 0's real blocks and all that the generation before wrote (Drayson et al. 2025, partially synthetic)."""
-    newest = _blocks(inputs.generation - 1, np.arange(inputs.sampled[-1]))
-    return np.concatenate([_blocks(REAL, inputs.real_order[: inputs.size]), newest])
-
-
-REGIMES: dict[str, Callable[[Inputs], np.ndarray]] = {
-    "replace": replace,
-    "accumulate": accumulate,
-    "accumulate_subsample": accumulate_subsample,
-    "keep_real": keep_real,
-}
-
-
-def real_blocks(share: float, size: int, seed: int, generation: int) -> int:
-    """share x size rounded up or down at random with the right mean: a share below one block is not rounded to zero."""
-    exact = share * size
-    whole = math.floor(exact + 1e-9)
-    return min(size, whole + int(generator(seed, generation, "real_count").random() < exact - whole - 1e-9))
 
 
 # --- real text in blocks --------------------------------------------------------------------------------------------
@@ -153,10 +74,13 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
     share = real_share(config.mixing, generation, config.generations)
     metas = {g: read_meta(chain.stage(g, "samples")) for g in range(generation)}
     if generation == 0:
-        blocks = _blocks(REAL, order[:size])
+        blocks = blocks_of(REAL, order[:size])
     else:
         sampled = [meta["tokens"] // block for meta in metas.values()]
-        inputs = Inputs(config.mixing, generation, size, order, used, sampled, share, config.seed)
+        inputs = Inputs(
+            config.mixing, generation, size, order, used, sampled, share, config.seed,
+            lambda: read_blocks(chain, generation - 1, train, block)[0],
+        )  # fmt: skip
         blocks = REGIMES[config.mixing.regime](inputs)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
     write_bytes(out / "blocks.bin", blocks.astype("<i8").data)

@@ -25,11 +25,12 @@ from collapselab.rundir import Chain
 # What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
 FORK_MAY_CHANGE = (
     *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
+    "mixing.replaced",
     *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from")),
     *(f"sampling.{k}" for k in ("beams", "batch_size", "precision")),
     *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),
     *(f"training.{k}" for k in ("warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip", "loss_on_last")),
-    *(f"training.{k}" for k in ("precision", "compile", "attention", "gradient_checkpointing")),
+    *(f"training.{k}" for k in ("loss_below", "precision", "compile", "attention", "gradient_checkpointing")),
     *("model.start", "model.dropout", "device", "deterministic", "generations"),
 )
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from collapselab.config import RunConfig, UserError
 from collapselab.memory import check_memory
-from collapselab.mixing import real_blocks, sample_budget, set_size, shows
+from collapselab.mixing import sample_budget, set_size, shows
+from collapselab.regimes import real_blocks
 from collapselab.schedules import real_share
 
 
@@ -39,6 +40,9 @@ def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0
             "accumulated; raise it or leave it null"
         )
     wanted = max((size - n for n in later), default=0)
+    if config.generations and config.mixing.regime in ("balanced", "incremental"):  # rounded up, as chance may
+        part = 0.5 if config.mixing.regime == "balanced" else config.mixing.replaced_share
+        wanted = math.ceil(part * size - 1e-9)
     if written < wanted:
         raise UserError(
             f"sampling.tokens={config.sampling.tokens}: a generation needs {wanted * block} tokens written by the one "

@@ -105,6 +105,6 @@ def _list(chosen: list[Entry], out: Path) -> None:
         word = "–" if kept is None else kept["verdict"]
         if kept is not None and kept["entry_digest"] != entry.digest:
             word += " (the entry has changed since)"
-        rows.append([entry.name, entry.title, entry.cite, entry.cost, word])
-    columns = ["name", "what must show", "paper", "cost", "verdict"]
+        rows.append([entry.name, entry.title, entry.cost, word])
+    columns = ["name", "what must show", "cost", "verdict"]
     print_table("published results", columns, rows, left=tuple(columns))

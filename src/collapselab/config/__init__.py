@@ -131,6 +131,8 @@ class RunConfig:
         check(context >= 3 or stride < context, "evaluation.context", context, "must be 3 or more")
         counts, beams = self.model.family == "bigram", self.sampling.beams
         check(beams == 1 or not counts, "sampling.beams", beams, "the bigram family has no beam search; leave 1")
+        below = self.training.loss_below
+        check(below is None or not counts, "training.loss_below", below, "the bigram family counts; leave null")
         if self.model.pretrained is None and not counts:
             limit = self.model.context or block
             for key, value in {

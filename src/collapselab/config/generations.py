@@ -15,10 +15,14 @@ class MixingConfig:
     tokens: int | None = 131072
     """Tokens in one training set (accumulate: in each part added to it), rounded down to whole blocks; null means the
     whole training split."""
-    regime: Literal["replace", "accumulate", "accumulate_subsample", "keep_real"] = "replace"
+    regime: Literal["replace", "accumulate", "accumulate_subsample", "keep_real", "balanced", "incremental"] = "replace"
     """`replace`: real text by the schedule, the rest by the generation before. `accumulate`: generation 0's real text
     and every generation's samples, a growing set. `accumulate_subsample`: `tokens` drawn at random from that pool.
-    `keep_real`: generation 0's real text and the newest generation's samples, all of both."""
+    `keep_real`: generation 0's real text and the newest generation's samples, all of both. `balanced`: `tokens` in equal
+    parts from the sources of accumulate. `incremental`: the set before, `replaced` of it replaced by the newest samples."""
+    replaced: float | None = None
+    """`incremental` only: share of the training set before that new samples replace, drawn at random, (0, 1]; null means
+    0.5."""
     schedule: Literal["constant", "geometric", "linear", "cosine", "harmonic", "power", "list"] | None = None
     """Real share alpha_g of generation g's training set, g = 1..G, for `replace`; null means geometric. constant:
     start; geometric: start x ratio^(g-1); linear and cosine: from start to end over g = 1..G; harmonic: 1/(g+1);
@@ -55,11 +59,23 @@ class MixingConfig:
             f"regime {self.regime} has no schedule; set one or the other",
         )
         check(
+            self.replaced is None or self.regime == "incremental",
+            "mixing.replaced",
+            self.replaced,
+            "only mixing.regime=incremental has it; set null",
+        )
+        check(0 < self.replaced_share <= 1, "mixing.replaced", self.replaced, "must be above 0 and at most 1")
+        check(
             (self.schedule == "list") == bool(self.values),
             "mixing.values",
             self.values,
             "give the shares here and set mixing.schedule=list, or neither",
         )
+
+    @property
+    def replaced_share(self) -> float:
+        """Of the training set before that new samples replace, for `incremental`."""
+        return 0.5 if self.replaced is None else self.replaced
 
     @property
     def uses_horizon(self) -> bool:

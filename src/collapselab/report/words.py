@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from collapselab.metrics.intervals import with_interval
 from collapselab.report.files import ChainFiles, Opened
 from collapselab.report.overlay import TITLES, by_arm
 from collapselab.report.protocols import Group
 from collapselab.report.series import real_value
-from collapselab.report.tables import last_of_all, with_interval
+from collapselab.report.tables import last_of_all
 
 # In the order of the sentences; the first that all arms have is the one that the arms are ranked by.
 SAID = {

@@ -47,7 +47,7 @@ def slope(x: np.ndarray) -> np.ndarray:
 def first(x: np.ndarray, level: Any) -> np.ndarray:
     """How many generations of a slice stand before the first that reaches `level`, all of them where none does."""
     reached = np.concatenate([x >= level, np.ones((len(x), 1), bool)], axis=1)
-    return reached.argmax(1)[:, None].astype(np.float64)
+    return np.asarray(reached.argmax(1)[:, None], np.float64)
 
 
 FUNCTIONS = {
@@ -71,7 +71,8 @@ def value_of(expression: str, measured: Measured, where: str) -> np.ndarray:
 
     evaluator = SimpleEval(names={**measured.arms, "real": measured.real}, functions=FUNCTIONS)
     try:
-        found = np.asarray(evaluator.eval(expression), np.float64)
+        with np.errstate(all="ignore"):  # of 0 / 0 comes nan, which holds nowhere
+            found = np.asarray(evaluator.eval(expression), np.float64)
     except Exception as error:  # of many kinds: a name, an index, a shape, a syntax
         raise UserError(
             f"{where}: {expression!r} cannot be computed ({first_line(error)}); mend the expression"

@@ -88,7 +88,7 @@ class Entry:
     @property
     def cost(self) -> str:
         if self.gpu_hours is not None:
-            return f"about {self.gpu_hours:g} hours of one GPU (an estimate)"
+            return f"about {self.gpu_hours:g} h on one GPU (an estimate)"
         if self.minutes is not None and self.minutes < 1:
             return f"{self.minutes * 60:.0f} s on two cores"
         return f"{self.minutes:g} min on two cores"

@@ -180,7 +180,7 @@ def criteria_table(kept: dict[str, Any]) -> str:
 
 def ours(one: dict[str, Any]) -> str:
     """`0.412 ± 0.023`: the mean over seeds and half of its 95 % interval."""
-    from collapselab.report.tables import with_interval
+    from collapselab.metrics.intervals import with_interval
 
     if one["mean"] is None:
         return "no value"

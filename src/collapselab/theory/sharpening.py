@@ -46,12 +46,12 @@ def bias_only(
     regime: str = "replace",
 ) -> np.ndarray:
     """The model of each generation where training sets are infinite: p_g = alpha_g p0 + (1 - alpha_g) sharpened(p_{g-1});
-    in the accumulate regimes the mean of p0 and sharpened(p_0), ..., sharpened(p_{g-1}).
+    in the accumulate regimes and `balanced` the mean of p0 and sharpened(p_0), ..., sharpened(p_{g-1}).
 
     Args:
         p0: (..., K), the truth, and the model of generation 0.
-        shares: alpha_g by generation; shares[0] belongs to generation 0 and counts as 1. The accumulate regimes use the
-            number of them alone.
+        shares: alpha_g by generation; shares[0] belongs to generation 0 and counts as 1. The others use the number
+            of them alone.
 
     Returns:
         (len(shares), ..., K). Without real text, temperature tau alone gives p_g proportional to p0^((1/tau)^g), and top-p

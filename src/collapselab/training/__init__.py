@@ -7,6 +7,7 @@ whole batch, and so neither the number of processes nor the accumulation changes
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -39,18 +40,24 @@ CHECKPOINTS = 2  # at a time
 class Loss(nn.Module):
     """A model with its loss, as one module: compiled and wrapped together, the logits are never stored in float32."""
 
-    def __init__(self, model: LanguageModel, first: int, device: str, precision: str):
+    def __init__(self, model: LanguageModel, first: int, device: str, precision: str, loss_below: float | None = None):
         super().__init__()
         self.net, self.model, self.first, self.device = model.net, model, first, device
+        # Nats: what is compared is the loss itself, so that no probability is computed.
+        self.least = None if loss_below is None else -math.log(loss_below)
         self.autocast = precision == "bf16"
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Cross-entropy in nats, summed over the targets of a batch; a scalar."""
+        """Cross-entropy in nats, summed over the targets of a batch, truncated where that is asked for; a scalar."""
         with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
             # Cut before the head: logits are by far the largest tensor, and a cut of them is a copy, and another back.
             features = self.model.features(ids_BT)[:, self.first - 1 : -1]
             logits = self.model.head(features.flatten(0, 1)).float()
-        return F.cross_entropy(logits, ids_BT[:, self.first :].flatten(), reduction="sum")
+        targets = ids_BT[:, self.first :].flatten()
+        if self.least is None:
+            return F.cross_entropy(logits, targets, reduction="sum")
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return losses.masked_fill(losses < self.least, 0.0).sum()  # a loss that is not a number stays one, and is seen
 
 
 class Trainer:
@@ -102,7 +109,8 @@ class Trainer:
             eps=settings.eps,
             fused=True,
         )
-        self.module = Loss(self.model, first_target(self.settings), device.type, self.processes.precision)
+        precision, below = self.processes.precision, settings.loss_below
+        self.module = Loss(self.model, first_target(settings), device.type, precision, below)
         if compiles:
             self.module.compile(dynamic=False)
             share = -(-settings.batch_size // self.processes.world)  # the larger ones, where shares are uneven

@@ -1,0 +1,200 @@
+"""The tables of docs/disagreements.md, from results/choices/ alone; and what results/choices/ keeps of the run.
+
+.venv/bin/python scripts/choices_page.py runs/choices   keeps protocols.csv and tails.csv, writes the page's tables
+.venv/bin/python scripts/choices_page.py                writes the page's tables
+.venv/bin/python scripts/choices_page.py --check        exits with 1 where the page is not what the results say
+
+A table stands between <!-- made by scripts/choices_page.py: NAME --> and <!-- end -->.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from collapselab.folders import read_json
+from collapselab.metrics.intervals import mean_interval, with_interval
+from collapselab.rundir import Chain, find_chains, read_metrics
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "disagreements.md"
+KEPT = ROOT / "results" / "choices"
+MARKED = re.compile(r"(<!-- made by scripts/choices_page\.py: (\w+) -->\n).*?(<!-- end -->)", re.S)
+
+OWN = "own"  # the protocol that the chain was scored under while it ran
+PARTS = ("split", "context", "stride", "prefix", "tokens", "precision")  # of a protocol: what a likelihood depends on
+ARMS = {
+    "baseline": "baseline: restart from base, a tenth of fresh real text, T = 1",
+    "reuse": "the tenth is generation 0's text again",
+    "closed": "no real text after generation 0",
+    "continued": "go on from the generation before",
+    "scratch": "new random weights",
+    "cold_0.9": "temperature 0.9",
+}
+PROTOCOLS = {
+    OWN: "128 tokens, side by side",
+    "stride 64": "stride 64",
+    "stride 32": "stride 32",
+    "context 32, stride 32": "32 tokens, side by side",
+    "prefix bos": "separator before the text",
+    "tokens 8192": "first quarter of the text",
+    "split valid": "other held-out speeches",
+    "precision bf16": "bf16",
+}
+TAILS = {"1": "once", "5": "at most 5 times", "20": "at most 20 times", "mass_1": "rarest 1 %", "mass_5": "rarest 5 %"}
+
+
+# --- what is kept of the run --------------------------------------------------------------------------------------------
+
+
+def keep(run: Path) -> None:
+    """Writes protocols.csv (perplexity by protocol) and tails.csv (the baseline's tails under all definitions)."""
+    scores, tails = [], []
+    for path in find_chains(run):
+        chain, arm, seed = Chain(path), path.parent.name.removeprefix("arm="), int(path.name.removeprefix("seed="))
+        own = read_json(chain.stage(0, "eval") / "eval.json")["protocol"]
+        rows = {OWN: read_metrics(path)}
+        for later in sorted((path / "rescored").glob("*/metrics.jsonl")):
+            found = read_json(chain.rescored(0, later.parent.name, "eval") / "eval.json")["protocol"]
+            name = ", ".join(f"{part} {found[part]}" for part in PARTS if found[part] != own[part])
+            rows |= {name: read_metrics(later.parent)} if name else {}
+        if len(rows) > 1:
+            scores += [
+                (arm, seed, name, row["generation"], row["metrics"]["real/perplexity"])
+                for name, course in rows.items()
+                for row in course
+            ]
+        if arm == "baseline":
+            tails += [
+                (seed, row["generation"], key, value)
+                for row in rows[OWN]
+                for key, value in sorted(row["metrics"].items())
+                if key.startswith("tails/")
+            ]
+    table = pd.DataFrame(scores, columns=["arm", "seed", "protocol", "generation", "perplexity"])
+    table.to_csv(KEPT / "protocols.csv", index=False, float_format="%.6g")
+    table = pd.DataFrame(tails, columns=["seed", "generation", "metric", "value"])
+    table.to_csv(KEPT / "tails.csv", index=False, float_format="%.6g")
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+def shown(values: pd.Series) -> str:
+    """`1.23 ± 0.04` of one value per seed."""
+    mean, low, _ = mean_interval(values.to_numpy())
+    return with_interval(mean, low)
+
+
+def courses(table: pd.DataFrame, value: str = "value") -> tuple[pd.Series, pd.Series]:
+    """(generation 0, last generation), each by seed."""
+    by = table.pivot(index="seed", columns="generation", values=value)
+    return by[by.columns.min()], by[by.columns.max()]
+
+
+def arms() -> str:
+    metrics = pd.read_csv(KEPT / "metrics.csv")
+
+    def of(arm: str, metric: str) -> tuple[pd.Series, pd.Series]:
+        return courses(metrics[(metrics["arm"] == arm) & (metrics["metric"] == metric)])
+
+    def ratio(arm: str) -> pd.Series:
+        first, last = of(arm, "real/perplexity")
+        return last / first
+
+    def minus(values: pd.Series, other: pd.Series) -> str:
+        return "–" if values.equals(other) else shown(values - other)
+
+    rows = []
+    for arm, words in ARMS.items():
+        first, last = of(arm, "real/perplexity")
+        cells = [words, f"{first.mean():.4g}", shown(last), shown(ratio(arm)), minus(ratio(arm), ratio("baseline"))]
+        for metric in ("tails/words/coverage_5_normalised", "diversity/words/distinct_2"):
+            value = of(arm, metric)[1]
+            cells += [shown(value), minus(value, of("baseline", metric)[1])]
+        rows.append(cells)
+    head = ["choice", "perplexity, gen. 0", "gen. 4", "ratio", "minus baseline", "rare words", "minus baseline"]
+    return markdown([*head, "distinct-2", "minus baseline"], rows)
+
+
+def protocols() -> str:
+    table = pd.read_csv(KEPT / "protocols.csv")
+    rows = []
+    for name, words in PROTOCOLS.items():
+        cells = [words]
+        for arm in ("baseline", "continued"):
+            chosen = table[table["arm"] == arm].groupby("protocol")
+            first, last = courses(chosen.get_group(name), "perplexity")
+            own_first, own_last = courses(chosen.get_group(OWN), "perplexity")
+            cells += [shown(first)] if arm == "baseline" else []
+            cells.append(shown(last / first))
+            cells.append("–" if name == OWN else shown(last / first - own_last / own_first))
+        rows.append(cells)
+    head = [
+        "protocol",
+        "perplexity, gen. 0",
+        "ratio, baseline",
+        "minus the first",
+        "ratio, going on",
+        "minus the first",
+    ]
+    return markdown(head, rows)
+
+
+def tails() -> str:
+    table = pd.read_csv(KEPT / "tails.csv")
+    seeds, table = table["seed"].nunique(), table.groupby("metric")
+    rows = []
+    for unit in ("words", "tokens", "bigrams"):
+        for tail, words in TAILS.items():
+            key = f"tails/{unit}/coverage_{tail}"
+            if key not in table.groups or table.get_group(key)["seed"].nunique() < seeds:
+                continue  # a tail of tokens with too few types has no value
+            first, last = courses(table.get_group(key))
+            over_fresh = courses(table.get_group(f"{key}_normalised"))[1]
+            mass_first, mass = courses(table.get_group(f"tails/{unit}/tail_mass_{tail}"))
+            lost = (1 - last, 1 - last / over_fresh, 1 - over_fresh, 1 - last / first, 1 - mass, 1 - mass / mass_first)
+            rows.append([f"{unit}, {words}", *(percent(values) for values in lost)])
+    head = ["% lost", "types", "by fresh text", "types over fresh text", "types since gen. 0", "mass over fresh text"]
+    head.append("mass since gen. 0")
+    return markdown(head, rows)
+
+
+def percent(values: pd.Series) -> str:
+    mean, low, _ = mean_interval(100 * values.to_numpy())
+    return f"{mean:.0f} ± {math.ceil(mean - low):.0f}"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+TABLES = {"arms": arms, "protocols": protocols, "tails": tails}
+
+
+def page(text: str) -> str:
+    """The page with every marked table made anew."""
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+def main() -> int:
+    if sys.argv[1:] and sys.argv[1] != "--check":
+        keep(Path(sys.argv[1]))
+    text = PAGE.read_text(encoding="utf-8")
+    wanted = page(text)
+    if sys.argv[1:] == ["--check"]:
+        if text != wanted:
+            print("docs/disagreements.md is not what the results say; run scripts/choices_page.py", file=sys.stderr)
+            return 1
+    else:
+        PAGE.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

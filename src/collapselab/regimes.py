@@ -1,0 +1,120 @@
+"""Which blocks a generation is trained on: a regime is a function from `Inputs` to a list of (source, place).
+
+A new regime is such a function, and a line in `REGIMES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from collapselab.config import MixingConfig, UserError
+from collapselab.seeds import generator
+
+REAL = -1  # the source of real blocks; others are named by the generation that wrote them
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a regime may use to choose the blocks of generation `generation` >= 1."""
+
+    config: MixingConfig
+    generation: int
+    size: int
+    """Blocks of a training set."""
+    real_order: np.ndarray
+    """Real blocks of the corpus in the order of this chain; the first `size` were generation 0's."""
+    real_used: int
+    """How many of `real_order` earlier generations have shown."""
+    sampled: list[int]
+    """Whole blocks in the samples of generations 0 .. generation - 1."""
+    share: float | None
+    seed: int
+    previous: Callable[[], np.ndarray] = lambda: np.empty((0, 2), np.int64)
+    """Reads the blocks of the training set before."""
+
+    def draw(self, purpose: str) -> np.random.Generator:
+        return generator(self.seed, self.generation, purpose)
+
+
+def blocks_of(source: int, places: np.ndarray) -> np.ndarray:
+    return np.stack([np.full(len(places), source, np.int64), np.asarray(places, np.int64)], axis=1)
+
+
+def replace(inputs: Inputs) -> np.ndarray:
+    """alpha real blocks, the rest from the generation before. Raises UserError where either runs out."""
+    count = real_blocks(inputs.share or 0.0, inputs.size, inputs.seed, inputs.generation)
+    first = inputs.real_used if inputs.config.real == "fresh" else 0
+    if first + count > len(inputs.real_order) or inputs.size - count > inputs.sampled[-1]:
+        raise UserError(
+            f"mixing.tokens: generation {inputs.generation} needs {count} real and {inputs.size - count} written blocks, "
+            f"{len(inputs.real_order) - first} and {inputs.sampled[-1]} are left; fork with a smaller real share"
+        )
+    synthetic = inputs.draw("mixture").permutation(inputs.sampled[-1])[: inputs.size - count]
+    return np.concatenate(
+        [blocks_of(REAL, inputs.real_order[first : first + count]), blocks_of(inputs.generation - 1, synthetic)]
+    )
+
+
+def accumulate(inputs: Inputs) -> np.ndarray:
+    """Generation 0's real blocks and every earlier generation's samples (Gerstgrasser et al. 2024)."""
+    parts = [blocks_of(g, np.arange(blocks)) for g, blocks in enumerate(inputs.sampled)]
+    return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), *parts])
+
+
+def accumulate_subsample(inputs: Inputs) -> np.ndarray:
+    """`size` blocks drawn without replacement from what `accumulate` would take (Kazdan et al. 2025)."""
+    pool = accumulate(inputs)
+    return pool[np.sort(inputs.draw("mixture").permutation(len(pool))[: inputs.size])]
+
+
+def keep_real(inputs: Inputs) -> np.ndarray:
+    """Generation 0's real blocks and all that the generation before wrote (Drayson et al. 2025, partially synthetic)."""
+    newest = blocks_of(inputs.generation - 1, np.arange(inputs.sampled[-1]))
+    return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), newest])
+
+
+def balanced(inputs: Inputs) -> np.ndarray:
+    """As much of generation 0's real blocks as of each earlier generation, up to one block (Briesch et al. 2023)."""
+    draw, parts = inputs.draw("mixture"), inputs.generation + 1
+    counts = np.full(parts, inputs.size // parts)
+    counts[draw.permutation(parts)[: inputs.size % parts]] += 1
+    real = np.sort(draw.permutation(inputs.size)[: counts[0]])
+    written = [_written(inputs, draw, g, count) for g, count in enumerate(counts[1:].tolist())]
+    return np.concatenate([blocks_of(REAL, inputs.real_order[real]), *written])
+
+
+def incremental(inputs: Inputs) -> np.ndarray:
+    """The training set before, of which `mixing.replaced`, drawn at random, gives way to new samples (Briesch et al. 2023)."""
+    draw, before = inputs.draw("mixture"), inputs.previous()
+    count = real_blocks(inputs.config.replaced_share, len(before), inputs.seed, inputs.generation)
+    kept = np.sort(draw.permutation(len(before))[count:])
+    return np.concatenate([before[kept], _written(inputs, draw, inputs.generation - 1, count)])
+
+
+def _written(inputs: Inputs, draw: np.random.Generator, source: int, count: int) -> np.ndarray:
+    """Some of a generation's blocks, drawn without replacement. Raises UserError where it wrote fewer."""
+    if count > inputs.sampled[source]:
+        needs = f"generation {inputs.generation} needs {count} blocks of generation {source}"
+        raise UserError(f"sampling.tokens: {needs}, {inputs.sampled[source]} are there; raise it or leave it null")
+    return blocks_of(source, np.sort(draw.permutation(inputs.sampled[source])[:count]))
+
+
+REGIMES: dict[str, Callable[[Inputs], np.ndarray]] = {
+    "replace": replace,
+    "accumulate": accumulate,
+    "accumulate_subsample": accumulate_subsample,
+    "keep_real": keep_real,
+    "balanced": balanced,
+    "incremental": incremental,
+}
+
+
+def real_blocks(share: float, size: int, seed: int, generation: int) -> int:
+    """share x size rounded up or down at random with the right mean: a share below one block is not rounded to zero."""
+    exact = share * size
+    whole = math.floor(exact + 1e-9)
+    return min(size, whole + int(generator(seed, generation, "real_count").random() < exact - whole - 1e-9))
