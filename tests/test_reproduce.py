@@ -87,6 +87,11 @@ def test_a_kept_verdict_is_what_its_own_numbers_say(place: Path) -> None:
     entry = entries.read(PAPERS, found["entry"])
     assert found["entry_digest"] == entry.digest, f"{entry.name} has changed since it was run: run it again"
     assert (place / "table.md").read_text() == results.page(entry, found)
+    assert (
+        found["command"].startswith(f"collapselab reproduce {entry.name}")
+        and found["date"]
+        and found["environment"] is not None
+    )
     if found["verdict"] == "NOT RUN":
         assert found["reason"] and not found["criteria"]
         return
