@@ -216,7 +216,7 @@ class Process:
 
     def __init__(self, output: int, status: int):
         self.output, self.status = output, status
-        self.number = int(self._until(status, 10, " "))
+        self.number = int(self._until(status, 60, " "))  # the first one waits for the imports
 
     def line(self, seconds: float) -> str:
         """The next line of what it says."""
@@ -394,8 +394,8 @@ def test_a_process_ends_though_its_thread_waits(online, chain, prepared) -> None
     """Left in the middle, as by an error: while wandb tries to reach the server, and where wandb itself hangs."""
     code = "t = tracker('online'); t.log(rows); time.sleep(1); sys.exit(3)"
     hangs = "import wandb; wandb.init = lambda **_: time.sleep(99)\n"
-    started = time.perf_counter()
     processes = [prepared.start(before + code, place) for before, place in (("", chain), (hangs, beside(chain)))]
+    started = time.perf_counter()
     for process, before in zip(processes, ("", hangs), strict=True):
         said = process.said(30)  # all, when nobody holds the pipe any more, wandb's process neither
         assert process.ended(5) == 3 and (before or said == ""), said
