@@ -29,8 +29,8 @@ compares, and keeps the verdict:
 **PASS** means that every criterion holds in the mean over seeds; the interval beside it is the 95 % t-interval over seeds.
 Criteria were written down before the runs, from what was published, and are not loosened afterwards: a **FAIL** stays, with what
 differs. **NOT RUN** says what was missing: a GPU, a corpus (`--data_dir`), weights from a hub. Most entries are small forms for
-two cores; each says how it differs from the paper. A generation g here is the papers' iteration t = g + 1. The command ends
-with 1 where an entry fails. What the field disagrees about, and what each choice does: [disagreements.md](disagreements.md).
+two cores; each says how it differs from the paper. Settings of small forms were sometimes chosen after trials; each entry tells
+which. The command ends with 1 where an entry fails or cannot be finished. What the field disagrees about, and what each choice does: [disagreements.md](disagreements.md).
 
 """
 

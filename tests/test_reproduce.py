@@ -95,6 +95,9 @@ def test_a_kept_verdict_is_what_its_own_numbers_say(place: Path) -> None:
     if found["verdict"] == "NOT RUN":
         assert found["reason"] and not found["criteria"]
         return
+    assert found["environment"]["torch"] and found["seconds"] > 0
+    assert entry.needs_gpu or found["seconds"] <= 360  # the limit of an entry for two cores
+    assert found["verdict"] == "PASS" or entry.differs, f"{entry.name}: say what differs (paper.differs)"
     measured = read_back(place)
     assert [one["of"] for one in found["criteria"]] == [criterion.of for criterion in entry.criteria]
     for one, criterion in zip(found["criteria"], entry.criteria, strict=True):
@@ -265,6 +268,41 @@ def test_a_criterion_that_is_missed_is_kept_and_other_seeds_have_a_folder(lab: L
     assert "With seeds 3: **FAIL** ([table](../results/tiny/seeds=3/table.md))" in page and "| **NOT RUN** |" in page
 
 
+def test_what_cannot_be_finished_is_no_verdict_and_others_have_their_turn(lab: Lab, runs: Path, tmp_path: Path) -> None:
+    """Other settings than those in runs/, an unknown process, and an entry that can be run; the table is of this call."""
+    papers, out = entry_file(tmp_path / "papers"), tmp_path / "results"
+    paper = TINY["paper"] | {"quantities": {}}
+    wrong = {"name": "awry", "seeds": [1], "simulation": {"arms": {"closed": {"process": "gausian"}}}, "paper": paper}
+    right = wrong | {
+        "name": "right",
+        "simulation": {"arms": {"closed": {"process": "gaussian", "generations": 3, "chains": 50}}},
+    }
+    right["paper"] = paper | {
+        "plot": ["variance"],
+        "criteria": [{"says": "v", "of": "closed.variance[0]", "at_most": 9}],
+    }
+    for entry in (wrong, right):
+        (papers / f"{entry['name']}.yaml").write_text(yaml.safe_dump(entry))
+    other = TINY | {"mixing": TINY["mixing"] | {"tokens": 1313}}
+    (papers / "tiny.yaml").write_text(yaml.safe_dump(other))
+    line = ("reproduce", "awry", "tiny", "right", "--papers", str(papers), "--out", str(out), "--runs_dir", str(runs))
+    code, said, err = lab(*line, "--workers", "1")
+    assert code == 1 and "collapselab: error" not in err
+    assert "awry: NOT RUN (process='gausian': no such process; did you mean 'gaussian'" in said
+    assert "tiny: NOT RUN (2 of 2 chains did not finish: " in said and f"to begin anew, remove {runs / 'tiny'}" in said
+    assert "right: PASS, kept in" in said and said.rstrip().splitlines()[-2].split("│")[4].strip() == "PASS"
+    assert (results.read(out / "right") or {})["verdict"] == "PASS"
+
+
+def test_a_change_of_the_base_settings_is_a_change_of_the_entry(tmp_path: Path) -> None:
+    papers = entry_file(tmp_path / "papers")
+    (papers / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"base": "../base.yaml"}))
+    (tmp_path / "base.yaml").write_text("seed: 1\n")
+    before = entries.read(papers, "tiny").digest
+    (tmp_path / "base.yaml").write_text("seed: 1\nmodel: {layers: 3}\n")
+    assert entries.read(papers, "tiny").digest != before
+
+
 def test_absent_text_is_said_and_not_an_error(lab: Lab, tmp_path: Path) -> None:
     papers, out = tmp_path / "papers", tmp_path / "results"
     papers.mkdir()
@@ -291,6 +329,10 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("paper.minutes: give the minutes", {"minutes": None}),
     ("paper.minutes: give the minutes", {"needs": "gpu"}),
     ("paper.quantities.R=", {"quantities": {"R": "truth/slot/diversity"}}),
+    ("paper.quantities: give short names", {"quantities": ["r"]}),
+    ("paper.minutes='four': must be a number", {"minutes": "four"}),
+    ("at_most=nan: must be a number", {"criteria": [{"says": "a", "of": "closed.r[0]", "at_most": float("nan")}]}),
+    ("paper.differs: say it", {"differs": 3}),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from collapselab.commands import make_options, print_table, quiet
 from collapselab.commands.chains import read_experiment
 from collapselab.config import UserError
+from collapselab.config.corpus import LANGUAGES
 
 if TYPE_CHECKING:
     from collapselab.experiment import Experiment
@@ -55,8 +56,8 @@ def reproduce(arguments: list[str]) -> int:
         print(inert(f"{of}{entry.name}: {entry.title} ({entry.cite}; {entry.cost})"), flush=True)
         found.append(_one(entry, experiments[entry.name], seeds, parsed, out))
     if len(found) > 1:
-        _list(chosen, out)
-    return 1 if any(verdict.word == "FAIL" for verdict in found) else 0
+        _table([[v.entry.name, v.entry.title, v.entry.cost, v.word] for v in found])
+    return 1 if any(verdict.word == "FAIL" or verdict.unfinished for verdict in found) else 0
 
 
 def _experiment(entry: Entry, seeds: list[int] | None, parsed: Any) -> Experiment | None:
@@ -76,10 +77,15 @@ def _one(entry: Entry, asked: Experiment | None, seeds: list[int] | None, parsed
     from collapselab.console import inert
     from collapselab.reproduce import results
 
-    verdict = reproduce.reproduce(entry, asked, entry.seeds if seeds is None else seeds, parsed.workers)
+    mine = entry.seeds if seeds is None else seeds
+    try:
+        verdict = reproduce.reproduce(entry, asked, mine, parsed.workers)
+    except UserError as error:  # of this entry; others have their turn
+        verdict = reproduce.Verdict(entry, "NOT RUN", mine, str(error), unfinished=True)
     command = ["collapselab", "reproduce", entry.name]
     command += ["--seeds", str(seeds)] if verdict.seeds != entry.seeds else []
-    command += ["--data_dir", "DIR"] if parsed.data_dir is not None else []
+    local = asked is not None and ":" not in (source := next(iter(asked.arms.values())).corpus.source)
+    command += ["--data_dir", "DIR"] if local and source not in (*LANGUAGES, "sotu") else []
     place = results.write(verdict, out, shlex.join(command), parsed.workers if asked is not None else None)
     rows = [
         [one["says"], one["published"] or "–", results.ours(one), one["bound"], "yes" if one["holds"] else "NO"]
@@ -106,5 +112,9 @@ def _list(chosen: list[Entry], out: Path) -> None:
         if kept is not None and kept["entry_digest"] != entry.digest:
             word += " (the entry has changed since)"
         rows.append([entry.name, entry.title, entry.cost, word])
+    _table(rows)
+
+
+def _table(rows: list[list[str]]) -> None:
     columns = ["name", "what must show", "cost", "verdict"]
     print_table("published results", columns, rows, left=tuple(columns))

@@ -49,6 +49,8 @@ class Verdict:
     seeds: list[int]
     reason: str = ""
     """Why it was not run."""
+    unfinished: bool = False
+    """Whether it was begun and could not be finished, which is no matter of what is missing here."""
     judged: list[Judged] = field(default_factory=list)
     measured: Measured | None = None
     environment: dict[str, Any] = field(default_factory=dict)
@@ -77,16 +79,24 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
 
         ended = experiment.run(asked, workers)
         if failed := [f"{c.arm} seed {c.seed}: {said}" for c, (how, said) in ended if how != "done"]:
-            said = (
-                f"{len(failed)} of {len(ended)} chains did not finish: {failed[0]} (to begin anew, remove {asked.root})"
-            )
-            return Verdict(entry, "NOT RUN", seeds, said)
+            anew = f" (to begin anew, remove {asked.root})" if any(how == "failed" for _, (how, _) in ended) else ""
+            said = f"{len(failed)} of {len(ended)} chains did not finish: {failed[0]}{anew}"
+            return Verdict(entry, "NOT RUN", seeds, said, unfinished=True)
         measured, environment = _read(entry, asked, seeds)
         settings = (asked.root / "experiment.yaml").read_text(encoding="utf-8")
         seconds = call_seconds(asked.root)
     judged = judge(entry, measured)
     word: Word = "PASS" if all(one.holds for one in judged) else "FAIL"
-    return Verdict(entry, word, seeds, "", judged, measured, environment, seconds, settings)
+    return Verdict(
+        entry,
+        word,
+        seeds,
+        judged=judged,
+        measured=measured,
+        environment=environment,
+        seconds=seconds,
+        settings=settings,
+    )
 
 
 def judge(entry: Entry, measured: Measured) -> list[Judged]:

@@ -67,6 +67,8 @@ class Entry:
     protocol: str
     open: str
     small: str
+    differs: str
+    """Of a run that failed: what differs from the paper, as far as that is known."""
     minutes: float | None
     """Cost on two CPU cores; None for an entry that needs a GPU."""
     gpu_hours: float | None
@@ -112,18 +114,26 @@ def read(folder: Path, name: str) -> Entry:
     tree = load_yaml(path)
     where = f"{path}: paper"
     paper = _section(tree.get("paper"), where, {*_TEXTS, *_LISTS, "needs", "minutes", "gpu_hours", "quantities"})
-    for key in ("title", "cite", "protocol", "open"):
-        if not isinstance(paper.get(key), str):
+    for key in _TEXTS:
+        if not isinstance(paper.get(key, "" if key in ("small", "differs") else None), str):
             raise UserError(f"{where}.{key}: say it in a line or more")
     if tree.get("name") != name or not NAME.fullmatch(name):
         raise UserError(f"{path}: name={tree.get('name')!r}: must be the file's own, small letters, digits and _")
     costs = [paper.get("minutes"), paper.get("gpu_hours")]
     if (paper.get("needs") == "gpu") != (costs[1] is not None) or (costs[0] is None) == (costs[1] is None):
         raise UserError(f"{where}.minutes: give the minutes on two cores, or needs: gpu and gpu_hours")
+    for key in ("minutes", "gpu_hours"):
+        if not _is_number(paper.get(key, 0)):
+            raise UserError(f"{where}.{key}={paper[key]!r}: must be a number")
     quantities = paper.get("quantities", {})
+    if not isinstance(quantities, dict):
+        raise UserError(f"{where}.quantities: give short names, as in nll: real/nll_nats")
     for key, value in quantities.items():
         if not NAME.fullmatch(str(key)) or not isinstance(value, str):
             raise UserError(f"{where}.quantities.{key}={value!r}: a short name, and a key of metrics.jsonl")
+    seeds = tree.get("seeds")
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UserError(f"{path}: seeds={seeds!r}: give one or more, as in [1, 2, 3]")
     made = Entry(
         name=name,
         path=path,
@@ -132,6 +142,7 @@ def read(folder: Path, name: str) -> Entry:
         protocol=_words(paper["protocol"]),
         open=_words(paper["open"]),
         small=_words(paper.get("small", "")),
+        differs=_words(paper.get("differs", "")),
         minutes=costs[0],
         gpu_hours=costs[1],
         published=[_made(Published, item, f"{where}.published") for item in _list(paper, "published", where)],
@@ -139,9 +150,10 @@ def read(folder: Path, name: str) -> Entry:
         plot=_list(paper, "plot", where),
         criteria=[_made(Criterion, item, f"{where}.criteria") for item in _list(paper, "criteria", where)],
         simulation=tree.get("simulation"),
-        seeds=list(tree.get("seeds", [])),
+        seeds=seeds,
         digest=digest(
             {key: value for key, value in tree.items() if key != "paper"}
+            | ({"base": load_yaml(path.parent / str(tree["base"]))} if "base" in tree else {})
             | {"quantities": quantities, "criteria": [_deciding(item) for item in paper["criteria"]]}
         ),
     )
@@ -149,7 +161,7 @@ def read(folder: Path, name: str) -> Entry:
     return made
 
 
-_TEXTS = {"title", "cite", "protocol", "open", "small"}
+_TEXTS = {"title", "cite", "protocol", "open", "small", "differs"}
 _LISTS = {"published", "plot", "criteria"}
 
 
@@ -182,11 +194,15 @@ def _made(kind: Any, item: Any, where: str) -> Any:
         if field.default is dataclasses.MISSING and not texts.get(field.name, "").strip():
             raise UserError(f"{where}: {item}: {field.name} is missing")
     for key, value in bounds.items():
-        if type(value) not in (int, float):
+        if not _is_number(value):
             raise UserError(f"{where}.{key}={value!r}: must be a number")
     if kind is Criterion and not bounds:
         raise UserError(f"{where}: {found['says']}: give at_least, at_most, or both")
     return kind(**texts, **bounds)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and bool(np.isfinite(value))
 
 
 def _deciding(item: dict[str, Any]) -> list[Any]:
@@ -195,14 +211,14 @@ def _deciding(item: dict[str, Any]) -> list[Any]:
 
 def _check(entry: Entry, tree: dict[str, Any]) -> None:
     """Every criterion can be computed from what the entry measures: tried on courses of ones."""
-    arms = (entry.simulation or tree).get("arms")
+    if entry.simulation is not None and not isinstance(entry.simulation, dict):
+        raise UserError(f"{entry.path}: simulation: must hold arms, as in arms: {{closed: {{process: gaussian}}}}")
+    arms = (tree if entry.simulation is None else entry.simulation).get("arms")
     if not isinstance(arms, dict) or not arms:
         raise UserError(f"{entry.path}: arms: give one or more")
     for arm in arms:
         if not NAME.fullmatch(str(arm)) or arm == "real":
             raise UserError(f"{entry.path}: arms.{arm}: a name here is small letters, digits and _, and not `real`")
-    if not entry.seeds:
-        raise UserError(f"{entry.path}: seeds: give one or more")
     if entry.simulation is None:
         length = tree.get("generations", 5) + 1
         ones = {arm: {key: Course(np.ones((1, length))) for key in entry.quantities} for arm in arms}

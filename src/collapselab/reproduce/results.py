@@ -162,7 +162,8 @@ def page(entry: Entry, kept: dict[str, Any]) -> str:
 def prose(entry: Entry) -> list[str]:
     """What was published, what was left open, and how the small form differs."""
     parts = [f"**Their setting.** {entry.protocol}", f"**What it leaves open, and what we chose.** {entry.open}"]
-    return [*parts, *([f"**The small form.** {entry.small}"] if entry.small else [])]
+    parts += [f"**The small form.** {entry.small}"] if entry.small else []
+    return parts + ([f"**What differs.** {entry.differs}"] if entry.differs else [])
 
 
 def published_table(entry: Entry) -> str:
