@@ -30,7 +30,8 @@ compares, and keeps the verdict:
 Criteria were written down before the runs, from what was published, and are not loosened afterwards: a **FAIL** stays, with what
 differs. **NOT RUN** says what was missing: a GPU, a corpus (`--data_dir`), weights from a hub. Most entries are small forms for
 two cores; each says how it differs from the paper. Settings of small forms were sometimes chosen after trials; each entry tells
-which. The command ends with 1 where an entry fails or cannot be finished. What the field disagrees about, and what each choice does: [disagreements.md](disagreements.md).
+which. The command ends with 1 where an entry fails or cannot be finished. What the field disagrees about, and what each choice
+does: [disagreements.md](disagreements.md).
 
 """
 

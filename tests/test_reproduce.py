@@ -271,6 +271,8 @@ def test_a_criterion_that_is_missed_is_kept_and_other_seeds_have_a_folder(lab: L
 def test_what_cannot_be_finished_is_no_verdict_and_others_have_their_turn(lab: Lab, runs: Path, tmp_path: Path) -> None:
     """Other settings than those in runs/, an unknown process, and an entry that can be run; the table is of this call."""
     papers, out = entry_file(tmp_path / "papers"), tmp_path / "results"
+    if not (runs / "tiny").exists():  # where this test is run alone
+        lab("reproduce", "tiny", "--papers", str(papers), "--out", str(out), "--runs_dir", str(runs), "--workers", "1")
     paper = TINY["paper"] | {"quantities": {}}
     wrong = {"name": "awry", "seeds": [1], "simulation": {"arms": {"closed": {"process": "gausian"}}}, "paper": paper}
     right = wrong | {
