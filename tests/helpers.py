@@ -68,7 +68,7 @@ def undrawn() -> Iterator[None]:
     from collapselab.report import figures
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "_png", lambda figure: b"")
+        patch.setattr(figures, "png", lambda figure: b"")
         yield
 
 

@@ -320,7 +320,7 @@ def is_drawn_to_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert max(trace["x"]) >= last, name
             axis = chart["layout"]["xaxis" + trace["xaxis"][1:]]
             assert axis["range"][0] < 0 and axis["range"][1] > last, name
-    monkeypatch.setattr(figures, "_png", lambda figure: figure)
+    monkeypatch.setattr(figures, "png", lambda figure: figure)
     for draw in (figures.likelihood, figures.diversity, figures.tails):
         for axis in draw(found.chains).axes:  # type: ignore[union-attr]  # the figure itself, see above
             (curve, *_) = axis.get_lines()
