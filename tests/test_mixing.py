@@ -14,7 +14,7 @@ from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import mixing, plan, schedules, supply
+from collapselab import mixing, plan, regimes, schedules, supply
 from collapselab.config import MixingConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.folders import publishing, read_json, write_json
@@ -218,7 +218,7 @@ def test_balanced_takes_equal_parts_of_all_there_is(size: int, seed: int) -> Non
 def test_what_does_not_divide_goes_to_any_part() -> None:
     counts = np.zeros(3)
     for seed in range(300):
-        blocks = mixing.balanced(Inputs(MixingConfig(), 2, 4, np.arange(9), 4, [4, 4], None, seed))
+        blocks = regimes.balanced(Inputs(MixingConfig(), 2, 4, np.arange(9), 4, [4, 4], None, seed))
         counts += np.bincount(blocks[:, 0] + 1, minlength=3) - 1
     assert np.abs(counts - 100).max() < 4 * math.sqrt(300 * 2 / 9)
 
@@ -239,7 +239,7 @@ def test_what_is_replaced_is_drawn_at_random() -> None:
     kept = np.zeros(8)
     before = np.stack([np.full(8, REAL), np.arange(8)], axis=1)
     for seed in range(400):
-        found = mixing.incremental(
+        found = regimes.incremental(
             Inputs(MixingConfig(regime="incremental"), 1, 8, np.arange(8), 8, [8], None, seed, lambda: before)
         )
         kept[found[found[:, 0] == REAL, 1]] += 1
@@ -354,7 +354,7 @@ def test_inputs_of_a_regime_are_all_a_regime_needs() -> None:
 
     inputs = Inputs(MixingConfig(), 1, 4, np.arange(9), 4, [4], 0.5, 1)
     assert only_real(inputs).tolist() == [[REAL, 0], [REAL, 1], [REAL, 2], [REAL, 3]]
-    assert mixing.replace(inputs).shape == (4, 2)
+    assert regimes.replace(inputs).shape == (4, 2)
 
 
 def test_a_mixture_names_the_text_it_points_at(tmp_path) -> None:
@@ -377,9 +377,9 @@ def test_supply_counts_what_the_past_has_really_used() -> None:
 def test_a_regime_never_runs_short_in_silence() -> None:
     inputs = Inputs(MixingConfig(), 1, 10, np.arange(12), 10, [10], 0.5, 1)
     with pytest.raises(UserError, match="5 real and 5 written blocks, 2 and 10 are left"):
-        mixing.replace(inputs)
+        regimes.replace(inputs)
     with pytest.raises(UserError, match="0 real and 10 written blocks, 2 and 4 are left"):
-        mixing.replace(Inputs(MixingConfig(), 1, 10, np.arange(12), 10, [4], 0.0, 1))
+        regimes.replace(Inputs(MixingConfig(), 1, 10, np.arange(12), 10, [4], 0.0, 1))
 
 
 def test_a_samples_folder_from_a_stranger_is_not_mapped(tmp_path) -> None:
