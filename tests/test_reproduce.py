@@ -96,7 +96,6 @@ def test_a_kept_verdict_is_what_its_own_numbers_say(place: Path) -> None:
         assert found["reason"] and not found["criteria"]
         return
     assert found["environment"]["torch"] and found["seconds"] > 0
-    assert entry.needs_gpu or found["seconds"] <= 360  # the limit of an entry for two cores
     assert found["verdict"] == "PASS" or entry.differs, f"{entry.name}: say what differs (paper.differs)"
     measured = read_back(place)
     assert [one["of"] for one in found["criteria"]] == [criterion.of for criterion in entry.criteria]
