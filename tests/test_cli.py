@@ -22,7 +22,8 @@ from collapselab.options import config_from, load_yaml
 
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
 SWEEPS = set((ROOT / "configs" / "sweeps").glob("*.yaml"))  # tests/test_sweeps.py
-CONFIGS = sorted(set((ROOT / "configs").glob("**/*.yaml")) - set(EXPERIMENTS) - SWEEPS)
+PAPERS = set((ROOT / "configs" / "papers").glob("*.yaml"))  # tests/test_reproduce.py
+CONFIGS = sorted(set((ROOT / "configs").glob("**/*.yaml")) - set(EXPERIMENTS) - SWEEPS - PAPERS)
 
 
 def refused(result: tuple[int, str, str], *parts: str) -> None:
@@ -118,7 +119,8 @@ def test_help_survives_a_closed_pipe() -> None:
 def test_print_config_works_for_each_verb(lab: Lab, verb: str) -> None:
     shown = settings(lab(verb, "--print_config"))
     needs = {"sample": "run", "eval": "target", "report": "run", "sync": "run"}
-    assert shown.get(needs.get(verb, "name")) == (RunConfig().name if verb in ("run", "experiment") else None)
+    nothing = [] if verb == "reproduce" else None
+    assert shown.get(needs.get(verb, "name")) == (RunConfig().name if verb in ("run", "experiment") else nothing)
 
 
 def test_print_config_shows_the_defaults_and_can_be_read_back(lab: Lab, tmp_path: Path) -> None:

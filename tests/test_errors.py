@@ -251,14 +251,6 @@ FINISHED = (  # a finished run is there, and stays
 
 PAPERS = str(ROOT / "configs" / "papers")
 PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
-    # the gallery
-    "nothing to rerun": lambda k: k.lab("reproduce", "--papers", PAPERS),
-    "an entry that there is not": lambda k: k.lab("reproduce", "kazda", "--papers", PAPERS),
-    "entries that are elsewhere": lambda k: k.lab("reproduce", "gaussian", "--papers", "nowhere"),
-    "a wrong entry": lambda k: _entry(k, published=[{"what": "a", "value": "1"}]),
-    "a criterion that cannot be computed": lambda k: _entry(
-        k, criteria=[{"says": "a", "of": "closed.nll[9]", "at_most": 1}]
-    ),
     # configuration
     "a verb that is none": lambda k: k.lab("rnu"),
     "a key that is none": lambda k: k.lab("run", "--lr", "1"),
@@ -382,6 +374,13 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "nothing to watch": lambda k: k.lab("watch", str(k.here / "nowhere")),
     "a look too seldom": lambda k: k.lab("watch", "runs/tried", "--every", "0"),
     "a time between looks that is no number": lambda k: k.lab("watch", "runs/tried", "--every", "nan"),
+    "nothing to rerun": lambda k: k.lab("reproduce", "--papers", PAPERS),
+    "an entry that there is not": lambda k: k.lab("reproduce", "kazda", "--papers", PAPERS),
+    "entries that are elsewhere": lambda k: k.lab("reproduce", "gaussian", "--papers", "nowhere"),
+    "a wrong entry": lambda k: _entry(k, published=[{"what": "a", "value": "1"}]),
+    "a criterion that cannot be computed": lambda k: _entry(
+        k, criteria=[{"says": "a", "of": "closed.nll[9]", "at_most": 1}]
+    ),
     "--at without --fork": lambda k: k.lab("run", "--at", "0"),
     "other settings": lambda k: _again(k, training__lr=0.5, sampling__top_k=7),
     "fewer generations": lambda k: _again(k, generations=0),
