@@ -1,4 +1,4 @@
-"""docs/papers.md from the entries in configs/papers/ and the verdicts in results/.
+"""docs/papers.md, and the tables in results/, from the entries in configs/papers/ and the verdicts in results/.
 
 .venv/bin/python scripts/papers_page.py            writes the page
 .venv/bin/python scripts/papers_page.py --check    exits with 1 where the page is not what entries and verdicts say
@@ -79,6 +79,11 @@ def main() -> int:
             return 1
     else:
         PAGE.write_text(wanted, encoding="utf-8")
+        for path in (ROOT / "results").rglob("verdict.json"):  # their tables repeat the prose of the entries too
+            kept = results.read(path.parent)
+            assert kept is not None
+            table = results.page(entries.read(ROOT / "configs" / "papers", kept["entry"]), kept)
+            (path.parent / "table.md").write_text(table, encoding="utf-8")
     return 0
 
 
