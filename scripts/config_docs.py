@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from collapselab.cli import HANDLERS
+from collapselab.cli import handler
 from collapselab.commands import VERBS
 from collapselab.config import RunConfig
 from collapselab.identity import HARMLESS
@@ -70,7 +70,7 @@ def options_of(verb: str) -> Options:
 
     with patch.object(Options, "gather", stop):
         try:
-            HANDLERS[verb]([])
+            handler(verb)([])
         except Found as found:
             options: Options = found.args[0]
             return options

@@ -18,7 +18,8 @@ from collapselab.commands import check_out
 from collapselab.commands.chains import read_experiment
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, digest
 from collapselab.identity import flatten, identity
-from collapselab.options import config_from, load_yaml
+from collapselab.options import config_from
+from collapselab.yaml_files import load_yaml
 
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
 SWEEPS = set((ROOT / "configs" / "sweeps").glob("*.yaml"))  # tests/test_sweeps.py
@@ -51,20 +52,28 @@ def write(path: Path, text: str | bytes) -> str:
 # --- help --------------------------------------------------------------------------------------------------------------
 
 
-def _help(verb: str) -> tuple[float, str]:
-    """CPU seconds (user and system) of a process of its own that shows a verb's help, and the help."""
+# Fixed work of the same kind, modules of the standard library imported: .10 s of CPU on the machine the bound was set on.
+# The hosts that run these tests differ by two and more from minute to minute, and a second of CPU there with them.
+REFERENCE = "import argparse, asyncio, email.message, http.client, inspect, json, logging.config, unittest.mock"
+REFERENCE += ", xml.dom.minidom"
+
+
+def _timed(*arguments: str) -> tuple[float, str]:
+    """CPU seconds (user and system) of a Python process of its own, and what it prints."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-m", "collapselab", verb, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_takes_under_300_ms_of_cpu_and_shows_defaults(verb: str) -> None:
-    seconds, text = min(_help(verb) for _ in range(3))
-    assert seconds < 0.3
+    """300 ms, or three times the reference where a host is too slow to do that in 100."""
+    seconds, text = min(_timed("-m", "collapselab", verb, "--help") for _ in range(3))
+    if seconds >= 0.3:
+        pairs = [(_timed("-SEc", REFERENCE)[0], _timed("-m", "collapselab", verb, "--help")[0]) for _ in range(5)]
+        reference, seconds = min(first for first, _ in pairs), min(second for _, second in pairs)
+        assert seconds < 3 * max(0.1, reference), pairs
     assert f"collapselab {verb}" in text
     assert "default: " in text or verb == "report"  # which has no option of its own
 

@@ -167,7 +167,7 @@ def test_a_signal_that_surfaces_as_another_error_is_a_signal(monkeypatch: pytest
             raise UserError("file.bin: not written by this lab") from None
         return 0
 
-    monkeypatch.setitem(cli.HANDLERS, "corpus", verb)
+    monkeypatch.setattr(cli, "handler", lambda name: verb)
     code, _, said = lab("corpus")
     assert code == 143 and said.startswith("collapselab: stopped by SIGTERM; again: collapselab corpus"), said
     assert not interrupts.asked()  # a notebook may go on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import signal
@@ -10,23 +11,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from collapselab import __version__, interrupts
-from collapselab.commands import VERBS, chains, export, files, gallery, measure, stages, watch
+from collapselab.commands import VERBS
 from collapselab.config import UserError
 
-HANDLERS: dict[str, Callable[[list[str]], int]] = {
-    "run": chains.run,
-    "experiment": chains.run_experiment,
-    "reproduce": gallery.reproduce,
-    "sample": stages.sample,
-    "eval": stages.score,
-    "watch": watch.watch,
-    "report": files.report,
-    "export": export.export,
-    "sync": files.sync,
-    "corpus": files.corpus,
-    "bench": measure.bench,
-    "theory": measure.theory,
+HANDLERS = {  # module:function in collapselab.commands; only the verb that was asked for is imported
+    "run": "chains:run",
+    "experiment": "chains:run_experiment",
+    "reproduce": "gallery:reproduce",
+    "sample": "stages:sample",
+    "eval": "stages:score",
+    "watch": "watch:watch",
+    "report": "files:report",
+    "export": "export:export",
+    "sync": "files:sync",
+    "corpus": "files:corpus",
+    "bench": "measure:bench",
+    "theory": "measure:theory",
 }
+
+
+def handler(verb: str) -> Callable[[list[str]], int]:
+    """The function of a verb: takes the arguments after it, returns the exit code."""
+    module, name = HANDLERS[verb].split(":")
+    found: Callable[[list[str]], int] = getattr(importlib.import_module(f"collapselab.commands.{module}"), name)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
         with interrupts.handled():
             try:
-                code = HANDLERS[verb](arguments[1:])
+                code = handler(verb)(arguments[1:])
             except Exception:
                 interrupts.check()  # it may be what a library made of a signal that came while it was at work
                 raise

@@ -1,30 +1,32 @@
 """Options of a verb: defaults < YAML files from left to right < the command line, wherever a value stands on it.
 
-jsonargparse knows the types and the help. YAML files are read here, once, into options of their own, so that a key given
-twice, an unknown key, a null where none is allowed and a wrong type are each one clear line.
+jsonargparse knows the types and the help. YAML files become options of their own here, so that an unknown key, a null where
+none is allowed and a wrong type are each one clear line.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
 import json
 import re
+import sys
+import typing
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import yaml
 
-from collapselab.config import RunConfig, UserError, first_line
+from collapselab.config import RunConfig, UserError
 from collapselab.identity import filled, flatten
+from collapselab.yaml_files import load_yaml
 
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-MOST_BYTES = 1 << 22  # of a YAML file
-MOST_VALUES = 100_000  # in a YAML file with its references written out: a few lines of them can stand for billions
 BUILT_IN = ("help", "config", "print_config")
 
 
@@ -42,6 +44,19 @@ def run_keys() -> dict[str, str]:
     sections = _sections()
     keys = {name: text for name, text in RunConfig.__annotations__.items() if name not in sections}
     return keys | {f"{s}.{name}": text for s, made in sections.items() for name, text in made.__annotations__.items()}
+
+
+@cache
+def _docstrings(made: type) -> dict[str, str]:
+    """{field: the string that stands under it}, of a dataclass."""
+    tree = ast.parse(inspect.getsource(sys.modules[made.__module__]))
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == made.__name__)
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 class Options:
@@ -62,17 +77,26 @@ class Options:
         self.origin: dict[str, Path] = {}  # the YAML file that a value came from
 
     def add_run_keys(self) -> None:
-        self.parser.add_class_arguments(RunConfig, as_group=False)
+        sections = _sections()
+        self._add_fields(RunConfig, "", self.parser)
+        for name, made in sections.items():
+            title = _docstrings(RunConfig)[name].rstrip(".")
+            self._add_fields(made, f"{name}.", self.parser.add_argument_group(title))
         self.keys |= run_keys()
-        self.sections = set(_sections())
-        for action in self.parser._actions:
-            if action.dest in self.sections:  # a section is set key by key, so it is not offered as an option
-                action.help = argparse.SUPPRESS
+        self.sections = set(sections)
 
     def add_class(self, made: type) -> None:
         """An option for each field of a flat dataclass; its docstring is the help."""
-        self.parser.add_class_arguments(made, as_group=False)
+        self._add_fields(made, "", self.parser)
         self.keys |= made.__annotations__
+
+    def _add_fields(self, made: Any, prefix: str, group: Any) -> None:
+        # jsonargparse's own reader of classes takes three times as long, a third of what --help may take
+        types, texts, standard = typing.get_type_hints(made), _docstrings(made), made()
+        for name in (
+            field.name for field in dataclasses.fields(made) if not dataclasses.is_dataclass(types[field.name])
+        ):
+            group.add_argument(f"--{prefix}{name}", type=types[name], default=getattr(standard, name), help=texts[name])
 
     def accept(self, keys: dict[str, str]) -> None:
         """Keys that are passed on, not parsed here."""
@@ -287,64 +311,3 @@ def in_words(annotation: str) -> str:
     ]
     parts = choices + [("a list of numbers" if p.startswith("list") else p) for p in plain]
     return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that refuses a key that is given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, int] = {}
-        for key_node, _ in node.value:
-            line = key_node.start_mark.line + 1
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise UserError(f"line {line}: a key must be a plain word")
-            if key_node.value in seen:
-                raise UserError(
-                    f"line {line}: key {key_node.value!r} stands twice (first in line {seen[key_node.value]}); keep one"
-                )
-            seen[key_node.value] = line
-        return super().construct_mapping(node, deep)
-
-
-def _written_out(node: Any, known: dict[int, int]) -> int:
-    """Values that a YAML node stands for with its references written out. Raises ValueError where it holds itself."""
-    if id(node) not in known:
-        known[id(node)] = -1
-        held = node.value if isinstance(node, yaml.CollectionNode) else []
-        children = [c for item in held for c in (item if isinstance(item, tuple) else (item,))]
-        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
-    if known[id(node)] < 0:
-        raise ValueError("it holds itself")
-    return known[id(node)]
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as a mapping; raises UserError that names the file and the line."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise UserError(f"over {MOST_BYTES:,} bytes; name a file with settings")
-        loader = _UniqueKeys(data.decode("utf-8-sig"))
-        node = loader.get_single_node()
-        if node is None:
-            return {}
-        if _written_out(node, {}) > MOST_VALUES:
-            raise ValueError(f"references that stand for more than {MOST_VALUES} values")
-        tree = loader.construct_document(node)
-    except FileNotFoundError:
-        raise UserError(f"--config {path}: no such file; check the path") from None
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read ({error.strerror}); check the path") from None
-    except UserError as error:
-        raise UserError(f"--config {path}, {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else first_line(error)
-        raise UserError(f"--config {path}: not valid YAML ({reason[:200]}); mend the file") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"--config {path}: must hold keys and values; see configs/ for examples")
-    return tree

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import UserError, digest
-from collapselab.options import load_yaml, nearest
+from collapselab.options import nearest
 from collapselab.reproduce.courses import Course, Measured, value_of
+from collapselab.yaml_files import load_yaml
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 
