@@ -16,14 +16,13 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 import torch
 from scipy.special import gammaln
-from scipy.stats import binom
 from torch import Tensor
 
 from collapselab.config import UserError
 from collapselab.theory import discrete, gaussian, regression, tails
 from collapselab.theory import simulate as by_chance
 from collapselab.theory.parameters import Parameters as LawParameters
-from collapselab.theory.survivors import kept
+from collapselab.theory.survivors import binomial, kept
 
 Quantities = dict[str, np.ndarray]
 """float64 (generations + 1,) for each name."""
@@ -216,7 +215,7 @@ def discrete_chain(p: Parameters, seed: int) -> Quantities:
 
 def _counts(truth: np.ndarray, p: Parameters) -> tuple[np.ndarray, np.ndarray]:
     """P(a letter has count 0), P(it has count N), by generation: float64 (generations + 1, categories)."""
-    count = binom.pmf(np.arange(p.documents + 1), p.documents, truth[:, None])
+    count = binomial(p.documents, truth[:, None])
     step, ends = kept(p.documents, p.documents), []
     for _ in range(p.generations + 1):
         ends.append(count[:, [0, -1]])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binom
+
+from collapselab.theory.survivors import binomial
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
@@ -20,7 +21,7 @@ def expected_entropy(q: np.ndarray, documents: int) -> float:
     """
     share = np.arange(documents + 1) / documents
     lost = -share * np.log(np.where(share > 0, share, 1))
-    return float(np.sum(binom.pmf(np.arange(documents + 1), documents, q[:, None]) @ lost))
+    return float(np.sum(binomial(documents, q[:, None]) @ lost))
 
 
 def loss_bound(categories: float, documents: float) -> float:

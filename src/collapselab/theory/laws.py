@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import beta
 
 from collapselab.config import UserError
 from collapselab.theory import discrete, entropy, gaussian, regression, selection, sharpening, tails
@@ -187,6 +186,8 @@ def _hack(p: Parameters) -> Table:
 
 
 def _self_reward(p: Parameters) -> Table:
+    from scipy.stats import beta  # here: most of a second
+
     places = (np.arange(1000) + 0.5) / 1000
     right = beta.ppf(places, p.spread * p.prior, p.spread * (1 - p.prior))
     answers = np.stack([right, 1 - right], 1)

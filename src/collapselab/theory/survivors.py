@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import gammaln
-from scipy.stats import binom
 
 from collapselab.theory.discrete import split
 from collapselab.theory.pipeline import History
@@ -42,7 +41,7 @@ def survivors(p: np.ndarray, regime: str, reuse: bool, documents: int, shares: S
         return np.full(len(shares), np.sum(1 - (1 - p) ** documents))
     if regime == "accumulate_subsample":
         present = pool_presence(documents, [documents] * len(shares), [documents] * len(shares))
-        return np.asarray(binom.pmf(np.arange(documents + 1), documents, p[:, None]).sum(0) @ present)
+        return np.asarray(binomial(documents, p[:, None]).sum(0) @ present)
     if regime != "replace":
         raise ValueError(f"regime {regime!r}: must be replace, accumulate or accumulate_subsample")
     if reuse:
@@ -50,9 +49,16 @@ def survivors(p: np.ndarray, regime: str, reuse: bool, documents: int, shares: S
     return _fresh(p, documents, shares)
 
 
+def binomial(draws: int, p: np.ndarray) -> np.ndarray:
+    """(..., draws + 1): probability of each count of a category in `draws` draws, for p (..., 1)."""
+    from scipy.stats import binom  # here: most of a second that a chain without such a law does not need
+
+    return np.asarray(binom.pmf(np.arange(draws + 1), draws, p))
+
+
 def _fresh(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarray:
     """k' = Bin(n_r, p) + Bin(n_s, k / N), from k = Bin(N, p)."""
-    count = binom.pmf(np.arange(documents + 1), documents, p[:, None])  # (K, N + 1): law of each category's count
+    count = binomial(documents, p[:, None])  # (K, N + 1): law of each category's count
     out = [np.sum(1 - count[:, 0])]
     for share in shares[1:]:
         whole, rest = split(share, documents)
@@ -70,7 +76,7 @@ def _added(count: np.ndarray, p: np.ndarray, real: int) -> np.ndarray:
         return count
     from scipy.signal import fftconvolve  # here: half a second that few runs need
 
-    return np.asarray(fftconvolve(count, binom.pmf(np.arange(real + 1), real, p[:, None]), axes=1))
+    return np.asarray(fftconvolve(count, binomial(real, p[:, None]), axes=1))
 
 
 def kept(documents: int, draws: int) -> np.ndarray:
@@ -80,7 +86,7 @@ def kept(documents: int, draws: int) -> np.ndarray:
 
 def _kept(documents: int, draws: int) -> np.ndarray:
     k = np.arange(documents + 1)
-    return np.asarray(binom.pmf(np.arange(draws + 1), draws, k[:, None] / max(1, documents)))
+    return np.asarray(binomial(draws, k[:, None] / max(1, documents)))
 
 
 _kept_again = functools.lru_cache(maxsize=4096)(_kept)  # an evaluation asks again for every earlier generation
@@ -101,7 +107,7 @@ def _reused(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarra
     absent = np.zeros((len(shares), len(p)))
     for x, chance in ((0, 1 - p), (1, p)):
         count = np.zeros((len(p), documents + 1))
-        count[:, x : x + others + 1] = binom.pmf(np.arange(others + 1), others, p[:, None])
+        count[:, x : x + others + 1] = binomial(others, p[:, None])
         for g in range(len(shares)):
             if g:
                 after = np.zeros_like(count)
@@ -160,7 +166,7 @@ def realised(p: np.ndarray, history: History) -> np.ndarray:
 
 def _subsampled(p: np.ndarray, real: int, drawn: np.ndarray, written: np.ndarray) -> np.ndarray:
     present = pool_presence(real, drawn.tolist(), written.tolist())
-    found = binom.pmf(np.arange(real + 1), real, p[:, None]).sum(0) @ present
+    found = binomial(real, p[:, None]).sum(0) @ present
     orphan = np.cumsum(np.append(0, (drawn == 0) & (written > 0)))[:-1] > 0
     return np.where((drawn == 0) | orphan, np.nan, found)
 
