@@ -54,6 +54,9 @@ def started(arguments: list[str], log: Path, fork: bool) -> int:
     child = os.fork()
     if child:
         return child
+    import torch
+
+    torch.set_num_threads(1)  # the threads of the process that this one was forked from are not there
     os.setsid()
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(stream, 1)
@@ -152,6 +155,12 @@ def tried(root: Path, kills: int, seed: int, fork: bool, settings: list[str]) ->
     return {"kills": done, "chains": chains, "seconds": round(time.monotonic() - clock, 1), "struck": dict(struck)}
 
 
+def quick_folder() -> tempfile.TemporaryDirectory[str]:
+    """In memory where there is such a place: SIGKILL is the same there, and many small writes are not waited for."""
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=25)
@@ -163,9 +172,7 @@ def main() -> int:
     given, more = parser.parse_known_args()
     if given.fork:
         imported()
-    # In memory where there is such a folder: SIGKILL is the same there, and many small writes are not waited for.
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as root:
+    with quick_folder() as root:
         result = tried(Path(root), given.kills, given.seed, given.fork, [*given.settings, *more] or CHAIN)
     print(json.dumps(result))
     return 0

@@ -68,6 +68,16 @@ def lab(capsys: pytest.CaptureFixture[str]) -> Lab:
     return run
 
 
+@pytest.fixture
+def workers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments that the test runs in its own process fork their workers."""
+    from helpers import Forking
+
+    from collapselab import experiment
+
+    monkeypatch.setattr(experiment, "CONTEXT", Forking())
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:

@@ -6,6 +6,7 @@ import builtins
 import ctypes
 import dataclasses
 import functools
+import gc
 import io
 import json
 import os
@@ -14,16 +15,21 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkContext, ForkProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from kill_again import ended, left  # noqa: F401 - `left` is for tests that compare
 
+from collapselab import experiment
+from collapselab.cli import main
 from collapselab.config import RunConfig
 from collapselab.console import Console
 from collapselab.parallel import Processes
@@ -191,6 +197,78 @@ def alone() -> None:
     """To be called first in a process that was forked from a test's: the threads of libraries are not there in it."""
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class Forked:
+    """A command line in a process forked from the test's, which has imported the lab: starting Python takes longer than most
+    runs do. With this the interface of subprocess.Popen, as far as tests use it. Workers of an experiment are forked too.
+
+    Args:
+        output: file that stdout and stderr are added to.
+        environment: variables of the process.
+    """
+
+    def __init__(self, *arguments: str, output: Path, **environment: str):
+        self.output, self.returncode = output, None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            self._work(list(arguments), environment)
+
+    def _work(self, arguments: list[str], environment: dict[str, str]) -> None:
+        code = 1
+        try:
+            alone()
+            os.setsid()
+            os.environ.update(environment)
+            to_file(self.output)
+            AcceleratorState._reset_state(reset_partial_state=True)  # of the processes that the test was launched as
+            experiment.CONTEXT = Forking()
+            code = main(arguments)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = ended(self.pid, 0)
+        return self.returncode
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status; where it still runs after so long it is ended, and the test fails."""
+        if self.returncode is None:
+            self.returncode = waited_for(self.pid, seconds)
+        assert self.returncode is not None, f"no end after {seconds} s: {self.said()[-3000:]}"
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+
+def to_file(output: Path) -> None:
+    """Sends what this process prints to the end of a file."""
+    stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+
+
+class Forking(ForkContext):
+    """For `experiment.CONTEXT`: workers begin at once, forked from a process that has imported the lab."""
+
+    class Process(ForkProcess):
+        def run(self) -> None:
+            for other in gc.get_objects():  # the ends of the parent's pipes: held here, they would never say its end
+                if isinstance(other, Connection) and other is not self._args[0] and not other.closed:
+                    other.close()
+            alone()
+            to_file(Path(self._args[4]))
+            super().run()
 
 
 def waited_for(child: int, seconds: float) -> int | None:

@@ -6,10 +6,8 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import Lab
-from helpers import small_config
+from helpers import Forked, small_config
 from scipy import stats
 
 from collapselab import report
@@ -61,10 +59,8 @@ def content(folder: Path) -> dict[str, str]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a finished experiment, made by the command line with two workers (do not change it)."""
     folder = tmp_path_factory.mktemp("experiment")
-    subprocess.run(
-        [sys.executable, "-m", "collapselab", "experiment", "--config", asked(folder), "--workers", "2"],
-        check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    made = Forked("experiment", "--config", asked(folder), "--workers", "2", output=folder / "said.log")
+    assert made.wait(240) == 0, made.said()
     return folder / "exp"
 
 
@@ -119,11 +115,9 @@ def test_what_is_done_is_skipped_arms_seeds_and_generations_can_be_added_and_a_f
         "real": real,
     }
     path = asked(tmp_path, arms=arms, seeds=[2, 3], generations=2)
-    made = subprocess.run(
-        [sys.executable, "-m", "collapselab", "experiment", "--config", path], capture_output=True, text=True
-    )
-    assert made.returncode == 2
-    said = made.stderr.splitlines()[-1]
+    made = Forked("experiment", "--config", path, output=tmp_path / "said.log")
+    assert made.wait(240) == 2
+    said = made.said().splitlines()[-1]
     assert said.startswith("collapselab: error: 2 of 6 chains did not finish: hot seed 2: training.lr=1000000000.0")
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "exp").rglob("manifest.json")}
     assert before.items() <= after.items()
@@ -233,7 +227,7 @@ def held(root: Path) -> bool:
 
 
 def test_a_chain_that_went_further_counts_as_done_and_a_call_without_work_is_not_counted(
-    done: Path, tmp_path: Path, lab: Lab
+    done: Path, tmp_path: Path, lab: Lab, workers_at_once: None
 ) -> None:
     subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
     before = content(tmp_path / "exp" / "arm=replace")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers import Forked
 from test_experiment import ARMS, asked, finished, held, within
 
 from collapselab.folders import read_json
@@ -17,17 +18,17 @@ from collapselab.rundir import read_metrics
 
 def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -> None:
     path = asked(tmp_path, arms={"replace": ARMS["replace"]}, seeds=[1], generations=5)
-    command = [sys.executable, "-m", "collapselab", "experiment", "--config", path, "--workers", "1"]
+    command = ["experiment", "--config", path, "--workers", "1"]
     root = tmp_path / "exp" / "arm=replace" / "seed=1"
     for wanted, sign, code in ((2, signal.SIGKILL, -9), (3, signal.SIGINT, 130)):
-        first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        first = Forked(*command, output=tmp_path / "said.log")
         assert within(120, lambda: finished(root) >= wanted)  # noqa: B023
         first.send_signal(sign)
         assert first.wait(30) == code
         assert wanted <= finished(root) < 6
         assert within(10, lambda: not held(root))  # its worker ends with it
     before = {p: p.stat().st_mtime_ns for p in root.glob("gen_*/*/manifest.json")}
-    subprocess.run(command, check=True, capture_output=True)
+    assert Forked(*command, output=tmp_path / "said.log").wait(120) == 0
     assert before.items() <= {p: p.stat().st_mtime_ns for p in root.glob("gen_*/*/manifest.json")}.items()
     assert len(read_metrics(root)) == 6
     interrupted, last = read_json(tmp_path / "exp" / "timing.json")["calls"]
@@ -35,7 +36,8 @@ def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -
 
 
 def test_what_befalls_one_chain_leaves_the_others_alone(tmp_path: Path) -> None:
-    """Seed 1's process is killed, seed 2 has a broken file, seed 3 belongs to another process; seed 4 is finished."""
+    """Seed 1's process is killed, seed 2 has a broken file, seed 3 belongs to another process; seed 4 is finished. The
+    processes begin as a user's do."""
     path = asked(tmp_path, arms={"replace": ARMS["replace"]}, seeds=[1, 2, 3, 4], generations=2)
     homes = [tmp_path / "exp" / "arm=replace" / f"seed={seed}" for seed in (1, 2, 3, 4)]
     for home in homes[1:3]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import Forked
 
 from collapselab import modeling
 from collapselab.console import Console
@@ -24,6 +25,7 @@ from collapselab.rundir import Chain, read_metrics
 from collapselab.sampling.continuations import write_continuations
 
 ROOT = Path(__file__).parents[1]
+SMOKE = str(ROOT / "configs" / "smoke.yaml")
 
 
 def free_port() -> int:
@@ -54,16 +56,32 @@ def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 
+def at_once(processes: int, *arguments: str, output: Path) -> None:
+    """As `launch`, without the launcher: processes forked from this one, which find each other as its processes do."""
+    world = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    world |= {"LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
+    ranks = [
+        Forked(*arguments, output=output, RANK=str(rank), LOCAL_RANK=str(rank), **world)
+        if processes > 1
+        else Forked(*arguments, output=output)
+        for rank in range(processes)
+    ]
+    assert [rank.wait(120) for rank in ranks] == [0] * processes, output.read_text()[-3000:]
+
+
 @pytest.fixture(scope="module")
 def two_and_one(tmp_path_factory) -> dict[int, Path]:
     runs = {}
     for processes in (1, 2):
         folder = tmp_path_factory.mktemp(f"p{processes}")
         # 10,000 tokens: 156 blocks, so that the last batch is short and uneven between two processes
-        done = launch(
-            processes, "run", "--config", "configs/smoke.yaml", "--runs_dir", str(folder), "--mixing.tokens", "10000",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        options = ["run", "--config", SMOKE, "--runs_dir", str(folder), "--mixing.tokens", "10000"]
+        if processes == 1:
+            one = Forked(*options, output=folder / "said.log")
+            assert one.wait(240) == 0, one.said()
+        else:
+            done = launch(processes, *options)
+            assert done.returncode == 0, done.stderr[-3000:]
         runs[processes] = folder / "smoke" / "arm=main" / "seed=1"
     return runs
 
@@ -87,11 +105,17 @@ def test_one_model_writes_the_same_shards_with_one_and_two_processes(two_and_one
     texts = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        done = launch(
-            processes, "sample", str(two_and_one[1]), "--generation", "2", "--tokens", "30001", "--sampling.batch_size", "32",
-            "--out", str(out),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        options = [
+            "sample",
+            str(two_and_one[1]),
+            "--generation",
+            "2",
+            "--tokens",
+            "30001",
+            "--sampling.batch_size",
+            "32",
+        ]
+        at_once(processes, *options, "--out", str(out), output=tmp_path / f"{processes}.log")
         texts.append({p.name: p.read_bytes() for p in out.iterdir()})
     assert texts[0] == texts[1]
     assert len(texts[0]["tokens-00000.bin"]) == 2 * 30001
@@ -162,8 +186,7 @@ def test_a_dead_process_ends_the_others_and_a_signal_stops_all_where_they_can_go
             assert not any(p.is_running() for p in ranks.values()), f"{victim}: the others run on after a minute"
     said = (tmp_path / "output.log").read_text()
     assert "collapselab: stopped by SIGTERM" in said
-    done = launch(2, *options)
-    assert done.returncode == 0, done.stderr[-3000:]
+    at_once(2, *options, output=tmp_path / "output.log")
     assert "training goes on after step" in (tmp_path / "smoke" / "events.log").read_text()
     for g in range(2):
         for stage in ("train", "samples", "eval"):

@@ -13,68 +13,47 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import Forked, left
+from kill_again import CHAIN, ended, started
 
 from collapselab import cli, interrupts
 from collapselab.config import UserError
 
 ROOT = Path(__file__).parents[1]
 
-# One process imports the lab and forks every run: starting Python each time would take most of the test.
-DRIVER = """
-import json, os, shlex, signal, sys, time
-from pathlib import Path
-sys.path[:0] = [sys.argv[1]]
-from kill_again import CHAIN, ended, imported, left, started
-
-imported()
-root = Path(sys.argv[2])
-longer = [*CHAIN, "--generations=1", "--training.epochs=4", "--training.checkpoint_steps=10"]
-longer += ["--training.checkpoint_seconds=null"]
-home = ["--runs_dir", str(root), "--progress=false", *longer]
-
-def verb(arguments, log):
-    child = os.fork()
-    if child:
-        return child
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(stream, 1)
-    os.dup2(stream, 2)
-    from collapselab.cli import main
-    os._exit(main(arguments))
-
-assert ended(started(["run", "--name=whole", *home], root / "whole.log", True), 120) == 0
-wanted, found = left(root / "whole/arm=main/seed=1"), []
-for stage, signs in (("train", (2, 15)), ("samples", (15,)), ("eval", (2,))):
-    for sign in map(signal.Signals, signs):
-        name = f"{stage}-{sign.name}"
-        chain, log = root / name / "arm=main/seed=1", root / f"{name}.log"
-        arguments = ["run", f"--name={name}", *home]
-        child = verb(arguments, log)
-        wait_for = "train.unfinished/0000000010" if stage == "train" else f".{stage}.partial"
-        while not (chain / "gen_001" / wait_for).exists():
-            assert ended(child, 0.001) is None, log.read_text()
-        os.kill(child, sign)
-        asked = time.monotonic()
-        code = ended(child, 60)
-        seconds = time.monotonic() - asked
-        said = log.read_text().splitlines()[-1]
-        kept = [p.name for p in chain.glob(f"gen_001/{stage}.unfinished/*")]
-        again = shlex.split(said.split("to go on: ")[1])
-        assert ended(started(again[1:], root / "again.log", True), 120) == 0
-        found.append({"stage": stage, "sign": int(sign), "code": code, "said": said, "kept": kept, "again": again,
-                      "log": log.read_text(), "seconds": seconds, "equal": left(chain) == wanted})
-print(json.dumps(found))
-"""
+LONGER = [*CHAIN, "--generations=1", "--training.epochs=4", "--training.checkpoint_steps=10"]
+LONGER += ["--training.checkpoint_seconds=null"]
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    command = [sys.executable, "-c", DRIVER, str(ROOT / "scripts"), str(tmp_path_factory.mktemp("runs"))]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    """What four runs said and left that were asked to end in their second generation and then went on."""
+    root = tmp_path_factory.mktemp("runs")
+    home = ["--runs_dir", str(root), "--progress=false", *LONGER]
+    assert ended(started(["run", "--name=whole", *home], root / "whole.log", True), 120) == 0
+    wanted, found = left(root / "whole/arm=main/seed=1"), []
+    for stage, signs in (("train", (2, 15)), ("samples", (15,)), ("eval", (2,))):
+        for sign in map(signal.Signals, signs):
+            name = f"{stage}-{sign.name}"
+            chain, one = (
+                root / name / "arm=main/seed=1",
+                Forked("run", f"--name={name}", *home, output=root / f"{name}.log"),
+            )
+            wait_for = "train.unfinished/0000000010" if stage == "train" else f".{stage}.partial"
+            while not (chain / "gen_001" / wait_for).exists():
+                assert one.poll() is None, one.said()
+                time.sleep(0.001)
+            one.send_signal(sign)
+            asked = time.monotonic()
+            code = one.wait(60)
+            seconds = time.monotonic() - asked
+            said = one.said().splitlines()[-1]
+            kept = [p.name for p in chain.glob(f"gen_001/{stage}.unfinished/*")]
+            again = shlex.split(said.split("to go on: ")[1])
+            assert ended(started(again[1:], root / "again.log", True), 120) == 0
+            found.append({"stage": stage, "sign": int(sign), "code": code, "said": said, "kept": kept, "again": again,
+                          "log": one.said(), "seconds": seconds, "equal": left(chain) == wanted})  # fmt: skip
+    return found
 
 
 def test_a_signal_ends_a_run_with_its_code_and_the_command_that_goes_on(stopped: list[dict]) -> None:
@@ -100,7 +79,7 @@ def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(stopped: list[dic
 
 def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     """In a training step of many seconds: the first signal waits for its end, the second does not."""
-    command = [sys.executable, "-m", "collapselab", "run", "--runs_dir", str(tmp_path), "--corpus.tokenizer=bytes"]
+    command = ["run", "--runs_dir", str(tmp_path), "--corpus.tokenizer=bytes"]
     command += [
         "--training.batch_size=512",
         "--training.checkpoint_steps=1",
@@ -108,12 +87,11 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
         "--mixing.tokens=262144",
         "--model.width=128",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    run = Forked(*command, output=tmp_path / "said.log")
     place = tmp_path / "main/arm=main/seed=1/gen_000/train.unfinished/0000000001"
     until = time.monotonic() + 120
     while not place.exists():
-        assert run.poll() is None and time.monotonic() < until, run.communicate()[1]
+        assert run.poll() is None and time.monotonic() < until, run.said()
         time.sleep(0.02)
     run.send_signal(signal.SIGTERM)
     time.sleep(0.8)
@@ -121,7 +99,7 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     asked = time.monotonic()
     run.send_signal(signal.SIGTERM)
     assert run.wait(20) == 128 + signal.SIGTERM and time.monotonic() - asked < 2
-    assert "stopped at once" in run.communicate()[1]
+    assert "stopped at once" in run.said()
 
 
 def test_an_experiment_stops_its_chains_in_checkpoints(tmp_path: Path) -> None:
@@ -132,25 +110,16 @@ def test_an_experiment_stops_its_chains_in_checkpoints(tmp_path: Path) -> None:
         "model": {"layers": 2, "width": 32, "heads": 2}, "evaluation": {"tokens": 1024},
     }  # fmt: skip
     (tmp_path / "exp.yaml").write_text(json.dumps(settings))
-    command = [
-        sys.executable,
-        "-m",
-        "collapselab",
-        "experiment",
-        "--config",
-        str(tmp_path / "exp.yaml"),
-        "--workers",
-        "2",
-    ]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = ["experiment", "--config", str(tmp_path / "exp.yaml"), "--workers", "2"]
+    run = Forked(*command, output=tmp_path / "said.log")
     until = time.monotonic() + 120
     kept = "exp/shared/*/seed=*/gen_000/train.unfinished"
     while len(list(tmp_path.glob(kept))) < 2:
-        assert run.poll() is None and time.monotonic() < until, run.communicate()[1]
+        assert run.poll() is None and time.monotonic() < until, run.said()
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) == 128 + signal.SIGTERM
-    said = run.communicate()[1]
+    said = run.said()
     assert shlex.split(said.split("to go on: ")[1])[:2] == ["collapselab", "experiment"] and "Traceback" not in said
     assert all(any(folder.glob("*/manifest.json")) for folder in tmp_path.glob(kept))
     assert "Traceback" not in (tmp_path / "exp" / "workers.log").read_text()

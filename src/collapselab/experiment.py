@@ -18,6 +18,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,8 @@ from collapselab.rundir import STAGES, Chain
 
 POLL = 0.3  # seconds between looks at the chains' files
 PATIENCE = 2.0  # seconds before a chain that is held is left to its holder
+CONTEXT: BaseContext = multiprocessing.get_context("spawn")
+"""How workers start: as a Python of their own, for a fork of a process that holds threads or a GPU cannot be relied on."""
 LAST_STEP = 50.0  # seconds that a worker has to finish its step and write a checkpoint
 
 Outcome = tuple[Literal["done", "left", "failed"], str]
@@ -175,10 +178,9 @@ class _Worker:
         """Has it run a chain, in the process that it has or in a new one."""
         self.at_work = True
         if self.pipe is None or self.process is None or not self.process.is_alive():
-            context = multiprocessing.get_context("spawn")
-            self.pipe, theirs = context.Pipe()
+            self.pipe, theirs = CONTEXT.Pipe()
             arguments = (theirs, self.slot, self.count, self.gpus, str(self.log), os.getpid())
-            self.process = context.Process(target=_work, args=arguments)
+            self.process = CONTEXT.Process(target=_work, args=arguments)
             self.process.start()
             theirs.close()
         with suppress(OSError):  # it died in between: `outcome` says so
