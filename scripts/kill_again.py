@@ -57,6 +57,7 @@ def started(arguments: list[str], log: Path, fork: bool) -> int:
     import torch
 
     torch.set_num_threads(1)  # the threads of the process that this one was forked from are not there
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.setsid()
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(stream, 1)

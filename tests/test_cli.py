@@ -69,8 +69,11 @@ def _timed(*arguments: str) -> tuple[float, str]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_takes_under_300_ms_of_cpu_and_shows_defaults(verb: str) -> None:
     """300 ms, or three times the reference where a host is too slow to do that in 100."""
-    seconds, text = min(_timed("-m", "collapselab", verb, "--help") for _ in range(3))
-    if seconds >= 0.3:
+    for _ in range(3):
+        seconds, text = _timed("-m", "collapselab", verb, "--help")
+        if seconds < 0.3:
+            break
+    else:
         pairs = [(_timed("-SEc", REFERENCE)[0], _timed("-m", "collapselab", verb, "--help")[0]) for _ in range(5)]
         reference, seconds = min(first for first, _ in pairs), min(second for _, second in pairs)
         assert seconds < 3 * max(0.1, reference), pairs

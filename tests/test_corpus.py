@@ -155,6 +155,19 @@ def test_a_saved_tokenizer_is_the_same_one(name: str, tmp_path: Path) -> None:
     assert (again.separator, again.size) == (tokenizer.separator, tokenizer.size)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_bytes_are_counted_as_character_by_character(name: str) -> None:
+    tokenizer = TOKENIZERS[name]()
+    for text in [*NASTY, *DOCUMENTS[:10], ""]:
+        ((ids, sizes),) = tokenizer.encode([text])
+        encoding = tokenizer.raw.encode(text, add_special_tokens=False)
+        wanted, before = [], 0
+        for _, end in encoding.offsets:
+            wanted.append(len(text[before : max(before, end)].encode()))
+            before = max(before, end)
+        assert (ids, sizes[:-1]) == (encoding.ids, wanted[:-1]) and sum(sizes) == len(text.encode())
+
+
 def test_bytes_are_their_own_ids() -> None:
     tokenizer = bytes_tokenizer()
     text = "aé\n<|endoftext|>\x00"

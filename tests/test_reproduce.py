@@ -21,6 +21,7 @@ from collapselab.reproduce import entries, results
 from collapselab.reproduce.courses import Course, Measured, value_of
 from collapselab.reproduce.entries import Criterion, Entry
 
+pytestmark = pytest.mark.usefixtures("workers_at_once")
 PAPERS = ROOT / "configs" / "papers"
 NAMES = entries.names(PAPERS)
 TWO_CORES = {

@@ -18,7 +18,6 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from collapselab.rundir import STAGES, Chain
 
 POLL = 0.3  # seconds between looks at the chains' files
 PATIENCE = 2.0  # seconds before a chain that is held is left to its holder
-CONTEXT: BaseContext = multiprocessing.get_context("spawn")
+CONTEXT = multiprocessing.get_context("spawn")
 """How workers start: as a Python of their own, for a fork of a process that holds threads or a GPU cannot be relied on."""
 LAST_STEP = 50.0  # seconds that a worker has to finish its step and write a checkpoint
 

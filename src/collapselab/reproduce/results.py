@@ -5,6 +5,7 @@ docs/papers.md is made from these files and the entries alone (scripts/papers_pa
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def write(verdict: Verdict, out: Path, command: str, workers: int | None) -> Pat
     try:
         place.mkdir(parents=True, exist_ok=True)
         if verdict.measured is not None:
-            table = tidy(verdict.measured)
+            table = tidy(verdict.measured, verdict.entry)
             write_bytes(place / "metrics.csv", table.to_csv(index=False, float_format="%.6g").encode())
             write_bytes(place / "figure.png", _picture(verdict.entry, verdict.measured))
             name = "experiment.yaml" if verdict.entry.simulation is None else "simulation.yaml"
@@ -105,11 +106,15 @@ def _six(value: float) -> float | None:
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
-def tidy(measured: Measured) -> pd.DataFrame:
-    """Columns arm, quantity, chain (counted from 0 in the order of the seeds), generation (none for real text), value."""
+def tidy(measured: Measured, entry: Entry) -> pd.DataFrame:
+    """Columns arm, quantity, chain (counted from 0 in the order of the seeds), generation (none for real text), value; of what
+    a criterion or the picture takes."""
+    taken = set(re.findall(r"\w+", " ".join([*(criterion.of for criterion in entry.criteria), *entry.plot])))
     rows: list[tuple[str, str, int, int | None, float]] = []
     for arm, quantities in measured.arms.items():
         for name, course in quantities.items():
+            if name.removeprefix(LAW) not in taken and name not in taken:
+                continue
             for (chain, g), value in np.ndenumerate(course.values):
                 rows.append((arm, name, chain, g, value))
     for name, values in measured.real.items():
