@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import one_process, quiet, samples_of, small_config, wandb_files, wandb_rows
+from matplotlib.axes import Axes
 
 from collapselab import chain as chain_module
 from collapselab import folders, mixing, modeling, opening, report, sampling, seeds, training
@@ -26,7 +27,7 @@ from collapselab.evaluation import samples as sample_scores
 from collapselab.evaluation.rows import decoded, generated_places, rows_at
 from collapselab.metrics.self_bleu import self_bleu_sums
 from collapselab.metrics.tails import words
-from collapselab.report import figures, files, page, protocols, series, spec
+from collapselab.report import figures, files, gallery, page, protocols, series, spec
 from collapselab.rundir import STAGES, Chain, read_metrics
 from collapselab.tracking import Tracker
 
@@ -336,6 +337,25 @@ def shorter_panel(figure: Any, title: str, generations: int, *more: Any, **named
 
 def without_last(members: list[Any], key: str) -> dict[int, Any]:
     return dict(list(real_by_generation(members, key).items())[:-1])
+
+
+def test_the_gallery_draws_to_the_last_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures too, where a seed lacks a value in between, and laws beside them."""
+    values = {arm: np.random.default_rng(1).random((3, 6)) for arm in ("a", "b")}
+    values["b"][1, 2] = np.nan
+    monkeypatch.setattr(gallery, "png", lambda figure: figure)
+
+    def is_whole() -> None:
+        drawn: Any = gallery.draw({"x": values}, {"x": {"a": values["a"]}}, {"x": 0.5}, {})
+        (axis,) = drawn.axes
+        ends = [max(line.get_xdata()) for line in axis.get_lines() if len(line.get_xdata()) > 2]
+        assert ends == [5, 5, 5] and axis.get_xlim()[1] >= 5
+
+    is_whole()
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axis, *lines, **look: plot(axis, *(line[:-1] for line in lines), **look))
+    with pytest.raises(AssertionError):
+        is_whole()
 
 
 def test_the_last_generation_is_in_every_plot(finished: Made, monkeypatch: pytest.MonkeyPatch) -> None:

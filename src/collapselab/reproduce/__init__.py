@@ -119,10 +119,10 @@ def missing(entry: Entry, asked: Experiment | None) -> str:
     config = next(iter(asked.arms.values()))
     processes = Processes(config.device, config.training.precision, config.deterministic)
     if entry.needs_gpu and processes.device.type != "cuda":
-        return "it needs a GPU, and there is none here"
+        return f"it needs a GPU, and the device here is {processes.device.type}"
+    check_lengths(config)
     try:
         open_corpus(config, processes)
-        check_lengths(config)
     except UserError as error:
         return str(error)
     return ""

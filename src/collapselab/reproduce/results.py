@@ -145,7 +145,7 @@ def _picture(entry: Entry, measured: Measured) -> bytes:
 def page(entry: Entry, kept: dict[str, Any]) -> str:
     """table.md: the verdict, its figures, and how they were made."""
     verdict = f"Verdict: **{kept['verdict']}**" + (f": {inert(kept['reason'])}." if kept["reason"] else ".")
-    made = f"Made by `{inert(kept['command'])}`, {kept['date']}"
+    made = f"Made on {kept['date']}; again by `{inert(kept['command'])}`"
     parts = [f"# {entry.title}", f"{entry.cite}. {verdict}"]
     if kept["criteria"]:
         seeds = f"{len(kept['seeds'])} seeds ({', '.join(map(str, kept['seeds']))})"
