@@ -205,17 +205,18 @@ class Forked:
 
     Args:
         output: file that stdout and stderr are added to.
+        call: takes the arguments and returns the exit code.
         environment: variables of the process.
     """
 
-    def __init__(self, *arguments: str, output: Path, **environment: str):
+    def __init__(self, *arguments: str, output: Path, call: Callable[[list[str]], int] = main, **environment: str):
         self.output, self.returncode = output, None
         sys.stdout.flush()
         self.pid = os.fork()
         if not self.pid:
-            self._work(list(arguments), environment)
+            self._work(list(arguments), call, environment)
 
-    def _work(self, arguments: list[str], environment: dict[str, str]) -> None:
+    def _work(self, arguments: list[str], call: Callable[[list[str]], int], environment: dict[str, str]) -> None:
         code = 1
         try:
             alone()
@@ -224,7 +225,9 @@ class Forked:
             to_file(self.output)
             AcceleratorState._reset_state(reset_partial_state=True)  # of the processes that the test was launched as
             experiment.CONTEXT = Forking()
-            code = main(arguments)
+            code = call(arguments)
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
         except BaseException:
             traceback.print_exc()
         finally:

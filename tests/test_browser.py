@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fabricated import fabricate, under_protocol
-from helpers import fragile_config
+from helpers import fragile_config, undrawn
 from hostile import MARKS, reseal
 
 from collapselab.chain import run
@@ -71,7 +71,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         nothing = bytes(file.stat().st_size)
         file.unlink()  # a hard link
         file.write_bytes(nothing)
-    return {"real": write_report(real), "hostile": write_report(hostile)}
+    with undrawn():  # pages hold no PNG
+        return {"real": write_report(real), "hostile": write_report(hostile)}
 
 
 def spoil(root: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_fork_shares_its_past_and_goes_its_own_way(copied) -> None:
     [
         ({"seed": 7}, 1, "no chain|fork"),
         ({"training__block": 16}, 1, r"training\.block was 32, is 16"),
-        ({"corpus__tokenizer": "gpt2"}, 1, r"corpus\.tokenizer"),
+        ({"corpus__tokenizer": "bpe"}, 1, r"corpus\.tokenizer"),
         ({}, 9, "--at 9"),
         ({}, -1, "--at -1"),
     ],

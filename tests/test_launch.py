@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from accelerate.commands.launch import launch_command, launch_command_parser
 from helpers import Forked
 
 from collapselab import modeling
@@ -37,23 +35,26 @@ def free_port() -> int:
 def command(processes: int, *arguments: str) -> list[str]:
     # `--multi_gpu` is accelerate's name for "several processes": without a GPU they are CPU processes over gloo.
     kind = ["--multi_gpu"] if processes > 1 else ["--cpu"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_machines", "1", "--num_processes"]
-    launcher += [
-        str(processes),
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        str(free_port()),
-    ]
+    launcher = [*kind, "--num_machines", "1", "--num_processes", str(processes), "--mixed_precision", "no"]
+    launcher += ["--dynamo_backend", "no", "--main_process_port", str(free_port())]
     return [*launcher, "-m", "collapselab", *arguments]
 
 
-def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    asked = command(processes, *arguments)
-    return subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+def launcher(arguments: list[str]) -> int:
+    """`accelerate launch`, in this process; what it launches are processes of their own."""
+    launch_command(launch_command_parser().parse_args(arguments))
+    return 0
+
+
+def launched(*arguments: str, output: Path) -> Forked:
+    return Forked(*arguments, output=output, call=launcher, PYTHONPATH=str(ROOT / "src"))
+
+
+def launch(processes: int, *arguments: str, output: Path) -> int:
+    """The exit code of the launcher."""
+    code = launched(*command(processes, *arguments), output=output).wait(240)
+    assert code is not None
+    return code
 
 
 def at_once(processes: int, *arguments: str, output: Path) -> None:
@@ -80,8 +81,7 @@ def two_and_one(tmp_path_factory) -> dict[int, Path]:
             one = Forked(*options, output=folder / "said.log")
             assert one.wait(240) == 0, one.said()
         else:
-            done = launch(processes, *options)
-            assert done.returncode == 0, done.stderr[-3000:]
+            assert launch(2, *options, output=folder / "said.log") == 0, (folder / "said.log").read_text()[-3000:]
         runs[processes] = folder / "smoke" / "arm=main" / "seed=1"
     return runs
 
@@ -141,49 +141,39 @@ def test_two_processes_continue_the_same_prompts_as_one(two_and_one, tmp_path) -
 
 def test_one_process_where_two_were_asked_for_is_said(tmp_path) -> None:
     """accelerate's `--cpu --num_processes 2` starts one process: the run says so, and how to have two."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "collapselab"]
-    options = ["run", "--config", "configs/smoke.yaml", "--runs_dir", str(tmp_path), "--generations", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = ["run", "--config", SMOKE, "--runs_dir", str(tmp_path), "--generations", "0"]
+    done = launched("--cpu", "--num_processes", "2", "-m", "collapselab", *options, output=tmp_path / "said.log")
+    assert done.wait(240) == 0, done.said()[-3000:]
     facts = read_json(tmp_path / "smoke" / "arm=main" / "seed=1" / "environment.json")
-    assert facts["processes"] == 2 or "accelerate started one process" in done.stderr
+    assert facts["processes"] == 2 or "accelerate started one process" in done.said()
 
 
 def test_an_error_is_one_line_and_ends_every_process(tmp_path) -> None:
-    done = launch(
-        2, "run", "--config", "configs/smoke.yaml", "--runs_dir", str(tmp_path), "--corpus.source", "path:none*"
-    )
-    assert done.returncode != 0
-    assert done.stderr.count("collapselab: error:") == 1
+    options = ["run", "--config", SMOKE, "--runs_dir", str(tmp_path), "--corpus.source", "path:none*"]
+    assert launch(2, *options, output=tmp_path / "said.log") != 0
+    assert (tmp_path / "said.log").read_text().count("collapselab: error:") == 1
 
 
 def test_a_dead_process_ends_the_others_and_a_signal_stops_all_where_they_can_go_on(two_and_one, tmp_path) -> None:
     """Rank 1 is killed in training; then the launcher is asked to end; what comes out is that of an undisturbed run."""
-    options = ["run", "--config", "configs/smoke.yaml", "--runs_dir", str(tmp_path), "--mixing.tokens", "10000"]
+    options = ["run", "--config", SMOKE, "--runs_dir", str(tmp_path), "--mixing.tokens", "10000"]
     options += ["--training.checkpoint_steps", "1", "--generations", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     chain = tmp_path / "smoke" / "arm=main" / "seed=1"
     for victim, generation in (("rank 1", 0), ("launcher", 1)):
-        with (tmp_path / "output.log").open("a") as log:
-            asked = command(2, *options)
-            launcher = subprocess.Popen(
-                asked, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-            until = time.monotonic() + 120
-            while not list(chain.glob(f"gen_{generation:03d}/train.unfinished/*/manifest.json")):
-                assert launcher.poll() is None and time.monotonic() < until, (tmp_path / "output.log").read_text()[
-                    -3000:
-                ]
-                time.sleep(0.01)
-            ranks = {p.environ().get("RANK"): p for p in psutil.Process(launcher.pid).children() if p.is_running()}
-            at = time.monotonic()
-            (ranks["1"] if victim == "rank 1" else psutil.Process(launcher.pid)).send_signal(
-                signal.SIGKILL if victim == "rank 1" else signal.SIGTERM
-            )
-            assert launcher.wait(60) != 0
-            psutil.wait_procs(list(ranks.values()), timeout=max(0, 60 - (time.monotonic() - at)))
-            assert not any(p.is_running() for p in ranks.values()), f"{victim}: the others run on after a minute"
+        launcher = launched(*command(2, *options), output=tmp_path / "output.log")
+        until = time.monotonic() + 120
+        while not list(chain.glob(f"gen_{generation:03d}/train.unfinished/*/manifest.json")):
+            assert launcher.poll() is None and time.monotonic() < until, launcher.said()[-3000:]
+            time.sleep(0.01)
+        ranks = {p.environ().get("RANK"): p for p in psutil.Process(launcher.pid).children() if p.is_running()}
+        at = time.monotonic()
+        if victim == "rank 1":
+            ranks["1"].kill()
+        else:
+            launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(60) != 0
+        psutil.wait_procs(list(ranks.values()), timeout=max(0, 60 - (time.monotonic() - at)))
+        assert not any(p.is_running() for p in ranks.values()), f"{victim}: the others run on after a minute"
     said = (tmp_path / "output.log").read_text()
     assert "collapselab: stopped by SIGTERM" in said
     at_once(2, *options, output=tmp_path / "output.log")
