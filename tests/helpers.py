@@ -239,7 +239,7 @@ class Forked:
             self.returncode = ended(self.pid, 0)
         return self.returncode
 
-    def wait(self, seconds: float) -> int | None:
+    def wait(self, seconds: float) -> int:
         """The exit status; where it still runs after so long it is ended, and the test fails."""
         if self.returncode is None:
             self.returncode = waited_for(self.pid, seconds)

@@ -170,9 +170,8 @@ def test_variants_of_llama_are_right_too(change: dict) -> None:
             weight.add_(torch.randn_like(weight) * 0.2)
     model = modeling.LanguageModel(net, 70)
     for use in (False, True):
-        places = (
-            12 if use else 20
-        )  # the interpreter takes a third of a second for a step; llama3 turns differently from 8 on
+        # The interpreter takes a third of a second for a step; llama3 turns differently from place 8 on.
+        places = 12 if use else 20
         engine = Engine(Weights(model, places, DEVICE if use else CPU, torch.float32), 2, SamplingConfig(), kernels=use)
         text, ours = logits_of(engine, np.random.default_rng(0).integers(0, 70, (2, 4)))
         with torch.inference_mode():

@@ -52,9 +52,7 @@ def launched(*arguments: str, output: Path) -> Forked:
 
 def launch(processes: int, *arguments: str, output: Path) -> int:
     """The exit code of the launcher."""
-    code = launched(*command(processes, *arguments), output=output).wait(240)
-    assert code is not None
-    return code
+    return launched(*command(processes, *arguments), output=output).wait(240)
 
 
 def at_once(processes: int, *arguments: str, output: Path) -> None:

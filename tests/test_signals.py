@@ -35,10 +35,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     for stage, signs in (("train", (2, 15)), ("samples", (15,)), ("eval", (2,))):
         for sign in map(signal.Signals, signs):
             name = f"{stage}-{sign.name}"
-            chain, one = (
-                root / name / "arm=main/seed=1",
-                Forked("run", f"--name={name}", *home, output=root / f"{name}.log"),
-            )
+            chain = root / name / "arm=main/seed=1"
+            one = Forked("run", f"--name={name}", *home, output=root / f"{name}.log")
             wait_for = "train.unfinished/0000000010" if stage == "train" else f".{stage}.partial"
             while not (chain / "gen_001" / wait_for).exists():
                 assert one.poll() is None, one.said()

@@ -88,7 +88,7 @@ class Tokenizer:
 
 
 class _Bytes(Tokenizer):
-    """One token per byte: what the tokenizer itself says, thirty times as fast."""
+    """One token per byte: what the library's tokenizer would say, read off the bytes, for that takes a twentieth of the time."""
 
     def encode(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
         out = []

@@ -110,7 +110,10 @@ def judge(entry: Entry, measured: Measured) -> list[Judged]:
 
 
 def missing(entry: Entry, asked: Experiment | None) -> str:
-    """What an entry needs and is not here, in words: a GPU, a corpus, weights. Empty where nothing is missing."""
+    """What an entry needs and is not here, in words: a GPU, a corpus, weights. Empty where nothing is missing.
+
+    Raises UserError for settings that no run could have.
+    """
     if asked is None:
         return ""
     from collapselab.opening import check_lengths, open_corpus

@@ -109,11 +109,11 @@ def _six(value: float) -> float | None:
 def tidy(measured: Measured, entry: Entry) -> pd.DataFrame:
     """Columns arm, quantity, chain (counted from 0 in the order of the seeds), generation (none for real text), value; of what
     a criterion or the picture takes."""
-    taken = set(re.findall(r"\w+", " ".join([*(criterion.of for criterion in entry.criteria), *entry.plot])))
+    taken = set(re.findall(r"\w+\.\w+", " ".join(criterion.of for criterion in entry.criteria)))
     rows: list[tuple[str, str, int, int | None, float]] = []
     for arm, quantities in measured.arms.items():
         for name, course in quantities.items():
-            if name.removeprefix(LAW) not in taken and name not in taken:
+            if f"{arm}.{name}" not in taken and name.removeprefix(LAW) not in entry.plot and name not in entry.plot:
                 continue
             for (chain, g), value in np.ndenumerate(course.values):
                 rows.append((arm, name, chain, g, value))
