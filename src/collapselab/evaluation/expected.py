@@ -42,6 +42,7 @@ PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still
 SURVIVOR_COST = 1e8  # contexts x documents^2 x generations (squared for a pool): a few seconds
 EVERY = 20  # generations for which the law of survivors is computed one by one, then each tenth: it takes ever longer
 BIAS_CELLS = 1 << 21  # probabilities of all fixed contexts together that the bias line is computed on
+SHARPENED_CELLS = 1 << 20  # probabilities of some contexts in all generations, at a time
 
 
 def shares_of(chain: Chain, generation: int) -> list[float]:
@@ -212,12 +213,13 @@ class Sharpened:
     def observe(self, places: np.ndarray, logits: Tensor) -> None:
         self.plain.observe(places, logits)
         rows = [i for i, place in enumerate(places.tolist()) if place in self.some]
-        for i in rows:
-            law = logits[i].double().softmax(-1).cpu().numpy()
+        at_once = max(1, SHARPENED_CELLS // (logits.shape[1] * len(self.shares)))
+        for first in range(0, len(rows), at_once):
+            law = logits[rows[first : first + at_once]].double().softmax(-1).cpu().numpy()
             later = bias_only(law, self.shares, **self.does, regime=self.regime)[-1]  # type: ignore[arg-type]
             with np.errstate(divide="ignore"):
-                before, after = next_token_shape(np.log(np.stack([law, later])))[:, 0]
-            self.change.append(float(after - before))
+                before, after = (next_token_shape(np.log(p))[:, 0] for p in (law, later))
+            self.change.extend((after - before).tolist())
 
 
 def expected_entropy(
