@@ -46,7 +46,7 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("no Chromium or Chrome here: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        found = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield found
         found.close()
 

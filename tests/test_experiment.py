@@ -27,7 +27,7 @@ from collapselab.commands import one_chain, print_table
 from collapselab.commands.chains import read_experiment
 from collapselab.config import UserError, as_dict
 from collapselab.folders import read_json
-from collapselab.metrics.intervals import mean_interval, paired_difference
+from collapselab.metrics.intervals import differences, mean_interval, mean_intervals
 from collapselab.report import tables
 from collapselab.report.results import write_results
 from collapselab.rundir import STAGES, Chain, read_metrics
@@ -163,7 +163,7 @@ def test_summary_has_t_intervals_and_paired_differences(done: Path) -> None:
 
 def test_one_chain_has_no_interval_and_the_report_says_so(tmp_path: Path, lab: Lab) -> None:
     assert math.isnan(mean_interval(np.array([3.0]))[1])
-    assert paired_difference({1: 2.0}, {2: 1.0}) is None
+    assert differences({1: 2.0}, {2: 1.0}) == [] and differences({1: 2.0, 3: 4.0}, {3: 1.0, 1: 1.5}) == [0.5, 3.0]
     assert tables.with_interval(28.0123, math.nan) == "28.01"
     assert tables.with_interval(28.0123, 27.8899) == "28.01 ± 0.12"
     assert tables.with_interval(1326.0, 1176.0) == "1326 ± 150"
@@ -181,6 +181,15 @@ def test_an_interval_covers_the_mean_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0).normal(5.0, 2.0, (4000, 3))
     covered = [low <= 5.0 <= high for _, low, high in map(mean_interval, draws)]
     assert abs(np.mean(covered) - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+def test_many_intervals_at_once_are_those_of_each_sample() -> None:
+    draw = np.random.default_rng(1)
+    samples = [draw.normal(5.0, 2.0, draw.integers(1, 8)).tolist() for _ in range(50)]
+    for sample, (mean, low, high) in zip(samples, mean_intervals(samples), strict=True):
+        assert mean == pytest.approx(np.mean(sample))
+        expected = stats.ttest_1samp(sample, 0).confidence_interval(0.95) if len(sample) > 1 else (math.nan, math.nan)
+        assert (low, high) == pytest.approx(tuple(expected), nan_ok=True)
 
 
 def test_eval_scores_an_old_run_anew_and_touches_nothing_published(done: Path, tmp_path: Path, lab: Lab) -> None:

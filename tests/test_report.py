@@ -510,7 +510,7 @@ def test_charts_are_drawn_at_every_width_in_both_themes_and_for_paper(made: Path
     said: list[str] = []
     asked: list[str] = []
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         view = browser.new_page(viewport={"width": 360, "height": 800}, color_scheme="dark")
         view.on("console", lambda message: said.append(message.text))
         view.on("pageerror", lambda error: said.append(str(error)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,34 +15,44 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float
     Args:
         values: (chains,) one value of each chain.
     """
-    values = np.asarray(values, np.float64)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = float(_quantile(level, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    return mean_intervals([np.asarray(values).tolist()], level)[0]
+
+
+def mean_intervals(samples: Sequence[Sequence[float]], level: float = 0.95) -> list[tuple[float, float, float]]:
+    """`mean_interval` of each of many samples, of any sizes: a report has tens of thousands. Of an empty one nan."""
+    found = [(math.nan, math.nan, math.nan)] * len(samples)
+    by_size: dict[int, list[int]] = {}
+    for place, sample in enumerate(samples):
+        by_size.setdefault(len(sample), []).append(place)
+    for size, places in by_size.items():
+        if not size:
+            continue
+        values = np.array([samples[place] for place in places], np.float64)
+        means = values.mean(axis=1)
+        half = np.full(len(places), math.nan)
+        if size > 1:
+            half = _quantile(level, size - 1) * values.std(axis=1, ddof=1) / math.sqrt(size)
+        intervals = zip(means.tolist(), (means - half).tolist(), (means + half).tolist(), strict=True)
+        for place, interval in zip(places, intervals, strict=True):
+            found[place] = interval
+    return found
 
 
 @lru_cache
 def _quantile(level: float, freedom: int) -> float:
-    """Of Student's t; a report asks for the same ones tens of thousands of times."""
+    """Of Student's t."""
     from scipy.special import stdtrit  # scipy.stats takes most of a second more
 
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def paired_difference(
-    values: dict[int, float], baseline: dict[int, float], level: float = 0.95
-) -> tuple[int, float, float, float] | None:
-    """(pairs, mean difference, low, high) of an arm and a baseline arm, paired by seed; None where no seed has both.
+def differences(values: dict[int, float], baseline: dict[int, float]) -> list[float]:
+    """Of an arm and a baseline arm, for each seed that both have, in the seeds' order.
 
     Chains of one seed share generation 0 and every random number that they can, so their difference varies less than
     either of them.
     """
-    seeds = sorted(values.keys() & baseline.keys())
-    if not seeds:
-        return None
-    return len(seeds), *mean_interval(np.array([values[s] - baseline[s] for s in seeds]), level)
+    return [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
 
 
 def with_interval(mean: float, low: float) -> str:

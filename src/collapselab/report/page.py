@@ -124,10 +124,10 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
     baseline = found.baseline if found.baseline in arms and len(arms) > 1 else None
     numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
     last = tables.last_of_all(chains)
-    common = parts["changes"]
+    common = numbers
     if any(len(chain.rows) - 1 > last for chain in chains):
-        common = tables.changes(tables.tidy(chains), last)
-    verdict = words.verdict(chains, words.Numbers(parts["summary"], common, parts["theory"]))
+        common = words.Numbers(parts["summary"], tables.changes(tables.tidy(chains), last), parts["theory"])
+    verdict = words.verdict(chains, common)
     charts, missing = [], []
     for name, title, caption, draw in CHARTS:
         spec = draw(chains)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from collapselab.folders import write_bytes
 from collapselab.metrics import HEADLINE
-from collapselab.metrics.intervals import mean_interval, paired_difference, with_interval
+from collapselab.metrics.intervals import differences, mean_intervals, with_interval
 from collapselab.metrics.likelihood import HISTOGRAM_STEP
 
 if TYPE_CHECKING:
@@ -41,6 +40,10 @@ def reference(chains: list[ChainFiles]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[c for c in TIDY if c != "generation"])
 
 
+SUMMARY = ["arm", "generation", "metric", "chains", "mean", "low", "high"]
+SUMMARY += ["pairs", "difference", "difference_low", "difference_high"]
+
+
 def summary(table: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     """Means over the chains of an arm with 95 % t-intervals, and paired differences to the baseline arm.
 
@@ -48,18 +51,25 @@ def summary(table: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     single chain the ends of an interval are empty; the baseline arm has no difference.
     """
     found: dict[tuple[str, int, str], dict[int, float]] = {}
-    for arm, seed, generation, metric, value in table.itertuples(index=False):
+    for arm, seed, generation, metric, value in _lines(table):
         found.setdefault((arm, generation, metric), {})[seed] = value
-    rows: list[dict[str, Any]] = []
-    for (arm, generation, metric), by_seed in found.items():
-        mean, low, high = mean_interval(np.array(list(by_seed.values())))
-        row = {"arm": arm, "generation": generation, "metric": metric, "chains": len(by_seed)}
-        row |= {"mean": mean, "low": low, "high": high}
-        other = found.get((baseline, generation, metric)) if baseline is not None and arm != baseline else None
-        pairs = paired_difference(by_seed, other) if other else None
-        names = ("pairs", "difference", "difference_low", "difference_high")
-        rows.append(row | dict(zip(names, pairs or (0, math.nan, math.nan, math.nan), strict=True)))
-    return pd.DataFrame(rows)
+    gaps = [
+        differences(by_seed, found.get((baseline, generation, metric), {})) if baseline not in (None, arm) else []
+        for (arm, generation, metric), by_seed in found.items()
+    ]
+    intervals = mean_intervals([list(by_seed.values()) for by_seed in found.values()])
+    rows = [
+        (*key, len(by_seed), *interval, len(gap), *difference)
+        for (key, by_seed), interval, gap, difference in zip(
+            found.items(), intervals, gaps, mean_intervals(gaps), strict=True
+        )
+    ]
+    return pd.DataFrame(rows, columns=SUMMARY)
+
+
+def _lines(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """The lines of a table; a tenth of the time of `itertuples`, where text is kept by Arrow."""
+    return zip(*(table[column].to_list() for column in table), strict=True)
 
 
 CHANGES = ["arm", "metric", "generation", "chains", "change", "low", "high"]
@@ -70,15 +80,17 @@ def changes(table: pd.DataFrame, last: int | None = None) -> pd.DataFrame:
     every chain of its arm has: columns arm, metric, generation, chains, change (mean), low, high (95 % t-interval over chains)."""
     found: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
     lengths: dict[str, dict[int, int]] = {}
-    for arm, seed, generation, metric, value in table.itertuples(index=False):
+    for arm, seed, generation, metric, value in _lines(table):
         found.setdefault((arm, metric), {}).setdefault(seed, {})[generation] = value
         lengths.setdefault(arm, {})[seed] = max(generation, lengths.get(arm, {}).get(seed, 0))
-    rows = []
+    gaps: dict[tuple[str, str, int], list[float]] = {}
     for (arm, metric), by_seed in found.items():
         end = min(lengths[arm].values()) if last is None else last
-        gaps = [course[end] - course[0] for course in by_seed.values() if 0 in course and end in course]
-        if gaps and end:
-            rows.append((arm, metric, end, len(gaps), *mean_interval(np.array(gaps))))
+        known = [course[end] - course[0] for course in by_seed.values() if 0 in course and end in course]
+        if known and end:
+            gaps[arm, metric, end] = known
+    intervals = mean_intervals(list(gaps.values()))
+    rows = [(*key, len(known), *interval) for (key, known), interval in zip(gaps.items(), intervals, strict=True)]
     return pd.DataFrame(rows, columns=CHANGES)
 
 

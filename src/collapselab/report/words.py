@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import with_interval
 from collapselab.report.files import ChainFiles, Opened
 from collapselab.report.overlay import TITLES, by_arm
@@ -32,6 +33,7 @@ SHORT = {
 }
 HAS_REAL = ("diversity/words/distinct_2",)  # whose value for real text is no matter of definition
 LAWS = ("truth/slot/diversity", "tails/words/coverage_1", "tails/bigrams/coverage_1", "real/next_token_entropy")
+ASKED = {"real_share", *HEADLINE.values(), *SAID, *LAWS}  # of a hundred metrics
 LONGEST_NOTE = 300  # characters; this lab's own are shorter
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
@@ -40,7 +42,8 @@ class Numbers:
     """Look-ups in the tables of one protocol."""
 
     def __init__(self, summary: pd.DataFrame, changes: pd.DataFrame, laws: pd.DataFrame):
-        self.at = {(row.arm, row.generation, row.metric): row for row in summary.itertuples(index=False)}
+        asked = summary[summary["metric"].isin(ASKED)]
+        self.at = {(row.arm, row.generation, row.metric): row for row in asked.itertuples(index=False)}
         self.change = {(row.arm, row.metric): row for row in changes.itertuples(index=False)}
         self.laws = {(row.arm, row.generation, row.metric): row for row in laws.itertuples(index=False)}
 
