@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
     "training": {"block": 32, "batch_size": 8, "lr": 3e-3},
     "mixing": {"tokens": 2048, "start": 0.5, "ratio": 0.5},
     "sampling": {"batch_size": 16},
-    "evaluation": {"tokens": 1024},
+    "evaluation": {"tokens": 1024, "overlap": False},  # which reads all of the training text for each text of a second
     "corpus": {"tokenizer": "bytes"},
 }
 

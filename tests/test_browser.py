@@ -504,5 +504,4 @@ def test_print_shows_the_state_in_light(opened: Pages) -> None:
     assert light == "rgb(255, 255, 255)" and poor == []
     one.page.emulate_media(media="screen")
     one.page.locator("#theme").click()
-    assert len(one.page.pdf()) > 10_000
     one.check()

@@ -36,7 +36,7 @@ def without_time(rows: list[dict]) -> list[dict]:
 def finished(tmp_path_factory):
     """A finished chain of generations 0 to 2 (do not change it: copy it)."""
     folder = tmp_path_factory.mktemp("runs")
-    config = small_config(runs_dir=str(folder))
+    config = small_config(runs_dir=str(folder), evaluation__overlap=True)
     path, rows = run(config)
     return config, path, rows
 

@@ -58,7 +58,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def beams(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """One whose text is searched for."""
-    changes = {"sampling__beams": 2, "generations": 1, "mixing__tokens": 512, "evaluation__overlap": False}
+    changes = {"sampling__beams": 2, "generations": 1, "mixing__tokens": 512}
     config = small_config(runs_dir=str(tmp_path_factory.mktemp("beams")), **changes)
     path, _ = run(config)
     return config, path, open_corpus(config, one_process())

@@ -39,7 +39,7 @@ def tiny(folder: Path, **changes: Any) -> RunConfig:
     """A chain of a third of a second per generation, whose prompts are heads of real text."""
     small = {
         "model__layers": 1, "model__width": 16, "mixing__tokens": 1280, "evaluation__tokens": 512,
-        "evaluation__sample_tokens": 480, "evaluation__overlap": False, "sampling__prompt": "real_prefix",
+        "evaluation__sample_tokens": 480, "sampling__prompt": "real_prefix",
         "sampling__prompt_tokens": HEAD,
     }  # fmt: skip
     return small_config(runs_dir=str(folder), **(small | changes))
