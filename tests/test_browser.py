@@ -58,7 +58,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     for arm, start in (("half", 0.5), ("none", 0.0)):
         changes = {"arm": arm, "mixing__start": start, "generations": GENERATIONS - 1, "corpus__tokenizer": "bpe"}
-        run(fragile_config(folder, retain="all", training__checkpoint_steps=None, mixing__tokens=4096, **changes))
+        changes |= {"mixing__tokens": 4096, "sampling__batch_size": 128}
+        run(fragile_config(folder, retain="all", training__checkpoint_steps=None, **changes))
     real, hostile = folder / "test", folder / "hostile"
     shutil.copytree(real, hostile)
     spoil(hostile)

@@ -5,6 +5,7 @@ A block that begins with ```bash run is run, in order with the others of its pag
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -22,6 +23,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import config_docs
 
 from collapselab.cli import HANDLERS
+
+options_of = functools.cache(config_docs.options_of)  # tens of milliseconds a time
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*PAGES, *sorted((ROOT / "results").rglob("*.md")), *sorted((ROOT / "data").rglob("*.md"))]
@@ -126,12 +129,12 @@ def check(line: str) -> None:
         return
     verb, *arguments = rest
     assert verb in HANDLERS, f"{verb} is not a verb"
-    options = config_docs.options_of(verb)
+    options = options_of(verb)
     gathered = options.gather([a for a in arguments if a not in ("--help", "--print_config")])
     own = {action.dest for action in options.parser._actions}
     passed_on = [item for item in gathered if item.startswith("--") and item[2:].split("=", 1)[0] not in own]
     if passed_on:  # keys of `run` that sample and eval accept
-        run = config_docs.options_of("run")
+        run = options_of("run")
         run.parse(run.gather(passed_on))
     if "--help" not in arguments:
         options.parse([item for item in gathered if item not in passed_on])
@@ -153,7 +156,7 @@ def test_verbs_and_options_in_the_running_text_exist(page: Path) -> None:
         words = code.split()
         if len(words) > 1 and words[0] == "collapselab" and words[1].isalpha() and words[1].islower():
             assert words[1] in HANDLERS, code
-            options = config_docs.options_of(words[1])
+            options = options_of(words[1])
             known = {*options.keys, *options.line_only, *options.switches, "config", "help", "print_config"}
             asked = re.findall(r"--([\w.]*\w)", code)
             assert set(asked) <= known, f"{code}: {set(asked) - known}"
