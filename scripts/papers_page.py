@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,15 @@ compares, and keeps the verdict:
     .venv/bin/collapselab reproduce --all
 
 **PASS** means that every criterion holds in the mean over seeds; the interval beside it is the 95 % t-interval over seeds (a
-criterion on a mean over seeds is one number and has none). A **FAIL** stays, with what differs. **NOT RUN** says what was
-missing: a GPU, a corpus (`--data_dir`), weights from a hub. Most entries are small forms for two cores; each says how it
-differs from the paper. A source that is *unverified* was not read in the paper itself.
+criterion on a mean over seeds is one number and has none). *Narrowly*: a bound lies within the interval, and other seeds may
+turn it. A **FAIL** stays, with what differs. **NOT RUN** says what was missing: a GPU, a corpus (`--data_dir`), weights from a
+hub. Most entries are small forms for two cores, with as many seeds as six minutes allow; each says how it differs from the
+paper. A published figure beside ours is a line of the table below it, or computed by us from its lines. A source that is
+*unverified* was not read in the paper itself.
 
-Criteria were written down before the runs, but not every one stayed as it was, and settings of small forms were sometimes
-chosen after trials; each entry tells which. What changed after something had been seen: kazdan's form, and the number of its
-seeds after a FAIL with five; fixed_share's bounds beside the law, from .03 and .05 for each seed to .02 for their mean, in
-fewer generations; discrete_chain has three times the chains in two arms, whose criterion 20,000 missed by noise; briesch's
-last criterion was set aside for a milder one and put back before the verdict; gerstgrasser trains four epochs in place of
-six.
+Criteria were written down before the runs. Where something was changed after something had been seen, of a criterion, a
+setting or the seeds, its entry says what, and what came of every try. Verdicts that were replaced stay in
+`results/NAME/earlier/`.
 
 The command ends with 1 where an entry fails or cannot be finished. What the field disagrees about, and what each choice does:
 [disagreements.md](disagreements.md).
@@ -68,6 +68,13 @@ def _section(entry: Entry, kept: dict[str, Any] | None, folder: Path) -> str:
                 f"With seeds {', '.join(map(str, other['seeds']))}: **{other['verdict']}** "
                 f"([table](../results/{entry.name}/{again.name}/table.md))."
             )
+    earlier = []
+    for table in sorted((folder / entry.name / "earlier").glob("*/table.md")):
+        found = re.search(r"Verdict: \*\*([A-Z ]+)\*\*", table.read_text(encoding="utf-8"))
+        assert found is not None, table
+        place = table.relative_to(folder).as_posix()
+        earlier.append(f"[{table.parent.name}](../results/{place}) **{found[1]}**")
+    parts += [f"Earlier, and replaced: {'; '.join(earlier)}."] if earlier else []
     return "\n\n".join([*parts, results.published_table(entry), *results.prose(entry)])
 
 

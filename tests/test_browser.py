@@ -214,7 +214,7 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ["real", "hostile"])
-def test_the_page_opens_offline_without_errors_and_fits(opened: Pages, name: str, width: int) -> None:
+def test_the_page_opens_offline_fits_and_works_without_errors(opened: Pages, name: str, width: int) -> None:
     one = opened[name, width]
     assert one.page.locator("#x-columns .x-block").count() == 2
     one.page.locator(".chart").first.scroll_into_view_if_needed()
@@ -222,6 +222,25 @@ def test_the_page_opens_offline_without_errors_and_fits(opened: Pages, name: str
     one.check()
     theme = "light" if name == "real" else "dark"
     assert one.page.evaluate("document.documentElement.dataset.theme") == theme
+
+    page, last = one.page, str(GENERATIONS - 1)
+    page.locator("#x-generation").press("ArrowLeft")
+    assert one.text("#x-now") == str(GENERATIONS - 2)
+    page.locator("#x-next").click()
+    assert one.text("#x-now") == last
+    for colour, entries in (("frequency", 6), ("none", 0), ("surprise", 6)):
+        page.locator(f"[name=x-colour][value={colour}]").check()
+        assert page.locator("#x-legend li").count() == entries
+    every = one.text("#x-page")
+    page.locator("#x-search").fill("e")
+    assert one.text("#x-page") != every and page.locator(".x-hit").count() > 0
+    page.locator("#x-search").fill("")
+    assert one.text("#x-page") == every and page.locator(".x-hit").count() == 0
+    before = page.evaluate("document.documentElement.dataset.theme")
+    for now in ({"light", "dark"} - {before}, {before}):
+        page.locator("#theme").click()
+        assert {page.evaluate("document.documentElement.dataset.theme")} == now
+    one.check()
 
 
 def test_the_slider_moves_by_mouse_and_by_keyboard(opened: Pages) -> None:

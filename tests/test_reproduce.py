@@ -318,16 +318,37 @@ def test_absent_text_is_said_and_not_an_error(lab: Lab, tmp_path: Path) -> None:
     other = {key: value for key, value in TINY.items() if key != "corpus"} | {"corpus": {"source": "books"}}
     other |= {"mixing": {"tokens": 1300}, "sampling": {"prompt": "first_token"}}
     (papers / "tiny.yaml").write_text(yaml.safe_dump(other))
-    code, said, _ = lab("reproduce", "tiny", "--papers", str(papers), "--out", str(out), "--runs_dir", str(tmp_path))
+    line = ("reproduce", "tiny", "--papers", str(papers), "--out", str(out), "--runs_dir", str(tmp_path))
+    code, said, _ = lab(*line)
     assert code == 0 and "tiny: NOT RUN (corpus.source='books'" in said
     found = results.read(out / "tiny")
     assert found is not None and found["verdict"] == "NOT RUN" and "data_dir" in found["reason"]
     assert "it falls" in (out / "tiny" / "table.md").read_text()
+    weights = {"pretrained": "nobody/has-this-model"}  # and no network, or no such name on the hub
+    (papers / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"model": weights}))
+    code, said, _ = lab(*line)
+    assert code == 0 and "tiny: NOT RUN (model.pretrained='nobody/has-this-model'" in said
+
+
+def test_what_was_changed_and_what_is_close_is_said(tmp_path: Path) -> None:
+    entry = entries.read(entry_file(tmp_path, changed=["two seeds,\n then three", "a bound"]), "tiny")
+    assert entry.changed == ["two seeds, then three", "a bound"]
+    assert results.prose(entry)[-1] == "- two seeds, then three\n- a bound"
+    one: dict[str, Any] = {"low": 0.1, "high": 0.3, "holds": True, "at_least": 0.0, "at_most": None}
+    for changes, said in (
+        ({}, "yes"),
+        ({"at_least": 0.15}, "yes, narrowly"),
+        ({"at_most": 0.15, "holds": False}, "**no**, narrowly"),
+        ({"at_most": 0.05, "holds": False}, "**no**"),
+        ({"low": None, "high": None, "at_least": 0.15}, "yes"),
+    ):
+        assert results.holds(one | changes) == said
 
 
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("paper.published: .*source is missing", {"published": [{"what": "a", "value": "1"}]}),
     ("paper.published: give a list", {"published": []}),
+    ("paper.changed: give a list", {"changed": "a bound"}),
     ("paper.titel: no such key; did you mean 'title'", {"titel": "x"}),
     ("paper.title: say it", {"title": None}),
     ("give at_least, at_most, or both", {"criteria": [{"says": "a", "of": "closed.r[0]"}]}),

@@ -292,7 +292,7 @@
         const part = element("i", { title: `${said[i]} words` });
         part.style.flexGrow = words;
         if (i === 0) part.className = "x-never";
-        else if (i === histogram.length - 1) part.className = "x-still";
+        else if (i === histogram.length - 1) part.style.background = colourOf(arm.name); // still written
         else part.style.setProperty("--x-part", `${Math.round(20 + (50 * (i - 1)) / Math.max(1, histogram.length - 2))}%`);
         bar.append(part);
       });

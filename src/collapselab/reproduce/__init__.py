@@ -116,6 +116,7 @@ def missing(entry: Entry, asked: Experiment | None) -> str:
     """
     if asked is None:
         return ""
+    from collapselab import pretrained
     from collapselab.opening import check_lengths, open_corpus
     from collapselab.parallel import Processes
 
@@ -123,11 +124,13 @@ def missing(entry: Entry, asked: Experiment | None) -> str:
     processes = Processes(config.device, config.training.precision, config.deterministic)
     if entry.needs_gpu and processes.device.type != "cuda":
         return f"it needs a GPU, and the device here is {processes.device.type}"
-    check_lengths(config)
     try:
+        if config.model.pretrained is not None:
+            pretrained.size_of(config.model.pretrained)
         open_corpus(config, processes)
     except UserError as error:
         return str(error)
+    check_lengths(config)
     return ""
 
 

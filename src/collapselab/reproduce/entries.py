@@ -70,6 +70,8 @@ class Entry:
     small: str
     differs: str
     """Of a run that failed: what differs from the paper, as far as that is known."""
+    changed: list[str]
+    """What was changed of criteria, setting or seeds after something had been seen, and what came of each try."""
     minutes: float | None
     """Cost on two CPU cores; None for an entry that needs a GPU."""
     gpu_hours: float | None
@@ -114,7 +116,9 @@ def read(folder: Path, name: str) -> Entry:
     path = folder / f"{name}.yaml"
     tree = load_yaml(path)
     where = f"{path}: paper"
-    paper = _section(tree.get("paper"), where, {*_TEXTS, *_LISTS, "needs", "minutes", "gpu_hours", "quantities"})
+    paper = _section(
+        tree.get("paper"), where, {*_TEXTS, *_LISTS, "changed", "needs", "minutes", "gpu_hours", "quantities"}
+    )
     for key in _TEXTS:
         if not isinstance(paper.get(key, "" if key in ("small", "differs") else None), str):
             raise UserError(f"{where}.{key}: say it in a line or more")
@@ -126,6 +130,9 @@ def read(folder: Path, name: str) -> Entry:
     for key in ("minutes", "gpu_hours"):
         if not _is_number(paper.get(key, 0)):
             raise UserError(f"{where}.{key}={paper[key]!r}: must be a number")
+    changed = paper.get("changed", [])
+    if not isinstance(changed, list) or not all(isinstance(one, str) for one in changed):
+        raise UserError(f"{where}.changed: give a list of sentences")
     quantities = paper.get("quantities", {})
     if not isinstance(quantities, dict):
         raise UserError(f"{where}.quantities: give short names, as in nll: real/nll_nats")
@@ -144,6 +151,7 @@ def read(folder: Path, name: str) -> Entry:
         open=_words(paper["open"]),
         small=_words(paper.get("small", "")),
         differs=_words(paper.get("differs", "")),
+        changed=[_words(one) for one in changed],
         minutes=costs[0],
         gpu_hours=costs[1],
         published=[_made(Published, item, f"{where}.published") for item in _list(paper, "published", where)],

@@ -22,6 +22,10 @@ from collapselab.reproduce.entries import Entry
 
 SCHEMA = 1
 LAW = "law_"  # a quantity law_x is what theory expects of x
+READ = (
+    "Ours: mean over seeds ± half of the 95 % interval. Narrowly: a bound lies within that interval, and other seeds may turn "
+    "it. Published: a line of the table of what was published, or computed by us from its lines."
+)
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cpus", "cuda")
 
 
@@ -155,7 +159,7 @@ def page(entry: Entry, kept: dict[str, Any]) -> str:
             + ", ".join(f"{key} {value}" for key, value in kept["environment"].items())
             + ".",
             criteria_table(kept),
-            "Ours: mean over seeds ± half of the 95 % interval. A criterion holds where the mean lies within its bounds.",
+            f"{READ} A criterion holds where the mean lies within its bounds.",
             "![What was measured](figure.png)",
         ]
     else:
@@ -165,10 +169,13 @@ def page(entry: Entry, kept: dict[str, Any]) -> str:
 
 
 def prose(entry: Entry) -> list[str]:
-    """What was published, what was left open, and how the small form differs."""
+    """What was published, what was left open, how the small form differs, and what became of it."""
     parts = [f"**Their setting.** {entry.protocol}", f"**What it leaves open, and what we chose.** {entry.open}"]
     parts += [f"**The small form.** {entry.small}"] if entry.small else []
-    return parts + ([f"**What differs.** {entry.differs}"] if entry.differs else [])
+    parts += [f"**What differs.** {entry.differs}"] if entry.differs else []
+    if entry.changed:
+        parts += ["**What was changed after something had been seen.**", "\n".join(f"- {one}" for one in entry.changed)]
+    return parts
 
 
 def published_table(entry: Entry) -> str:
@@ -178,10 +185,17 @@ def published_table(entry: Entry) -> str:
 def criteria_table(kept: dict[str, Any]) -> str:
     rows = []
     for one in kept["criteria"]:
-        rows.append(
-            [one["says"], one["published"] or "–", ours(one), one["bound"], "yes" if one["holds"] else "**no**"]
-        )
+        rows.append([one["says"], one["published"] or "–", ours(one), one["bound"], holds(one)])
     return markdown(["what must show", "published", "ours", "bound", "holds"], rows)
+
+
+def holds(one: dict[str, Any]) -> str:
+    """Whether the mean lies within its bounds, and where its interval does not lie on the same side, that: other seeds may
+    turn it."""
+    said = "yes" if one["holds"] else "**no**"
+    low, high, ends = one["low"], one["high"], [one["at_least"], one["at_most"]]
+    close = low is not None and low < high and any(end is not None and low < end < high for end in ends)
+    return f"{said}, narrowly" if close else said
 
 
 def ours(one: dict[str, Any]) -> str:
