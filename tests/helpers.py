@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
     "model": {"layers": 2, "width": 32, "heads": 2},
     "training": {"block": 32, "batch_size": 8, "lr": 3e-3},
     "mixing": {"tokens": 2048, "start": 0.5, "ratio": 0.5},
-    "sampling": {"batch_size": 16},
+    "sampling": {"batch_size": 64},
     "evaluation": {"tokens": 1024, "overlap": False},  # which reads all of the training text for each text of a second
     "corpus": {"tokenizer": "bytes"},
 }
@@ -133,6 +133,7 @@ def fragile_config(folder: Path, **changes: Any) -> RunConfig:
     small = {
         "model__layers": 1, "model__width": 16, "model__start": "previous", "model__dropout": 0.1, "retain": "last",
         "training__checkpoint_steps": 2, "training__checkpoint_seconds": 1e-9, "mixing__tokens": 1280,
+        "sampling__batch_size": 16,
         "evaluation__tokens": 512, "evaluation__sample_tokens": 512, "evaluation__self_bleu_samples": 0,
     }  # fmt: skip
     return small_config(runs_dir=str(folder), **(small | changes))

@@ -12,7 +12,7 @@ from helpers import samples_of, small_config, wandb_files, wandb_rows
 
 from collapselab import chain as chain_module
 from collapselab.chain import run
-from collapselab.config import UserError
+from collapselab.config import EvaluationConfig, UserError
 from collapselab.folders import manifest_of, read_json
 from collapselab.report import write_report
 from collapselab.rundir import STAGES, Chain, read_metrics
@@ -36,7 +36,7 @@ def without_time(rows: list[dict]) -> list[dict]:
 def finished(tmp_path_factory):
     """A finished chain of generations 0 to 2 (do not change it: copy it)."""
     folder = tmp_path_factory.mktemp("runs")
-    config = small_config(runs_dir=str(folder), evaluation__overlap=True)
+    config = small_config(runs_dir=str(folder))
     path, rows = run(config)
     return config, path, rows
 
@@ -66,7 +66,7 @@ def test_a_chain_publishes_every_stage(finished) -> None:
             "real/next_token_entropy", "real/effective_support", "real/gini", "reference/nll", "reference/nll_p99",
             "diversity/tokens/seq_rep_4", "diversity/words/self_bleu", "diversity/words/zipf_exponent",
             "diversity/words/zipf_ranks", "diversity/tokens/good_turing_coverage", "diversity/words/chao1",
-            "diversity/overlap_8", "diversity/overlap_13", "diversity/compression_ratio",
+            "diversity/compression_ratio",
         ):  # fmt: skip
             assert isinstance(row["metrics"][key], float), key
 
@@ -96,6 +96,13 @@ def test_samples_are_scored_by_generation_0_and_not_by_their_own_model(finished)
         found.append(float(loss[: int(scored)].mean()))
     assert rows[2]["metrics"]["reference/nll"] == pytest.approx(found[0], rel=1e-5)
     assert abs(found[1] / found[0] - 1) > 1e-4
+
+
+def test_overlap_is_measured_unless_it_is_switched_off(tmp_path) -> None:
+    changes = {"generations": 0, "mixing__tokens": 512, "evaluation__overlap": EvaluationConfig().overlap}
+    path, rows = run(small_config(runs_dir=str(tmp_path), **changes))
+    for metrics in (read_json(path / "reference" / "eval.json")["metrics"], rows[0]["metrics"]):
+        assert 0 <= metrics["diversity/overlap_13"] <= metrics["diversity/overlap_8"] < 1
 
 
 def test_optional_metrics_and_those_that_are_switched_off(tmp_path) -> None:

@@ -48,7 +48,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "regimes" / "experiment.yaml").write_text(yaml.safe_dump(asked, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD_TOKENS", 512)  # one batch of 16 sequences
-        chain.run(small_config(**QUICK, runs_dir=str(folder), name="demo", generations=1, evaluation__tokens=768))
+        chain.run(
+            small_config(
+                **QUICK,
+                runs_dir=str(folder),
+                name="demo",
+                generations=1,
+                evaluation__tokens=768,
+                sampling__batch_size=16,
+            )
+        )
     return folder
 
 

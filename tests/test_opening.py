@@ -198,7 +198,7 @@ def test_a_chain_of_an_older_version_is_taken_as_it_is(
         (root / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
         environment = unsealed((root / "environment.json").read_bytes())
         write_json(root / "environment.json", {k: v for k, v in (environment or {}).items() if k != "machine"})
-        write_json(Chain(root).batch_file, {"batch_size": 16})
+        write_json(Chain(root).batch_file, {"batch_size": 64})
         opens(config, corpus)
         err = capsys.readouterr().err
         assert "damaged" not in err and "gone" not in err and "note: threads" not in err
@@ -266,9 +266,9 @@ def test_a_fork_takes_the_batch_of_its_parent_also_where_that_file_is_damaged(
     Chain(parent).batch_file.write_text("{}")
     fork = settings(folder, arm="other", mixing__start=0.9)
     with opened(Chain(chain_path(fork)), fork, corpus, one_process(), (parent, 0)):
-        assert read_json(chain_path(fork) / "batch.json")["batch_size"] == 16
+        assert read_json(chain_path(fork) / "batch.json")["batch_size"] == 64
     assert read_json(chain_path(fork) / "fork.json") == {
-        "parent": read_json(chain_path(of_fork(folder)) / "fork.json")["parent"], "name": str(parent), "at": 0, "batch": 16,
+        "parent": read_json(chain_path(of_fork(folder)) / "fork.json")["parent"], "name": str(parent), "at": 0, "batch": 64,
     }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from collapselab.report.charts import CHARTS
 from collapselab.report.files import Opened
 from collapselab.rundir import Chain, read_metrics
 
-QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "sampling__batch_size": 64}
+QUICK: dict[str, Any] = {"evaluation__tokens": 4096}
 ARMS = [f"arm_{i:02d}" for i in range(12)]
 
 
