@@ -145,8 +145,8 @@ class Opened:
 
 
 class Pages:
-    """The real report, opened in a wide window, and the hostile one, opened dark on a phone; given another width where a
-    test wants that. A page is loaded once: a second a time."""
+    """The real report, opened light, and the hostile one, opened dark, both on a phone; given another width where a test
+    wants that. A page is loaded once: a second a time."""
 
     def __init__(self, browser: Any, reports: dict[str, Path]):
         self.browser, self.reports = browser, reports
@@ -155,7 +155,7 @@ class Pages:
     def __getitem__(self, wanted: tuple[str, int]) -> Opened:
         name, width = wanted
         if name not in self.found:
-            first = (1600, "light") if name == "real" else (360, "dark")
+            first = (360, "light" if name == "real" else "dark")
             self.found[name] = Opened(self.browser, self.reports[name], *first)
         one = self.found[name]
         if one.page.viewport_size["width"] != width:
@@ -455,6 +455,21 @@ def test_a_rare_word_says_which_seed_and_fits_a_phone_and_paper(opened: Pages) -
     one.check()
 
 
+def test_print_shows_the_state_in_light(opened: Pages) -> None:
+    one = opened["real", 800]
+    one.page.locator("#theme").click()
+    one.page.emulate_media(media="print")
+    assert (
+        not one.page.locator(".x-controls").is_visible() and one.page.locator("#x-columns .x-token").first.is_visible()
+    )
+    assert one.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    light, poor = one.page.evaluate("getComputedStyle(document.body).backgroundColor"), one.page.evaluate(CONTRAST)[1]
+    assert light == "rgb(255, 255, 255)" and poor == []
+    one.page.emulate_media(media="screen")
+    one.page.locator("#theme").click()
+    one.check()
+
+
 def test_everything_is_reached_and_seen_by_the_keyboard_alone(opened: Pages) -> None:
     one = opened["real", 800]
     one.page.locator("body").evaluate("body => { document.activeElement.blur(); window.scrollTo(0, 0); }")
@@ -479,21 +494,6 @@ def test_everything_is_reached_and_seen_by_the_keyboard_alone(opened: Pages) -> 
         if not visible:
             hidden.append(said)
     assert hidden == [] and len(reached) >= wanted > 15
-    one.check()
-
-
-def test_print_shows_the_state_in_light(opened: Pages) -> None:
-    one = opened["real", 800]
-    one.page.locator("#theme").click()
-    one.page.emulate_media(media="print")
-    assert (
-        not one.page.locator(".x-controls").is_visible() and one.page.locator("#x-columns .x-token").first.is_visible()
-    )
-    assert one.page.evaluate("document.documentElement.dataset.theme") == "dark"
-    light, poor = one.page.evaluate("getComputedStyle(document.body).backgroundColor"), one.page.evaluate(CONTRAST)[1]
-    assert light == "rgb(255, 255, 255)" and poor == []
-    one.page.emulate_media(media="screen")
-    one.page.locator("#theme").click()
     one.check()
 
 

@@ -22,7 +22,6 @@ import yaml
 from conftest import Lab
 from fabricated import fabricate, under_protocol
 from helpers import quiet, small_config, undrawn
-from scipy import stats
 
 from collapselab import report
 from collapselab.chain import run
@@ -166,6 +165,8 @@ def test_data_are_text_to_an_html_parser_and_control_nothing() -> None:
 
 
 def test_the_words_have_the_numbers_of_the_tables(many: tuple[Path, float, Page]) -> None:
+    from scipy import stats  # half a second, of every worker that reads this file
+
     folder, text = many[0].parent, many[2].text
     metrics, summary, changes = (pd.read_csv(folder / f"{n}.csv") for n in ("metrics", "summary", "changes"))
     key = "real/perplexity"

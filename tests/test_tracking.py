@@ -322,15 +322,15 @@ def test_a_resumed_run_sends_what_is_missing_and_no_row_twice(online, chain, das
 
 def test_neither_a_key_nor_a_token_reaches_a_file_or_a_stream(online, tmp_path, capfd) -> None:
     online.setenv("HF_TOKEN", TOKEN)
-    online.setattr(tracking, "FINISH_SECONDS", 1)
+    online.setattr(tracking, "FINISH_SECONDS", 0.3)
     for mode in ("offline", "online"):
         if mode == "online":  # nobody takes the report
             online.setattr(tracking, "REPORT_SECONDS", 0)
-            online.setattr(tracking, "LEAVE_SECONDS", 0.5)
+            online.setattr(tracking, "LEAVE_SECONDS", 0.3)
         with undrawn():
             run(small_config(runs_dir=str(tmp_path / "runs"), name=mode, generations=0, tracking__wandb=mode))
     out, err = capfd.readouterr()
-    assert err.count("wandb") == 1 and "not all was sent within 1 s" in err and "collapselab sync" in err, err
+    assert err.count("wandb") == 1 and "not all was sent within 0.3 s" in err and "collapselab sync" in err, err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sum(path.suffix == ".wandb" for path in files) == 2 and len(files) > 40
     for text in (out.encode(), err.encode(), *(path.read_bytes() for path in files)):
@@ -339,9 +339,9 @@ def test_neither_a_key_nor_a_token_reaches_a_file_or_a_stream(online, tmp_path, 
 
 def test_a_slow_server_delays_neither_a_row_nor_a_fork(online, chain, silent_server) -> None:
     online.setenv("WANDB_BASE_URL", silent_server)
-    online.setattr(tracking, "LEAVE_SECONDS", 0.5)
+    online.setattr(tracking, "LEAVE_SECONDS", 0.3)
     started = time.perf_counter()
-    tracker = Tracker(small_config(), chain, quiet(), "online", patience=1)
+    tracker = Tracker(small_config(), chain, quiet(), "online", patience=0.3)
     for count in range(200):
         tracker.log(rows_of(count))
     assert time.perf_counter() - started < 2  # most of it is the import of wandb
@@ -357,8 +357,8 @@ def test_a_slow_server_delays_neither_a_row_nor_a_fork(online, chain, silent_ser
     assert tracker.thread is not None and tracker.thread.is_alive()
     started = time.perf_counter()
     tracker.finish()
-    assert time.perf_counter() - started < 1 + tracking.LEAVE_SECONDS + 1
-    assert "not all was sent within 1 s" in tracker.failed
+    assert time.perf_counter() - started < 0.3 + tracking.LEAVE_SECONDS + 1
+    assert "not all was sent within 0.3 s" in tracker.failed
 
 
 def test_sync_says_that_nothing_was_taken(online, chain) -> None:
@@ -580,16 +580,16 @@ def test_an_experiments_report_and_comparison_are_a_run_of_their_own(tmp_path, c
 
 def test_a_report_that_wandb_does_not_take_changes_nothing_but_a_line(online, chain, capfd) -> None:
     """A server that has not answered is not waited for as long as one that takes a report."""
-    online.setattr(tracking, "FINISH_SECONDS", 1)
-    online.setattr(tracking, "LEAVE_SECONDS", 0.5)
+    online.setattr(tracking, "FINISH_SECONDS", 0.3)
+    online.setattr(tracking, "LEAVE_SECONDS", 0.3)
     page = chain / "index.html"
     page.write_text("x")
     config = small_config(tracking__wandb="online")
     started = time.perf_counter()
     tracking.send_report(config, chain.parents[1], page, ["metric"], [["perplexity"]])
-    assert time.perf_counter() - started < 1 + tracking.LEAVE_SECONDS + 2
+    assert time.perf_counter() - started < 0.3 + tracking.LEAVE_SECONDS + 2
     out, err = capfd.readouterr()
-    assert err.count("\n") == 1 and "not all was sent within 1 s" in err and KEY not in err + out
+    assert err.count("\n") == 1 and "not all was sent within 0.3 s" in err and KEY not in err + out
 
 
 def test_names_are_as_long_as_wandb_takes(tmp_path) -> None:

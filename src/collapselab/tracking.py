@@ -149,7 +149,7 @@ class Tracker:
             self.thread.join(self.extra)
             seconds += self.extra
         if self.thread.is_alive():
-            self.failed = self.failed or f"not all was sent within {seconds:.0f} s"
+            self.failed = self.failed or f"not all was sent within {seconds:g} s"
             _end_service()
             self.thread.join(LEAVE_SECONDS)
 
