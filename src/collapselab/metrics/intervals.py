@@ -19,7 +19,11 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float
 
 
 def mean_intervals(samples: Sequence[Sequence[float]], level: float = 0.95) -> list[tuple[float, float, float]]:
-    """`mean_interval` of each of many samples, of any sizes: a report has tens of thousands. Of an empty one nan."""
+    """`mean_interval` of each of many samples: a report has tens of thousands.
+
+    Args:
+        samples: one value of each chain in each of them; any number of chains. An empty one has (nan, nan, nan).
+    """
     found = [(math.nan, math.nan, math.nan)] * len(samples)
     by_size: dict[int, list[int]] = {}
     for place, sample in enumerate(samples):
@@ -40,14 +44,14 @@ def mean_intervals(samples: Sequence[Sequence[float]], level: float = 0.95) -> l
 
 @lru_cache
 def _quantile(level: float, freedom: int) -> float:
-    """Of Student's t."""
+    """The t of a two-sided interval at this level, by Student's distribution."""
     from scipy.special import stdtrit  # scipy.stats takes most of a second more
 
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
 def differences(values: dict[int, float], baseline: dict[int, float]) -> list[float]:
-    """Of an arm and a baseline arm, for each seed that both have, in the seeds' order.
+    """An arm's value minus the baseline arm's, for each seed that both have, in the order of the seeds.
 
     Chains of one seed share generation 0 and every random number that they can, so their difference varies less than
     either of them.
