@@ -257,7 +257,7 @@ def test_each_generation_starts_where_it_is_told_to(tmp_path, start: str) -> Non
     assert (began[1] == first) == (start == "previous")
 
 
-@pytest.mark.parametrize("regime", ["accumulate", "accumulate_subsample", "balanced", "incremental"])
+@pytest.mark.parametrize("regime", ["accumulate", "accumulate_subsample", "balanced", "incremental", "expanding"])
 def test_other_regimes_run(tmp_path, regime: str) -> None:
     config = small_config(runs_dir=str(tmp_path), mixing__regime=regime, sampling__prompt_from="previous")
     path, rows = run(config)

@@ -84,11 +84,13 @@ REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
     ("mixing.values", [0.5] * 5, {"mixing.schedule": "linear"}),
     *[
         ("mixing.schedule", s, {"mixing.regime": r})
-        for r in ("accumulate", "accumulate_subsample", "balanced", "incremental")
+        for r in ("accumulate", "accumulate_subsample", "balanced", "incremental", "expanding")
         for s in ("constant", "geometric", "linear", "cosine", "harmonic", "power")
     ],
     *[("mixing.replaced", v, {"mixing.regime": "incremental"}) for v in (0.0, 1.1, NAN)],
     ("mixing.replaced", 0.5, {}),
+    *[("mixing.added", v, {"mixing.regime": "expanding"}) for v in (0.0, 1.1, NAN)],
+    ("mixing.added", 0.5, {"mixing.regime": "accumulate"}),
     ("sampling.tokens", 1, {}),
     ("sampling.length", 1, {}),
     ("sampling.prompt_tokens", 0, {}),

@@ -14,11 +14,11 @@ from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import mixing, plan, regimes, schedules, supply
+from collapselab import mixing, regimes, schedules, supply
 from collapselab.config import MixingConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.folders import publishing, read_json, write_json
-from collapselab.mixing import TrainingSet
+from collapselab.mixing import TrainingSet, set_blocks
 from collapselab.regimes import REAL, REGIMES, Inputs, real_blocks
 from collapselab.rundir import Chain
 
@@ -152,12 +152,12 @@ def test_keep_real_has_all_real_text_and_the_newest_samples_alone(tmp_path) -> N
         assert facts["real_blocks_used"] == 10 and facts["tokens"]["real"]["set"] == 10 * BLOCK
 
 
-@pytest.mark.parametrize("regime", ["replace", "accumulate", "accumulate_subsample", "keep_real"])
+@pytest.mark.parametrize("regime", ["replace", "accumulate", "accumulate_subsample", "keep_real", "expanding"])
 def test_a_plan_knows_how_large_each_training_set_will_be(tmp_path, regime: str) -> None:
     config = small_config(mixing__tokens=10 * BLOCK, mixing__regime=regime, mixing__start=0.0, generations=3)
     chain, train, budget = Chain(tmp_path), tokens_of(40 * BLOCK), 10 * BLOCK
     for g in range(4):
-        assert mix(config, chain, g, train)["blocks"] == plan._set_blocks(config, g, 40, budget)
+        assert mix(config, chain, g, train)["blocks"] == set_blocks(config, 10, budget, g)
         make_samples(chain, g, budget, BLOCK, 1)
 
 
@@ -235,6 +235,30 @@ def test_incremental_replaces_a_share_of_the_set_before(share: float, seed: int)
         assert math.floor(10 * share) <= len(new) <= math.ceil(10 * share)
 
 
+@settings(max_examples=5, deadline=None)
+@given(st.sampled_from([0.1, 0.25, 0.5, 1.0]), st.integers(0, 2**32))
+def test_expanding_adds_a_share_of_the_newest_samples_and_keeps_everything(share: float, seed: int) -> None:
+    keys = {"mixing__tokens": 10 * BLOCK, "mixing__regime": "expanding", "mixing__added": share, "seed": seed}
+    with TemporaryDirectory() as folder:
+        made = [list(map(tuple, b.tolist())) for _, b in chain_of(Path(folder), 4, tokens_of(40 * BLOCK), **keys)]
+    for g, (before, after) in enumerate(itertools.pairwise(made), 1):
+        new = set(after) - set(before)
+        assert after[: len(before)] == before and len(after) == len(set(after)) == len(before) + len(new)
+        assert {source for source, _ in new} <= {g - 1}
+        assert math.floor(10 * share) <= len(new) <= math.ceil(10 * share)
+
+
+def test_what_is_added_is_drawn_at_random() -> None:
+    before = np.stack([np.full(4, REAL), np.arange(4)], axis=1)
+    taken = np.zeros(8)
+    for seed in range(400):
+        config = MixingConfig(regime="expanding", added=0.75)
+        found = regimes.expanding(Inputs(config, 1, 4, np.arange(4), 4, [8], None, seed, lambda: before))
+        assert len(found) == 4 + 3
+        taken[found[found[:, 0] == 0, 1]] += 1
+    assert np.abs(taken - 150).max() < 4 * math.sqrt(150 * 5 / 8)
+
+
 def test_what_is_replaced_is_drawn_at_random() -> None:
     kept = np.zeros(8)
     before = np.stack([np.full(8, REAL), np.arange(8)], axis=1)
@@ -247,13 +271,16 @@ def test_what_is_replaced_is_drawn_at_random() -> None:
     assert np.abs(kept - 200).max() < 4 * math.sqrt(400 / 4)
 
 
-@pytest.mark.parametrize(("regime", "replaced", "least"), [("balanced", None, 25), ("incremental", 0.3, 15)])
-def test_regimes_of_one_size_say_how_much_has_to_be_written(regime: str, replaced: float | None, least: int) -> None:
-    keys = {"mixing__tokens": 50 * BLOCK, "mixing__regime": regime, "mixing__replaced": replaced}
+@pytest.mark.parametrize(
+    ("regime", "share", "least"),
+    [("balanced", {}, 25), ("incremental", {"replaced": 0.3}, 15), ("expanding", {"added": 0.3}, 15)],
+)
+def test_regimes_say_how_much_has_to_be_written(regime: str, share: dict[str, float], least: int) -> None:
+    keys = {"mixing__tokens": 50 * BLOCK, "mixing__regime": regime, **{f"mixing__{k}": v for k, v in share.items()}}
     supply.check_supply(small_config(**keys, sampling__tokens=least * BLOCK), 50)
     with pytest.raises(UserError, match=r"sampling\.tokens=\d+: a generation needs"):
         supply.check_supply(small_config(**keys, sampling__tokens=(least - 1) * BLOCK), 50)
-    few = Inputs(MixingConfig(regime=regime, replaced=replaced), 1, 50, np.arange(50), 50, [3], None, 1,
+    few = Inputs(MixingConfig(regime=regime, **share), 1, 50, np.arange(50), 50, [3], None, 1,
                  lambda: np.zeros((50, 2), np.int64))  # fmt: skip
     with pytest.raises(UserError, match=r"sampling\.tokens: generation 1 needs"):
         REGIMES[regime](few)

@@ -8,6 +8,7 @@ Which blocks those are is for the regime to say (regimes.py).
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def blocks_available(tokens: Tokens, config: RunConfig) -> int:
 def set_size(config: RunConfig, available: int) -> int:
     """Blocks in one training set."""
     return available if config.mixing.tokens is None else config.mixing.tokens // config.training.block
+
+
+def set_blocks(config: RunConfig, size: int, budget: int, generation: int) -> int:
+    """Blocks of a generation's training set, at most.
+
+    Args:
+        size: of generation 0's. budget: tokens that a generation writes.
+    """
+    parts = {"accumulate": generation, "expanding": generation, "keep_real": min(generation, 1)}
+    expanding = config.mixing.regime == "expanding"
+    added = math.ceil(config.mixing.added_share * size - 1e-9) if expanding else budget // config.training.block
+    return size + parts.get(config.mixing.regime, 0) * added
 
 
 def sample_budget(config: RunConfig, available: int) -> int:

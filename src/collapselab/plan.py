@@ -39,7 +39,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         config.model, previous=None, tokenizer=corpus.tokenizer, block=config.training.block, seed=0
     )
     generations = config.generations + 1
-    blocks = [_set_blocks(config, g, available, budget) for g in range(generations)]
+    size = mixing.set_size(config, available)
+    blocks = [mixing.set_blocks(config, size, budget, g) for g in range(generations)]
     if model.counted:
         model = _counted(config, corpus.train.ids[: blocks[0] * config.training.block], model.vocab)
     trained = [mixing.shows(config, n) * config.training.block for n in blocks]
@@ -79,12 +80,6 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         "disk": needed(config, weights, model.vocab, budget, blocks[done:], done == 0),
         "disk_free": free_at(Path(config.runs_dir)),
     }
-
-
-def _set_blocks(config: RunConfig, generation: int, available: int, budget: int) -> int:
-    size = mixing.set_size(config, available)
-    parts = {"accumulate": generation, "keep_real": min(generation, 1)}.get(config.mixing.regime, 0)
-    return size + parts * (budget // config.training.block)
 
 
 def _counted(config: RunConfig, ids: np.ndarray, vocab: int) -> modeling.LanguageModel:

@@ -95,6 +95,12 @@ def incremental(inputs: Inputs) -> np.ndarray:
     return np.concatenate([before[kept], _written(inputs, draw, inputs.generation - 1, count)])
 
 
+def expanding(inputs: Inputs) -> np.ndarray:
+    """The training set before, and as many new samples as `mixing.added` of the first one (Briesch et al. 2023)."""
+    count = real_blocks(inputs.config.added_share, inputs.size, inputs.seed, inputs.generation)
+    return np.concatenate([inputs.previous(), _written(inputs, inputs.draw("mixture"), inputs.generation - 1, count)])
+
+
 def _written(inputs: Inputs, draw: np.random.Generator, source: int, count: int) -> np.ndarray:
     """Some of a generation's blocks, drawn without replacement. Raises UserError where it wrote fewer."""
     if count > inputs.sampled[source]:
@@ -110,6 +116,7 @@ REGIMES: dict[str, Callable[[Inputs], np.ndarray]] = {
     "keep_real": keep_real,
     "balanced": balanced,
     "incremental": incremental,
+    "expanding": expanding,
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from collapselab import families
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Corpus
+from collapselab.mixing import set_blocks
 from collapselab.pretrained import size_of
 from collapselab.rundir import Chain
 
@@ -53,13 +54,11 @@ def check_space(config: RunConfig, chain: Chain, corpus: Corpus, budget: int, do
     """Raises UserError where the disk has less room than the rest of a chain takes.
 
     Args:
-        done: generations that are finished; of the next one, what is there already is not needed again. blocks: of a
-            training set; `accumulate` and `keep_real` add to them.
+        done: generations that are finished; of the next one, what is there already is not needed again. blocks: of the
+            first training set.
     """
     vocab = corpus.tokenizer.size
-    parts = {"accumulate": config.generations, "keep_real": 1}.get(config.mixing.regime, 0)  # that are added, at most
-    added = budget // config.training.block
-    sets = [blocks + min(g, parts) * added for g in range(done, config.generations + 1)]
+    sets = [set_blocks(config, blocks, budget, g) for g in range(done, config.generations + 1)]
     weights = weight_bytes(config, vocab, max(sets, default=0))
     wanted = needed(config, weights, vocab, budget, sets, done == 0)
     free = free_at(chain.root) + sum(path.stat().st_size for path in chain.generation(done).rglob("*"))

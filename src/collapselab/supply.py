@@ -40,9 +40,9 @@ def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0
             "accumulated; raise it or leave it null"
         )
     wanted = max((size - n for n in later), default=0)
-    if config.generations and config.mixing.regime in ("balanced", "incremental"):  # rounded up, as chance may
-        part = 0.5 if config.mixing.regime == "balanced" else config.mixing.replaced_share
-        wanted = math.ceil(part * size - 1e-9)
+    parts = {"balanced": 0.5, "incremental": config.mixing.replaced_share, "expanding": config.mixing.added_share}
+    if config.generations and config.mixing.regime in parts:  # rounded up, as chance may
+        wanted = math.ceil(parts[config.mixing.regime] * size - 1e-9)
     if written < wanted:
         raise UserError(
             f"sampling.tokens={config.sampling.tokens}: a generation needs {wanted * block} tokens written by the one "

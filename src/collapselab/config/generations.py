@@ -7,22 +7,28 @@ from typing import Literal
 
 from collapselab.config.values import check
 
+Regime = Literal["replace", "accumulate", "accumulate_subsample", "keep_real", "balanced", "incremental", "expanding"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixingConfig:
     """What generation t >= 1 is trained on: real text, text of earlier generations, in which shares."""
 
     tokens: int | None = 131072
-    """Tokens in one training set (accumulate: in each part added to it), rounded down to whole blocks; null means the
+    """Tokens in one training set (of regimes that add to it: in the first), rounded down to whole blocks; null means the
     whole training split."""
-    regime: Literal["replace", "accumulate", "accumulate_subsample", "keep_real", "balanced", "incremental"] = "replace"
+    regime: Regime = "replace"
     """`replace`: real text by the schedule, the rest by the generation before. `accumulate`: generation 0's real text
     and every generation's samples, a growing set. `accumulate_subsample`: `tokens` drawn at random from that pool.
     `keep_real`: generation 0's real text and the newest generation's samples, all of both. `balanced`: `tokens` in equal
-    parts from the sources of accumulate. `incremental`: the set before, `replaced` of it replaced by the newest samples."""
+    parts from the sources of accumulate. `incremental`: the set before, `replaced` of it replaced by the newest samples.
+    `expanding`: the set before and, of the newest samples, `added` of the size of the first set."""
     replaced: float | None = None
     """`incremental` only: share of the training set before that new samples replace, drawn at random, (0, 1]; null means
     0.5."""
+    added: float | None = None
+    """`expanding` only: samples that each generation adds, drawn at random, as a share of the first set's size, (0, 1];
+    null means 0.5."""
     schedule: Literal["constant", "geometric", "linear", "cosine", "harmonic", "power", "list"] | None = None
     """Real share alpha_g of generation g's training set, g = 1..G, for `replace`; null means geometric. constant:
     start; geometric: start x ratio^(g-1); linear and cosine: from start to end over g = 1..G; harmonic: 1/(g+1);
@@ -66,6 +72,13 @@ class MixingConfig:
         )
         check(0 < self.replaced_share <= 1, "mixing.replaced", self.replaced, "must be above 0 and at most 1")
         check(
+            self.added is None or self.regime == "expanding",
+            "mixing.added",
+            self.added,
+            "only mixing.regime=expanding has it; set null",
+        )
+        check(0 < self.added_share <= 1, "mixing.added", self.added, "must be above 0 and at most 1")
+        check(
             (self.schedule == "list") == bool(self.values),
             "mixing.values",
             self.values,
@@ -76,6 +89,11 @@ class MixingConfig:
     def replaced_share(self) -> float:
         """Of the training set before that new samples replace, for `incremental`."""
         return 0.5 if self.replaced is None else self.replaced
+
+    @property
+    def added_share(self) -> float:
+        """Of the first training set's size, that each generation adds, for `expanding`."""
+        return 0.5 if self.added is None else self.added
 
     @property
     def uses_horizon(self) -> bool:

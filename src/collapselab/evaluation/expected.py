@@ -68,7 +68,7 @@ def law_of(mixing: MixingConfig) -> tuple[str, bool]:
 def why_no_law(config: RunConfig) -> str:
     """Why no law is known for this pipeline; empty where one is."""
     block, mixing, training = config.training.block, config.mixing, config.training
-    if mixing.regime in ("balanced", "incremental"):
+    if mixing.regime in ("balanced", "incremental", "expanding"):
         return f"mixing.regime={mixing.regime} has none"
     if config.sampling.repetition_penalty != 1 or config.sampling.beams > 1:
         return "text written with a repetition penalty or beams follows no law"
@@ -236,7 +236,7 @@ def expected_entropy(
     regime's sources have other parts than equal ones. All processes take part."""
     does, mixing = shaped(config.sampling), config.mixing
     of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
-    if does is None or of_unequal_parts or mixing.regime == "incremental":
+    if does is None or of_unequal_parts or mixing.regime in ("incremental", "expanding"):
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block
