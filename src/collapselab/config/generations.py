@@ -7,8 +7,6 @@ from typing import Literal
 
 from collapselab.config.values import check
 
-Regime = Literal["replace", "accumulate", "accumulate_subsample", "keep_real", "balanced", "incremental", "expanding"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MixingConfig:
@@ -17,7 +15,9 @@ class MixingConfig:
     tokens: int | None = 131072
     """Tokens in one training set (of regimes that add to it: in the first), rounded down to whole blocks; null means the
     whole training split."""
-    regime: Regime = "replace"
+    regime: Literal[
+        "replace", "accumulate", "accumulate_subsample", "keep_real", "balanced", "incremental", "expanding"
+    ] = "replace"
     """`replace`: real text by the schedule, the rest by the generation before. `accumulate`: generation 0's real text
     and every generation's samples, a growing set. `accumulate_subsample`: `tokens` drawn at random from that pool.
     `keep_real`: generation 0's real text and the newest generation's samples, all of both. `balanced`: `tokens` in equal
