@@ -263,7 +263,7 @@ def test_other_regimes_run(tmp_path, regime: str) -> None:
     path, rows = run(config)
     ledger = read_json(path / "gen_002" / "mixture" / "mixture.json")["tokens"]
     assert {"real", "generation_0", "generation_1", "prompt_previous"} == set(ledger)
-    assert rows[1]["real_share"] == pytest.approx(0.5, abs=0.15)
+    assert rows[1]["real_share"] == pytest.approx(2 / 3 if regime == "expanding" else 0.5, abs=0.15)
 
 
 def test_report_shows_every_generation_and_the_reference(copied) -> None:

@@ -165,7 +165,7 @@ def test_rates_of_a_known_gamma_law_are_recovered() -> None:
         ({"training__tokens": 1280 * 13}, "training.tokens"),
         ({"sampling__prompt_tokens": 6}, "more than 3 tokens"),
         ({"training__loss_on_last": 4}, "loss_on_last"),
-        ({"mixing__regime": "balanced"}, "mixing.regime=balanced has none"),
+        *(({"mixing__regime": r}, f"mixing.regime={r} has none") for r in ("balanced", "incremental", "expanding")),
     ],
 )
 def test_a_pipeline_without_a_law_says_so_and_has_none(
@@ -174,6 +174,27 @@ def test_a_pipeline_without_a_law_says_so_and_has_none(
     _, rows = chain.run(planted(tmp_path, generations=0, **changes))
     assert not any(key.startswith("theory/truth") for key in rows[0]["metrics"])
     assert why in capsys.readouterr().err
+
+
+def test_a_fork_under_another_regime_has_no_law_from_there_on(
+    closed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "from generation 3 on: earlier training sets were made by mixing.regime=replace"
+    for at, regime, said in ((2, "accumulate", True), (0, "accumulate", False), (2, "replace", False)):
+        keys = {"mixing__regime": regime, "generations": at + 2, "sampling__temperature": 0.9}
+        _, rows = chain.run(planted(tmp_path, name=f"{regime}{at}", **keys), (closed, at))
+        for row in rows:
+            has = any(key.startswith("theory/truth/slot") for key in row["metrics"])
+            assert has == (row["generation"] <= at or not said), (at, regime, row["generation"])
+        assert capsys.readouterr().err.count(told) == said
+
+
+def test_only_equal_parts_are_sharpened(tmp_path: Path) -> None:
+    keys = {"mixing__regime": "expanding", "sampling__temperature": 0.5, "generations": 1}
+    _, rows = chain.run(small_config(runs_dir=str(tmp_path), **keys))
+    assert not any(key.startswith("theory/bias/") for key in rows[1]["metrics"])
+    with pytest.raises(ValueError, match="regime 'expanding'"):
+        bias_only(np.array([0.5, 0.5]), [1.0, 0.5], temperature=0.5, regime="expanding")
 
 
 def test_a_set_larger_than_what_is_written_has_no_law_of_survival() -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapselab import mixing, regimes, schedules, supply
-from collapselab.config import MixingConfig, UserError
+from collapselab.config import MixingConfig, RunConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.folders import publishing, read_json, write_json
-from collapselab.mixing import TrainingSet, set_blocks
+from collapselab.mixing import Past, TrainingSet, set_blocks
 from collapselab.regimes import REAL, REGIMES, Inputs, real_blocks
 from collapselab.rundir import Chain
 
@@ -152,13 +153,36 @@ def test_keep_real_has_all_real_text_and_the_newest_samples_alone(tmp_path) -> N
         assert facts["real_blocks_used"] == 10 and facts["tokens"]["real"]["set"] == 10 * BLOCK
 
 
-@pytest.mark.parametrize("regime", ["replace", "accumulate", "accumulate_subsample", "keep_real", "expanding"])
-def test_a_plan_knows_how_large_each_training_set_will_be(tmp_path, regime: str) -> None:
-    config = small_config(mixing__tokens=10 * BLOCK, mixing__regime=regime, mixing__start=0.0, generations=3)
-    chain, train, budget = Chain(tmp_path), tokens_of(40 * BLOCK), 10 * BLOCK
-    for g in range(4):
-        assert mix(config, chain, g, train)["blocks"] == set_blocks(config, 10, budget, g)
-        make_samples(chain, g, budget, BLOCK, 1)
+REGIME = st.sampled_from(sorted(REGIMES))
+
+
+@settings(max_examples=20, deadline=None)
+@given(REGIME, REGIME, st.sampled_from([0.06, 0.25, 0.5]), st.integers(0, 2**32))
+def test_a_plan_knows_how_large_each_training_set_will_be(first: str, then: str, share: float, seed: int) -> None:
+    """Of a chain and of a fork of it under another regime, where a share is no whole number of blocks too."""
+    keys: dict[str, Any] = {"mixing__tokens": 10 * BLOCK, "mixing__start": 0.0, "generations": 5, "seed": seed}
+
+    def of(regime: str) -> RunConfig:
+        own = {"expanding": {"mixing__added": share}, "incremental": {"mixing__replaced": share / 2}}  # grown sets too
+        return small_config(**keys, mixing__regime=regime, **own.get(regime, {}))
+
+    train, made = tokens_of(40 * BLOCK), []
+    with TemporaryDirectory() as folder:
+        chain = Chain(Path(folder))
+        for g in range(6):
+            made.append(mix(of(first if g < 3 else then), chain, g, train)["blocks"])
+            make_samples(chain, g, 10 * BLOCK, BLOCK, 1)
+            if g == 2:
+                assert made == set_blocks(of(first), 40, [])[:3]
+    assert made == set_blocks(of(then), 40, made[:3]) == set_blocks(of(then), 40, made[:5])
+
+
+def test_a_fork_of_a_set_that_has_grown_is_refused_before_it_starts_where_too_little_is_written() -> None:
+    config = small_config(mixing__tokens=10 * BLOCK, mixing__regime="incremental", mixing__replaced=0.5)
+    supply.check_supply(config, 40, Past([], [10, 20], 10))
+    with pytest.raises(UserError, match=r"needs 480 tokens .* or lower mixing\.replaced"):
+        supply.check_supply(config, 40, Past([], [10, 30], 10))
+    supply.check_supply(config, 40, Past([], [10, 20, 30], 10))  # there is nothing left to mix
 
 
 def test_subsample_draws_from_the_whole_pool_without_replacement(tmp_path) -> None:
@@ -396,9 +420,9 @@ def test_supply_counts_what_the_past_has_really_used() -> None:
     """A fork whose past used more, or less, than its own schedule would have."""
     config = small_config(mixing__tokens=10 * BLOCK, mixing__schedule="constant", mixing__start=0.6, generations=5)
     with pytest.raises(UserError, match="never shown before"):
-        supply.check_supply(config, 48, done=4, used=37)  # 37 + 2 x 6
-    assert supply.check_supply(config, 49, done=4, used=37)["real_needed"] == 49 * BLOCK
-    assert supply.check_supply(config, 22, done=4, used=10)["real_needed"] == 22 * BLOCK
+        supply.check_supply(config, 48, Past([], [10] * 4, 37))  # 37 + 2 x 6
+    assert supply.check_supply(config, 49, Past([], [10] * 4, 37))["real_needed"] == 49 * BLOCK
+    assert supply.check_supply(config, 22, Past([], [10] * 4, 10))["real_needed"] == 22 * BLOCK
 
 
 def test_a_regime_never_runs_short_in_silence() -> None:

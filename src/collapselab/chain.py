@@ -53,8 +53,8 @@ def run(
     if config.model.pretrained is None:
         families.check_size(config.model, vocab=corpus.tokenizer.size, context=config.training.block)
     available = mixing.blocks_available(corpus.train, config)
-    shown, used = mixed_so_far(chain, fork)
-    supply.check_supply(config, available, len(shown), used)
+    past = mixed_so_far(chain, fork)
+    supply.check_supply(config, available, past)
     budget = mixing.sample_budget(config, available)
     sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)
@@ -62,7 +62,7 @@ def run(
     check_vocabulary(chain, corpus.tokenizer.size)
     is_new = not chain.root.exists()
     done = fork[1] + 1 if fork and is_new else len(chain.finished())
-    check_space(config, chain, corpus, budget, done, mixing.set_size(config, available))
+    check_space(config, chain, corpus, budget, done, mixing.set_blocks(config, available, past.blocks))
     with opened(chain, config, corpus, processes, fork, share) as console, in_words(chain.root, processes):
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rows() if processes.is_main else []

@@ -8,10 +8,9 @@ Which blocks those are is for the regime to say (regimes.py).
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.folders import read_json, write_bytes, write_json
 from collapselab.guards import number, reading, whole
-from collapselab.regimes import REAL, REGIMES, Inputs, blocks_of
+from collapselab.regimes import REAL, REGIMES, Inputs, blocks_of, real_blocks
 from collapselab.rundir import Chain
 from collapselab.schedules import real_share
 from collapselab.seeds import batch_order, generator
@@ -53,21 +52,44 @@ def set_size(config: RunConfig, available: int) -> int:
     return available if config.mixing.tokens is None else config.mixing.tokens // config.training.block
 
 
-def set_blocks(config: RunConfig, size: int, budget: int, generation: int) -> int:
-    """Blocks of a generation's training set, at most.
-
-    Args:
-        size: of generation 0's. budget: tokens that a generation writes.
-    """
-    parts = {"accumulate": generation, "expanding": generation, "keep_real": min(generation, 1)}
-    expanding = config.mixing.regime == "expanding"
-    added = math.ceil(config.mixing.added_share * size - 1e-9) if expanding else budget // config.training.block
-    return size + parts.get(config.mixing.regime, 0) * added
-
-
 def sample_budget(config: RunConfig, available: int) -> int:
     """Tokens a generation writes, prompts included."""
     return config.sampling.tokens or set_size(config, available) * config.training.block
+
+
+class Past(NamedTuple):
+    """The training sets that a chain, or what it is forked from, has already."""
+
+    shares: list[float]
+    """Real share of each."""
+    blocks: list[int]
+    """Its size."""
+    used: int
+    """Real blocks that they have shown."""
+
+
+def set_blocks(config: RunConfig, available: int, past: list[int]) -> list[int]:
+    """Blocks of the training sets of generations 0 to the last.
+
+    Args:
+        past: of those that exist.
+    """
+    size, seed = set_size(config, available), config.seed
+    written = sample_budget(config, available) // config.training.block
+    sizes = list(past) or [size]
+    for g in range(len(sizes), config.generations + 1):
+        match config.mixing.regime:
+            case "accumulate":
+                sizes.append(size + g * written)
+            case "keep_real":
+                sizes.append(size + written)
+            case "incremental":
+                sizes.append(sizes[-1])
+            case "expanding":
+                sizes.append(sizes[-1] + real_blocks(config.mixing.added_share, size, seed, g))
+            case _:
+                sizes.append(size)
+    return sizes
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
@@ -184,7 +206,7 @@ class TrainingSet:
 
 
 def read_mixture(folder: Path) -> dict[str, Any]:
-    """mixture.json, as far as others use it: the realised real share, the real blocks used, the ledger."""
+    """mixture.json, as far as others use it: regime and blocks, the realised real share, the real blocks used, the ledger."""
     path = folder / "mixture.json"
     facts = read_json(path)
     with reading(path):
@@ -194,8 +216,11 @@ def read_mixture(folder: Path) -> dict[str, Any]:
         tokens = {
             s: {key: whole(entry[key]) for key in ("set", "shown", "loss")} for s, entry in facts["tokens"].items()
         }
-        used = whole(facts["real_blocks_used"])
-    return {"real_share": {"realised": share}, "real_blocks_used": used, "tokens": tokens}
+        used, blocks, regime = whole(facts["real_blocks_used"]), whole(facts["blocks"]), facts["regime"]
+        if regime not in ("real", *REGIMES):
+            raise ValueError("its regime is none of the lab's")
+    found = {"regime": regime, "blocks": blocks, "real_share": {"realised": share}}
+    return found | {"real_blocks_used": used, "tokens": tokens}
 
 
 def read_blocks(

@@ -17,7 +17,7 @@ from collapselab.faults import FULL, of_disk
 from collapselab.guards import refuse_strange
 from collapselab.identity import drift, identity, recorded, shared_digests
 from collapselab.lock import Lock, take, waiting
-from collapselab.mixing import read_mixture
+from collapselab.mixing import Past, read_mixture
 from collapselab.parallel import Processes, environment
 from collapselab.records import keep, upgraded, used_batch
 from collapselab.rundir import Chain
@@ -39,22 +39,24 @@ def chain_path(config: RunConfig) -> Path:
     return Path(config.runs_dir) / config.name / f"arm={config.arm}" / f"seed={config.seed}"
 
 
-def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> tuple[list[float], int]:
-    """(real shares of the training sets that exist, real blocks used): of the chain, or of what a fork will copy."""
+def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> Past:
+    """The training sets that exist: of the chain, or of what a fork will copy."""
     refuse_strange(chain.root, rundir.run_root(chain.root))
     source, last = chain, 10**9
     if recorded(chain.root) is None and fork is not None:
         refuse_strange(fork[0], rundir.run_root(fork[0]))
         source, last = Chain(fork[0]), fork[1]
     shares: list[float] = []
+    blocks: list[int] = []
     used = 0
     while (
         len(shares) <= last and folders.read_published(source.stage(len(shares), "mixture"), "mixture.json") is not None
     ):
         facts = read_mixture(source.stage(len(shares), "mixture"))
         shares.append(facts["real_share"]["realised"])
+        blocks.append(facts["blocks"])
         used = facts["real_blocks_used"]
-    return shares, used
+    return Past(shares, blocks, used)
 
 
 def open_corpus(config: RunConfig, processes: Processes) -> Corpus:

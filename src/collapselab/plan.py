@@ -29,9 +29,9 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     corpus = open_corpus(config, processes)
     check_lengths(config)
     available = mixing.blocks_available(corpus.train, config)
-    shown, used = mixed_so_far(Chain(chain_path(config)), fork)
-    needs = supply.check_supply(config, available, len(shown), used)
-    needs["shares"][: len(shown)] = shown
+    past = mixed_so_far(Chain(chain_path(config)), fork)
+    needs = supply.check_supply(config, available, past)
+    needs["shares"][: len(past.shares)] = past.shares
     budget = mixing.sample_budget(config, available)
     count = sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)
@@ -39,8 +39,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         config.model, previous=None, tokenizer=corpus.tokenizer, block=config.training.block, seed=0
     )
     generations = config.generations + 1
-    size = mixing.set_size(config, available)
-    blocks = [mixing.set_blocks(config, size, budget, g) for g in range(generations)]
+    blocks = mixing.set_blocks(config, available, past.blocks)[:generations]
     if model.counted:
         model = _counted(config, corpus.train.ids[: blocks[0] * config.training.block], model.vocab)
     trained = [mixing.shows(config, n) * config.training.block for n in blocks]
@@ -58,7 +57,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     batch = batches[0] if batches else sampler.batch_size(model, length, -(-budget // config.sequence_length))
     rates = _measure(model, config, processes, sampler, length, batch)
     weights = sum(t.nbytes for t in model.net.buffers()) if model.counted else model.parameters * 4
-    done = min(len(shown), fork[1] + 1) if fork and shown else len(Chain(chain_path(config)).finished())
+    done = min(len(past.blocks), fork[1] + 1) if fork and past.blocks else len(Chain(chain_path(config)).finished())
     left = range(done, generations)
     batch_tokens = batch * config.sequence_length
     written = -(-budget // batch_tokens) * batch_tokens  # the last batch is computed whole

@@ -8,7 +8,6 @@ from pathlib import Path
 from collapselab import families
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Corpus
-from collapselab.mixing import set_blocks
 from collapselab.pretrained import size_of
 from collapselab.rundir import Chain
 
@@ -50,15 +49,15 @@ def needed(config: RunConfig, weights: int, vocab: int, budget: int, sets: list[
     return models * weights + (left + 1) * text + checkpoints + reference + PAIR * sum(sets) + left * SCORES + REPORT
 
 
-def check_space(config: RunConfig, chain: Chain, corpus: Corpus, budget: int, done: int, blocks: int) -> None:
+def check_space(config: RunConfig, chain: Chain, corpus: Corpus, budget: int, done: int, blocks: list[int]) -> None:
     """Raises UserError where the disk has less room than the rest of a chain takes.
 
     Args:
-        done: generations that are finished; of the next one, what is there already is not needed again. blocks: of the
-            first training set.
+        done: generations that are finished; of the next one, what is there already is not needed again. blocks: of
+            the training set of every generation.
     """
     vocab = corpus.tokenizer.size
-    sets = [set_blocks(config, blocks, budget, g) for g in range(done, config.generations + 1)]
+    sets = blocks[done : config.generations + 1]
     weights = weight_bytes(config, vocab, max(sets, default=0))
     wanted = needed(config, weights, vocab, budget, sets, done == 0)
     free = free_at(chain.root) + sum(path.stat().st_size for path in chain.generation(done).rglob("*"))

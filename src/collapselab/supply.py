@@ -7,25 +7,26 @@ from typing import Any
 
 from collapselab.config import RunConfig, UserError
 from collapselab.memory import check_memory
-from collapselab.mixing import sample_budget, set_size, shows
+from collapselab.mixing import Past, sample_budget, set_size, shows
 from collapselab.regimes import real_blocks
 from collapselab.schedules import real_share
 
+NO_PAST = Past([], [], 0)
 
-def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0) -> dict[str, Any]:
+
+def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> dict[str, Any]:
     """Real text and samples the whole chain needs and has, in tokens.
 
     Args:
-        done: generations whose training sets exist already (a continued chain, a fork).
-        used: real blocks that they have shown.
+        past: training sets that exist already (a continued chain, a fork).
 
     Raises:
         UserError: real text or samples run out, said before the start.
     """
-    size, block = set_size(config, available), config.training.block
+    size, block, done = set_size(config, available), config.training.block, len(past.blocks)
     shares = [real_share(config.mixing, g, config.generations) for g in range(config.generations + 1)]
     later = [real_blocks(s, size, config.seed, g) for g, s in enumerate(shares) if g >= max(1, done) and s is not None]
-    need = (used if done else size) + (sum(later) if config.mixing.real == "fresh" else 0)
+    need = (past.used if done else size) + (sum(later) if config.mixing.real == "fresh" else 0)
     if need > available:
         most = int(available / (need / size)) * block
         raise UserError(
@@ -40,13 +41,15 @@ def check_supply(config: RunConfig, available: int, done: int = 0, used: int = 0
             "accumulated; raise it or leave it null"
         )
     wanted = max((size - n for n in later), default=0)
-    parts = {"balanced": 0.5, "incremental": config.mixing.replaced_share, "expanding": config.mixing.added_share}
-    if config.generations and config.mixing.regime in parts:  # rounded up, as chance may
-        wanted = math.ceil(parts[config.mixing.regime] * size - 1e-9)
+    exchanged = config.mixing.replaced_share * (past.blocks[-1] if past.blocks else size)
+    parts = {"balanced": 0.5 * size, "incremental": exchanged, "expanding": config.mixing.added_share * size}
+    if max(1, done) <= config.generations and config.mixing.regime in parts:  # rounded up, as chance may
+        wanted = math.ceil(parts[config.mixing.regime] - 1e-9)
     if written < wanted:
+        lower = {"incremental": ", or lower mixing.replaced", "expanding": ", or lower mixing.added"}
         raise UserError(
             f"sampling.tokens={config.sampling.tokens}: a generation needs {wanted * block} tokens written by the one "
-            "before; raise sampling.tokens or leave it null"
+            f"before; raise sampling.tokens or leave it null{lower.get(config.mixing.regime, '')}"
         )
     return {"real_needed": need * block, "real_had": available * block, "shares": shares, "set_tokens": size * block}
 

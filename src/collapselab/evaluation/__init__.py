@@ -82,8 +82,8 @@ def evaluate(
     if base is not model:
         base.net.to("cpu")  # the next generation trains and samples in the memory of the device
     if processes.is_main:
-        if generation == 0 and note_of(config):
-            console.say(note_of(config))
+        if note := note_of(config, chain, generation):
+            console.say(note)
         rows = rows_at(stream, places)
         texts = list(decoded(corpus.tokenizer, rows))
         word_rows = [words(text) for text in texts]

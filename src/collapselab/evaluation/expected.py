@@ -106,11 +106,24 @@ def why_no_tail_law(config: RunConfig) -> str:
     return why_no_law(config)
 
 
-def note_of(config: RunConfig) -> str:
-    """What to say once about laws that are left out; empty where there is nothing to say."""
+def regime_before(config: RunConfig, chain: Chain, generation: int) -> str:
+    """Another regime that made a training set of this chain up to a generation, as in a fork: no law is known for sets of
+    two regimes. Empty where all are of the configuration's."""
+    regimes = (read_mixture(chain.stage(g, "mixture"))["regime"] for g in range(1, generation + 1))
+    return next((regime for regime in regimes if regime != config.mixing.regime), "")
+
+
+def note_of(config: RunConfig, chain: Chain, generation: int) -> str:
+    """What to say about laws that are left out: at generation 0, and where a fork changes the regime; else empty."""
+    before = regime_before(config, chain, generation)
+    changed = before and read_mixture(chain.stage(generation - 1, "mixture"))["regime"] != config.mixing.regime
+    if generation and not changed:
+        return ""
     planted = isinstance(language_of(config.corpus), Planted)
     why = why_no_slot_law(config) if planted else why_no_tail_law(config)
-    return f"note: no law stands beside this chain's metrics: {why}" if why else ""
+    why = why or (f"earlier training sets were made by mixing.regime={before}" if before else "")
+    since = f" from generation {generation} on" if changed else ""
+    return f"note: no law stands beside this chain's metrics{since}: {why}" if why else ""
 
 
 def expected_slot(
@@ -125,6 +138,8 @@ def expected_slot(
     """
     language = language_of(config.corpus)
     if not isinstance(language, Planted) or "truth/slot" not in sums or why_no_slot_law(config):
+        return {}
+    if regime_before(config, chain, generation):
         return {}
     found = history(config, chain, generation, corpus, language)
     past = pipeline.History(*law_of(config.mixing), found.real, found.synthetic, found.written)
@@ -171,6 +186,8 @@ def expected_tails(
         sums: of `tails/<unit>`, with the occurrences in the text under test.
     """
     if isinstance(language_of(config.corpus), Planted) or why_no_tail_law(config):
+        return {}
+    if regime_before(config, chain, generation):
         return {}
     shares = shares_of(chain, generation)
     units = {
@@ -233,10 +250,12 @@ def expected_entropy(
 ) -> dict[str, float]:
     """The sharpening law beside `real/next_token_entropy`: generation 0's next-token distributions at the fixed contexts
     with the sampler's temperature and truncation applied once per generation; empty where it has neither, or where the
-    regime's sources have other parts than equal ones. All processes take part."""
+    regime's sources have other parts than equal ones, or two regimes made the sets. All processes take part."""
     does, mixing = shaped(config.sampling), config.mixing
     of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
     if does is None or of_unequal_parts or mixing.regime in ("incremental", "expanding"):
+        return {}
+    if regime_before(config, chain, generation):
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block

@@ -56,7 +56,12 @@ def bias_only(
     Returns:
         (len(shares), ..., K). Without real text, temperature tau alone gives p_g proportional to p0^((1/tau)^g), and top-p
         alone keeps the most likely top_p^g of the mass (a little more where categories are coarse).
+
+    Raises:
+        ValueError: a regime whose sources have other parts.
     """
+    if regime not in ("replace", "accumulate", "accumulate_subsample", "balanced"):
+        raise ValueError(f"regime {regime!r}: must be replace, accumulate, accumulate_subsample or balanced")
     out = [np.asarray(p0, float)]
     pool = out[0]  # the sum of its parts
     for g, share in enumerate(shares[1:], 1):
