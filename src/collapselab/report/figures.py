@@ -68,7 +68,7 @@ def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
         )
     if value is not None:
         axis.axhline(value, color=NEUTRAL, linestyle="--", linewidth=1, label="real text, same budget")
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, y=1.0)
     axis.set_ylim(*extent(curves.values(), value, within, from_zero="coverage" in key))
 
 
@@ -139,7 +139,7 @@ def theory(chains: list[Any]) -> bytes | None:
         if not any(residuals(members, key) for members in by_arm(chains).values()):
             below.set_visible(False)
             above.tick_params(labelbottom=True)
-        above.set_title(TITLES[key], fontsize=10)
+        above.set_title(TITLES[key], fontsize=10, y=1.0)
         below.axhline(0, color="0.4", linewidth=1)
         below.set_ylabel("measured − law (± 2 s.e.)", fontsize=8)
         below.set_xlabel("generation")
