@@ -471,14 +471,14 @@ def test_strange_values_are_one_line_that_names_the_file(tmp_path: Path, name: s
         payload([chain])  # type: ignore[list-item]
 
 
-def test_twelve_arms_of_five_seeds_and_twenty_generations_take_seconds_and_megabytes(tmp_path: Path) -> None:
-    """As large as a report gets: 12 x 5 chains share nothing, and each has 30,000 rare words."""
+def test_twelve_arms_and_twenty_generations_of_30_000_rare_words_take_seconds_and_megabytes(tmp_path: Path) -> None:
+    """As large as a page gets, of which more seeds take no more: 12 x 2 chains share nothing. test_report.py has five."""
     import time
 
     template = published(tmp_path, "arm00", 1, 21, rare=30_000, tokens=80)
     chains = [template]
     for arm in range(12):
-        for seed in range(1, 6):
+        for seed in (1, 2):
             if (arm, seed) != (0, 1):
                 place = tmp_path / f"arm=arm{arm:02d}" / f"seed={seed}"
                 shutil.copytree(template.chain.root, place, copy_function=os.link)
@@ -486,7 +486,7 @@ def test_twelve_arms_of_five_seeds_and_twenty_generations_take_seconds_and_megab
     chains.sort(key=lambda one: (one.arm, one.seed))
     started = time.process_time()
     found = payload(chains)  # type: ignore[arg-type]
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 4
     assert found is not None
     group = found["groups"][0]
     assert len(group["arms"]) == 12 and len(group["generations"]) == 21
