@@ -49,6 +49,16 @@ def _plotly() -> tuple[str, str]:
     return _for_script(script)
 
 
+@lru_cache
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("collapselab.report", ".")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["typeset"] = words.typeset
+    return environment.get_template("page.html.jinja")
+
+
 def _own(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
@@ -86,12 +96,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         "explorer": explorer.payload(found.chains),
     }
     scripts = [_plotly(), _for_script(_own("page.js")), _for_script(_own("explorer.js"))]
-    loader = jinja2.PackageLoader("collapselab.report", ".")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["typeset"] = words.typeset
-    return environment.get_template("page.html.jinja").render(
+    return _template().render(
         policy=Markup(" ".join(f"'{digest}'" for _, digest in scripts)),
         style=Markup(_own("page.css") + _own("explorer.css")),
         data=Markup(as_json(data)),
