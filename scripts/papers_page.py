@@ -35,8 +35,8 @@ paper. A published figure beside ours is a line of the table below it, or comput
 *unverified* was not read in the paper itself.
 
 Criteria were written down before the runs (those of briesch when one seed of one of its arms had been seen). Where something
-was changed after something had been seen, of a criterion, a setting or the seeds, its entry says what, and what came of every try. Verdicts that were replaced stay in
-`results/NAME/earlier/`.
+was changed after something had been seen, of a criterion, a setting or the seeds, its entry says what, and what came of
+every try. Verdicts that were replaced stay in `results/NAME/earlier/`.
 
 The command ends with 1 where an entry fails or cannot be finished. What the field disagrees about, and what each choice does:
 [disagreements.md](disagreements.md).

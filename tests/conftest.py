@@ -41,6 +41,11 @@ if not Path("/dev/nvidiactl").exists():  # without a GPU, Triton's interpreter r
 gc.disable()  # while the tests and all that they import are read: a tenth of that time, and nothing of it is garbage
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.pluginmanager.hasplugin("dsession"):  # what hands tests to workers collects none
+        gc.enable()
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays, and is not looked through again and again."""
     gc.freeze()

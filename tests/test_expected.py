@@ -176,17 +176,29 @@ def test_a_pipeline_without_a_law_says_so_and_has_none(
     assert why in capsys.readouterr().err
 
 
-def test_a_fork_under_another_regime_has_no_law_from_there_on(
-    closed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("at", "changes", "told"),
+    [
+        (2, {"mixing__regime": "accumulate"}, "mixing.regime"),
+        (0, {"mixing__regime": "accumulate"}, ""),  # nothing was mixed before
+        (2, {"mixing__schedule": "constant", "mixing__start": 0.5}, ""),  # shares are read as they were mixed
+        (0, {"mixing__schedule": "constant", "sampling__temperature": 0.9}, "sampling.temperature"),
+        (2, {"mixing__schedule": "constant", "mixing__real": "reuse"}, "mixing.real"),
+    ],
+)
+def test_a_fork_that_changes_what_a_law_reads_has_none(
+    closed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at: int, changes: dict[str, Any], told: str
 ) -> None:
-    told = "from generation 3 on: earlier training sets were made by mixing.regime=replace"
-    for at, regime, said in ((2, "accumulate", True), (0, "accumulate", False), (2, "replace", False)):
-        keys = {"mixing__regime": regime, "generations": at + 2, "sampling__temperature": 0.9}
-        _, rows = chain.run(planted(tmp_path, name=f"{regime}{at}", **keys), (closed, at))
-        for row in rows:
-            has = any(key.startswith("theory/truth/slot") for key in row["metrics"])
-            assert has == (row["generation"] <= at or not said), (at, regime, row["generation"])
-        assert capsys.readouterr().err.count(told) == said
+    config = planted(tmp_path, generations=at + 2, **changes)
+    path, rows = chain.run(config, (closed, at))
+    for row in rows:
+        has = any(key.startswith(f"theory/{SLOT}") for key in row["metrics"])
+        assert has == (row["generation"] <= at or not told), row["generation"]
+    said = capsys.readouterr().err
+    assert said.count("no law stands") == bool(told) and (f": its fork changed {told}\n" in said) == bool(told)
+    if told == "sampling.temperature":  # of a fork of that fork, which changes nothing more, there is none either
+        again = dataclasses.replace(config, name="again", generations=3)
+        assert not any(key.startswith("theory/") for key in chain.run(again, (path, 1))[1][-1]["metrics"])
 
 
 def test_only_equal_parts_are_sharpened(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ class TrainingSet:
 
 
 def read_mixture(folder: Path) -> dict[str, Any]:
-    """mixture.json, as far as others use it: regime and blocks, the realised real share, the real blocks used, the ledger."""
+    """mixture.json, as far as others use it: its blocks, the realised real share, the real blocks used, the ledger."""
     path = folder / "mixture.json"
     facts = read_json(path)
     with reading(path):
@@ -216,11 +216,8 @@ def read_mixture(folder: Path) -> dict[str, Any]:
         tokens = {
             s: {key: whole(entry[key]) for key in ("set", "shown", "loss")} for s, entry in facts["tokens"].items()
         }
-        used, blocks, regime = whole(facts["real_blocks_used"]), whole(facts["blocks"]), facts["regime"]
-        if regime not in ("real", *REGIMES):
-            raise ValueError("its regime is none of the lab's")
-    found = {"regime": regime, "blocks": blocks, "real_share": {"realised": share}}
-    return found | {"real_blocks_used": used, "tokens": tokens}
+        used, blocks = whole(facts["real_blocks_used"]), whole(facts["blocks"], 1)
+    return {"blocks": blocks, "real_share": {"realised": share}, "real_blocks_used": used, "tokens": tokens}
 
 
 def read_blocks(

@@ -263,9 +263,9 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     known = recorded(parent)
     if known is None:
         raise UserError(f"--fork {parent}: has no identity.json; restore it, or fork another chain")
-    changed = {k: v for k, v in drift(known.facts["config"], mine).items() if k not in FORK_MAY_CHANGE}
-    if changed:
-        raise UserError(f"--fork {parent}: these keys must stay as they were: {_listed(changed)}")
+    changed = drift(known.facts["config"], mine)
+    if fixed := {k: v for k, v in changed.items() if k not in FORK_MAY_CHANGE}:
+        raise UserError(f"--fork {parent}: these keys must stay as they were: {_listed(fixed)}")
     if known.facts["corpus"] != corpus.digest:
         raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
     theirs = Chain(parent)
@@ -281,7 +281,11 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
         batch = rundir.batch_of(theirs.batch_file) or used_batch(theirs, upgraded(theirs, known))
     if batch is not None:
         rundir.keep_batch(chain.batch_file, batch)
-    return {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
+    before = known.facts.get("fork", {"changed": []}).get("changed")  # of a parent that is a fork itself
+    every = None if before is None else sorted({*changed, *before})
+    return {
+        "parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch, "changed": every,
+    }  # fmt: skip
 
 
 def pretrained_note(config: RunConfig, corpus: Corpus) -> str:

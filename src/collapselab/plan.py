@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import bigram, mixing, modeling, rundir, sampling, supply
+from collapselab import bigram, identity, mixing, modeling, rundir, sampling, supply
 from collapselab.config import RunConfig
 from collapselab.console import Console
 from collapselab.evaluation.real_text import held_out
@@ -31,7 +31,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     available = mixing.blocks_available(corpus.train, config)
     past = mixed_so_far(Chain(chain_path(config)), fork)
     needs = supply.check_supply(config, available, past)
-    needs["shares"][: len(past.shares)] = past.shares
+    needs["shares"] = (past.shares + needs["shares"][len(past.shares) :])[: config.generations + 1]
     budget = mixing.sample_budget(config, available)
     count = sample_tokens(config, corpus, budget)
     check_embeddings(config, corpus, budget)
@@ -41,7 +41,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     generations = config.generations + 1
     blocks = mixing.set_blocks(config, available, past.blocks)[:generations]
     if model.counted:
-        model = _counted(config, corpus.train.ids[: blocks[0] * config.training.block], model.vocab)
+        first = mixing.set_size(config, available)
+        model = _counted(config, corpus.train.ids[: first * config.training.block], model.vocab)
     trained = [mixing.shows(config, n) * config.training.block for n in blocks]
     scored = len(held_out(corpus, config.evaluation)[0])
     context = config.evaluation.context or config.training.block
@@ -57,7 +58,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     batch = batches[0] if batches else sampler.batch_size(model, length, -(-budget // config.sequence_length))
     rates = _measure(model, config, processes, sampler, length, batch)
     weights = sum(t.nbytes for t in model.net.buffers()) if model.counted else model.parameters * 4
-    done = min(len(past.blocks), fork[1] + 1) if fork and past.blocks else len(Chain(chain_path(config)).finished())
+    own = Chain(chain_path(config))
+    done = fork[1] + 1 if fork and identity.recorded(own.root) is None else len(own.finished())
     left = range(done, generations)
     batch_tokens = batch * config.sequence_length
     written = -(-budget // batch_tokens) * batch_tokens  # the last batch is computed whole
@@ -148,7 +150,7 @@ def lines(config: RunConfig, found: dict[str, Any]) -> list[str]:
     shares = [("by the pool" if s is None else f"{s:.3f}") for s in found["supply"]["shares"]]
     rates = found["rates"]
     trained = found["trained_tokens"]
-    span = f"{trained[0]:,}" if len(set(trained)) == 1 else f"{trained[0]:,} rising to {trained[-1]:,}"
+    span = f"{trained[0]:,}" if len(set(trained)) == 1 else f"{min(trained):,} to {max(trained):,}"
     out = [
         f"chain       {chain_path(config)}: generations 0 to {config.generations}, {found['finished']} finished",
         f"corpus      {config.corpus.source}: tokens {splits}; tokenizer {found['tokenizer']}",

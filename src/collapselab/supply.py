@@ -7,7 +7,7 @@ from typing import Any
 
 from collapselab.config import RunConfig, UserError
 from collapselab.memory import check_memory
-from collapselab.mixing import Past, sample_budget, set_size, shows
+from collapselab.mixing import Past, sample_budget, set_blocks, set_size, shows
 from collapselab.regimes import real_blocks
 from collapselab.schedules import real_share
 
@@ -33,7 +33,7 @@ def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> dic
             f"mixing.tokens={config.mixing.tokens}: the chain needs {need * block:,} tokens of real text never shown before, "
             f"the training split has {available * block:,}; lower mixing.tokens to at most {most}, or set mixing.real=reuse"
         )
-    check_sizes(config, size, sample_budget(config, available))
+    check_sizes(config, max(set_blocks(config, available, past.blocks)), sample_budget(config, available))
     written = sample_budget(config, available) // block
     if config.mixing.regime != "replace" and config.generations and not written:
         raise UserError(

@@ -21,6 +21,7 @@ from collapselab.evaluation.contexts import NextTokens
 from collapselab.evaluation.real_text import held_out, look_at_counts, window_losses
 from collapselab.evaluation.reference import Reference
 from collapselab.history import history
+from collapselab.identity import recorded
 from collapselab.languages import language_of
 from collapselab.languages.planted import TOWN_PLACE, Planted
 from collapselab.metrics.likelihood import windows
@@ -37,6 +38,12 @@ from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
 
+READ = (
+    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")),
+    *(f"training.{k}" for k in ("tokens", "loss_on_last", "loss_below")),
+)
+READ_OF_MIXING = ("mixing.regime", "mixing.real")
+"""Keys that a fork may change and a law takes for those of every generation. Real shares are read as they were mixed."""
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
 PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still drawn
 SURVIVOR_COST = 1e8  # contexts x documents^2 x generations (squared for a pool): a few seconds
@@ -106,24 +113,29 @@ def why_no_tail_law(config: RunConfig) -> str:
     return why_no_law(config)
 
 
-def regime_before(config: RunConfig, chain: Chain, generation: int) -> str:
-    """Another regime that made a training set of this chain up to a generation, as in a fork: no law is known for sets of
-    two regimes. Empty where all are of the configuration's."""
-    regimes = (read_mixture(chain.stage(g, "mixture"))["regime"] for g in range(1, generation + 1))
-    return next((regime for regime in regimes if regime != config.mixing.regime), "")
+def why_no_law_of_fork(chain: Chain) -> str:
+    """Why no law is known for a chain that was forked: its generations did not come about by one configuration. Empty where
+    what the fork changed is nothing that a law reads, and for every other chain."""
+    known = recorded(chain.root)
+    fork = known.facts.get("fork") if known is not None else None
+    if fork is None:
+        return ""
+    if not isinstance(fork.get("changed"), list):
+        return "it was forked by an earlier version of the lab, which did not record what a fork changes"
+    mixed = READ_OF_MIXING if fork["at"] else ()  # generation 0 is mixed by no regime
+    read = [key for key in (*READ, *mixed) if key in fork["changed"]]
+    return f"its fork changed {', '.join(read)}" if read else ""
 
 
 def note_of(config: RunConfig, chain: Chain, generation: int) -> str:
-    """What to say about laws that are left out: at generation 0, and where a fork changes the regime; else empty."""
-    before = regime_before(config, chain, generation)
-    changed = before and read_mixture(chain.stage(generation - 1, "mixture"))["regime"] != config.mixing.regime
-    if generation and not changed:
+    """What to say about laws that are left out, at the first generation that a chain makes itself; else empty."""
+    known = recorded(chain.root)
+    fork = known.facts.get("fork") if known is not None else None
+    if generation != (fork["at"] + 1 if fork else 0):
         return ""
     planted = isinstance(language_of(config.corpus), Planted)
-    why = why_no_slot_law(config) if planted else why_no_tail_law(config)
-    why = why or (f"earlier training sets were made by mixing.regime={before}" if before else "")
-    since = f" from generation {generation} on" if changed else ""
-    return f"note: no law stands beside this chain's metrics{since}: {why}" if why else ""
+    why = (why_no_slot_law(config) if planted else why_no_tail_law(config)) or why_no_law_of_fork(chain)
+    return f"note: no law stands beside this chain's metrics: {why}" if why else ""
 
 
 def expected_slot(
@@ -139,7 +151,7 @@ def expected_slot(
     language = language_of(config.corpus)
     if not isinstance(language, Planted) or "truth/slot" not in sums or why_no_slot_law(config):
         return {}
-    if regime_before(config, chain, generation):
+    if why_no_law_of_fork(chain):
         return {}
     found = history(config, chain, generation, corpus, language)
     past = pipeline.History(*law_of(config.mixing), found.real, found.synthetic, found.written)
@@ -187,7 +199,7 @@ def expected_tails(
     """
     if isinstance(language_of(config.corpus), Planted) or why_no_tail_law(config):
         return {}
-    if regime_before(config, chain, generation):
+    if why_no_law_of_fork(chain):
         return {}
     shares = shares_of(chain, generation)
     units = {
@@ -250,12 +262,12 @@ def expected_entropy(
 ) -> dict[str, float]:
     """The sharpening law beside `real/next_token_entropy`: generation 0's next-token distributions at the fixed contexts
     with the sampler's temperature and truncation applied once per generation; empty where it has neither, or where the
-    regime's sources have other parts than equal ones, or two regimes made the sets. All processes take part."""
+    regime's sources have other parts than equal ones, or a fork changed what the law reads. All processes take part."""
     does, mixing = shaped(config.sampling), config.mixing
     of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
     if does is None or of_unequal_parts or mixing.regime in ("incremental", "expanding"):
         return {}
-    if regime_before(config, chain, generation):
+    if why_no_law_of_fork(chain):
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block
