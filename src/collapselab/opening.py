@@ -282,10 +282,9 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     if batch is not None:
         rundir.keep_batch(chain.batch_file, batch)
     before = known.facts.get("fork", {"changed": []}).get("changed")  # of a parent that is a fork itself
-    every = None if before is None else sorted({*changed, *before})
-    return {
-        "parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch, "changed": every,
-    }  # fmt: skip
+    every = [key for key in FORK_MAY_CHANGE if key in changed or key in before] if isinstance(before, list) else None
+    made = {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
+    return made | {"changed": every}
 
 
 def pretrained_note(config: RunConfig, corpus: Corpus) -> str:

@@ -33,7 +33,8 @@ def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> dic
             f"mixing.tokens={config.mixing.tokens}: the chain needs {need * block:,} tokens of real text never shown before, "
             f"the training split has {available * block:,}; lower mixing.tokens to at most {most}, or set mixing.real=reuse"
         )
-    check_sizes(config, max(set_blocks(config, available, past.blocks)), sample_budget(config, available))
+    left = set_blocks(config, available, past.blocks)[done:]
+    check_sizes(config, max(left, default=size), sample_budget(config, available))
     written = sample_budget(config, available) // block
     if config.mixing.regime != "replace" and config.generations and not written:
         raise UserError(

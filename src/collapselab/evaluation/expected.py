@@ -38,12 +38,12 @@ from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
 
-READ = (
+# Keys that a fork may change and that a law takes as those of every generation; real shares are read as they were mixed.
+LAWS_READ = (
     *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")),
     *(f"training.{k}" for k in ("tokens", "loss_on_last", "loss_below")),
 )
-READ_OF_MIXING = ("mixing.regime", "mixing.real")
-"""Keys that a fork may change and a law takes for those of every generation. Real shares are read as they were mixed."""
+LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real")
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
 PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still drawn
 SURVIVOR_COST = 1e8  # contexts x documents^2 x generations (squared for a pool): a few seconds
@@ -113,24 +113,28 @@ def why_no_tail_law(config: RunConfig) -> str:
     return why_no_law(config)
 
 
+def _fork(chain: Chain) -> dict[str, Any] | None:
+    """What is recorded of a fork; None for a chain that is none."""
+    known = recorded(chain.root)
+    return known.facts.get("fork") if known is not None else None
+
+
 def why_no_law_of_fork(chain: Chain) -> str:
     """Why no law is known for a chain that was forked: its generations did not come about by one configuration. Empty where
     what the fork changed is nothing that a law reads, and for every other chain."""
-    known = recorded(chain.root)
-    fork = known.facts.get("fork") if known is not None else None
+    fork = _fork(chain)
     if fork is None:
         return ""
     if not isinstance(fork.get("changed"), list):
         return "it was forked by an earlier version of the lab, which did not record what a fork changes"
-    mixed = READ_OF_MIXING if fork["at"] else ()  # generation 0 is mixed by no regime
-    read = [key for key in (*READ, *mixed) if key in fork["changed"]]
+    mixed = LAWS_READ_OF_MIXING if fork["at"] else ()  # generation 0 is mixed by no regime
+    read = [key for key in (*LAWS_READ, *mixed) if key in fork["changed"]]
     return f"its fork changed {', '.join(read)}" if read else ""
 
 
 def note_of(config: RunConfig, chain: Chain, generation: int) -> str:
     """What to say about laws that are left out, at the first generation that a chain makes itself; else empty."""
-    known = recorded(chain.root)
-    fork = known.facts.get("fork") if known is not None else None
+    fork = _fork(chain)
     if generation != (fork["at"] + 1 if fork else 0):
         return ""
     planted = isinstance(language_of(config.corpus), Planted)
