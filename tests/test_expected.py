@@ -15,6 +15,7 @@ from collapselab import chain
 from collapselab.config import CorpusConfig, RunConfig
 from collapselab.evaluation.expected import law_of, why_no_slot_law, why_no_tail_law
 from collapselab.folders import read_json
+from collapselab.identity import COPY, IDENTITY, json_text, sealed
 from collapselab.metrics.richness import rate_law
 from collapselab.report import ChainFiles, overlay, write_report
 from collapselab.report.results import write_results
@@ -199,6 +200,24 @@ def test_a_fork_that_changes_what_a_law_reads_has_none(
     if told == "sampling.temperature":  # of a fork of that fork, which changes nothing more, there is none either
         again = dataclasses.replace(config, name="again", generations=3)
         assert not any(key.startswith("theory/") for key in chain.run(again, (path, 1))[1][-1]["metrics"])
+
+
+@pytest.mark.parametrize("recorded", [None, "nothing", [{}, 1, "sampling.temperature"]])
+def test_a_fork_whose_record_is_missing_or_strange_has_no_law(
+    closed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recorded: Any
+) -> None:
+    keys = {"generations": 1, "mixing__schedule": "constant"}
+    path, rows = chain.run(planted(tmp_path, **keys), (closed, 0))
+    assert f"theory/{SLOT}diversity" in rows[1]["metrics"]
+    for name in (IDENTITY, COPY):
+        facts = read_json(path / name)
+        facts["fork"] = {k: v for k, v in facts["fork"].items() if k != "changed"}
+        facts["fork"] |= {} if recorded is None else {"changed": recorded}
+        (path / name).write_text(json_text(sealed(facts)))
+    _, rows = chain.run(planted(tmp_path, name="again", **keys), (path, 0))
+    assert f"theory/{SLOT}diversity" not in rows[1]["metrics"]
+    said = capsys.readouterr().err
+    assert ("its fork changed" if isinstance(recorded, list) else "forked by an earlier version") in said
 
 
 def test_only_equal_parts_are_sharpened(tmp_path: Path) -> None:
