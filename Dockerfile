@@ -1,5 +1,6 @@
 # The lab on a CUDA machine: docker build -t collapselab . && docker run --gpus all -v "$PWD/runs:/lab/runs" collapselab run ...
-FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
+# torch's wheels bring CUDA 13's libraries along: the base needs the driver's interface alone.
+FROM nvidia/cuda:13.0.2-base-ubuntu24.04
 
 # A compiler: Triton and torch build their kernels' launchers with it. The user of an Ubuntu image has the id that most hosts give their first user: ours takes its place.
 ARG UID=1000
@@ -15,7 +16,8 @@ WORKDIR /lab
 COPY --chown=lab:lab . .
 # The same install path as on a laptop. On a CUDA base pip takes torch's CUDA build.
 RUN PIP_NO_CACHE_DIR=1 scripts/setup.sh
-ENV PATH=/lab/.venv/bin:$PATH
+# Compiled kernels are kept beside the other caches: in the volume, so that the next container does not compile anew.
+ENV PATH=/lab/.venv/bin:$PATH TRITON_CACHE_DIR=/home/lab/.cache/triton TORCHINDUCTOR_CACHE_DIR=/home/lab/.cache/inductor
 VOLUME ["/lab/runs", "/home/lab/.cache"]
 ENTRYPOINT ["collapselab"]
 CMD ["--help"]

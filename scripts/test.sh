@@ -2,7 +2,7 @@
 # All checks: lint, types, tests. Options go to pytest: scripts/test.sh tests/test_mixing.py -k floor
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/setup.sh
+scripts/setup.sh --dev
 # Two workers with one thread each: faster on two cores than one with two, and files do not disturb each other.
 export HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 .venv/bin/ruff check .
