@@ -8,6 +8,6 @@ HEADLINE = {
     "rare words": "tails/words/coverage_in_context_5_normalised",  # with its three companions, without which it says little
     "triples": "tails/words/known_triples_normalised",
     "rare mass": "tails/words/tail_mass_5",
-    "overlap-13": "diversity/overlap_13",
+    "overlap-50": "diversity/overlap_50",
     "slot diversity": "truth/slot/diversity",
 }
