@@ -125,8 +125,8 @@ class Scored(NamedTuple):
     def overlap(self, rows: list[np.ndarray]) -> float:
         lengths = np.array([len(row) for row in rows], np.int64)
         text = Sequences(np.concatenate(rows), lengths)
-        return overlap_values(overlap_sums(text, self.corpus.train.ids, self.corpus.tokenizer.size, (13,)))[
-            "overlap_13"
+        return overlap_values(overlap_sums(text, self.corpus.train.ids, self.corpus.tokenizer.size, (50,)))[
+            "overlap_50"
         ]
 
 
