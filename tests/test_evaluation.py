@@ -36,7 +36,7 @@ from collapselab.evaluation import publish_reference, real_text, samples, under_
 from collapselab.evaluation.contexts import context_places
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.reference import Reference
-from collapselab.evaluation.rows import decoded, generated_rows, real_rows, sample_tokens
+from collapselab.evaluation.rows import decoded, generated_rows, held_out_pieces, real_rows, sample_tokens
 from collapselab.folders import publishing, read_json, write_json
 from collapselab.metrics.likelihood import windows
 from collapselab.metrics.tails import LEAST_TYPES, words
@@ -100,7 +100,7 @@ def make_corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def texts() -> tuple[str, str, str]:
     """Train, valid, test; Q and J stand in no training text, X once, Y three times, Z ten times."""
-    return zipf_lines(400, 1) + "X YYY ZZZZZZZZZZ\n", zipf_lines(15, 2), zipf_lines(20, 3) + "QX YJ ZX.\n"
+    return zipf_lines(400, 1) + "X YYY ZZZZZZZZZZ\n", zipf_lines(15, 2), zipf_lines(40, 3) + "QX YJ ZX.\n"
 
 
 @pytest.fixture(scope="module")
@@ -556,7 +556,8 @@ def test_sample_tokens_is_what_can_be_taken(
 
 
 def test_sample_tokens_is_limited_by_the_real_text(corpus: Corpus) -> None:
-    whole = len(corpus.test.ids) // 23 * 23
+    whole = len(held_out_pieces(budget_config(), corpus)) * 23
+    assert 0.4 * len(corpus.test.ids) < whole <= 0.6 * len(corpus.test.ids)  # the half that is not the support text
     assert sample_tokens(budget_config(), corpus, 10**6) == whole
     assert sample_tokens(budget_config(sample_tokens=50), corpus, 10**6) == 50
     with pytest.raises(UserError, match=f"at most {whole}"):
@@ -571,8 +572,9 @@ def test_sample_tokens_refuses_a_split_shorter_than_a_sequence(make_corpus: Any,
 
 def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
     ids = corpus.test.ids
-    whole = len(ids) // 23
-    pieces = {tuple(ids[i * 23 : (i + 1) * 23].tolist()): i for i in range(whole)}
+    begins = held_out_pieces(budget_config(), corpus).tolist()
+    whole = len(begins)
+    pieces = {tuple(ids[begin : begin + 23].tolist()): i for i, begin in enumerate(begins)}
     assert len(pieces) == whole  # all different, so that a piece can be told by its tokens
     for count in (1, 23, 24, 230, whole * 23):
         rows = real_rows(budget_config(), corpus, count)
@@ -584,7 +586,8 @@ def test_real_rows_are_pieces_of_the_held_out_split(corpus: Corpus) -> None:
         heads = [i for piece, i in pieces.items() if list(piece[: len(last)]) == last]
         assert heads and set(heads) - set(taken[: len(rows) - 1])
     other = real_rows(budget_config(split="valid"), corpus, 46)
-    valid = {tuple(corpus.valid.ids[i : i + 23].tolist()) for i in range(0, len(corpus.valid.ids), 23)}
+    of_valid = held_out_pieces(budget_config(split="valid"), corpus).tolist()
+    valid = {tuple(corpus.valid.ids[begin : begin + 23].tolist()) for begin in of_valid}
     assert {tuple(row.tolist()) for row in other} <= valid and not {tuple(r.tolist()) for r in other} & set(pieces)
 
 
@@ -637,7 +640,7 @@ def test_reference_row_is_its_own_norm_and_two_calls_are_identical(tmp_path: Pat
     normalised = {k: v for k, v in metrics.items() if k.endswith("_normalised") or "tail_mass" in k}
     assert {f"tails/{unit}/coverage_5_normalised" for unit in ("words", "tokens", "bigrams")} <= set(normalised)
     assert normalised == pytest.approx(dict.fromkeys(normalised, 1.0), rel=1e-12)
-    assert 0 < metrics["tails/words/coverage_1"] < 1
+    assert 0 < metrics["tails/words/coverage_5"] < 1
     assert row["protocol"] == protocol(config, many_types, row["protocol"]["sample_tokens"])
     assert row["sums"]["diversity/tokens"]["1"]["grams"] == row["protocol"]["sample_tokens"]
 
@@ -665,10 +668,13 @@ def test_token_tails_are_reported_from_200_types_on(tmp_path: Path, many_types: 
     sizes = {str(k): int(((c0 >= 1) & (c0 <= k)).sum()) for k in (1, 5, 20)}
     assert {name for name in reported if name in sizes} == {name for name, n in sizes.items() if n >= LEAST_TYPES}
     assert "20" in reported and sizes["1"] < LEAST_TYPES <= sizes["20"]  # both sides of the limit occur
-    # A byte vocabulary has no tail to speak of; words are reported all the same.
-    reference(budget_config(), corpus, tmp_path / "chain2", tmp_path / "out2")
-    small = read_json(tmp_path / "out2" / "eval.json")["metrics"]
-    assert not [k for k in small if k.startswith("tails/tokens")] and "tails/words/coverage_1" in small
+    # A byte vocabulary has no tail to speak of; words and pairs are held to the same limit.
+    small = reference(budget_config(), corpus, tmp_path / "chain2", tmp_path / "out2")
+    metrics = read_json(tmp_path / "out2" / "eval.json")["metrics"]
+    assert not [k for k in metrics if k.startswith("tails/tokens")]
+    for unit, counts in (("words", np.array(list(small.word_c0.values()))), ("bigrams", small.bigram_c0.counts)):
+        for k in (1, 5, 20):
+            assert (f"tails/{unit}/coverage_{k}" in metrics) == ((counts <= k).sum() >= LEAST_TYPES)
 
 
 def test_token_tail_limit_is_200_exactly(tmp_path: Path, many_types: Corpus) -> None:
@@ -678,7 +684,7 @@ def test_token_tail_limit_is_200_exactly(tmp_path: Path, many_types: Corpus) -> 
     for types, expected in ((199, False), (200, True)):
         found.token_c0 = np.zeros(900, np.int64)
         found.token_c0[:types], found.token_c0[types:400] = 1, 1000
-        _, values = samples.score_samples(rows, lists, many_types, found, 900)
+        _, values = samples.score_samples(rows, lists, many_types, "test", found, 900)
         assert ("tails/tokens/coverage_1" in values) == expected
 
 
@@ -690,7 +696,7 @@ def test_sample_scores_by_an_independent_count(tmp_path: Path, many_types: Corpu
     ids = np.array(many_types.tokenizer.hf(f" {text} ")["input_ids"])
     rows = [ids[i : i + 23] for i in range(0, len(ids), 23)]
     lists = word_lists(many_types.tokenizer, rows)
-    sums, values = samples.score_samples(rows, lists, many_types, found, 900)
+    sums, values = samples.score_samples(rows, lists, many_types, "test", found, 900)
     written = Counter(w for row in lists for w in row)
     tail = {w for w, c in found.word_c0.items() if c <= 5}
     fresh = found.fresh_words
@@ -710,9 +716,9 @@ def test_text_without_a_single_word_or_pair_can_be_scored(tmp_path: Path, corpus
     found = reference(budget_config(), corpus, tmp_path / "chain", tmp_path / "out")
     for rows in ([np.full(23, 32)] * 4, [np.full(23, 256)] * 4, [np.array([200])], [np.full(23, 97)] * 4):
         lists = word_lists(corpus.tokenizer, rows)
-        sums, values = samples.score_samples(rows, lists, corpus, found, 257)
+        sums, values = samples.score_samples(rows, lists, corpus, "test", found, 257)
         json.dumps([sums, values], allow_nan=False)
-        assert values["tails/words/coverage_1"] == 0.0
+        assert values["diversity/words/budget"] <= 0.1 and values.get("tails/words/known_triples", 0.0) == 0.0
         assert values["diversity/tokens/ngram_entropy_1"] == 0.0
         assert values["diversity/tokens/distinct_1"] == pytest.approx(1 / sum(map(len, rows)))
 
@@ -857,7 +863,7 @@ def test_mean_states_are_those_of_plain_transformers_on_any_number_of_processes(
 
 
 def test_embeddings_need_text_and_packages(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces = len(corpus.test.ids) // 23
+    pieces = len(held_out_pieces(budget_config(), corpus))
     most = min(pieces // 2, 2048 // 24)
     under_base.check_embeddings(budget_config(), corpus, 24)
     under_base.check_embeddings(budget_config(embeddings=20), corpus, 2048)

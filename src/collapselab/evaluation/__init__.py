@@ -177,7 +177,7 @@ def publish_reference(
         Reference.count(corpus.tokenizer, training, rows, word_rows, base.vocab, out)
         counts = Reference(out, base.vocab)
         more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, counts, base.vocab)
-        counts.in_context = {unit: more_sums[f"tails/{unit}/in_context"] for unit in ("words", "tokens")}
+        counts.in_context = {unit: more_sums.get(f"tails/{unit}/in_context", {}) for unit in ("words", "tokens")}
         band = _band(config, corpus, count, counts, base.vocab)
         if why := _why_no_context(more):
             console.say(

@@ -235,7 +235,7 @@ def expected_tails(
             written / float(counts.sum()), shape,
         )[place]  # fmt: skip
         for name, mask in tail_sets(counts).items():
-            if mask.any():
+            if name in sums[f"tails/{unit}"]:
                 key = f"theory/tails/{unit}/coverage_{name}"
                 values[key] = float(alive[mask].mean())
                 values[f"{key}_se"] = float(np.sqrt((alive * (1 - alive))[mask].sum()) / mask.sum())

@@ -81,7 +81,7 @@ def _in_context(path: Path) -> dict[str, dict[str, dict[str, float]]]:
         return {}
     sums = read_json(path)
     with reading(path):
-        found = {u: sums["sums"][f"tails/{u}/in_context"] for u in ("words", "tokens")}
+        found = {u: sums["sums"].get(f"tails/{u}/in_context", {}) for u in ("words", "tokens")}
         return {
             unit: {name: {key: number(part[key]) for key in ("types", "seen")} for name, part in tails.items()}
             for unit, tails in found.items()

@@ -132,12 +132,12 @@ def score_samples(
     }
     for unit, (every, counts, count_total, fresh_counts, fresh_count_total) in by_unit.items():
         tails = {name: mask for name, mask in every.items() if mask.sum() >= LEAST_TYPES}
-        if unit in looked:
+        if unit == "words" or (tails and unit in looked):
             text, known, numbers = looked[unit]
             ranked = {name: numbers[mask] for name, mask in tails.items() if name.isdigit()}
             sums[f"tails/{unit}/in_context"] = beside = in_context_sums(in_context(text, known), ranked)
             # Fresh real text is scored before anything else: then it is what there is to compare with.
-            real = reference.in_context.get(unit, beside)
+            real = reference.in_context.get(unit) or beside
             values |= {f"tails/{unit}/{k}": v for k, v in in_context_values(beside, real).items()}
         if not tails:
             continue

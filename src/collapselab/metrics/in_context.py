@@ -108,7 +108,7 @@ def in_context_values(sums: dict[str, dict[str, float]], fresh: dict[str, dict[s
         if not part["types"]:
             continue
         values[key] = part["seen"] / part["types"]
-        real = fresh[name]
-        if real["seen"] >= LEAST_SEEN:
+        real = fresh.get(name)
+        if real is not None and real["seen"] >= LEAST_SEEN:
             values[f"{key}_normalised"] = values[key] * real["types"] / real["seen"]
     return values
