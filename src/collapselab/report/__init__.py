@@ -13,8 +13,8 @@ import pandas as pd
 from collapselab.config import UserError, digest
 from collapselab.console import Console
 from collapselab.folders import write_bytes, write_text
-from collapselab.metrics import HEADLINE
-from collapselab.report import figures, overlay, page, tables
+from collapselab.report import figures, overlay, page, series, tables
+from collapselab.report.controls import controls
 from collapselab.report.files import ChainFiles, Opened, open_run, open_runs, opened
 from collapselab.report.protocols import Group, grouped
 from collapselab.rundir import run_root
@@ -118,9 +118,10 @@ def under_protocols(make: Callable[[list[ChainFiles]], pd.DataFrame], groups: li
 def tables_of(group: Group, baseline: str | None) -> dict[str, Any]:
     """The tables of one protocol: summary, changes and theory, each line with the protocol that it belongs to."""
     tidy = tables.tidy(group.chains)
+    paired = {arm: control.arm for arm, control in controls(group.chains).items()}
     made = {
-        "summary": tables.summary(tidy, baseline),
-        "changes": tables.changes(tidy),
+        "summary": tables.summary(tidy, baseline, paired),
+        "changes": tables.changes(tidy, controls=paired),
         "theory": overlay.agreement(group.chains),
     }
     return {name: table.assign(protocol=group.digest[:12]) for name, table in made.items()}
@@ -150,8 +151,7 @@ def remove(folder: Path, *names: str) -> None:
 
 def headline(chains: list[ChainFiles]) -> dict[str, str]:
     """The headline metrics that some chain has, by name."""
-    has = {key for chain in chains for row in chain.rows for key in row["metrics"]}
-    return {name: key for name, key in HEADLINE.items() if key in has}
+    return series.headline(series.keys_of(chain) for chain in chains)
 
 
 def table_rows(chain: ChainFiles) -> tuple[list[str], list[list[str]]]:
@@ -179,7 +179,7 @@ def comparison(run: Path) -> tuple[str, list[str], list[list[str]]]:
 def compare(chains: list[ChainFiles], baseline: str | None) -> tuple[str, list[str], list[list[str]]]:
     """The same for chains that are open."""
     groups = grouped(chains)
-    summaries = [tables.summary(tables.tidy(group.chains), baseline) for group in groups]
+    summaries = [tables_of(group, baseline)["summary"] for group in groups]
     lasts = [tables.last_of_all(group.chains) for group in groups]
     found = [tables.compared(summary, baseline, last) for summary, last in zip(summaries, lasts, strict=True)]
     title, columns, _ = max(found, key=lambda one: len(one[1]))

@@ -11,7 +11,8 @@ import numpy as np
 
 from collapselab.report import series, spec
 from collapselab.report.colours import DIVERGING, NEUTRAL, PROMPT, REAL, colour, mark
-from collapselab.report.overlay import TITLES, by_arm, overlaid, residuals
+from collapselab.report.controls import grey_first
+from collapselab.report.overlay import TITLES, TRUTH, by_arm, overlaid, residuals
 from collapselab.report.ridges import distribution
 from collapselab.report.spec import Figure, Spec, escaped, finite, short
 
@@ -28,22 +29,25 @@ def _length(chains: list[Any]) -> int:
 
 def legend(arm: str, members: list[Any]) -> str:
     """An arm's name in a legend."""
-    return f"{arm} ({len(members)} seeds)" if len(members) > 1 else f"{arm} (one seed)"
+    seeds = f"{len(members)} seeds" if len(members) > 1 else "one seed"
+    return f"{arm} (control, all real text, {seeds})" if members[0].is_control else f"{arm} ({seeds})"
 
 
 def _curves(chains: list[Any], titles: dict[str, str], *, from_zero: bool = False) -> Spec | None:
-    """A panel for each metric: the mean of every arm, its 95 % t-interval, and real text's value."""
-    shown = series.present(chains, titles)
+    """A panel for each metric: the mean of every arm, its 95 % t-interval, controls in grey beneath the others, and real
+    text's value with its scatter."""
+    shown, arms = series.present(chains, titles), grey_first(by_arm(chains))
     figure, panels, real, said = Figure(), {}, {}, []
     for key, title in shown.items():
         (axis,) = figure.panel(title, _length(chains))
-        panels[title] = {arm: points for arm, m in by_arm(chains).items() if (points := series.curve(m, key))}
+        panels[title] = {arm: points for arm, m in arms.items() if (points := series.curve(m, key))}
         for arm, points in panels[title].items():
-            members = by_arm(chains)[arm]
+            members = arms[arm]
             figure.curve(axis, arm, members[0].place, points, legend(arm, members), series.possible(key))
-        real[title] = series.real_value(chains, key)
+        real[title] = series.real_level(chains, key)
         if (level := real[title]) is not None:
-            figure.level(axis, level, _length(chains) - 1, REAL_TEXT)
+            band = None if math.isnan(level.low) else (level.low, level.high)
+            figure.level(axis, level.value, _length(chains) - 1, REAL_TEXT, band)
         ends = series.extent(panels[title].values(), level, series.possible(key), from_zero=from_zero)
         figure.axes[f"yaxis{axis}"]["range"] = list(ends)
         said.append(spec.courses(title, panels[title], real[title]))
@@ -57,22 +61,30 @@ def likelihood(chains: list[Any]) -> Spec | None:
 
 
 def tails(chains: list[Any]) -> Spec | None:
-    return _curves(chains, series.TAILS, from_zero=True)
+    return _curves(chains, series.tails(chains), from_zero=True)
 
 
 def diversity(chains: list[Any]) -> Spec | None:
     return _curves(chains, series.DIVERSITY)
 
 
+def _cell(change: float, half: float) -> str:
+    """`+0.12 ± 0.03`: a cell of the heat map."""
+    if math.isnan(change):
+        return "–"
+    return f"{change:+.3f}" if math.isnan(half) else f"{change:+.3f} ± {half:.3f}"
+
+
 def frequency(chains: list[Any]) -> Spec | None:
-    """A heat map per arm: bucket x generation, the change of the loss since generation 0."""
+    """A heat map per arm: bucket x generation, the change of the loss since generation 0. A bucket with too few tokens for
+    that to be told from noise has a row without cells."""
     found = {arm: heat for arm, members in by_arm(chains).items() if (heat := series.frequency(members)) is not None}
     if not found:
         return None
     # At least .01 nats: less is not told from none.
-    most = max([0.01, *(float(np.nanmax(np.abs(heat.change))) for heat in found.values())])
+    most = max([0.01, *(float(np.nanmax(np.abs(heat.change), initial=0.0)) for heat in found.values())])
     figure = Figure(panel_height=40 + 42 * max(len(heat.buckets) for heat in found.values()), left=72)
-    said, rows = [], []
+    told, rows = [], []
     for arm, heat in found.items():
         (axis,) = figure.panel(arm, len(heat.generations))
         figure.axes[f"xaxis{axis}"] |= {"range": [-0.5, len(heat.generations) - 0.5], "showgrid": False}
@@ -82,21 +94,32 @@ def frequency(chains: list[Any]) -> Spec | None:
             {
                 "type": "heatmap", "x": heat.generations, "y": [escaped(b) for b in heat.buckets],
                 "z": [finite(row) for row in heat.change], "coloraxis": "coloraxis", "xgap": 1, "ygap": 1,
-                "customdata": [[[x, n] for x in finite(row)] for row, n in zip(heat.loss, heat.scored, strict=True)],
-                "hovertemplate": "generation %{x}, seen %{y} times<br>%{z:+.3f} nats since generation 0<br>"
-                "loss %{customdata[0]:.3f} over %{customdata[1]:,.0f} scored tokens",
+                "customdata": [
+                    [[loss, n, _cell(change, half)] for loss, change, half in zip(finite(losses), changes, halves, strict=True)]
+                    for losses, changes, halves, n in zip(heat.loss, heat.change, heat.half, heat.scored, strict=True)
+                ],
+                "hovertemplate": "generation %{x}, seen %{y} times<br>%{customdata[2]} nats since generation 0<br>"
+                "loss %{customdata[0]:.3f} over %{customdata[1]:,.0f} scored tokens", "hoverongaps": False,
             },
             arm,
         )  # fmt: skip
+        for bucket, tokens in zip(heat.buckets, heat.scored, strict=True):
+            if tokens < series.LEAST_TOKENS:
+                figure.remark(axis, escaped(bucket), f"{tokens:,.0f} tokens: too few")
         if len(heat.generations) <= 8:
             figure.traces[-1]["texttemplate"] = "%{z:+.2f}"
         ends = [
-            f"{change:+.2f} for tokens seen {b} times"
-            for b, change in zip(heat.buckets, heat.change[:, -1], strict=True)
+            f"{_cell(change, half)} for tokens seen {b} times"
+            if tokens >= series.LEAST_TOKENS
+            else f"seen {b} times: too few"
+            for b, tokens, change, half in zip(
+                heat.buckets, heat.scored, heat.change[:, -1], heat.half[:, -1], strict=True
+            )
         ]
-        said.append(f"arm {arm}, generation {heat.generations[-1]}: " + ", ".join(ends))
-        for bucket, tokens, losses, changes in zip(heat.buckets, heat.scored, heat.loss, heat.change, strict=True):
-            cells = [f"{short(x)} ({c:+.3f})" for x, c in zip(losses, changes, strict=True)]
+        told.append(f"arm {arm}, generation {heat.generations[-1]}: " + ", ".join(ends))
+        for bucket, tokens, *lines in zip(heat.buckets, heat.scored, heat.loss, heat.change, heat.half, strict=True):
+            cells = [f"{short(x)} ({_cell(c, h)})" for x, c, h in zip(*lines, strict=True)]
+            cells = cells if tokens >= series.LEAST_TOKENS else ["too few"] * len(cells)
             rows.append([arm, bucket, f"{tokens:,.0f}", *cells])
     columns = ["arm", "times in real text", "scored tokens", *(f"generation {g}" for g in range(_length(chains)))]
     rows = [row + ["–"] * (len(columns) - len(row)) for row in rows]
@@ -107,7 +130,7 @@ def frequency(chains: list[Any]) -> Spec | None:
     }  # fmt: skip
     keys = [f"real/nll_by_frequency/{bucket}" for bucket in next(iter(found.values())).buckets]
     return figure.done(
-        "Change of the loss in nats since generation 0. " + "; ".join(said) + ".", (columns, rows), keys,
+        "Change of the loss in nats since generation 0. " + "; ".join(told) + ".", (columns, rows), keys,
         coloraxis={"cmin": -most, "cmax": most, "colorscale": scale, "colorbar": bar}, showlegend=False,
     )  # fmt: skip
 
@@ -123,6 +146,8 @@ def theory(chains: list[Any]) -> Spec | None:
     for key in keys:
         has_law = any(residuals(members, key) for members in by_arm(chains).values())
         above, *rest = figure.panel(TITLES[key], _length(chains), shares=(0.62, 0.38) if has_law else (1.0,))
+        if key == TRUTH:
+            figure.level(above, 1.0, _length(chains) - 1, "the truth, r = 1")
         for arm, members in by_arm(chains).items():
             _law(figure, above, key, arm, members)
             gaps = residuals(members, key)
@@ -198,7 +223,8 @@ def ledger(chains: list[Any]) -> Spec | None:
     figure = Figure(panel_height=220)
     said, rows = [], []
     for arm, (names, shown) in found.items():
-        (axis,) = figure.panel(arm, shown.shape[1])
+        control = by_arm(chains)[arm][0].is_control
+        (axis,) = figure.panel(f"{arm} (control: “generations” are real text)" if control else arm, shown.shape[1])
         figure.axes[f"xaxis{axis}"] |= {"range": [-0.6, shown.shape[1] - 0.4], "showgrid": False}
         figure.axes[f"yaxis{axis}"] |= {"tickformat": "~s"}
         for source, heights in zip(names, shown, strict=True):
@@ -238,15 +264,18 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "likelihood",
         "The model on held-out real text",
         "How well each generation predicts real text that it was not trained on: lower perplexity and bits per byte are "
-        "better, higher accuracy is better. Shaded: 95 % t-interval over the chains of an arm; one that is much wider than the "
-        "curves are apart runs out of its panel.",
+        "better, higher accuracy is better. Grey: the control, a chain of real text alone; what it does too is no collapse. "
+        "Shaded: 95 % t-interval over the chains of an arm; very wide intervals are clipped.",
         likelihood,
     ),
     (
         "tails",
         "Rare words",
-        "Share of generation 0's rare words that its successors still write, over that share in as much fresh real text: 1 "
-        "is as good as new real text, and no ceiling, for copied training text scores higher.",
+        "In context: the share of generation 0's rare words that the samples use between neighbours that real text knows, over "
+        "that share in unseen real text. 1.0 means as good as unseen real text; copying training text can exceed it, and random "
+        "words cannot reach it. Read it beside the triples (they fall where words are strung together), the mass of rare words, "
+        "and the share of copied passages. Anywhere, in older runs: a word counts wherever it stands, so noise raises it. The "
+        "light strip is how far equal draws of real text scatter.",
         tails,
     ),
     (
@@ -254,7 +283,8 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "Which tokens get worse",
         "Change of the loss on held-out real text since generation 0; a row is the tokens that occur so many times in the real "
         "training text, the rarest below. "
-        "Orange is worse, blue is better, on one scale for all arms; buckets with fewer than 20 scored tokens are left out.",
+        f"Orange is worse, blue is better, on one scale for all arms. Rows with fewer than {series.LEAST_TOKENS} scored tokens "
+        "are left white: their mean is noise.",
         frequency,
     ),
     (
@@ -266,7 +296,7 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
     ),
     (
         "distribution",
-        "The samples, read by generation 0",
+        "How surprising the samples are to generation 0",
         "Each ridge is one generation: how its samples spread by their mean loss under generation 0's model. To the left lies "
         "text that generation 0 finds easy, in a right tail what it finds strange; the grey ridge is real text. With many "
         "generations eight are drawn, evenly spaced.",
@@ -276,16 +306,17 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "theory",
         "Beside exact theory",
         "Marks: measured. Lines: what the law of this very pipeline expects of a learner that matches densities exactly, with "
-        "the text that was really mixed. On natural text a network does not memorise what it saw once: it starts below the "
-        "survival law of a learner that does, and falls more slowly. Dotted: what temperature and truncation alone would do, "
-        "without noise. Below: the difference, with twice its standard error.",
+        "the text that was really mixed. On natural text the survival law assumes exact memorisation; networks generalise, so "
+        "expect them to start below it and to fall more slowly. Dotted: what temperature and truncation alone would do, "
+        "without noise. Grey: the control, whose law is that of real text alone. Below: the difference, with twice its "
+        "standard error.",
         theory,
     ),
     (
         "ledger",
         "What the models were trained on",
         "Tokens shown to the optimiser, by source: real text dark, prompts hatched, what models wrote grey, the lighter "
-        "the newer. Mean over the chains of an arm.",
+        "the newer. Mean over the chains of an arm. What the generations of a control pass on is real text too.",
         ledger,
     ),
 )

@@ -1,4 +1,5 @@
-"""One colour, marker and dash per arm, in the page and in the PNGs."""
+"""One colour, marker and dash per arm, in the page and in the PNGs. Controls are grey, whatever stands beside them: their
+places are below zero, so a control that is added later takes no arm's colour."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ PALETTE = (
     *("#1464f0", "#f06478", "#c81e6e", "#3296fa", "#3c6e00", "#be64b4"),
     *("#a032aa", "#788c00", "#28a064", "#82648c", "#645ac8", "#e65adc"),
 )
-NEUTRAL = "#7d8590"  # lines that belong to no arm: real text, zero
+NEUTRAL = "#7d8590"  # controls, and lines that belong to no arm: real text, zero
 SYMBOLS = (  # of plotly
     *("circle", "square", "diamond", "triangle-up", "x", "triangle-down"),
     *("star", "cross", "pentagon", "hourglass", "hexagram", "bowtie"),
@@ -27,14 +28,26 @@ DIVERGING = {
 }
 
 
+CONTROL = -1  # the place of the first control in a report
+
+
 def colour(place: int) -> str:
     """The colour of the arm that stands at `place` in the report, from 0; after twelve they come again."""
-    return PALETTE[place % len(PALETTE)]
+    return NEUTRAL if place < 0 else PALETTE[place % len(PALETTE)]
+
+
+def signs(place: int) -> tuple[int, int]:
+    """(marker, dash) of an arm as places in the lists above: another pair for each of the first 72. No control is dashed:
+    real text is."""
+    if place < 0:
+        return (-1 - place) % len(SYMBOLS), (0, 2, 3, 4, 5)[(-1 - place) % 5]
+    return place % len(SYMBOLS), (place + place // len(SYMBOLS)) % len(DASHES)
 
 
 def mark(place: int) -> tuple[str, str]:
-    """(marker, dash) of plotly for an arm: another pair for each of the first 72."""
-    return SYMBOLS[place % len(SYMBOLS)], DASHES[(place + place // len(SYMBOLS)) % len(DASHES)]
+    """(marker, dash) of plotly for an arm."""
+    symbol, dash = signs(place)
+    return SYMBOLS[symbol], DASHES[dash]
 
 
 def faint(place: int, alpha: float) -> str:

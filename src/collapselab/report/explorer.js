@@ -10,6 +10,7 @@
   }
   let X = ALL.groups[0]; // the arms of one protocol
   const ROWS = 20; // of the table of words at a time
+  const LEAST_TYPES = 200; // rare words of which shares are told; of fewer, their numbers
   const NATS = [0.5, 1.5, 3, 5, 8]; // where the next deeper colour begins
   const COUNTS = [5000, 500, 50, 5, 0]; // at most so often: the next deeper colour; buckets of the metrics' NLL by frequency
   const LEGEND = {
@@ -28,11 +29,12 @@
     return made;
   }
 
+  const isControl = (name) => (DATA.arms || []).some((arm) => arm.name === name && arm.control);
   const colourOf = (name) => (DATA.arms || []).find((arm) => arm.name === name)?.colour || "var(--accent)";
   function armName(arm) {
     const dot = element("i", { class: "x-dot", "aria-hidden": "true" });
     dot.style.background = colourOf(arm.name);
-    return element("bdi", { class: "x-arm" }, dot, arm.name);
+    return element("bdi", { class: "x-arm" }, dot, isControl(arm.name) ? `${arm.name} (control)` : arm.name);
   }
 
   // --- tokens ---------------------------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@
     const found = X.tails.words.map((_, i) => i).filter((i) => X.tails.words[i].includes(state.find));
     const counts = X.tails.counts;
     const last = X.tails.arms[state.sort]?.last;
-    // By an arm: in the order in which they went out; those that were never written come after those that still are.
+    // By an arm: in the order in which they were lost; those that were never used come after those that still are.
     const when = (i) => (last[i] === null ? 2 ** 31 : last[i] < 0 ? 2 ** 30 : last[i]);
     const value = last ? when : state.sort === "count" ? (i) => counts[i] : (i) => X.tails.words[i];
     const sign = state.up ? 1 : -1;
@@ -286,21 +288,21 @@
       const histogram = X.tails.arms[a]?.histogram;
       if (!histogram) return "";
       const total = histogram.reduce((sum, words) => sum + words, 0) || 1;
-      const said = histogram.map((words, i) => (i ? `last written by generation ${i - 1}: ${number(words)}` : `never written: ${number(words)}`));
+      const said = histogram.map((words, i) => (i ? `last used by generation ${i - 1}: ${number(words)}` : `never used: ${number(words)}`));
       const bar = element("div", { class: "x-bar", role: "img", "aria-label": `${arm.name}: ${said.join("; ")}` });
       histogram.forEach((words, i) => {
         const part = element("i", { title: `${said[i]} words` });
         part.style.flexGrow = words;
         if (i === 0) part.className = "x-never";
-        else if (i === histogram.length - 1) part.style.background = colourOf(arm.name); // still written
+        else if (i === histogram.length - 1) part.style.background = colourOf(arm.name); // still used
         else part.style.setProperty("--x-part", `${Math.round(20 + (50 * (i - 1)) / Math.max(1, histogram.length - 2))}%`);
         bar.append(part);
       });
-      const share = (words) => `${((100 * words) / total).toFixed(0)} %`;
+      const share = (words) => (total < LEAST_TYPES ? `${words} of ${total}` : `${((100 * words) / total).toFixed(0)} %`);
       const still = histogram.length > 1 ? histogram[histogram.length - 1] : 0;
       const gone = total - still - histogram[0];
       const seed = X.tails.arms[a].of.some((seeds) => seeds > 1) ? `seed ${arm.seed}: ` : "";
-      const text = `${seed}${share(histogram[0])} never written · ${share(gone)} went out on the way · ${share(still)} still written by generation ${histogram.length - 2}`;
+      const text = `${seed}${share(histogram[0])} never used · ${share(gone)} lost along the way · ${share(still)} still used by generation ${histogram.length - 2}`;
       return element("div", { class: "x-bar-row" }, armName(arm), bar, element("span", { class: "x-soft" }, text));
     });
     by("bars").replaceChildren(...made.filter(Boolean));
@@ -366,8 +368,8 @@
     const of = ALL.groups.length > 1 ? ` of protocol ${X.label}` : "";
     const some = X.tails.words.length < X.tails.total ? ` ${number(X.tails.words.length)} of them are listed, chosen evenly over their counts.` : "";
     by("tails-caption").textContent =
-      `${plural(X.tails.total, "word")} stood at most 20 times in the real text that generation 0 of the arms${of} was trained on. For each, the last generation ` +
-      `whose text has it, in each arm's first seed; where there are several seeds, how many of them write it at the last generation that all have. ` +
+      `${plural(X.tails.total, "word")} occurred at most 20 times in the real text that generation 0 of the arms${of} was trained on. For each, the last generation ` +
+      `whose text has it, in each arm's first seed; where there are several seeds, how many of them use it at the last generation that all have. ` +
       `A word can be missed by chance: a generation's text is finite.${some}`;
     bars();
     table();

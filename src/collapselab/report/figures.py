@@ -12,11 +12,14 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-from collapselab.report.colours import LINES, MARKERS, NEUTRAL, colour
-from collapselab.report.overlay import TITLES, by_arm, by_generation, overlaid, residuals
-from collapselab.report.series import DIVERSITY, LIKELIHOOD, TAILS, curve, extent, possible, present, real_value
+from collapselab.report import series
+from collapselab.report.colours import LINES, MARKERS, NEUTRAL, colour, signs
+from collapselab.report.controls import grey_first
+from collapselab.report.overlay import TITLES, TRUTH, by_arm, by_generation, overlaid, residuals
+from collapselab.report.series import DIVERSITY, LIKELIHOOD, curve, extent, possible, present, real_level
 
 WIDE = 4.6  # inches of a panel
+ABREAST = 4  # panels that a row has at most
 LEGEND = 2.4  # inches of the legend beside the figure of the laws
 
 
@@ -26,18 +29,30 @@ def png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _margins(figure: Figure, right: float = 0.2) -> None:
-    """In inches. Automatic layouts would draw each figure twice, which takes as long again."""
+def _margins(figure: Figure, right: float = 0.2, between: float = 0.1) -> None:
+    """In inches; `between` rows in parts of a row's height. Automatic layouts would draw each figure twice, which takes as
+    long again."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(
-        left=0.65 / width, right=1 - right / width, bottom=0.55 / height, top=1 - 0.35 / height, wspace=0.25, hspace=0.1
+        left=0.65 / width,
+        right=1 - right / width,
+        bottom=0.55 / height,
+        top=1 - 0.35 / height,
+        wspace=0.25,
+        hspace=between,
     )
 
 
 def axes_of(panels: int) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(WIDE * panels, 3.4))
-    _margins(figure)
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    """A figure with so many panels, in rows as even as they can be."""
+    rows = -(-panels // ABREAST)
+    columns = -(-panels // rows)
+    figure = Figure(figsize=(WIDE * columns, 3.4 * rows))
+    _margins(figure, between=0.3)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for left in axes[panels:]:
+        left.set_visible(False)
+    axes = axes[:panels]
     for axis in axes:
         axis.set_xlabel("generation")
         axis.grid(alpha=0.25)
@@ -47,15 +62,17 @@ def axes_of(panels: int) -> tuple[Figure, list[Any]]:
 
 
 def _label(arm: str, chains: list[Any]) -> str:
-    return f"{arm} ({len(chains)} seeds)" if len(chains) > 1 else f"{arm} (one seed: no interval)"
+    seeds = f"{len(chains)} seeds" if len(chains) > 1 else "one seed: no interval"
+    return f"{arm} (control, all real text; {seeds})" if chains[0].is_control else f"{arm} ({seeds})"
 
 
 def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
-    """An arm's mean over chains, with its 95 % t-interval where there are several."""
-    value, within = real_value(chains, key), possible(key)
-    curves = {arm: points for arm, members in by_arm(chains).items() if (points := curve(members, key))}
+    """An arm's mean over chains, with its 95 % t-interval where there are several; controls in grey beneath the others, and
+    real text with its scatter."""
+    real, within, arms = real_level(chains, key), possible(key), grey_first(by_arm(chains))
+    curves = {arm: points for arm, members in arms.items() if (points := curve(members, key))}
     for arm, points in curves.items():
-        members = by_arm(chains)[arm]
+        members = arms[arm]
         x, style = [p.generation for p in points], look(members[0].place)
         axis.plot(x, [p.mean for p in points], ms=4, label=_label(arm, members), **style)
         axis.fill_between(
@@ -66,23 +83,21 @@ def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
             alpha=0.2,
             linewidth=0,
         )
-    if value is not None:
-        axis.axhline(value, color=NEUTRAL, linestyle="--", linewidth=1, label="real text, same budget")
+    if real is not None:
+        if not math.isnan(real.low):
+            axis.axhspan(real.low, real.high, color=NEUTRAL, alpha=0.12, linewidth=0)
+        axis.axhline(real.value, color=NEUTRAL, linestyle="--", linewidth=1, label="real text, same budget")
     axis.set_title(title, fontsize=10, y=1.0)
-    axis.set_ylim(*extent(curves.values(), value, within, from_zero="coverage" in key))
+    axis.set_ylim(*extent(curves.values(), real, within, from_zero=key.startswith("tails/") or "overlap" in key))
 
 
 def look(place: int) -> dict[str, Any]:
-    """Colour, marker and line of an arm; the same colours as on the page."""
-    count = len(MARKERS)
-    return {
-        "color": colour(place),
-        "marker": MARKERS[place % count],
-        "linestyle": LINES[(place + place // count) % len(LINES)],
-    }
+    """Colour, marker and line of an arm; the same as on the page."""
+    symbol, dash = signs(place)
+    return {"color": colour(place), "marker": MARKERS[symbol], "linestyle": LINES[dash]}
 
 
-def _panels(chains: list[Any], titles: dict[str, str]) -> bytes | None:
+def panels(chains: list[Any], titles: dict[str, str]) -> bytes | None:
     """A panel for each metric that some chain has."""
     shown = present(chains, titles)
     if not shown:
@@ -95,15 +110,15 @@ def _panels(chains: list[Any], titles: dict[str, str]) -> bytes | None:
 
 
 def likelihood(chains: list[Any]) -> bytes | None:
-    return _panels(chains, LIKELIHOOD)
+    return panels(chains, LIKELIHOOD)
 
 
 def diversity(chains: list[Any]) -> bytes | None:
-    return _panels(chains, DIVERSITY)
+    return panels(chains, DIVERSITY)
 
 
 def tails(chains: list[Any]) -> bytes | None:
-    return _panels(chains, TAILS)
+    return panels(chains, series.tails(chains))
 
 
 def theory(chains: list[Any]) -> bytes | None:
@@ -124,6 +139,8 @@ def theory(chains: list[Any]) -> bytes | None:
                 line = {g: values.mean() for g, values in by_generation(members, prefix + key).items()}
                 if line:
                     above.plot(line.keys(), line.values(), dash, color=shade, linewidth=1.5, label=f"{arm}: {name}")
+            if key == TRUTH:
+                above.axhline(1, color=NEUTRAL, linestyle="--", linewidth=1, label="the truth, r = 1")
             gaps = residuals(members, key)
             if gaps:
                 bars = [0.0 if math.isnan(se) else 2 * se for *_, se in gaps]

@@ -14,10 +14,12 @@ from collapselab.config import RunConfig, UserError
 from collapselab.folders import read_json
 from collapselab.guards import metrics, number, reading, text, whole
 from collapselab.identity import flatten
+from collapselab.metrics.tails import LEAST_TYPES
 from collapselab.mixing import read_mixture
 from collapselab.rundir import Chain, find_chains, read_metrics, run_root
 
 MOST_BINS = 1000  # of a histogram; this lab writes 81
+TAIL = re.compile(r"(?:theory/)?tails/words/(?:coverage(?:_in_context)?|tail_mass)_(mass_\d+|\d+)(?:_normalised|_se)?")
 
 
 class ChainFiles:
@@ -32,11 +34,13 @@ class ChainFiles:
         self.path, self.chain = path, Chain(path)
         self.arm, self.seed = named[1], int(named[2])
         self.run = run_root(path).name
-        self.place = 0  # of its arm in the report: decides the colour
+        self.place = 0  # of its arm in the report: decides the colour; below zero for a control
         _check_name(self.arm, path)
         rows = read_metrics(path)
         with reading(path / "metrics.jsonl"):
-            self.rows = [_row(row, generation) for generation, row in enumerate(rows)]
+            self.rows = [
+                _row(row, generation) for generation, row in enumerate(rows)
+            ]  # their `metrics` without thin tails
             self.digest = _one_protocol([text(row.get("protocol", "")) for row in rows])
         with reading(path / "config.yaml"):
             self.config = (path / "config.yaml").read_text(encoding="utf-8")
@@ -51,13 +55,22 @@ class ChainFiles:
         self.scored: dict[str, float] = scores[0]["scored"] if scores else {}
         self.histograms: list[list[int] | None] = [found["histogram"] for found in scores]
         reference = _scores(self.chain.stage(0, "reference") / "eval.json")
-        self.reference: dict[str, Any] = {"metrics": reference["metrics"], "histogram": reference["histogram"]}
+        self.reference: dict[str, Any] = {name: reference[name] for name in ("metrics", "histogram", "band")}
+        self.thin: dict[str, int] = scores[0]["thin"] if scores else {}
+        for part in (*(row["metrics"] for row in self.rows), self.reference["metrics"], self.reference["band"]):
+            for key in [key for key in part if _of_tail(key) in self.thin]:
+                del part[key]
         self.ledgers = [read_mixture(self.chain.stage(g, "mixture"))["tokens"] for g in range(len(rows))]
         self.examples = [(g, _examples(self.chain.stage(g, "eval") / "examples.json")) for g in range(len(rows))]
 
     @property
     def name(self) -> str:
         return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether its generations pass on fresh real text in the place of what a model writes."""
+        return self.settings.get("sampling.source") == "real"
 
     @property
     def planned(self) -> int | None:
@@ -104,7 +117,29 @@ def _scores(path: Path) -> dict[str, Any]:
             "protocol": {text(key): _short(value) for key, value in found.get("protocol", {}).items()},
             "scored": {text(b): number(s["tokens"]) for b, s in sums.get("real/nll_by_frequency", {}).items()},
             "histogram": None if histogram is None else [whole(count) for count in histogram],
+            "thin": _thin(sums.get("tails/words", {})),
+            "band": {text(key): _band(entry) for key, entry in found.get("band", {}).items()},
         }
+
+
+def _thin(tails: dict[str, Any]) -> dict[str, int]:
+    """The word tails that have too few types for a share of them to say anything, with their types."""
+    types = {text(name): whole(int(number(part["types"])), 0) for name, part in tails.items()}
+    return {name: count for name, count in types.items() if count < LEAST_TYPES}
+
+
+def _of_tail(key: str) -> str | None:
+    """The word tail that a metric is of: `5` for `tails/words/coverage_5_normalised`; None where it is of none."""
+    found = TAIL.fullmatch(key)
+    return found and found[1]
+
+
+def _band(entry: dict[str, Any]) -> tuple[float, float]:
+    """(low, high) of what equal draws of held-out real text score."""
+    low, high = number(entry["low"]), number(entry["high"])
+    if low > high:
+        raise ValueError("a band begins below its end")
+    return low, high
 
 
 def _examples(path: Path) -> list[str]:
@@ -172,9 +207,10 @@ def _as_counted(name: str) -> list[Any]:
 
 
 def _give_places(chains: list[ChainFiles]) -> None:
-    arms = list(dict.fromkeys(chain.arm for chain in chains))
+    arms = list(dict.fromkeys(chain.arm for chain in chains if not chain.is_control))
+    controls = list(dict.fromkeys(chain.arm for chain in chains if chain.is_control))
     for chain in chains:
-        chain.place = arms.index(chain.arm)
+        chain.place = -1 - controls.index(chain.arm) if chain.is_control else arms.index(chain.arm)
 
 
 def open_run(run: Path) -> tuple[list[ChainFiles], str | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from collapselab.metrics.intervals import mean_interval
@@ -14,6 +16,7 @@ def draw(
     laws: dict[str, dict[str, np.ndarray]],
     real: dict[str, float],
     titles: dict[str, str],
+    controls: Collection[str] = (),
 ) -> bytes:
     """A PNG.
 
@@ -22,10 +25,14 @@ def draw(
         laws: the same for what exact theory expects, where a law stands beside a quantity.
         real: what fresh real text scores, where that is known.
         titles: of the panels; a quantity without one stands for itself.
+        controls: arms of real text alone, which are drawn in grey.
     """
     figure, axes = axes_of(len(panels))
     for axis, (quantity, arms) in zip(axes, panels.items(), strict=True):
-        for place, (arm, values) in enumerate(arms.items()):
+        greys = [arm for arm in arms if arm in controls]
+        others = [arm for arm in arms if arm not in controls]
+        for arm in (*greys, *others):
+            values, place = arms[arm], -1 - greys.index(arm) if arm in greys else others.index(arm)
             known = [g for g in range(values.shape[1]) if np.isfinite(values[:, g]).all()]
             mean, low, high = np.array([mean_interval(values[:, g]) for g in known]).reshape(-1, 3).T
             shown = look(place)

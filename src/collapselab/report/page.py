@@ -19,20 +19,21 @@ import jinja2
 from markupsafe import Markup
 
 from collapselab.console import UNSAFE, inert
-from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import with_interval
-from collapselab.report import explorer, overlay, protocols, reproduce, tables, words
+from collapselab.metrics.tails import LEAST_TYPES
+from collapselab.report import explorer, overlay, protocols, reproduce, series, tables, words
 from collapselab.report.charts import CHARTS
 from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
+from collapselab.report.controls import Control, controls
 from collapselab.report.files import ChainFiles, Opened
 from collapselab.report.protocols import Group
-from collapselab.report.series import DIVERSITY, LIKELIHOOD, TAILS, present, real_value
+from collapselab.report.series import DIVERSITY, LEAST_TOKENS, LIKELIHOOD, OLD_TAIL, TAIL_HEADLINES, present, real_value
 from collapselab.report.spec import GAP, HEAD
 
 LEFT_OUT = {
     "likelihood": "no perplexity, bits per byte or accuracy",
     "tails": "no coverage of rare words",
-    "frequency": "no loss by frequency with 20 scored tokens in a bucket",
+    "frequency": f"no loss by frequency with {LEAST_TOKENS} scored tokens in a bucket",
     "diversity": "no measures of diversity",
     "distribution": "no histogram of the samples' losses (evaluation.reference_tokens is 0, or the scores are older)",
     "theory": "no metric of these chains has a law",
@@ -87,10 +88,14 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         parts: the tables `summary`, `changes` and `theory`, by the label of each group.
         files: names of the CSV files and PNGs that lie beside the page.
     """
-    shown = [_group(found, group, parts[group.label], files["figures"]) for group in groups]
+    paired = {group.label: controls(group.chains) for group in groups}
+    shown = [_group(found, group, parts[group.label], paired[group.label], files["figures"]) for group in groups]
     arms = overlay.by_arm(found.chains)
     data = {
-        "arms": [{"name": a, "colour": colour(m[0].place), "symbol": mark(m[0].place)[0]} for a, m in arms.items()],
+        "arms": [
+            {"name": a, "colour": colour(m[0].place), "symbol": mark(m[0].place)[0], "control": m[0].is_control}
+            for a, m in arms.items()
+        ],
         "charts": [{"id": chart["id"], **chart["spec"]} for one in shown for chart in one["charts"]],
         "look": {"diverging": DIVERGING, "neutral": NEUTRAL, "gap": GAP, "head": HEAD},
         "explorer": explorer.payload(found.chains),
@@ -103,7 +108,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         scripts=[Markup(script) for script, _ in scripts],
         name=found.name,
         about=words.about(found),
-        notes=words.notes(found, groups),
+        notes=words.notes(found, groups, paired),
         groups=shown,
         several=len(groups) > 1,
         differing=protocols.differing(groups),
@@ -122,17 +127,18 @@ def _shown(value: Any) -> Any:
     return inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str]) -> dict[str, Any]:
+def _group(
+    found: Opened, group: Group, parts: dict[str, Any], paired: dict[str, Control], figures: list[str]
+) -> dict[str, Any]:
     """What the page says of the chains of one protocol."""
     chains = group.chains
     arms = overlay.by_arm(chains)
     baseline = found.baseline if found.baseline in arms and len(arms) > 1 else None
-    numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
-    last = tables.last_of_all(chains)
-    common = numbers
+    last, common = tables.last_of_all(chains), None
     if any(len(chain.rows) - 1 > last for chain in chains):
-        common = words.Numbers(parts["summary"], tables.changes(tables.tidy(chains), last), parts["theory"])
-    verdict = words.verdict(chains, common)
+        common = tables.changes(tables.tidy(chains), last, {arm: control.arm for arm, control in paired.items()})
+    numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"], common)
+    verdict = words.verdict(chains, numbers)
     charts, missing = [], []
     for name, title, caption, draw in CHARTS:
         spec = draw(chains)
@@ -149,10 +155,9 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
             }
         )  # fmt: skip
     lacking = [
-        f"{title} ({key})"
-        for key, title in (LIKELIHOOD | TAILS | DIVERSITY).items()
-        if not present(chains, {key: title})
+        f"{title} ({key})" for key, title in (LIKELIHOOD | DIVERSITY).items() if not present(chains, {key: title})
     ]
+    lacking += _lacking_tails(chains)
     return {
         "label": group.label, "suffix": group.suffix, "digest": group.digest,
         "protocol": [(key, protocols.shown(group.protocol[key])) for key in sorted(group.protocol)],
@@ -160,15 +165,47 @@ def _group(found: Opened, group: Group, parts: dict[str, Any], figures: list[str
         "arms": [
             {
                 "name": arm, "colour": colour(members[0].place), "seeds": words.seeds(len(members)),
-                "is_baseline": arm == baseline,
+                "is_baseline": arm == baseline, "is_control": members[0].is_control,
                 "sentences": [s for s in words.of_arm(arm, members, numbers, baseline, last) if s != verdict],
                 "table": _courses(arm, members, numbers),
             }
             for arm, members in arms.items()
         ],
+        "controlled": bool(paired),
         "comparison": _comparison(parts["summary"], baseline, last) if len(arms) > 1 else None,
         "charts": charts, "missing": missing, "lacking": lacking,
     }  # fmt: skip
+
+
+def _lacking_tails(chains: list[ChainFiles]) -> list[str]:
+    """What the page says of measures of rare words that are not shown, or not of all arms."""
+    said = []
+    thin = {name: count for chain in chains for name, count in chain.thin.items() if name.isdigit()}
+    if thin:
+        counts = ", ".join(
+            f"{count} of at most {name}" for name, count in sorted(thin.items(), key=lambda one: int(one[0]))
+        )
+        said.append(
+            f"Rare words: too few in generation 0's text for a share of them to say anything (words by occurrences: {counts}; "
+            f"least {LEAST_TYPES})"
+        )
+    old = [
+        arm for arm, members in overlay.by_arm(chains).items() if not _in_context(members) and _has(members, OLD_TAIL)
+    ]
+    if old:
+        said.append(
+            f"Coverage in context of {', '.join(old)}: scored before it was measured. The old measure in its place counts words "
+            "wherever they stand, so noise raises it; collapselab eval computes the new one"
+        )
+    return said
+
+
+def _in_context(members: list[ChainFiles]) -> bool:
+    return any(_has(members, key) for key in TAIL_HEADLINES if key != OLD_TAIL)
+
+
+def _has(members: list[ChainFiles], key: str) -> bool:
+    return any(key in row["metrics"] for chain in members for row in chain.rows)
 
 
 def _comparison(summary: Any, baseline: str | None, last: int) -> dict[str, Any]:
@@ -178,9 +215,7 @@ def _comparison(summary: Any, baseline: str | None, last: int) -> dict[str, Any]
 
 def _courses(arm: str, members: list[ChainFiles], numbers: words.Numbers) -> tuple[list[str], list[list[str]]]:
     """The headline metrics of an arm, a row per generation, then real text at the same budget."""
-    keys = {
-        name: key for name, key in HEADLINE.items() if any(key in row["metrics"] for c in members for row in c.rows)
-    }
+    keys = series.headline(series.keys_of(chain) for chain in members)
     columns = ["real_share", *keys.values()]
     rows = []
     for g in range(max(len(chain.rows) for chain in members)):

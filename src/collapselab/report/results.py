@@ -13,8 +13,7 @@ from collapselab.config import UserError
 from collapselab.console import inert
 from collapselab.folders import manifest_of, read_json, write_bytes, write_text
 from collapselab.guards import number, reading, text, whole
-from collapselab.metrics import HEADLINE
-from collapselab.report import compare, draw_figures, open_run, overlay, remove, tables
+from collapselab.report import compare, draw_figures, headline, open_run, overlay, remove, series, tables
 from collapselab.report.files import ChainFiles
 from collapselab.report.protocols import grouped
 from collapselab.rundir import STAGES, run_root
@@ -43,7 +42,8 @@ def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: s
     root = run_root(chains[0].path)
     out.mkdir(parents=True, exist_ok=True)
     laws, metrics = overlay.agreement(chains), tables.tidy(chains)
-    kept = metrics[metrics["metric"].isin([*HEADLINE.values(), *overlay.TITLES, "real_share"])]
+    shown = [*headline(chains).values(), *series.tails(chains), *overlay.TITLES, "real_share"]
+    kept = metrics[metrics["metric"].isin(shown)]
     write_bytes(out / "metrics.csv", kept.to_csv(index=False, float_format="%.6g").encode())
     if len(laws):
         write_bytes(out / "theory.csv", laws.to_csv(index=False, float_format="%.6g").encode())

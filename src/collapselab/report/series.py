@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import mean_interval
 from collapselab.metrics.likelihood import BUCKETS, HISTOGRAM_STEP
 from collapselab.report.overlay import by_generation
@@ -17,17 +18,69 @@ LIKELIHOOD = {
     "real/bits_per_byte": "bits per byte",
     "real/accuracy": "next-token accuracy",
 }
-TAILS = {
-    "tails/words/coverage_1_normalised": "words seen once",
-    "tails/words/coverage_5_normalised": "words seen 5 times or less",
-    "tails/words/coverage_20_normalised": "words seen 20 times or less",
+TIMES = {5: "seen 5 times or less", 1: "seen once", 20: "seen 20 times or less"}
+# Coverage in context, of words or, where a text has no white space, of tokens; each with what it is read beside.
+IN_CONTEXT = {
+    unit: {
+        f"tails/{unit}/coverage_in_context_{k}_normalised": f"{unit} {times}, in context" for k, times in TIMES.items()
+    }
+    for unit in ("words", "tokens")
 }
+COMPANIONS = {
+    unit: {
+        f"tails/{unit}/known_triples_normalised": f"triples of {unit} that real text knows",
+        f"tails/{unit}/tail_mass_5": f"mass of {unit} seen 5 times or less",
+        "diversity/overlap_13": "13-grams copied from training text",
+    }
+    for unit in ("words", "tokens")
+}
+ANYWHERE = {f"tails/words/coverage_{k}_normalised": f"words {times}, anywhere" for k, times in TIMES.items()}
+OLD_TAIL = "tails/words/coverage_5_normalised"
+TAIL_HEADLINES = (*(next(iter(of_unit)) for of_unit in IN_CONTEXT.values()), OLD_TAIL)
+OLD_NAME = "tail coverage (anywhere)"
 DIVERSITY = {
     "diversity/words/distinct_2": "distinct-2 (words)",
     "diversity/tokens/diversity": "diversity (tokens)",
     "diversity/words/ngram_entropy_1_miller_madow": "word entropy (nats)",
 }
-LEAST_TOKENS = 20  # a mean over fewer scored tokens is noise and is not drawn
+# Of a row of the heat map: the standard error of a mean over fewer is above .1 nats, and it is not drawn.
+LEAST_TOKENS = 200
+
+
+def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
+    """The metrics that a person sees first, by name. Of the tails it is the coverage in context, of words or of tokens; the
+    old one, which counts a word wherever it stands, where a chain has no other.
+
+    Args:
+        chains: the metrics of each of them.
+    """
+    found = list(chains)
+    has = {key for one in found for key in one}
+    tails = {next((key for key in TAIL_HEADLINES if key in one), None) for one in found}
+    names = {name: key for name, key in HEADLINE.items() if key in has and key not in TAIL_HEADLINES}
+    tail = {
+        ("tail coverage", "token tail coverage", OLD_NAME)[i]: key
+        for i, key in enumerate(TAIL_HEADLINES)
+        if key in tails
+    }
+    at = 1 + max((i for i, name in enumerate(names) if name != "slot diversity"), default=-1)
+    return dict([*list(names.items())[:at], *tail.items(), *list(names.items())[at:]])
+
+
+def keys_of(chain: Any) -> set[str]:
+    """The metrics that some generation of a chain has."""
+    return {key for row in chain.rows for key in row["metrics"]}
+
+
+def tails(chains: list[Any]) -> dict[str, str]:
+    """The metrics of rare words to show, with their titles: for each chain the coverage in context of words, else of tokens,
+    with its companions; else the old one."""
+    shown: dict[str, str] = {}
+    for chain in chains:
+        has = keys_of(chain)
+        unit = next((unit for unit, titles in IN_CONTEXT.items() if has & titles.keys()), None)
+        shown |= ANYWHERE if unit is None else IN_CONTEXT[unit] | COMPANIONS[unit]
+    return present(chains, shown)
 
 
 class Point(NamedTuple):
@@ -57,17 +110,18 @@ def possible(key: str) -> tuple[float, float]:
 
 
 def extent(
-    curves: Iterable[list[Point]], level: float | None, within: tuple[float, float], *, from_zero: bool
+    curves: Iterable[list[Point]], level: Level | None, within: tuple[float, float], *, from_zero: bool
 ) -> tuple[float, float]:
-    """(low, high) of an axis: the means, real text's value, and of the intervals what is possible and lies no further from
-    the means than these are apart, so that the interval of two chains does not flatten the curves.
+    """(low, high) of an axis: the means, real text's value with its scatter, and of the intervals what is possible and lies
+    no further from the means than these are apart, so that the interval of two chains does not flatten the curves.
 
     Args:
         curves: of the arms, one at least and none empty.
         within: the values that are possible.
     """
     points = [point for curve in curves for point in curve]
-    means = [p.mean for p in points] + ([] if level is None else [level])
+    means = [p.mean for p in points]
+    means += [end for end in level or () if not math.isnan(end)]
     apart = max(means) - min(means) or 0.1 * abs(means[0]) or 1.0
     ends = [end for p in points for end in (p.low, p.high) if not math.isnan(end)]
     low = max(min(means + ends), within[0], min(means) - apart)
@@ -91,39 +145,63 @@ def real_value(chains: list[Any], key: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+class Level(NamedTuple):
+    """Real text's value at the same budget, and the band in which equal draws of it score (nan where that is not known)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def real_level(chains: list[Any], key: str) -> Level | None:
+    """What fresh real text scores at the same budget and how far that scatters, means over chains; None where it was not
+    scored."""
+    value = real_value(chains, key)
+    bands = [chain.reference["band"][key] for chain in chains if key in chain.reference["band"]]
+    low, high = np.mean(bands, axis=0).tolist() if bands else (math.nan, math.nan)
+    if value is None:
+        return Level((low + high) / 2, low, high) if bands else None
+    return Level(value, low, high)
+
+
 class Frequency(NamedTuple):
-    """An arm's loss by frequency bucket; `loss` and `change` are (buckets, generations), nan where there is none."""
+    """An arm's loss by frequency bucket; `loss`, `change` and `half` (of the 95 % t-interval of the change over chains) are
+    (buckets, generations), nan where there is none and in buckets with fewer than LEAST_TOKENS scored tokens."""
 
     buckets: list[str]
     scored: list[float]
     generations: list[int]
     loss: np.ndarray
     change: np.ndarray
+    half: np.ndarray
 
 
 def frequency(members: list[Any]) -> Frequency | None:
     """Mean loss over the chains of one arm by how often a token occurs in the real training text, in nats, and its change
-    since the same chain's generation 0. Buckets with fewer than 20 scored tokens are left out; None where all are."""
+    since the same chain's generation 0. None where no bucket has enough scored tokens."""
     scored = {name: min(chain.scored.get(name, 0.0) for chain in members) for _, name in BUCKETS}
     last = max(len(chain.rows) for chain in members)
-    out: dict[str, tuple[list[float], list[float]]] = {}
+    out: dict[str, tuple[list[float], list[float], list[float]]] = {}
     for name, tokens in scored.items():
         key = f"real/nll_by_frequency/{name}"
         having = [c for c in members if key in c.rows[0]["metrics"]]  # left out where a loss is infinite
-        if tokens < LEAST_TOKENS or not having:
+        if not tokens or not having:
             continue
-        losses, changes = [], []
+        losses, changes, halves = [], [], []
         for g in range(last):
             here = [c for c in having if g < len(c.rows) and key in c.rows[g]["metrics"]]
             at_g = [c.rows[g]["metrics"][key] for c in here]
             at_0 = [c.rows[0]["metrics"][key] for c in here]
-            losses.append(sum(at_g) / len(here) if here else math.nan)
-            changes.append((sum(at_g) - sum(at_0)) / len(here) if here else math.nan)
-        out[name] = losses, changes
-    if not out:
+            known = here and tokens >= LEAST_TOKENS
+            mean, low, _ = mean_interval(np.subtract(at_g, at_0)) if known else (math.nan, math.nan, math.nan)
+            losses.append(sum(at_g) / len(here) if known else math.nan)
+            changes.append(mean)
+            halves.append(mean - low)
+        out[name] = losses, changes, halves
+    if all(scored[name] < LEAST_TOKENS for name in out):
         return None
-    loss, change = (np.array([pair[i] for pair in out.values()]) for i in (0, 1))
-    return Frequency(list(out), [scored[name] for name in out], list(range(last)), loss, change)
+    loss, change, half = (np.array([part[i] for part in out.values()]) for i in (0, 1, 2))
+    return Frequency(list(out), [scored[name] for name in out], list(range(last)), loss, change, half)
 
 
 def distribution(members: list[Any]) -> dict[int, np.ndarray]:

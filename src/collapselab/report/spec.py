@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from collapselab.console import inert
-from collapselab.report.colours import NEUTRAL, colour, faint, mark
+from collapselab.report.colours import CONTROL, NEUTRAL, colour, faint, mark
 
 Spec = dict[str, Any]
 GRID, FAINT = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.5)"
@@ -117,8 +117,25 @@ class Figure:
             label,
         )  # fmt: skip
 
-    def level(self, axis: str, value: float, last: int, name: str) -> None:
-        """A value that no generation changes."""
+    def remark(self, axis: str, y: str, text: str) -> None:
+        """A remark in the middle of a panel, at the height of `y`."""
+        self.notes.append(
+            {
+                "text": text, "xref": f"x{axis} domain", "yref": f"y{axis}", "x": 0.5, "y": y, "showarrow": False,
+                "xanchor": "center", "yanchor": "middle", "font": {"size": 11, "color": NEUTRAL},
+            }
+        )  # fmt: skip
+
+    def level(self, axis: str, value: float, last: int, name: str, band: tuple[float, float] | None = None) -> None:
+        """A value that no generation changes, and the strip in which it scatters, where that is known."""
+        if band is not None:
+            low, high = band
+            left, right = -0.35, max(1, last) + 0.35
+            strip = {
+                "type": "scatter", "x": [left, right, right, left], "y": [high, high, low, low], "fill": "toself",
+                "mode": "lines", "line": {"width": 0}, "fillcolor": faint(CONTROL, 0.12), "hoverinfo": "skip", "showlegend": False,
+            }  # fmt: skip
+            self.add(axis, strip, f"{name}: scatter", name)
         line = {
             "type": "scatter", "x": [-0.35, max(1, last) + 0.35], "y": [value, value], "mode": "lines",
             "line": {"color": NEUTRAL, "width": 1.5, "dash": "dash"}, "hovertemplate": f"{short(value)}",
@@ -195,17 +212,23 @@ def course(points: list[Any]) -> str:
     )
 
 
-def courses(title: str, by_arm: dict[str, list[Any]], real: float | None) -> str:
+def courses(title: str, by_arm: dict[str, list[Any]], real: Any) -> str:
     """A panel of curves in one sentence; of more than four arms the two that moved most and least."""
     if len(by_arm) > 4:
         moved = sorted(by_arm, key=lambda arm: by_arm[arm][-1].mean - by_arm[arm][0].mean)
         told = f"of {len(by_arm)} arms, {moved[-1]} {course(by_arm[moved[-1]])}, {moved[0]} {course(by_arm[moved[0]])}"
     else:
         told = ", ".join(f"{course(points)} in arm {arm}" for arm, points in by_arm.items())
-    return f"{title} {told}" + ("" if real is None else f"; real text {short(real)}")
+    return f"{title} {told}" + ("" if real is None else f"; real text {_level(real)}")
 
 
-def curve_table(panels: dict[str, dict[str, list[Any]]], real: dict[str, float | None]) -> tuple[list[str], list[Any]]:
+def _level(real: Any) -> str:
+    """Real text's value with its scatter."""
+    scatter = "" if math.isnan(real.low) else f" [{short(real.low)}, {short(real.high)}]"
+    return f"{short(real.value)}{scatter}"
+
+
+def curve_table(panels: dict[str, dict[str, list[Any]]], real: dict[str, Any]) -> tuple[list[str], list[Any]]:
     """What several panels of curves show: a row per panel and arm, a column per generation."""
     last = max(p.generation for by_arm in panels.values() for points in by_arm.values() for p in points)
     rows = []
@@ -215,5 +238,5 @@ def curve_table(panels: dict[str, dict[str, list[Any]]], real: dict[str, float |
             rows.append([title, arm, *(at.get(g, "–") for g in range(last + 1))])
         value = real.get(title)
         if value is not None:
-            rows.append([title, "real text", *([short(value)] * (last + 1))])
+            rows.append([title, "real text", *([_level(value)] * (last + 1))])
     return ["", "arm", *(f"generation {g}" for g in range(last + 1))], rows

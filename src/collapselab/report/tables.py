@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from collapselab.folders import write_bytes
-from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import differences, mean_intervals, with_interval
 from collapselab.metrics.likelihood import HISTOGRAM_STEP
+from collapselab.report.series import headline
 
 if TYPE_CHECKING:
     from collapselab.report.files import ChainFiles
@@ -42,26 +44,39 @@ def reference(chains: list[ChainFiles]) -> pd.DataFrame:
 
 SUMMARY = ["arm", "generation", "metric", "chains", "mean", "low", "high"]
 SUMMARY += ["pairs", "difference", "difference_low", "difference_high"]
+SUMMARY += ["control", "control_pairs", "effect", "effect_low", "effect_high", "effect_share"]
 
 
-def summary(table: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
-    """Means over the chains of an arm with 95 % t-intervals, and paired differences to the baseline arm.
+def summary(
+    table: pd.DataFrame, baseline: str | None, controls: Mapping[str, str] = MappingProxyType({})
+) -> pd.DataFrame:
+    """Means over the chains of an arm with 95 % t-intervals, and paired differences to the baseline arm and to the control.
 
-    Columns arm, generation, metric, chains, mean, low, high, pairs, difference, difference_low, difference_high. With a
-    single chain the ends of an interval are empty; the baseline arm has no difference.
+    Columns arm, generation, metric, chains, mean, low, high, pairs, difference, difference_low, difference_high, control,
+    control_pairs, effect, effect_low, effect_high, effect_share (the effect over the control's mean of the same seeds). With
+    a single chain the ends of an interval are empty; the baseline arm has no difference, and a control no effect.
+
+    Args:
+        controls: the control arm of each arm that has one.
     """
     found: dict[tuple[str, int, str], dict[int, float]] = {}
     for arm, seed, generation, metric, value in _lines(table):
         found.setdefault((arm, generation, metric), {})[seed] = value
-    gaps = [
-        differences(by_seed, found.get((baseline, generation, metric), {})) if baseline not in (None, arm) else []
-        for (arm, generation, metric), by_seed in found.items()
-    ]
+    gaps, effects, levels = [], [], []
+    for (arm, generation, metric), by_seed in found.items():
+        baseline_s = found.get((baseline, generation, metric), {}) if baseline not in (None, arm) else {}
+        gaps.append(differences(by_seed, baseline_s))
+        controls_s = found.get((controls.get(arm, ""), generation, metric), {})
+        effects.append(differences(by_seed, controls_s))
+        levels.append(sum(controls_s[seed] for seed in by_seed.keys() & controls_s.keys()))
     intervals = mean_intervals([list(by_seed.values()) for by_seed in found.values()])
     rows = [
-        (*key, len(by_seed), *interval, len(gap), *difference)
-        for (key, by_seed), interval, gap, difference in zip(
-            found.items(), intervals, gaps, mean_intervals(gaps), strict=True
+        (
+            *(*key, len(by_seed), *interval, len(gap), *difference),
+            *(controls.get(key[0]), len(effect), *against, sum(effect) / level if level else math.nan),
+        )
+        for (key, by_seed), interval, gap, difference, effect, against, level in zip(
+            found.items(), intervals, gaps, mean_intervals(gaps), effects, mean_intervals(effects), levels, strict=True
         )
     ]
     return pd.DataFrame(rows, columns=SUMMARY)
@@ -73,25 +88,50 @@ def _lines(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
 
 
 CHANGES = ["arm", "metric", "generation", "chains", "change", "low", "high"]
+CHANGES += ["control", "control_change", "loop_pairs", "loop", "loop_low", "loop_high"]
 
 
-def changes(table: pd.DataFrame, last: int | None = None) -> pd.DataFrame:
+def changes(
+    table: pd.DataFrame, last: int | None = None, controls: Mapping[str, str] = MappingProxyType({})
+) -> pd.DataFrame:
     """What each metric has changed by since generation 0 of the same chain, up to generation `last`, or to the last one that
-    every chain of its arm has: columns arm, metric, generation, chains, change (mean), low, high (95 % t-interval over chains)."""
+    every chain of its arm has, and which part of that is the loop's.
+
+    Columns arm, metric, generation, chains, change (mean), low, high (95 % t-interval over chains), control, control_change
+    (its own mean change over the seeds that both have), loop_pairs, loop, loop_low, loop_high: the arm's change minus its
+    control's, paired by seed.
+
+    Args:
+        controls: the control arm of each arm that has one.
+    """
     found: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
     lengths: dict[str, dict[int, int]] = {}
     for arm, seed, generation, metric, value in _lines(table):
         found.setdefault((arm, metric), {}).setdefault(seed, {})[generation] = value
         lengths.setdefault(arm, {})[seed] = max(generation, lengths.get(arm, {}).get(seed, 0))
-    gaps: dict[tuple[str, str, int], list[float]] = {}
+    keys: list[tuple[str, str, int]] = []
+    gaps, own, loops = [], [], []
     for (arm, metric), by_seed in found.items():
         end = min(lengths[arm].values()) if last is None else last
-        known = [course[end] - course[0] for course in by_seed.values() if 0 in course and end in course]
+        known = _moved(by_seed, end)
         if known and end:
-            gaps[arm, metric, end] = known
-    intervals = mean_intervals(list(gaps.values()))
-    rows = [(*key, len(known), *interval) for (key, known), interval in zip(gaps.items(), intervals, strict=True)]
+            theirs = _moved(found.get((controls.get(arm, ""), metric), {}), end)
+            keys.append((arm, metric, end))
+            gaps.append(list(known.values()))
+            own.append([theirs[seed] for seed in sorted(known.keys() & theirs.keys())])
+            loops.append(differences(known, theirs))
+    rows = [
+        (*key, len(known), *interval, controls.get(key[0]), control[0], len(loop), *rest)
+        for key, known, interval, control, loop, rest in zip(
+            keys, gaps, mean_intervals(gaps), mean_intervals(own), loops, mean_intervals(loops), strict=True
+        )
+    ]
     return pd.DataFrame(rows, columns=CHANGES)
+
+
+def _moved(by_seed: dict[int, dict[int, float]], end: int) -> dict[int, float]:
+    """The change of each seed from generation 0 to `end`, where it has both."""
+    return {seed: course[end] - course[0] for seed, course in by_seed.items() if 0 in course and end in course}
 
 
 SHOWN = ["arm", "seed", "generation", "source", "set", "shown", "loss"]
@@ -135,16 +175,23 @@ def last_of_all(chains: list[ChainFiles]) -> int:
 
 def compared(summary: pd.DataFrame, baseline: str | None, last: int) -> tuple[str, list[str], list[list[str]]]:
     """One row per headline metric and arm: chains, mean and half-width of the 95 % interval, and the same of the
-    difference to the baseline.
+    differences to the baseline and to the arm's control.
 
     Args:
         last: the generation at which they are compared.
     """
     baseline = baseline if summary["arm"].nunique() > 1 else None
     at_last = summary[summary["generation"] == last].set_index(["metric", "arm"])
+    named = list(dict.fromkeys(summary["control"].dropna()))
+    if named == [baseline]:
+        baseline = None  # the same difference
     columns = ["metric", "arm", "chains", "mean"] + ([f"minus {baseline}"] if baseline is not None else [])
+    columns += [f"minus control {named[0]}" if len(named) == 1 else "minus its control"] if named else []
+    has: dict[str, set[str]] = {}
+    for key, arm in at_last.index:
+        has.setdefault(arm, set()).add(key)
     rows = []
-    for name, key in HEADLINE.items():
+    for name, key in headline(has.values()).items():
         for arm in dict.fromkeys(summary["arm"]):
             if (key, arm) not in at_last.index:
                 continue
@@ -153,5 +200,8 @@ def compared(summary: pd.DataFrame, baseline: str | None, last: int) -> tuple[st
             if baseline is not None:
                 pairs = bool(found["pairs"])
                 cells.append(with_interval(found["difference"], found["difference_low"]) if pairs else "–")
+            if named:
+                pairs = bool(found["control_pairs"])
+                cells.append(with_interval(found["effect"], found["effect_low"]) if pairs else "–")
             rows.append(cells)
     return f"generation {last}: mean over chains ± half of the 95 % interval", columns, rows

@@ -10,52 +10,62 @@ import pandas as pd
 
 from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import with_interval
+from collapselab.report.controls import Control
+from collapselab.report.effects import against, effects, per_cent, signed, uncontrolled
 from collapselab.report.files import ChainFiles, Opened
 from collapselab.report.overlay import TITLES, by_arm
 from collapselab.report.protocols import Group
-from collapselab.report.series import real_value
+from collapselab.report.series import COMPANIONS, OLD_TAIL, TAIL_HEADLINES, real_level
 from collapselab.report.tables import last_of_all
 
+OF_WORDS, OF_TOKENS, _ = TAIL_HEADLINES
 # In the order of the sentences; the first that all arms have is the one that the arms are ranked by.
 SAID = {
     "truth/slot/diversity": "the diversity of what is written in the slot (1 is the truth's)",
+    OF_WORDS: "the coverage of rare words in context (1 is unseen real text)",
+    OF_TOKENS: "the coverage of rare tokens in context (1 is unseen real text)",
     "real/perplexity": "perplexity on held-out real text (lower is better)",
     "real/impossible": "the share of held-out real tokens that get no probability at all",
-    "tails/words/coverage_5_normalised": "the coverage of rare words (1 is fresh real text)",
+    OLD_TAIL: "the coverage of rare words anywhere (1 is unseen real text; noise raises it)",
     "diversity/words/distinct_2": "distinct-2 of the samples",
 }
 SHORT = {
     "truth/slot/diversity": "slot diversity",
+    OF_WORDS: "rare-word coverage in context",
+    OF_TOKENS: "rare-token coverage in context",
     "real/perplexity": "perplexity",
     "real/impossible": "share without probability",
-    "tails/words/coverage_5_normalised": "rare-word coverage",
+    OLD_TAIL: "rare-word coverage anywhere",
     "diversity/words/distinct_2": "distinct-2",
 }
+BESIDE = {OF_WORDS: COMPANIONS["words"], OF_TOKENS: COMPANIONS["tokens"]}
 HAS_REAL = ("diversity/words/distinct_2",)  # whose value for real text is no matter of definition
 LAWS = ("truth/slot/diversity", "tails/words/coverage_1", "tails/bigrams/coverage_1", "real/next_token_entropy")
-ASKED = {"real_share", *HEADLINE.values(), *SAID, *LAWS}  # of a hundred metrics
+OF_COUNTS = "tails/bigrams/coverage_1"  # whose law is an equality for a table of counts alone
+ASKED = {"real_share", *HEADLINE.values(), *SAID, *LAWS}.union(*BESIDE.values())  # of a hundred metrics
 LONGEST_NOTE = 300  # characters; this lab's own are shorter
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 
 class Numbers:
-    """Look-ups in the tables of one protocol."""
+    """Look-ups in the tables of one protocol: `change` up to the last generation of each arm, `common` up to the one that
+    every chain has."""
 
-    def __init__(self, summary: pd.DataFrame, changes: pd.DataFrame, laws: pd.DataFrame):
+    def __init__(
+        self, summary: pd.DataFrame, changes: pd.DataFrame, laws: pd.DataFrame, common: pd.DataFrame | None = None
+    ):
         asked = summary[summary["metric"].isin(ASKED)]
         self.at = {(row.arm, row.generation, row.metric): row for row in asked.itertuples(index=False)}
         self.change = {(row.arm, row.metric): row for row in changes.itertuples(index=False)}
+        self.common = self.change
+        if common is not None:
+            self.common = {(row.arm, row.metric): row for row in common.itertuples(index=False)}
+        self.control = dict(zip(summary["arm"], summary["control"], strict=True))
         self.laws = {(row.arm, row.generation, row.metric): row for row in laws.itertuples(index=False)}
 
     def value(self, arm: str, generation: int, metric: str) -> str:
         row = self.at[arm, generation, metric]
         return with_interval(row.mean, row.low)
-
-
-def signed(mean: float, low: float) -> str:
-    """`+10.0 ± 0.3`"""
-    said = with_interval(mean, low)
-    return said if said.startswith("-") else f"+{said}"
 
 
 def typeset(text: str) -> str:
@@ -69,21 +79,20 @@ def seeds(count: int) -> str:
 
 
 def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
-    """The first sentence of a report: by how much the first metric changed up to the last generation that every chain has,
-    in the arms that changed most and least.
-
-    Args:
-        numbers: their changes are those up to that generation.
-    """
-    arms = by_arm(chains)
-    key = next((key for key in SAID if all((arm, key) in numbers.change for arm in arms)), None)
+    """The first sentences of a report: by how much the first metric changed up to the last generation that every chain has,
+    in the arms that changed most and least, and how much of that their control does not have."""
+    every_arm = by_arm(chains)
+    arms = {arm: members for arm, members in every_arm.items() if not members[0].is_control} or every_arm
+    key = next((key for key in SAID if all((arm, key) in numbers.common for arm in arms)), None)
     if key is None:
         every = len(arms) > 1 and any(len(chain.rows) > 1 for chain in chains)
         return f"{'Not every' if every else 'No'} arm has two finished generations yet: there is no change to speak of."
     if len(arms) == 1:
         (arm,) = arms
-        return f"{_capital(_course(arm, key, numbers))}{_over(numbers.change[arm, key])}."
-    rows = {arm: numbers.change[arm, key] for arm in arms}
+        row = numbers.common[arm, key]
+        return f"{_capital(_course(row, numbers))}{_over(row)}.{against(row, numbers)}"
+    rows = {arm: numbers.common[arm, key] for arm in arms}
+    beside = effects(rows, numbers)
     ways = {how: [arm for arm in arms if _how(rows[arm]) == how] for how in (*MOVES, *STILL)}
     ways = {how: names for how, names in ways.items() if names}
     over = _over(rows[next(iter(arms))])
@@ -92,17 +101,17 @@ def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
         order = sorted(arms, key=lambda arm: abs(rows[arm].change), reverse=True)
         told = f"{_capital(SAID[key])} {how} in every arm{over}"
         if how in STILL:
-            return f"{told}: {'; '.join(f'{arm}, {_ends(arm, key, numbers)}' for arm in order[:2])}."
-        most, least = (f"{arm}, {_ends(arm, key, numbers)}" for arm in (order[0], order[-1]))
-        return f"{told}: most in {most}; least in {least}."
+            return f"{told}: {'; '.join(f'{arm}, {_ends(rows[arm], numbers)}' for arm in order[:2])}.{beside}"
+        most, least = (f"{arm}, {_ends(rows[arm], numbers)}" for arm in (order[0], order[-1]))
+        return f"{told}: most in {most}; least in {least}.{beside}"
     said = _listed([f"{how} in {_some(names, len(arms))}" for how, names in ways.items()])
     ends = []
     for how, names in ways.items():
         if how in MOVES:
             most = max(names, key=lambda arm: abs(rows[arm].change))
             verb = f"it {how.removesuffix(' (one seed)')}{' most' if len(names) > 1 else ''}"
-            ends.append(f"{verb} in {most}, {_ends(most, key, numbers)}")
-    return f"{_capital(SAID[key])} {said}{over}{': ' if ends else ''}{'; '.join(ends)}."
+            ends.append(f"{verb} in {most}, {_ends(rows[most], numbers)}")
+    return f"{_capital(SAID[key])} {said}{over}{': ' if ends else ''}{'; '.join(ends)}.{beside}"
 
 
 def _some(names: list[str], of: int) -> str:
@@ -132,59 +141,85 @@ def _how(row: Any) -> str:
     return MOVES[0] if row.change > 0 else MOVES[1]
 
 
-def _ends(arm: str, key: str, numbers: Numbers) -> str:
+def _ends(row: Any, numbers: Numbers) -> str:
     """`from 28.01 ± 0.12 to 38.0 ± 0.4 (change +10.0 ± 0.3, +36 %)`"""
-    row = numbers.change[arm, key]
-    first, change = numbers.at[arm, 0, key], signed(row.change, row.low)
-    share = 100 * row.change / first.mean if first.mean else math.nan
-    per_cent = "" if math.isnan(share) else f", {share:+.{0 if abs(share) >= 1 else 1}f} %"
-    last = numbers.value(arm, row.generation, key)
-    return f"from {numbers.value(arm, 0, key)} to {last} (change {change}{per_cent})"
+    first, change = numbers.at[row.arm, 0, row.metric], signed(row.change, row.low)
+    share = row.change / first.mean if first.mean else math.nan
+    relative = "" if math.isnan(share) else f", {per_cent(share)}"
+    ends = (numbers.value(row.arm, g, row.metric) for g in (0, row.generation))
+    return f"from {' to '.join(ends)} (change {change}{relative})"
 
 
-def _course(arm: str, key: str, numbers: Numbers) -> str:
-    row = numbers.change[arm, key]
-    how = _how(row)
+def _course(row: Any, numbers: Numbers) -> str:
+    how, said = _how(row), SAID[row.metric]
     if how == STILL[0]:
-        return f"{SAID[key]} stayed at {numbers.value(arm, 0, key)}"
+        return f"{said} stayed at {numbers.value(row.arm, 0, row.metric)}"
     if math.isnan(row.low):
-        ends = _ends(arm, key, numbers).removeprefix("from ")
-        return f"{SAID[key]} went from {ends.replace(')', '; one seed: no interval)')}"
-    return f"{SAID[key]} {how}{',' if ' ' in how else ''} {_ends(arm, key, numbers)}"
+        ends = _ends(row, numbers).removeprefix("from ")
+        return f"{said} went from {ends.replace(')', '; one seed: no interval)')}"
+    return f"{said} {how}{',' if ' ' in how else ''} {_ends(row, numbers)}"
 
 
 def _over(row: Any) -> str:
     return f" over generations 0 to {row.generation}"
 
 
-def _is_none(arm: str, key: str, numbers: Numbers) -> bool:
+def _is_none(row: Any, numbers: Numbers) -> bool:
     """Whether a metric is 0 from the beginning to the end, which is nothing to tell."""
-    row = numbers.change[arm, key]
-    return bool(numbers.at[arm, 0, key].mean == 0 and row.change == 0)
+    return bool(numbers.at[row.arm, 0, row.metric].mean == 0 and row.change == 0)
 
 
 def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str | None, last: int) -> list[str]:
-    """The sentences of one arm: its course, real text beside it, theory, and the difference to the baseline.
+    """The sentences of one arm: its course, its control and real text beside it, theory, and the difference to the baseline.
 
     Args:
         last: the generation at which arms are compared.
     """
     said: list[str] = []
+    new_tail = next((key for key in BESIDE if (arm, 0, key) in numbers.at), None)
     for key in SAID:
+        if key in TAIL_HEADLINES and key != (new_tail or OLD_TAIL):
+            continue
         if (arm, key) in numbers.change:
-            if _is_none(arm, key, numbers):
-                continue
-            real = real_value(members, key) if key in HAS_REAL else None
-            beside = "" if real is None else f"; real text has {with_interval(real, math.nan)}"
             row = numbers.change[arm, key]
+            if _is_none(row, numbers):
+                continue
             over = "" if said and row.generation == last else _over(row)
-            said.append(f"{_capital(_course(arm, key, numbers))}{over}{beside}.")
+            beside = against(numbers.common[arm, key], numbers) if (arm, key) in numbers.common else ""
+            said.append(f"{_capital(_course(row, numbers))}{over}{_beside(members, key)}.{beside}")
+            if key == new_tail:
+                said += _companions(row, numbers)
         elif (arm, 0, key) in numbers.at:
             said.append(f"{_capital(SAID[key])} is {numbers.value(arm, 0, key)} at generation 0.")
     law = _law(arm, min(len(chain.rows) for chain in members) - 1, numbers)
     said += [law] if law else []
+    if members[0].is_control:
+        return ["All-real control: its generations pass on fresh real text, so no change here is collapse.", *said]
     differences = _differences(arm, numbers, baseline, last)
     return said + ([differences] if differences else [])
+
+
+def _beside(members: list[ChainFiles], key: str) -> str:
+    """What real text has, where that is no matter of definition or its scatter is known."""
+    real = real_level(members, key)
+    if real is None or (key not in HAS_REAL and math.isnan(real.low)):
+        return ""
+    value = f"; real text has {with_interval(real.value, math.nan)}" if key in HAS_REAL else "; real text"
+    if math.isnan(real.low):
+        return value
+    joint = ", equal draws of it" if key in HAS_REAL else " itself"
+    return f"{value}{joint} scatters from {real.low:.3g} to {real.high:.3g}"
+
+
+def _companions(row: Any, numbers: Numbers) -> list[str]:
+    """What the coverage in context is read beside."""
+    parts = []
+    for key, title in BESIDE[row.metric].items():
+        ends = [numbers.at.get((row.arm, g, key)) for g in (0, row.generation)]
+        told = [with_interval(end.mean, end.low) for end in ends if end is not None]
+        if len(told) == len(ends):
+            parts.append(f"{title} {' to '.join(told)}")
+    return [f"Beside it: {'; '.join(parts)}. Triples and mass as a ratio to real text."] if parts else []
 
 
 def _law(arm: str, last: int, numbers: Numbers) -> str:
@@ -197,13 +232,15 @@ def _law(arm: str, last: int, numbers: Numbers) -> str:
         measured, law = (with_interval(value, math.nan) for value in (row.measured, row.law))
         gap = f"{row.difference:+.4f}"
         verdicts = {True: "; theory holds within max(3 standard errors, .02)", False: "; theory does NOT hold here"}
-        told = verdicts.get(row.holds, "; the law is of a learner that memorises, which a network is not")
-        return f"Exact theory expected {law} for {TITLES[key]}, measured {measured}: {gap}{error}{told}."
+        gaps = "; this prediction assumes exact memorisation; networks generalise, so expect a gap"
+        told = verdicts.get(row.holds, gaps)
+        who = " in a table of counts, which is no network" if key == OF_COUNTS and row.holds is not None else ""
+        return f"Exact theory expected {law} for {TITLES[key]}, measured {measured}{who}: {gap}{error}{told}."
     return ""
 
 
 def _differences(arm: str, numbers: Numbers, baseline: str | None, last: int) -> str:
-    if baseline is None or arm == baseline:
+    if baseline in (None, arm, numbers.control.get(arm)):
         return ""
     found = {key: row for key in SHORT if (row := numbers.at.get((arm, last, key))) is not None and row.pairs}
     if not found:
@@ -214,9 +251,14 @@ def _differences(arm: str, numbers: Numbers, baseline: str | None, last: int) ->
     return f"Against {baseline} at generation {last} ({how}): {said}."
 
 
-def notes(found: Opened, groups: list[Group]) -> list[str]:
-    """What a reader must know before a claim: seeds that lack, chains that have not finished, what a model may have seen."""
-    said = []
+def notes(found: Opened, groups: list[Group], paired: dict[str, dict[str, Control]]) -> list[str]:
+    """What a reader must know before a claim: arms without a control, seeds that lack, chains that have not finished, what a
+    model may have seen.
+
+    Args:
+        paired: the control of each arm that has one, by the label of each group.
+    """
+    said = uncontrolled(groups, paired)
     alone = [arm for arm, members in by_arm(found.chains).items() if len(members) == 1]
     if alone:
         said.append(f"One seed only ({', '.join(alone)}): no interval can be given; run more seeds before a claim.")
@@ -252,4 +294,4 @@ def about(found: Opened) -> str:
     last = max(len(chain.rows) for chain in found.chains) - 1
     many = f"{len(arms)} arms {per_arm}{' each' if same else ''}" if len(arms) > 1 else f"one arm {per_arm}"
     spans = f"generations 0 to {last}" if last else "generation 0 alone"
-    return f"{_capital(many)}; {spans}. Each generation is a language model trained on text of which the one before wrote a part."
+    return f"{_capital(many)}; {spans}. Each generation is trained partly on text written by the previous one."

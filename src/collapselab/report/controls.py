@@ -1,0 +1,61 @@
+"""Which arm is the control of which. A control's generations pass on fresh real text in the place of what a model writes
+(`sampling.source: real`): whatever changes in it as well is no collapse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from collapselab.config import RunConfig, as_dict
+from collapselab.identity import HARMLESS, flatten
+from collapselab.report.files import ChainFiles
+from collapselab.report.overlay import by_arm
+from collapselab.report.protocols import NO_REASON
+
+# What makes a control, and what passing real text on does not use.
+OF_WRITING = (
+    *("source", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams", "precision", "batch_size"),
+)
+IGNORED = {*NO_REASON, *HARMLESS, *(f"sampling.{key}" for key in OF_WRITING)}
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control of an arm."""
+
+    arm: str
+    differs: tuple[str, ...]
+    """Settings in which it differs from the arm besides where text comes from; none where it is the arm's own."""
+
+
+def controls(chains: list[ChainFiles]) -> dict[str, Control]:
+    """The control of each arm that has one: that with the arm's own settings; else the only one of its run, or of all runs.
+
+    Args:
+        chains: of one protocol.
+    """
+    arms = {arm: members[0] for arm, members in by_arm(chains).items()}
+    of_real_text = [arm for arm, chain in arms.items() if chain.is_control]
+    found = {}
+    for arm, chain in arms.items():
+        if arm in of_real_text:
+            continue
+        near = [other for other in of_real_text if arms[other].run == chain.run] or of_real_text
+        gaps = {other: _differing(chain, arms[other]) for other in [*near, *of_real_text]}
+        own = [other for other, gap in gaps.items() if not gap]
+        if own or len(near) == 1:
+            chosen = (own or near)[0]
+            found[arm] = Control(chosen, gaps[chosen])
+    return found
+
+
+def grey_first(arms: dict[str, Any]) -> dict[str, Any]:
+    """Arms in the order in which their curves are drawn: controls first, so that they lie beneath the others."""
+    return dict(sorted(arms.items(), key=lambda arm: not arm[1][0].is_control))
+
+
+def _differing(one: ChainFiles, other: ChainFiles) -> tuple[str, ...]:
+    defaults = flatten(as_dict(RunConfig()))
+    mine, theirs = defaults | one.settings, defaults | other.settings
+    keys = sorted((mine.keys() | theirs.keys()) - IGNORED)
+    return tuple(key for key in keys if mine.get(key) != theirs.get(key))
