@@ -27,6 +27,11 @@ def per_cent(share: float) -> str:
     return f"{100 * share:+.{0 if abs(share) >= 0.01 else 1}f} %"
 
 
+def the_control(name: str) -> str:
+    """A control by its arm's name."""
+    return "the control" if name == "control" else f"the control {name}"
+
+
 def against(row: Any, numbers: Numbers) -> str:
     """An arm minus its control at a generation, and the arm's change minus the control's; nothing where no seed has both.
 
@@ -45,7 +50,7 @@ def against(row: Any, numbers: Numbers) -> str:
     elif row.loop_low <= 0 <= row.loop_high:
         sure, share = ", not measurably different from none", ""
     return (
-        f" Against its control {row.control} at generation {row.generation}: {effect}. The control itself changed by "
+        f" Against {the_control(row.control)} at generation {row.generation}: {effect}. The control itself changed by "
         f"{signed(row.control_change, math.nan)}; the loop's part is {signed(row.loop, row.loop_low)}{share}{sure}."
     )
 
@@ -63,7 +68,7 @@ def effects(rows: dict[str, Any], numbers: Numbers) -> str:
     order = sorted(told, key=size.__getitem__, reverse=True)
     most, least = order[0], order[-1]
     named = dict.fromkeys(rows[arm].control for arm in told)
-    whose = f"the control {next(iter(named))}" if len(named) == 1 else "their controls"
+    whose = the_control(next(iter(named))) if len(named) == 1 else "their controls"
     ends = (
         f"{most} {told[most]}" if len(told) == 1 else f"most in {most}, {told[most]}; least in {least}, {told[least]}"
     )
@@ -93,7 +98,7 @@ def uncontrolled(groups: list[Group], paired: dict[str, dict[str, Control]]) -> 
         there |= any(members[0].is_control for members in arms.values())
         without += [a for a, members in arms.items() if not members[0].is_control and a not in paired[group.label]]
         for arm, control in paired[group.label].items():
-            pair = f"{arm} and its control {control.arm}"
+            pair = f"{arm} and {the_control(control.arm)}"
             if control.differs:
                 keys = ", ".join(control.differs[:MOST_KEYS]) + (", ..." if len(control.differs) > MOST_KEYS else "")
                 said.append(f"{pair} differ in more than where their text comes from: {keys}.")

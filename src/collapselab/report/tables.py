@@ -186,7 +186,7 @@ def compared(summary: pd.DataFrame, baseline: str | None, last: int) -> tuple[st
     if named == [baseline]:
         baseline = None  # the same difference
     columns = ["metric", "arm", "chains", "mean"] + ([f"minus {baseline}"] if baseline is not None else [])
-    columns += [f"minus control {named[0]}" if len(named) == 1 else "minus its control"] if named else []
+    columns += [f"minus {named[0]}" if len(named) == 1 else "minus its control"] if named else []
     has: dict[str, set[str]] = {}
     for key, arm in at_last.index:
         has.setdefault(arm, set()).add(key)
