@@ -16,14 +16,16 @@ from typing import Any
 
 from collapselab.config import RunConfig, UserError, as_dict, digest
 
-# Where a run lives, how it is watched and what is kept of it: no part of what a chain is.
+# Where a run lives, how it is watched and what is kept of it: no part of what a chain is. (What `corpus.shared_passages` does to
+# the text is in the corpus digest.)
 HARMLESS = (
     *("name", "arm", "runs_dir", "data_dir", "progress", "retain", "generations", "tracking.wandb", "tracking.project"),
-    *("training.checkpoint_seconds", "training.checkpoint_steps"),
+    *("training.checkpoint_seconds", "training.checkpoint_steps", "corpus.shared_passages"),
 )
 # Keys that came later, with what older versions did: at that value no part of a shared digest, so that an arm that is added
 # to an old experiment finds the generation 0 that its other arms share.
 LATER = {"training.loss_below": None, "corpus.depth": None}
+OF_LATER_SETS = ("sampling.source",)  # of `sampling`, but nothing that generation 0 is or writes
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -90,7 +92,7 @@ def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
     of_model |= {k: mine[k] for k in ("mixing.tokens", "mixing.unit", "device", "deterministic")} | {"text": corpus}
     if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
         of_model["model.start"] = "base"  # generation 0 has no weights before it
-    of_text = of_model | {k: v for k, v in mine.items() if k.startswith("sampling.")}
+    of_text = of_model | {k: v for k, v in mine.items() if k.startswith("sampling.") and k not in OF_LATER_SETS}
     of_scores = of_text | {k: v for k, v in mine.items() if k.startswith("evaluation.")}
     model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))
     return {"mixture": model, "train": model, "samples": text, "reference": scores, "eval": scores}

@@ -5,6 +5,7 @@ Every value is stored with the protocol that made it and with the sums it was de
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,30 @@ from collapselab.evaluation.explorer import explored, read_continuations, still_
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import halved, score_real_text
 from collapselab.evaluation.reference import Reference
-from collapselab.evaluation.rows import decoded, generated_places, real_places, rows_at, sample_tokens
+from collapselab.evaluation.rows import (
+    decoded,
+    generated_places,
+    real_draws,
+    real_places,
+    rows_at,
+    sample_tokens,
+)
 from collapselab.evaluation.samples import score_samples, text_metrics
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_base import embedding_values, mean_states, reference_nll
 from collapselab.folders import SCHEMA, write_bytes, write_json
 from collapselab.guards import reading
-from collapselab.metrics.tails import words
+from collapselab.metrics.in_context import LEAST_SEEN
+from collapselab.metrics.intervals import draw_interval
+from collapselab.metrics.tails import LEAST_TYPES, first_words, words
 from collapselab.mixing import TrainingSet, read_meta, read_samples
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain
 
 EXAMPLES = 5
+BAND_DRAWS = 10  # of real text, scored like samples
+LARGEST_DRAW = 0.75  # share of the held-out pieces that a draw may take
 LARGEST_STATE = 1e6  # of a hidden state, which comes out of a norm
 STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): held-out text's states under generation 0's model
 
@@ -120,7 +132,8 @@ def evaluate(
         length = meta["length"]
         examples = [stream[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
         write_json(out / "examples.json", corpus.tokenizer.decode(examples))
-        write_bytes(out / "tail_words.bin", still_written(counts.word_c0, word_rows).data)
+        used = first_words(word_rows, counts.word_budget)
+        write_bytes(out / "tail_words.bin", still_written(counts.word_c0, used).data)
         if shown is not None:
             write_json(out / "explorer.json", shown)
     processes.barrier()
@@ -160,9 +173,16 @@ def publish_reference(
     if processes.is_main:
         rows = rows_at(stream, places)
         texts = list(decoded(corpus.tokenizer, rows))
-        Reference.count(corpus.tokenizer, training, rows, texts, base.vocab, out)
         word_rows = [words(text) for text in texts]
-        more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, Reference(out, base.vocab), base.vocab)
+        Reference.count(corpus.tokenizer, training, rows, word_rows, base.vocab, out)
+        counts = Reference(out, base.vocab)
+        more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, counts, base.vocab)
+        counts.in_context = {unit: more_sums[f"tails/{unit}/in_context"] for unit in ("words", "tokens")}
+        band = _band(config, corpus, count, counts, base.vocab)
+        if why := _why_no_context(more):
+            console.say(
+                f"note: no coverage of rare words in context: {why}; plain coverage counts words wherever they stand"
+            )
         sums |= more_sums
         values |= more | truth_of_real_text(config, budget)
         if states is not None:
@@ -170,8 +190,45 @@ def publish_reference(
             write_bytes(out / STATES, first.astype("<f4").data)
             values |= embedding_values(second, first)  # real against as much other real text
         shared = protocol(config, corpus, count)
-        write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values, "text": "fresh real text"})
+        write_json(
+            out / "eval.json",
+            {"protocol": shared, "sums": sums, "metrics": values, "band": band, "text": "fresh real text"},
+        )
     processes.barrier()
+
+
+def _why_no_context(values: dict[str, float]) -> str:
+    """Why the headline is not to be had, from what fresh real text scores; empty where it is."""
+    if "tails/words/coverage_in_context_5" not in values:
+        return f"generation 0's text has fewer than {LEAST_TYPES} rare words"
+    if "tails/words/coverage_in_context_5_normalised" not in values:
+        return f"the support text knows the neighbours of fewer than {LEAST_SEEN} of them in real text"
+    return ""
+
+
+def _band(config: RunConfig, corpus: Corpus, count: int, counts: Reference, vocab: int) -> dict[str, dict[str, float]]:
+    """How far real text scatters: for each sample metric {mean, low, high, draws} of draws of held-out text, as large as the
+    samples and scored like them; low to high is where 95 % of new text would fall. Empty where a draw takes so much of the
+    held-out text that draws say nothing of new text.
+
+    Draws without replacement of a share f of the pieces vary by (1 - f) of what independent ones do (Cochran 1977,
+    eq. 2.8, the finite population correction), which is taken out.
+    """
+    draws, share = real_draws(config, corpus, count, BAND_DRAWS)
+    if share > LARGEST_DRAW:
+        return {}
+    stream = corpus.split(config.evaluation.split).ids
+    scored: list[dict[str, float]] = []
+    for places in draws:
+        rows = rows_at(stream, places)
+        word_rows = [words(text) for text in decoded(corpus.tokenizer, rows)]
+        scored.append(score_samples(rows, word_rows, corpus, config.evaluation.split, counts, vocab)[1])
+    band = {}
+    for key in sorted(set.intersection(*(set(values) for values in scored))):
+        mean, low, high = draw_interval([values[key] for values in scored])
+        half = (high - low) / 2 / math.sqrt(1 - share)
+        band[key] = {"mean": mean, "low": mean - half, "high": mean + half, "draws": float(len(scored))}
+    return band
 
 
 def _sample_scores(
@@ -184,6 +241,6 @@ def _sample_scores(
     vocab: int,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """(sums, values) of everything that is read off a text alone."""
-    sums, values = score_samples(rows, word_rows, corpus, reference, vocab)
+    sums, values = score_samples(rows, word_rows, corpus, config.evaluation.split, reference, vocab)
     more_sums, more = text_metrics(rows, texts, word_rows, corpus, config)
     return sums | more_sums, values | more

@@ -7,10 +7,12 @@ from typing import Any
 from collapselab.config import RunConfig
 from collapselab.corpus import Corpus
 from collapselab.evaluation.contexts import POSITIONS, WINDOWS
+from collapselab.evaluation.support import support_text
 from collapselab.metrics.overlap import OVERLAP_ORDERS
 from collapselab.metrics.richness import ZIPF_RANKS
+from collapselab.metrics.tails import WORD_SHARE
 
-METRICS_VERSION = 2  # part of the protocol: raise it when a metric is added or changes
+METRICS_VERSION = 3  # part of the protocol: raise it when a metric is added or changes
 
 
 def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> dict[str, Any]:
@@ -40,5 +42,7 @@ def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> di
         "overlap": list(OVERLAP_ORDERS) if settings.overlap else [],
         "embeddings": settings.embeddings,
         "embedding": "mean over a sequence of the last layer's states",
+        "support": support_text(corpus, settings.split).facts,
+        "word_budget": f"{WORD_SHARE:g} of the words of as much fresh real text",
         "words": "complete \\w+, lower-cased, none across the ends of a sequence",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import numpy as np
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.rows import decoded
 from collapselab.folders import read_json, write_bytes, write_json
-from collapselab.guards import reading, whole
+from collapselab.guards import number, reading, whole
 from collapselab.metrics import bigrams
 from collapselab.metrics.ngrams import from_rows
-from collapselab.metrics.tails import words
+from collapselab.metrics.tails import WORD_SHARE, first_words, words
 from collapselab.mixing import TrainingSet
 
 
@@ -29,13 +30,26 @@ class Reference:
             self.fresh_words: dict[str, int] = {word: whole(count) for word, count in saved["fresh_words"].items()}
             self.token_c0 = _by_token(saved["tokens"], vocab)
             self.fresh_tokens = _by_token(saved["fresh_tokens"], vocab)
+        self.in_context: dict[str, dict[str, dict[str, float]]] = _in_context(folder / "eval.json")
+        """What fresh real text has in context, as `in_context_sums` gives it, by unit; empty until it is scored."""
         self.bigram_c0, self.fresh_bigrams = _read(folder, "bigrams", vocab), _read(folder, "fresh_bigrams", vocab)
+
+    @property
+    def word_budget(self) -> int:
+        """Words of a text that word metrics are of."""
+        return sum(self.fresh_words.values())
 
     @staticmethod
     def count(
-        tokenizer: Tokenizer, training: TrainingSet, rows: list[np.ndarray], texts: list[str], vocab: int, out: Path
+        tokenizer: Tokenizer,
+        training: TrainingSet,
+        rows: list[np.ndarray],
+        word_rows: list[list[str]],
+        vocab: int,
+        out: Path,
     ) -> None:
-        """Counts generation 0's training text and fresh real text (`rows` of tokens, and as text) into `out`."""
+        """Counts generation 0's training text and fresh real text (`rows` of tokens, and its words) into `out`: of its
+        words the first ones, WORD_SHARE of them, which is the budget of every text's."""
         word_c0: Counter[str] = Counter()
         token_c0 = np.zeros(vocab, np.int64)
         pairs = bigrams.Counter()
@@ -47,18 +61,31 @@ class Reference:
             for line in decoded(tokenizer, part):
                 word_c0.update(words(line))
         fresh = from_rows(rows)
+        budgeted = first_words(word_rows, math.ceil(WORD_SHARE * sum(map(len, word_rows))))
         fresh_tokens = np.bincount(fresh.ids.astype(np.int64), minlength=vocab)
         write_json(
             out / "tails.json",
             {
                 "words": dict(sorted(word_c0.items())),
                 "tokens": {str(i): int(token_c0[i]) for i in np.flatnonzero(token_c0)},
-                "fresh_words": dict(sorted(Counter(w for text in texts for w in words(text)).items())),
+                "fresh_words": dict(sorted(Counter(w for row in budgeted for w in row).items())),
                 "fresh_tokens": {str(i): int(fresh_tokens[i]) for i in np.flatnonzero(fresh_tokens)},
             },
         )
         _write(out, "bigrams", pairs.result())
         _write(out, "fresh_bigrams", bigrams.count_keys(bigrams.bigram_keys(fresh, vocab)))
+
+
+def _in_context(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    if not path.is_file():
+        return {}
+    sums = read_json(path)
+    with reading(path):
+        found = {u: sums["sums"][f"tails/{u}/in_context"] for u in ("words", "tokens")}
+        return {
+            unit: {name: {key: number(part[key]) for key in ("types", "seen")} for name, part in tails.items()}
+            for unit, tails in found.items()
+        }
 
 
 def _write(folder: Path, name: str, found: bigrams.Counts) -> None:

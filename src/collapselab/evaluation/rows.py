@@ -13,6 +13,7 @@ import numpy as np
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
+from collapselab.evaluation.support import parts_of
 from collapselab.folders import read_published
 from collapselab.mixing import read_meta, read_samples
 from collapselab.rundir import Chain
@@ -26,17 +27,18 @@ def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
     length, head = config.sequence_length, config.prompt_length
     whole, rest = divmod(budget, length)
     generated = whole * (length - head) + max(0, rest - head)
-    real = len(corpus.split(config.evaluation.split).ids) // (length - head) * (length - head)
+    real = len(held_out_pieces(config, corpus)) * (length - head)
     most = min(generated, real)
     asked = config.evaluation.sample_tokens
     if asked is not None and asked > most:
         raise UserError(
             f"evaluation.sample_tokens={asked}: a generation writes {generated} tokens after its prompts and the "
-            f"{config.evaluation.split} split has {real}; ask for at most {most}"
+            f"scored half of the {config.evaluation.split} split has {real}; ask for at most {most}"
         )
     if most < 1:
         raise UserError(
-            f"sampling.length={length}: the {config.evaluation.split} split is shorter than one sequence; shorten it"
+            f"sampling.length={length}: the scored half of the {config.evaluation.split} split is shorter than one sequence; "
+            "shorten it"
         )
     return asked or most
 
@@ -65,9 +67,30 @@ def generated_places(folder: Path, count: int) -> list[Place]:
 def real_places(config: RunConfig, corpus: Corpus, count: int) -> list[Place]:
     """Where `count` tokens of held-out text stand, in pieces as long as a generated sequence, drawn without replacement."""
     length = config.sequence_length - config.prompt_length
-    pieces = len(corpus.split(config.evaluation.split).ids) // length
-    order = generator(config.seed, 0, "reference").permutation(pieces)[: -(-count // length)].tolist()
-    return first_tokens([(i * length, (i + 1) * length) for i in order], count)
+    begins = held_out_pieces(config, corpus)
+    order = generator(config.seed, 0, "reference").permutation(len(begins))[: -(-count // length)]
+    return first_tokens([(begin, begin + length) for begin in begins[order].tolist()], count)
+
+
+def held_out_pieces(config: RunConfig, corpus: Corpus) -> np.ndarray:
+    """Where pieces as long as a generated sequence begin in the scored half of the held-out split, int64 ascending."""
+    length = config.sequence_length - config.prompt_length
+    spans = parts_of(corpus, config.evaluation.split)[1]
+    return np.concatenate(
+        [np.arange(begin, end - length + 1, length) for begin, end in spans] or [np.empty(0, np.int64)]
+    )
+
+
+def real_draws(config: RunConfig, corpus: Corpus, count: int, draws: int) -> tuple[list[list[Place]], float]:
+    """Places of several draws like that of `real_places`, each for itself, and which share of the pieces each of them takes:
+    draws share pieces, so that they vary less than draws of new text would."""
+    length = config.sequence_length - config.prompt_length
+    begins = held_out_pieces(config, corpus)
+    each = -(-count // length)
+    chosen = [
+        begins[generator(config.seed, 0, "band", i).permutation(len(begins))[:each]].tolist() for i in range(draws)
+    ]
+    return [first_tokens([(b, b + length) for b in one], count) for one in chosen], each / max(1, len(begins))
 
 
 def first_tokens(places: list[Place], count: int) -> list[Place]:

@@ -10,9 +10,11 @@ import numpy as np
 from collapselab.config import RunConfig
 from collapselab.corpus import Corpus
 from collapselab.evaluation.reference import Reference
+from collapselab.evaluation.support import support_text
 from collapselab.metrics.bigrams import bigram_keys, count_keys
 from collapselab.metrics.compression import compression_sums, compression_values
 from collapselab.metrics.distribution import unigram_distances
+from collapselab.metrics.in_context import in_context, in_context_sums, in_context_values
 from collapselab.metrics.ngrams import (
     distinct,
     diversity,
@@ -28,8 +30,10 @@ from collapselab.metrics.ngrams import (
 from collapselab.metrics.overlap import overlap_sums, overlap_values
 from collapselab.metrics.richness import richness_sums, richness_values, zipf_values
 from collapselab.metrics.self_bleu import self_bleu_sums, self_bleu_values
-from collapselab.metrics.tails import LEAST_TYPES, tail_sets, tail_sums, tail_values
+from collapselab.metrics.tails import LEAST_TYPES, first_words, tail_sets, tail_sums, tail_values
 from collapselab.seeds import generator
+
+Tails = dict[str, np.ndarray]  # masks over types, by the name of the tail
 
 
 def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -79,32 +83,38 @@ def text_metrics(
 
 
 def score_samples(
-    rows: list[np.ndarray], word_rows: list[list[str]], corpus: Corpus, reference: Reference, vocab: int
+    rows: list[np.ndarray], word_rows: list[list[str]], corpus: Corpus, split: str, reference: Reference, vocab: int
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of `diversity/{tokens,words}/...`, `diversity/unigram_...` and `tails/...`."""
-    sums, values = diversity_metrics(rows, word_rows)
+    """(sums, values) of `diversity/{tokens,words}/...`, `diversity/unigram_...` and `tails/...`.
+
+    Word metrics are of the same number of words in every text, the first ones; `diversity/words/budget` says which share of
+    it a text has. Tails of fewer than LEAST_TYPES types are left out.
+    """
+    budget = reference.word_budget
+    used = first_words(word_rows, budget)
+    sums, values = diversity_metrics(rows, used)
+    words_used = sum(map(len, used))
+    sums["diversity/words/budget"] = {"words": float(words_used), "asked": float(budget)}
+    if budget:
+        values["diversity/words/budget"] = words_used / budget
     token_counts = np.bincount(np.concatenate(rows).astype(np.int64), minlength=vocab)
     real_counts = np.zeros(vocab, np.int64)
     real_counts[: len(corpus.train_counts)] = corpus.train_counts
     values |= {f"diversity/{k}": v for k, v in unigram_distances(real_counts, token_counts).items()}
 
-    written = Counter(w for row in word_rows for w in row)
+    written = Counter(w for row in used for w in row)
     types = list(reference.word_c0)
-    word_tails = tail_sets(np.array(list(reference.word_c0.values()), np.int64))
-    total, fresh_total = sum(written.values()), sum(reference.fresh_words.values())
-    by_unit = {
+    by_unit: dict[str, tuple[Tails, np.ndarray, float, np.ndarray, float]] = {
         "words": (
-            word_tails,
+            tail_sets(np.array(list(reference.word_c0.values()), np.int64)),
             np.array([written.get(w, 0) for w in types], np.int64),
-            total,
+            words_used,
             np.array([reference.fresh_words.get(w, 0) for w in types], np.int64),
-            fresh_total,
+            budget,
         )
     }
-    token_tails = {n: mask for n, mask in tail_sets(reference.token_c0).items() if mask.sum() >= LEAST_TYPES}
-    if token_tails:
-        fresh = reference.fresh_tokens
-        by_unit["tokens"] = (token_tails, token_counts, token_counts.sum(), fresh, fresh.sum())
+    fresh = reference.fresh_tokens
+    by_unit["tokens"] = (tail_sets(reference.token_c0), token_counts, token_counts.sum(), fresh, fresh.sum())
     pairs = reference.bigram_c0
     if len(pairs.keys):
         written_pairs, fresh_pairs = count_keys(bigram_keys(from_rows(rows), vocab)), reference.fresh_bigrams
@@ -115,7 +125,22 @@ def score_samples(
             fresh_pairs.of(pairs.keys),
             int(fresh_pairs.counts.sum()),
         )
-    for unit, (tails, counts, count_total, fresh_counts, fresh_count_total) in by_unit.items():
+    support = support_text(corpus, split)
+    looked = {
+        "words": (support.word_ids(used), support.words, np.array([support.number(w) for w in types], np.int64)),
+        "tokens": (support.token_ids(rows), support.tokens, support.token_numbers(len(reference.token_c0))),
+    }
+    for unit, (every, counts, count_total, fresh_counts, fresh_count_total) in by_unit.items():
+        tails = {name: mask for name, mask in every.items() if mask.sum() >= LEAST_TYPES}
+        if unit in looked:
+            text, known, numbers = looked[unit]
+            ranked = {name: numbers[mask] for name, mask in tails.items() if name.isdigit()}
+            sums[f"tails/{unit}/in_context"] = beside = in_context_sums(in_context(text, known), ranked)
+            # Fresh real text is scored before anything else: then it is what there is to compare with.
+            real = reference.in_context.get(unit, beside)
+            values |= {f"tails/{unit}/{k}": v for k, v in in_context_values(beside, real).items()}
+        if not tails:
+            continue
         sums[f"tails/{unit}"] = part = tail_sums(tails, counts, count_total)
         sums[f"tails/{unit}/fresh_real"] = fresh_part = tail_sums(tails, fresh_counts, fresh_count_total)
         values |= {f"tails/{unit}/{k}": v for k, v in tail_values(part, fresh_part).items()}

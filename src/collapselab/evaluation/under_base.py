@@ -12,7 +12,7 @@ from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.real_text import BATCH_TOKENS, check_finite, fitting, halve, window_losses
-from collapselab.evaluation.rows import Place, first_tokens
+from collapselab.evaluation.rows import Place, first_tokens, held_out_pieces
 from collapselab.metrics.embeddings import mauve, vendi
 from collapselab.metrics.likelihood import sequence_sums, sequence_values
 from collapselab.modeling import LanguageModel
@@ -71,11 +71,11 @@ def check_embeddings(config: RunConfig, corpus: Corpus, budget: int) -> None:
     if config.model.family == "bigram":
         raise UserError(f"evaluation.embeddings={wanted}: a table of counts has no hidden states; leave null")
     generated = budget // config.sequence_length
-    pieces = len(corpus.split(config.evaluation.split).ids) // (config.sequence_length - config.prompt_length)
+    pieces = len(held_out_pieces(config, corpus))
     if wanted > min(generated, pieces // 2):
         raise UserError(
             f"evaluation.embeddings={wanted}: a generation writes {generated} whole sequences and the "
-            f"{config.evaluation.split} split has {pieces}, of which real against real takes twice as many; "
+            f"scored half of the {config.evaluation.split} split has {pieces}, of which real against real takes twice as many; "
             f"ask for at most {min(generated, pieces // 2)}"
         )
     missing = [name for name in ("mauve", "sklearn", "faiss") if importlib.util.find_spec(name) is None]

@@ -5,6 +5,9 @@ HEADLINE = {
     "perplexity": "real/perplexity",
     "bits/byte": "real/bits_per_byte",
     "distinct-2": "diversity/words/distinct_2",
-    "tail coverage": "tails/words/coverage_5_normalised",
+    "rare words": "tails/words/coverage_in_context_5_normalised",  # with its three companions, without which it says little
+    "triples": "tails/words/known_triples_normalised",
+    "rare mass": "tails/words/tail_mass_5",
+    "overlap-50": "diversity/overlap_50",
     "slot diversity": "truth/slot/diversity",
 }

@@ -42,6 +42,14 @@ def mean_intervals(samples: Sequence[Sequence[float]], level: float = 0.95) -> l
     return found
 
 
+def draw_interval(draws: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) of the interval in which one more draw of the same kind falls, by Student's distribution (the
+    prediction interval); two draws at the least."""
+    mean = float(np.mean(draws))
+    half = _quantile(level, len(draws) - 1) * float(np.std(draws, ddof=1)) * math.sqrt(1 + 1 / len(draws))
+    return mean, mean - half, mean + half
+
+
 @lru_cache
 def _quantile(level: float, freedom: int) -> float:
     """The t of a two-sided interval at this level, by Student's distribution."""

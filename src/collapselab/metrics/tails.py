@@ -8,7 +8,8 @@ import numpy as np
 
 TAIL_LIMITS = (1, 5, 20)  # types seen at most so often
 TAIL_MASSES = (1, 5)  # rarest types that make up so many per cent of the text
-LEAST_TYPES = 200  # a token tail smaller than this says nothing (a small BPE vocabulary has no tail)
+LEAST_TYPES = 200  # a tail smaller than this says nothing (a small BPE vocabulary has none)
+WORD_SHARE = 0.8  # of the words of as much fresh real text, which every text has to show: the budget of word metrics
 
 # A word counts when both its ends lie inside the sequence: the halves of words at the cut ends of a block are not words.
 # U+FFFD is half a character, left where a cut falls inside one, so it is no end of a word.
@@ -18,6 +19,17 @@ WORD = re.compile(r"(?<=[^\w\ufffd])\w+(?=[^\w\ufffd])")
 def words(text: str) -> list[str]:
     """Complete words of one sequence, lower-cased."""
     return WORD.findall(text.lower())
+
+
+def first_words(rows: list[list[str]], count: int) -> list[list[str]]:
+    """The first `count` words of some sequences: all of them where there are fewer."""
+    out: list[list[str]] = []
+    for row in rows:
+        if count <= 0:
+            break
+        out.append(row[:count])
+        count -= len(row)
+    return out
 
 
 def rare_words(c0: dict[str, int]) -> list[str]:
