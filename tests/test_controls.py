@@ -285,7 +285,7 @@ def test_tables_and_table_md_have_the_effects(pair: files.Opened, tmp_path: Path
     title, columns, rows = report.compare(pair.chains, "closed")
     assert columns == ["metric", "arm", "chains", "mean", "minus closed", "minus control"] and "generation 1" in title
     at = {(row[0], row[1]): row[5] for row in rows}
-    assert at["tail coverage", "closed"] == "-0.185 ± 0.064" and at["tail coverage", "control"] == "–"
+    assert at["rare words", "closed"] == "-0.185 ± 0.064" and at["rare words", "control"] == "–"
     assert report.compare(pair.chains, "control")[1][4:] == ["minus control"]  # said once
     with undrawn():
         report._publish(pair, tmp_path)
@@ -336,9 +336,9 @@ def test_a_band_that_this_lab_never_writes_is_refused(real: Path, tmp_path: Path
 def test_the_headline_is_coverage_in_context_of_words_else_of_tokens_else_the_old_one_by_its_name() -> None:
     names = [series.headline([{PERPLEXITY, *tails}]) for tails in ({OF_WORDS, OF_TOKENS, OLD}, {OF_TOKENS, OLD}, {OLD})]
     assert names == [
-        {"perplexity": PERPLEXITY, "tail coverage": OF_WORDS},
-        {"perplexity": PERPLEXITY, "token tail coverage": OF_TOKENS},
-        {"perplexity": PERPLEXITY, "tail coverage (anywhere)": OLD},
+        {"perplexity": PERPLEXITY, "rare words": OF_WORDS},
+        {"perplexity": PERPLEXITY, "rare tokens": OF_TOKENS},
+        {"perplexity": PERPLEXITY, "rare words anywhere": OLD},
     ]
     both = series.headline([{OF_WORDS, OLD}, {OLD}])  # an arm that was scored before is not left out
     assert list(both.values()) == [OF_WORDS, OLD]
@@ -464,6 +464,22 @@ def test_rare_pairs_that_die_out_are_said_to_be_those_of_a_table_of_counts() -> 
     row.holds = None
     said = words._law("a", 3, numbers)
     assert "table of counts" not in said and "networks generalise, so expect a gap" in said
+
+
+# --- the ledger ----------------------------------------------------------------------------------------------------------------
+
+
+def test_real_text_in_the_place_of_samples_is_no_mans_text_and_no_real_share() -> None:
+    def shown(tokens: float) -> dict[str, float]:
+        return {"set": tokens, "shown": tokens, "loss": tokens}
+
+    ledgers = [{"real": shown(100.0)}, {"real": shown(25.0), "control_0": shown(75.0)}]
+    chain = SimpleNamespace(arm="control", seed=1, ledgers=ledgers, rows=[{}, {}], is_control=True, place=-1)
+    spec = charts.ledger([chain])
+    assert spec is not None
+    (trace,) = [trace for trace in spec["data"] if trace["name"] == "control: real text in the place of samples"]
+    assert trace["y"] == [0.0, 75.0] and trace["marker"]["color"] not in colours.PALETTE
+    assert "control, generation 1: 25.0% of 100, and 75.0% in the place of samples" in spec["layout"]["meta"]["alt"]
 
 
 # --- colours and pictures ------------------------------------------------------------------------------------------------------

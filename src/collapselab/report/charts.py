@@ -19,6 +19,7 @@ from collapselab.report.spec import Figure, Spec, escaped, finite, short
 MOST_SOURCES = 12  # of a ledger, that a legend names one by one
 SOURCES = {"real": "real text", "prompt_real": "prompts from real text", "prompt_previous": "prompts from samples",
            "prompt_separator": "separators as prompts"}  # fmt: skip
+CONTROLLED = "control: real text in the place of samples"
 HATCHES = {"prompt_real": "/", "prompt_previous": "x", "prompt_separator": "."}  # of plotly
 REAL_TEXT = "real text, same budget"
 
@@ -223,12 +224,11 @@ def ledger(chains: list[Any]) -> Spec | None:
     figure = Figure(panel_height=220)
     said, rows = [], []
     for arm, (names, shown) in found.items():
-        control = by_arm(chains)[arm][0].is_control
-        (axis,) = figure.panel(f"{arm} (control: “generations” are real text)" if control else arm, shown.shape[1])
+        (axis,) = figure.panel(arm, shown.shape[1])
         figure.axes[f"xaxis{axis}"] |= {"range": [-0.6, shown.shape[1] - 0.4], "showgrid": False}
         figure.axes[f"yaxis{axis}"] |= {"tickformat": "~s"}
         for source, heights in zip(names, shown, strict=True):
-            words = SOURCES.get(source, source.replace("_", " "))
+            words = CONTROLLED if source.startswith("control_") else SOURCES.get(source, source.replace("_", " "))
             trace = {
                 "type": "bar", "x": list(range(shown.shape[1])), "y": finite(heights),
                 "marker": _filled(source, newest), "meta": source,
@@ -240,7 +240,9 @@ def ledger(chains: list[Any]) -> Spec | None:
             rows.append([arm, words, *(f"{h:,.0f}" for h in heights)])
         total = shown[:, -1].sum()
         real = shown[[i for i, s in enumerate(names) if s == "real"], -1].sum()
+        controlled = shown[[i for i, s in enumerate(names) if s.startswith("control_")], -1].sum()
         said.append(f"arm {arm}, generation {shown.shape[1] - 1}: {real / total if total else 0:.1%} of {total:,.0f}")
+        said[-1] += f", and {controlled / total:.1%} in the place of samples" if controlled else ""
     columns = ["arm", "source", *(f"generation {g}" for g in range(_length(chains)))]
     rows = [row + ["–"] * (len(columns) - len(row)) for row in rows]
     alt = "Share of real text in the tokens shown in training: " + "; ".join(said) + "."
@@ -248,11 +250,15 @@ def ledger(chains: list[Any]) -> Spec | None:
 
 
 def _filled(source: str, newest: int) -> dict[str, Any]:
-    """Real text dark, prompts hatched, written text grey, the newer the lighter: no arm has any of these."""
+    """Real text dark, in the place of a control's samples striped, prompts hatched, written text grey, the newer the lighter:
+    no arm has any of these."""
     line = {"width": 0.5, "color": "#fff"}
     if source in HATCHES:
         pattern = {"shape": HATCHES[source], "fgcolor": PROMPT, "bgcolor": "rgba(0,0,0,0)", "size": 6, "solidity": 0.4}
         return {"color": PROMPT, "pattern": pattern, "line": line | {"color": PROMPT}}
+    if source.startswith("control_"):
+        pattern = {"shape": "|", "fgcolor": NEUTRAL, "bgcolor": "rgba(0,0,0,0)", "size": 6, "solidity": 0.6}
+        return {"color": NEUTRAL, "pattern": pattern, "line": line | {"color": NEUTRAL}}
     if not source.startswith("generation_"):
         return {"color": REAL, "line": line}
     level = 102 + round(45 * int(source.removeprefix("generation_")) / max(1, newest))
@@ -264,7 +270,7 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "likelihood",
         "The model on held-out real text",
         "How well each generation predicts real text that it was not trained on: lower perplexity and bits per byte are "
-        "better, higher accuracy is better. Grey: the control, a chain of real text alone; what it does too is no collapse. "
+        "better, higher accuracy is better. Grey: the control, trained on fresh real text; what it does too is no collapse. "
         "Shaded: 95 % t-interval over the chains of an arm; very wide intervals are clipped.",
         likelihood,
     ),
@@ -316,7 +322,7 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "ledger",
         "What the models were trained on",
         "Tokens shown to the optimiser, by source: real text dark, prompts hatched, what models wrote grey, the lighter "
-        "the newer. Mean over the chains of an arm. What the generations of a control pass on is real text too.",
+        "the newer. Mean over the chains of an arm. Striped: real text that a control has in the place of samples.",
         ledger,
     ),
 )

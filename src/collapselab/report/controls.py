@@ -1,4 +1,4 @@
-"""Which arm is the control of which. A control's generations pass on fresh real text in the place of what a model writes
+"""Which arm is the control of which. A control's models are trained on fresh real text in the place of samples
 (`sampling.source: real`): whatever changes in it as well is no collapse."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collapselab.report.files import ChainFiles
 from collapselab.report.overlay import by_arm
 from collapselab.report.protocols import NO_REASON
 
-# What makes a control, and what passing real text on does not use.
+# What makes a control, and how models write what none is trained on.
 OF_WRITING = (
     *("source", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams", "precision", "batch_size"),
 )

@@ -69,7 +69,7 @@ class ChainFiles:
 
     @property
     def is_control(self) -> bool:
-        """Whether its generations pass on fresh real text in the place of what a model writes."""
+        """Whether its models are trained on fresh real text in the place of what earlier ones write."""
         return self.settings.get("sampling.source") == "real"
 
     @property

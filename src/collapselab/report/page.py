@@ -32,7 +32,7 @@ from collapselab.report.spec import GAP, HEAD
 
 LEFT_OUT = {
     "likelihood": "no perplexity, bits per byte or accuracy",
-    "tails": "no coverage of rare words",
+    "tails": f"no coverage of rare words (generation 0's text has fewer than {LEAST_TYPES} of them, or they were not scored)",
     "frequency": f"no loss by frequency with {LEAST_TOKENS} scored tokens in a bucket",
     "diversity": "no measures of diversity",
     "distribution": "no histogram of the samples' losses (evaluation.reference_tokens is 0, or the scores are older)",

@@ -30,14 +30,14 @@ COMPANIONS = {
     unit: {
         f"tails/{unit}/known_triples_normalised": f"triples of {unit} that real text knows",
         f"tails/{unit}/tail_mass_5": f"mass of {unit} seen 5 times or less",
-        "diversity/overlap_13": "13-grams copied from training text",
+        "diversity/overlap_50": "passages of 50 tokens copied from training text",
     }
     for unit in ("words", "tokens")
 }
 ANYWHERE = {f"tails/words/coverage_{k}_normalised": f"words {times}, anywhere" for k, times in TIMES.items()}
 OLD_TAIL = "tails/words/coverage_5_normalised"
 TAIL_HEADLINES = (*(next(iter(of_unit)) for of_unit in IN_CONTEXT.values()), OLD_TAIL)
-OLD_NAME = "tail coverage (anywhere)"
+TAIL_NAMES = dict(zip(TAIL_HEADLINES, ("rare words", "rare tokens", "rare words anywhere"), strict=True))
 DIVERSITY = {
     "diversity/words/distinct_2": "distinct-2 (words)",
     "diversity/tokens/diversity": "diversity (tokens)",
@@ -57,14 +57,13 @@ def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
     found = list(chains)
     has = {key for one in found for key in one}
     tails = {next((key for key in TAIL_HEADLINES if key in one), None) for one in found}
-    names = {name: key for name, key in HEADLINE.items() if key in has and key not in TAIL_HEADLINES}
-    tail = {
-        ("tail coverage", "token tail coverage", OLD_NAME)[i]: key
-        for i, key in enumerate(TAIL_HEADLINES)
-        if key in tails
-    }
-    at = 1 + max((i for i, name in enumerate(names) if name != "slot diversity"), default=-1)
-    return dict([*list(names.items())[:at], *tail.items(), *list(names.items())[at:]])
+    names: dict[str, str] = {}
+    for name, key in HEADLINE.items():
+        if key in TAIL_HEADLINES:
+            names |= {said: tail for tail, said in TAIL_NAMES.items() if tail in tails}
+        elif key in has:
+            names[name] = key
+    return names
 
 
 def keys_of(chain: Any) -> set[str]:

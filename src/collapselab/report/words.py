@@ -194,7 +194,10 @@ def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str 
     law = _law(arm, min(len(chain.rows) for chain in members) - 1, numbers)
     said += [law] if law else []
     if members[0].is_control:
-        return ["All-real control: its generations pass on fresh real text, so no change here is collapse.", *said]
+        return [
+            "All-real control: its models are trained on fresh real text in the place of samples, so no change here is collapse.",
+            *said,
+        ]
     differences = _differences(arm, numbers, baseline, last)
     return said + ([differences] if differences else [])
 
