@@ -400,7 +400,7 @@ def test_self_bleu_costs_less_than_writing_the_text(finished: Made, tmp_path: Pa
     count = RunConfig().evaluation.self_bleu_samples
     assert count == 200
     corpus = opening.open_corpus(config, one_process())
-    model = modeling.Published(config.model.pad_vocabulary).read(
+    model = modeling.Published(config.model.pad_vocabulary, corpus.tokenizer).read(
         path / "gen_002" / "train", Chain(path).digest_of(2, "train")
     )
     config = small_config(sampling__prompt="bos", sampling__batch_size=100)
@@ -435,7 +435,7 @@ def test_self_bleu_costs_less_than_writing_the_text(finished: Made, tmp_path: Pa
 def is_all_there(config: RunConfig, path: Path) -> None:
     """Of every generation the mixture, the weights, the text and the scores, as they were published and made from each
     other, and usable."""
-    chain = Chain(path)
+    chain, tokenizer = Chain(path), opening.open_corpus(config, one_process()).tokenizer
     for g in range(config.generations + 1):
         for name in STAGES:
             manifest = folders.manifest_of(chain.stage(g, name))  # reads every byte
@@ -445,7 +445,7 @@ def is_all_there(config: RunConfig, path: Path) -> None:
                     before = g - 1 if name == "mixture" else g
                     assert digest == chain.digest_of(before, of), (g, name, of)
         assert len(samples_of(chain.stage(g, "samples"))) == config.mixing.tokens
-        model = modeling.Published(config.model.pad_vocabulary).read(
+        model = modeling.Published(config.model.pad_vocabulary, tokenizer).read(
             chain.stage(g, "train"), chain.digest_of(g, "train")
         )
         assert model.parameters > 1000

@@ -247,6 +247,23 @@ def test_prompts_come_from_the_text_and_each_block_is_used_once_per_pass() -> No
     assert stats.chisquare(counts, 4000 * expected / expected.sum()).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("prompt", ["bos", "first_token", "real_prefix"])
+def test_prompts_are_those_of_the_sequence_whatever_is_written_with_it(tmp_path, prompt: str) -> None:
+    """The number of a sequence decides, not how many there are or how many lie side by side."""
+    length, texts = 24, []
+    for batch, sequences in ((4, 21), (8, 21), (16, 21), (8, 13)):
+        config = small_config(
+            sampling__batch_size=batch, sampling__length=length, sampling__prompt=prompt, sampling__prompt_tokens=6
+        )
+        out = tmp_path / f"{batch} {sequences}"
+        texts.append(run(tiny(), config, sequences * length, out, Text(rows=6))[0].reshape(sequences, length))
+    head = {"bos": 0, "first_token": 1, "real_prefix": 6}[prompt]
+    for text in texts[1:]:
+        assert (text[:, :head] == texts[0][: len(text), :head]).all()
+        same = (text == texts[0][: len(text)]).all(1).mean()  # the last bits of a product depend on its rows
+        assert same > 0.9
+
+
 def test_end_of_text_does_not_end_a_sequence_and_degenerate_output_is_said(tmp_path, capsys) -> None:
     model = tiny(vocab=61)
     with torch.no_grad():  # a model that writes nothing but end-of-text

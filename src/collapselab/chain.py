@@ -49,7 +49,7 @@ def run(
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain = Chain(chain_path(config))
     corpus = open_corpus(config, processes)
-    check_lengths(config)
+    check_lengths(config, corpus.tokenizer)
     if config.model.pretrained is None:
         families.check_size(config.model, vocab=corpus.tokenizer.size, context=config.training.block)
     available = mixing.blocks_available(corpus.train, config)
@@ -129,8 +129,9 @@ class Stages:
         counts = config.model.family == "bigram"
         self.trainer = training.Counter(config) if counts else training.Trainer(config, processes, console)
         self.sampler = sampling.Sampler(config, processes, console, chain.batch_file)
-        self.published = modeling.Published(config.model.pad_vocabulary)
-        self.published_0 = modeling.Published(config.model.pad_vocabulary)  # generation 0's, beside that of a later one
+        self.published = modeling.Published(config.model.pad_vocabulary, corpus.tokenizer)
+        # Generation 0's, beside that of a later one.
+        self.published_0 = modeling.Published(config.model.pad_vocabulary, corpus.tokenizer)
         self.unfinished: Unfinished  # what the stage at hand has made so far
         self.base: tuple[modeling.LanguageModel, str] | None = None  # start weights that do not change, their digest
 

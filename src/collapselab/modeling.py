@@ -1,12 +1,13 @@
 """Language models: built by family and size, or read from a folder, a hub name or a GGUF file.
 
 The vocabulary is padded in memory only. `LanguageModel.logits` returns the true columns, so padding is never sampled,
-counted or trained, and `publish` writes the model at its true size.
+counted or trained, and `publish` writes the model at its true size. What is a token is the tokenizer's to say (`fitted`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from collapselab import families
 from collapselab.config import ModelConfig, UserError, first_line
+from collapselab.console import Console
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
 from collapselab.faults import as_os_errors
 from collapselab.folders import write_json
-from collapselab.pretrained import cannot_be_loaded, check_weights, locate
+from collapselab.pretrained import cannot_be_loaded, check_vocabulary, check_weights, ends_of, keeps_own_head, locate
 
 # Every name under which transformers' configurations keep a dropout rate.
 DROPOUTS = (
@@ -41,11 +43,17 @@ class LanguageModel:
 
     net: Any
     vocab: int
+    unused: Tensor | None = None
+    """bool (vocab,): ids that stand for no token, whose logits are -inf; None where every id is one."""
 
     def logits(self, ids_BT: Tensor, net: Any = None, **options: Any) -> Tensor:
         """Next-token logits over the true vocabulary, (B, T, vocab); `net` is the wrapped model in training."""
-        out: Tensor = (net or self.net)(input_ids=ids_BT, **options).logits
-        return out[..., : self.vocab]
+        return self.true_columns((net or self.net)(input_ids=ids_BT, **options).logits)
+
+    def true_columns(self, logits: Tensor) -> Tensor:
+        """What the network gives for its padded vocabulary, as logits of the tokens that there are."""
+        cut = logits[..., : self.vocab]
+        return cut if self.unused is None else cut.masked_fill(self.unused.to(cut.device), -torch.inf)
 
     def features(self, ids_BT: Tensor) -> Tensor:
         """What `head` turns into logits, (B, T, width): for families whose head is one product after the last norm.
@@ -61,8 +69,8 @@ class LanguageModel:
             return features
         weight = self.net.get_output_embeddings().weight
         if features.device.type == "cpu":  # on a GPU the padded product is faster, and the cut costs nothing
-            return torch.nn.functional.linear(features, weight[: self.vocab])
-        return torch.nn.functional.linear(features, weight)[..., : self.vocab]
+            weight = weight[: self.vocab]
+        return self.true_columns(torch.nn.functional.linear(features, weight))
 
     @property
     def plain(self) -> bool:
@@ -131,9 +139,14 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
             )
         if not isinstance(net, bigram.BigramForCausalLM):
             check_weights(net, sorted(found["missing_keys"]))
+            if keeps_own_head(net):
+                Console(speaks=os.environ.get("RANK", "0") == "0").say(
+                    f"{pretrained}: config.json ties the head to the embeddings, but the file has a head of its own, "
+                    "which is used"
+                )
+        model = _padded(net, pad)
     except Exception as error:
         raise cannot_be_loaded(pretrained, error) from None
-    model = _padded(net, pad)
     if model.counted and (wrong := bigram.flaw(net)) is not None:
         raise UserError(f"model.pretrained={pretrained!r}: not a table of counts ({wrong}); check the folder")
     return model
@@ -170,12 +183,21 @@ def start_weights(
                 f"model.pretrained={config.pretrained!r}: a table of counts is not trained further; set it to null "
                 "and model.family=bigram"
             )
-    if tokenizer.size > model.vocab:
-        raise UserError(
-            f"corpus.tokenizer={tokenizer.name!r}: has {tokenizer.size} tokens, the model only {model.vocab}; "
-            "leave corpus.tokenizer null to use the model's own"
-        )
-    model.vocab = tokenizer.size  # some published models are padded themselves: ids that are no text are not sampled
+    return fitted(model, tokenizer, config.pretrained)
+
+
+def fitted(model: LanguageModel, tokenizer: Tokenizer, pretrained: str | None = None) -> LanguageModel:
+    """The model, held to the tokens that there are: columns beyond the tokenizer's (some published models are padded
+    themselves) and ids that it skips are neither sampled nor trained nor counted.
+
+    Args:
+        pretrained: where the model comes from, for the line where it has fewer entries than the tokenizer.
+    """
+    check_vocabulary(model.vocab, tokenizer, pretrained)
+    model.vocab, model.unused = tokenizer.size, None
+    if tokenizer.unused:
+        model.unused = torch.zeros(tokenizer.size, dtype=torch.bool)
+        model.unused[tokenizer.unused] = True
     return model
 
 
@@ -194,10 +216,11 @@ class Published:
 
     Args:
         pad: pad the vocabulary in memory to a multiple of this.
+        tokenizer: what is a token (see `fitted`).
     """
 
-    def __init__(self, pad: int):
-        self.pad = pad
+    def __init__(self, pad: int, tokenizer: Tokenizer):
+        self.pad, self.tokenizer = pad, tokenizer
         self.model: LanguageModel | None = None
         self.digest: str | None = None
 
@@ -206,7 +229,7 @@ class Published:
         weights = folder / "model.safetensors"
         # Very large models lie in several files, and another table of counts has another size.
         if self.model is None or not weights.is_file() or (self.model.counted and digest != self.digest):
-            self.model = load(str(folder), pad=self.pad)
+            self.model = fitted(load(str(folder), pad=self.pad), self.tokenizer)
         elif digest != self.digest:
             from safetensors.torch import load_file
 
@@ -250,7 +273,7 @@ class _seeded:  # noqa: N801 - a context manager, used like a function
 def _padded(net: Any, multiple: int) -> LanguageModel:
     model = LanguageModel(net, int(net.config.vocab_size))
     vocab = model.vocab
-    if vocab % multiple and not model.counted:
+    if vocab % multiple and not model.counted and {len(tensor) for tensor in _vocabulary_tensors(net)} == {vocab}:
         with _seeded(0):  # the library draws values for the new rows, which are then overwritten
             net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
         with torch.no_grad():
@@ -261,8 +284,8 @@ def _padded(net: Any, multiple: int) -> LanguageModel:
 
 def _vocabulary_tensors(net: Any) -> list[Tensor]:
     """Parameters with one row per token, each once: embeddings, head, and the head's bias where it has one."""
-    head = net.get_output_embeddings()
-    found = [net.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)]
+    head, embeddings = ends_of(net)
+    found = [getattr(embeddings, "weight", None), getattr(head, "weight", None), getattr(head, "bias", None)]
     return list({tensor.data_ptr(): tensor for tensor in found if tensor is not None}.values())
 
 
@@ -279,6 +302,8 @@ def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dic
     model.net.config.vocab_size = model.vocab
     model.net.config.bos_token_id = tokenizer.hf.bos_token_id
     model.net.config.eos_token_id = tokenizer.hf.eos_token_id
+    if tokenizer.unused and getattr(model.net, "generation_config", None) is not None:  # so that `generate` keeps to it
+        model.net.generation_config.suppress_tokens = tokenizer.unused
     try:
         with as_os_errors():
             model.net.save_pretrained(folder, state_dict=true_state(model))

@@ -13,6 +13,7 @@ from collapselab import folders, modeling, pretrained, rundir
 from collapselab.config import RunConfig, UserError, digest
 from collapselab.console import PROGRESS, Console
 from collapselab.corpus import Corpus, prepare
+from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.faults import FULL, of_disk
 from collapselab.guards import refuse_strange
 from collapselab.identity import drift, identity, recorded, shared_digests
@@ -72,11 +73,14 @@ def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
         )
 
 
-def check_lengths(config: RunConfig) -> None:
-    """A pretrained model must be able to read what it is given. Raises UserError before anything is written."""
+def check_lengths(config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
+    """A pretrained model must be able to read what it is given: so many tokens, and every one of the tokenizer's. Raises
+    UserError before anything is written."""
     if config.model.pretrained is None:
         return
-    longest = pretrained.longest_of(config.model.pretrained)
+    _, longest, vocab = pretrained.size_of(config.model.pretrained)
+    if tokenizer is not None:
+        pretrained.check_vocabulary(vocab, tokenizer, config.model.pretrained)
     context = config.evaluation.context or config.training.block
     asked = {
         "training.block": config.training.block,

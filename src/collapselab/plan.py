@@ -27,7 +27,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     """Needs and estimates of a chain, with times measured on its own model here; writes nothing but the token cache."""
     processes = Processes(config.device, config.training.precision, config.deterministic)
     corpus = open_corpus(config, processes)
-    check_lengths(config)
+    check_lengths(config, corpus.tokenizer)
     available = mixing.blocks_available(corpus.train, config)
     past = mixed_so_far(Chain(chain_path(config)), fork)
     needs = supply.check_supply(config, available, past)

@@ -49,7 +49,8 @@ def sample(
     small = sampling.CPU_BATCH * config.sequence_length
     budget = tokens or (mixing.sample_budget(config, available) if out else small)
     check_sizes(config, len(text := mixing.TrainingSet(config, chain, text_of, corpus.train)), budget)
-    model = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
+    weights = modeling.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
+    model = modeling.fitted(weights, corpus.tokenizer)
     kept = chain.batch_file
     if config.sampling.batch_size is None and kept.is_file():  # the chain's own text, to the bit
         if (batch := rundir.batch_of(kept)) is None:
@@ -83,7 +84,7 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
         with processes.main_first():
             corpus = prepare(settings, data_dir=config.data_dir, model_tokenizer=own, block=config.training.block)
         config = _same_text(config, ran, corpus)
-    model = modeling.load(model_name, pad=config.model.pad_vocabulary)
+    model = modeling.fitted(modeling.load(model_name, pad=config.model.pad_vocabulary), own, model_name)
     check_lengths(_with_model(config, model_name))
     console = Console(speaks=processes.is_main, bars=config.progress)
     sums, values = score_real_text(model, corpus, config, processes, console)

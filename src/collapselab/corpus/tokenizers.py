@@ -41,12 +41,15 @@ class Tokenizer:
         """Stands before every document in packed text (bos, or eos where the vocabulary has no bos)."""
         self.ends: list[int] = sorted({self.separator, *([hf.eos_token_id] if hf.eos_token_id is not None else [])})
         """Ids that mean "end of text"."""
-        self.size: int = max(self.raw.get_vocab(with_added_tokens=True).values()) + 1
+        ids = set(self.raw.get_vocab(with_added_tokens=True).values())
+        self.size: int = max(ids) + 1
         """Ids run from 0 to size - 1."""
         if self.size > LARGEST:  # every count has a place for each id
             raise UserError(
                 f"corpus.tokenizer={name!r}: its ids reach {self.size - 1:,}, over {LARGEST:,}; choose another"
             )
+        self.unused: list[int] = sorted(set(range(self.size)) - ids) if len(ids) < self.size else []
+        """Ids below `size` that stand for no token."""
 
     @property
     def digest(self) -> str:

@@ -28,7 +28,7 @@ from collapselab.parallel import Processes, out_of_memory
 from collapselab.rundir import batch_of, keep_batch
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
-from collapselab.sampling.plain import beam_batch, write_batch
+from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
 from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights, form_of, unsupported
@@ -49,13 +49,13 @@ def make_prompts(
     """The stored head of every sequence, int64 (sequences, P); P = 0 for `bos`, or 1 where sequences are documents.
 
     `real_prefix` takes the head of each block of `text` once, in random order, before any is taken again;
-    `first_token` takes a token at a random place.
+    `first_token` takes a token at a random place. A prompt depends on the number of its sequence, not on how many there are.
     """
     if config.sampling.prompt == "bos" or text is None:
         return np.full((sequences, config.prompt_length), separator, np.int64)
     draw = generator(config.seed, generation, "prompts")
     if config.sampling.prompt == "first_token":
-        rows, places = draw.integers(len(text), size=sequences), draw.integers(text.block, size=sequences)
+        rows, places = draw.integers([len(text), text.block], size=(sequences, 2)).T
         return np.stack([text[rows[i : i + 1]][0, places[i]] for i in range(sequences)]).reshape(sequences, 1)
     passes = [draw.permutation(len(text)) for _ in range(-(-sequences // len(text)))]
     return text[np.concatenate(passes)[:sequences]][:, : config.prompt_length].copy()
@@ -74,6 +74,7 @@ class Sampler:
         self.weights: Weights | None = None
         self.idle: SimpleQueue[Engine] = SimpleQueue()
         self.told = False
+        self.said: set[str] = set()
         self.writes = "engine"  # who wrote the last batch: engine, plain or counts
         wanted = config.sampling.precision
         self.precision = ("bf16" if processes.device.type == "cuda" else "fp32") if wanted == "auto" else wanted
@@ -134,6 +135,13 @@ class Sampler:
             self.told = True
         self.writes = "plain"
         model.net.to(device).eval()
+        flaw = cache_flaw(model, read, new, device, reorders=config.beams > 1)  # before batches are dealt to processes
+        if flaw is not None and flaw not in self.said:
+            self.console.say(
+                f"sampling: {type(model.net).__name__} is not continued with a cache, for {flaw}; each step reads the "
+                "whole text, which is slower"
+            )
+            self.said.add(flaw)
 
         def write(prompts: np.ndarray, first: int) -> np.ndarray:
             with torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():

@@ -20,7 +20,7 @@ from collapselab.languages import language_of
 from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes
 from collapselab.sampling.draw import stream_key, uniforms
-from collapselab.sampling.plain import beam_batch, write_batch
+from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
 from collapselab.sampling.side_by_side import side_by_side
 
 PROMPTS = 6
@@ -73,6 +73,7 @@ def write_continuations(
     prompts = np.stack([ids[place : place + head] for place in places]).astype(np.int64)
     settings, device = config.sampling, processes.device
     model.net.to(device).eval()
+    cache_flaw(model, head, total - head, device, reorders=settings.beams > 1)  # once, and not in each process below
 
     def write(_: int) -> np.ndarray:
         cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -187,6 +187,8 @@ class Engine:
     def _draw(self, logits: Tensor) -> None:
         """Draws the next token and writes it; `place` moves on."""
         penalty = self.config.repetition_penalty
+        if self.weights.unused is not None:
+            logits[:, : self.form.vocab].masked_fill_(self.weights.unused, -torch.inf)
         if self.kernels:
             seen = penalised(logits, self.tokens, penalty) if penalty != 1 else logits
             self.drawer(seen, self.tokens, self.place, self.stream)

@@ -1,13 +1,107 @@
-"""The obvious, correct samplers, for any architecture that transformers knows: what the engine is tested against."""
+"""The obvious, correct samplers, for any architecture that transformers knows: what the engine is tested against.
+
+A network's cache is used where it was found to be right: `cache_flaw` decodes a few random sequences with it and compares.
+Elsewhere each step reads the whole text again.
+"""
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from collapselab.config import SamplingConfig
+from collapselab.config import SamplingConfig, first_line
 from collapselab.modeling import LanguageModel
+from collapselab.parallel import out_of_memory
+from collapselab.pretrained import TOLERANCE, distance
 from collapselab.sampling.draw import draw, truncated
+
+ROWS, WALK = 3, 64  # of the check: sequences side by side, and tokens read one at a time
+
+_flaws: WeakKeyDictionary[Any, dict[tuple[int, int, bool], str | None]] = WeakKeyDictionary()  # by network
+
+
+class Reader:
+    """Logits of the next token of a batch that grows, (B, V).
+
+    Args:
+        cached: keep what the network hands back (keys and values, or a state of its own) for the next step, instead of
+            reading the whole text again.
+    """
+
+    def __init__(self, model: LanguageModel, *, cached: bool):
+        self.model, self.cached = model, cached
+        self.accepts = inspect.signature(model.net.forward).parameters
+        self.carried: dict[str, Any] = {}
+        self.text_BT: Tensor | None = None
+
+    def read(self, ids_BT: Tensor) -> Tensor:
+        """Reads the next tokens, which may be several."""
+        last = {"logits_to_keep": 1} if "logits_to_keep" in self.accepts else {}
+        if not self.cached:
+            self.text_BT = ids_BT if self.text_BT is None else torch.cat([self.text_BT, ids_BT], 1)
+            return self.model.logits(self.text_BT, use_cache=False, **last)[:, -1]
+        out = self.model.net(input_ids=ids_BT, use_cache=True, **self.carried, **last)
+        self.carried = {name: value for name, value in out.items() if name in self.accepts and value is not None}
+        return self.model.true_columns(out.logits[:, -1])
+
+    def take(self, rows_B: Tensor) -> None:
+        """Goes on with these rows of the batch in the place of all."""
+        if self.text_BT is not None:
+            self.text_BT = self.text_BT[rows_B]
+        for value in self.carried.values():
+            value.reorder_cache(rows_B)
+
+
+@torch.inference_mode()
+def cache_flaw(
+    model: LanguageModel, read: int, new: int, device: torch.device, *, reorders: bool = False
+) -> str | None:
+    """Why sequences of `read` tokens must not be continued by `new` ones with the network's own cache, or None where it
+    gives what the whole text gives. Computed once for a network.
+
+    Args:
+        reorders: beam search, which goes on with some rows in the place of others.
+    """
+    known = _flaws.setdefault(model.net, {})
+    asked = (read, new, reorders)
+    if asked not in known:
+        with torch.autocast(device.type, enabled=False):
+            known[asked] = _examined(model, read, read + new - 1, device, reorders)
+    return known[asked]
+
+
+def _examined(model: LanguageModel, read: int, longest: int, device: torch.device, reorders: bool) -> str | None:
+    """`cache_flaw`, with texts of up to `longest` tokens: token by token from the shortest on, then the last tokens after
+    most of the text at once (whatever a window or a state forgets has been forgotten), then from the shortest once
+    more: what is left over of texts before shows in the second and the third."""
+    draws = torch.Generator().manual_seed(0)
+    for begin, steps in ((read, WALK), (max(read, longest - 2), 2), (read, 2)):
+        text = torch.randint(model.vocab, (ROWS, longest), generator=draws).to(device)
+        reader = Reader(model, cached=True)
+        stop = min(longest, begin + steps)
+        looks = {stop, *(begin + (1 << k) - 1 for k in range(steps.bit_length()))}
+        at = 0
+        for end in range(begin, stop + 1):
+            try:
+                found = reader.read(text[:, at:end])
+                if reorders:
+                    reader.take(order := torch.arange(ROWS - 1, -1, -1, device=device))
+                    found, text = found[order], text[order]
+            except Exception as error:
+                if isinstance(error, RuntimeError) and out_of_memory(error):
+                    raise
+                return f"it cannot be handed on ({first_line(error)[:80]})"
+            at = end
+            if end in looks:
+                right = Reader(model, cached=False).read(text[:, :end])
+                if (off := distance(found, right)) > TOLERANCE:
+                    return f"after {end} tokens its logits are off by {off:.2g} of their spread"
+    return None
 
 
 @torch.inference_mode()
@@ -23,16 +117,14 @@ def write_batch(
     Returns:
         int64 (B, N). An end-of-text token does not end a sequence.
     """
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=model.net.config)
+    read, new = prompts_BP.shape[1], uniforms_BN.shape[1]
+    reader = Reader(model, cached=cache_flaw(model, read, new, device) is None)
     inputs = torch.from_numpy(prompts_BP).to(device)
     u_BN = torch.from_numpy(uniforms_BN).to(device)
     seen_BT = inputs
     written = []
-    for step in range(uniforms_BN.shape[1]):
-        logits_BV = model.logits(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)[:, -1]
-        token_B = draw(truncated(logits_BV, seen_BT, config), u_BN[:, step])
+    for step in range(new):
+        token_B = draw(truncated(reader.read(inputs), seen_BT, config), u_BN[:, step])
         written.append(token_B)
         inputs = token_B.unsqueeze(1)
         if config.repetition_penalty != 1:
@@ -50,10 +142,8 @@ def beam_batch(
     Returns:
         int64 (B, tokens).
     """
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=model.net.config)
-    rows = len(prompts_BP)
+    rows, read = prompts_BP.shape
+    reader = Reader(model, cached=cache_flaw(model, read, tokens, device, reorders=True) is None)
     inputs = torch.from_numpy(prompts_BP).to(device).repeat_interleave(beams, 0)
     # At first all beams of a sequence are the same: only one of them may be continued.
     score_BK = torch.full((rows, beams), -torch.inf, device=device)
@@ -61,11 +151,10 @@ def beam_batch(
     text_RN = inputs.new_empty(rows * beams, 0)
     first_B1 = torch.arange(rows, device=device).unsqueeze(1) * beams
     for _ in range(tokens):
-        logits_RV = model.logits(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)[:, -1]
-        gain_BKV = logits_RV.float().log_softmax(-1).view(rows, beams, -1)
+        gain_BKV = reader.read(inputs).float().log_softmax(-1).view(rows, beams, -1)
         score_BK, best_BK = (score_BK.unsqueeze(2) + gain_BKV).flatten(1).topk(beams, dim=1)
         parent_R = (first_B1 + best_BK // gain_BKV.shape[2]).flatten()
         inputs = (best_BK % gain_BKV.shape[2]).view(-1, 1)
         text_RN = torch.cat([text_RN[parent_R], inputs], 1)
-        cache.reorder_cache(parent_R)
+        reader.take(parent_R)
     return text_RN.view(rows, beams, tokens)[:, 0].cpu().numpy()

@@ -161,6 +161,7 @@ class Weights:
 
     def __init__(self, model: LanguageModel, length: int, device: torch.device, dtype: torch.dtype):
         self.form, self.length, self.device, self.dtype = form_of(model), length, device, dtype
+        self.unused = None if model.unused is None else model.unused.to(device)
         with torch.no_grad():
             self.packed = packed(model, length - 1)  # the last token of a sequence is written, never read
             holders: list[Packed | Block] = [self.packed, *self.packed.blocks]

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ class Trainer:
         if settings.gradient_checkpointing:
             # Its name since transformers 5.2x, and the one before.
             (getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable)()
-        self.model = LanguageModel(net, start.vocab)
+        self.model = replace(start, net=net)
         matrices = [p for p in net.parameters() if p.ndim >= 2]
         others = [p for p in net.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
