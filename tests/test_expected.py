@@ -231,9 +231,9 @@ def test_only_equal_parts_are_sharpened(tmp_path: Path) -> None:
 def test_a_set_larger_than_what_is_written_has_no_law_of_survival() -> None:
     config = planted(Path("runs"), mixing__regime="keep_real")
     assert not why_no_slot_law(config) and "keep_real" in why_no_tail_law(small_config(mixing__regime="keep_real"))
-    assert law_of(config.mixing) == ("replace", True)
-    assert law_of(planted(Path("runs"), mixing__real="reuse").mixing) == ("replace", True)
-    assert law_of(planted(Path("runs"), mixing__regime="accumulate").mixing) == ("accumulate", False)
+    assert law_of(config) == ("replace", True)
+    assert law_of(planted(Path("runs"), mixing__real="reuse")) == ("replace", True)
+    assert law_of(planted(Path("runs"), mixing__regime="accumulate")) == ("accumulate", False)
 
 
 def test_truncated_cross_entropy_has_no_law() -> None:

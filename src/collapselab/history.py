@@ -19,7 +19,7 @@ class History:
     """Counts of documents, each int64 (generations, contexts). A document whose town is no town is in none of them."""
 
     real: np.ndarray
-    """Real documents in each generation's training set."""
+    """Real documents in each generation's training set; in an all-real control, all of them."""
     synthetic: np.ndarray
     """Documents that earlier generations wrote, in each generation's training set."""
     written: np.ndarray
@@ -60,7 +60,7 @@ def set_counts(
     counts = {True: np.zeros(contexts, np.int64), False: np.zeros(contexts, np.int64)}
     for source, stream in streams.items():
         places = blocks[blocks[:, 0] == source, 1] * config.training.block + 1 + TOWN_PLACE
-        counts[source == REAL] += np.bincount(town[stream[places]], minlength=contexts + 1)[:contexts]
+        counts[source <= REAL] += np.bincount(town[stream[places]], minlength=contexts + 1)[:contexts]
     return counts[True], counts[False]
 
 

@@ -24,6 +24,7 @@ HARMLESS = (
 # Keys that came later, with what older versions did: at that value no part of a shared digest, so that an arm that is added
 # to an old experiment finds the generation 0 that its other arms share.
 LATER = {"training.loss_below": None, "corpus.depth": None}
+OF_LATER_SETS = ("sampling.source",)  # of `sampling`, but nothing that generation 0 is or writes
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -90,7 +91,7 @@ def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
     of_model |= {k: mine[k] for k in ("mixing.tokens", "mixing.unit", "device", "deterministic")} | {"text": corpus}
     if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
         of_model["model.start"] = "base"  # generation 0 has no weights before it
-    of_text = of_model | {k: v for k, v in mine.items() if k.startswith("sampling.")}
+    of_text = of_model | {k: v for k, v in mine.items() if k.startswith("sampling.") and k not in OF_LATER_SETS}
     of_scores = of_text | {k: v for k, v in mine.items() if k.startswith("evaluation.")}
     model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))
     return {"mixture": model, "train": model, "samples": text, "reference": scores, "eval": scores}

@@ -18,12 +18,12 @@ from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Tokens
 from collapselab.folders import read_json, write_bytes, write_json
 from collapselab.guards import number, reading, whole
-from collapselab.regimes import REAL, REGIMES, Inputs, blocks_of, real_blocks
+from collapselab.regimes import REAL, REGIMES, Inputs, blocks_of, real_blocks, stand_in
 from collapselab.rundir import Chain
 from collapselab.schedules import real_share
 from collapselab.seeds import batch_order, generator
 
-SOURCE = re.compile(r"real|generation_\d{1,6}|prompt_(real|previous|separator)")  # of tokens, in the ledger
+SOURCE = re.compile(r"real|(generation|control)_\d{1,6}|prompt_(real|previous|separator)")  # of tokens, in the ledger
 
 
 # --- real text in blocks --------------------------------------------------------------------------------------------
@@ -55,6 +55,25 @@ def set_size(config: RunConfig, available: int) -> int:
 def sample_budget(config: RunConfig, available: int) -> int:
     """Tokens a generation writes, prompts included."""
     return config.sampling.tokens or set_size(config, available) * config.training.block
+
+
+def real_order(config: RunConfig, available: int) -> np.ndarray:
+    """Real blocks in the order of this chain, int64 (available,): generation 0's, then those of later real shares; an all-real
+    control takes what stands for samples from the end."""
+    return generator(config.seed, 0, "real_order").permutation(available)
+
+
+def controlled(blocks: np.ndarray, order: np.ndarray, written: int) -> np.ndarray:
+    """The blocks of an all-real control: each block that a generation wrote gives way to a real one of its own, never shown
+    in this chain before.
+
+    Args:
+        blocks: int64 (blocks, 2), as a regime chose them. order: see `real_order`. written: blocks that a generation writes.
+    """
+    out, made = blocks.copy(), blocks[:, 0] > REAL
+    source, place = blocks[made].T
+    out[made] = np.stack([stand_in(source), order[len(order) - 1 - source * written - place]], axis=1)
+    return out
 
 
 class Past(NamedTuple):
@@ -104,7 +123,7 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
     """
     available = blocks_available(train, config)
     size, block = set_size(config, available), config.training.block
-    order = generator(config.seed, 0, "real_order").permutation(available)
+    order = real_order(config, available)
     used = read_mixture(chain.stage(generation - 1, "mixture"))["real_blocks_used"] if generation else 0
     share = real_share(config.mixing, generation, config.generations)
     metas = {g: read_meta(chain.stage(g, "samples")) for g in range(generation)}
@@ -117,6 +136,8 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
             lambda: read_blocks(chain, generation - 1, train, block)[0],
         )  # fmt: skip
         blocks = REGIMES[config.mixing.regime](inputs)
+        if config.sampling.source == "real":
+            blocks = controlled(blocks, order, sample_budget(config, available) // block)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
     write_bytes(out / "blocks.bin", blocks.astype("<i8").data)
     sources = sorted(set(blocks[:, 0].tolist()))
@@ -128,7 +149,7 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
             "unit": config.mixing.unit,
             "block": block,
             "blocks": len(blocks),
-            "sources": {_name(g): text if g == REAL else chain.digest_of(g, "samples") for g in sources},
+            "sources": {_name(g): text if g <= REAL else chain.digest_of(g, "samples") for g in sources},
             "real_share": {"asked": share, "realised": float((blocks[:, 0] == REAL).mean())},
             "real_blocks_used": max(used, size) if not fresh else used + fresh,
             "tokens": ledger(config, blocks, metas, generation),
@@ -137,6 +158,8 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
 
 
 def _name(source: int) -> str:
+    if source < REAL:
+        return f"control_{stand_in(source)}"
     return "real" if source == REAL else f"generation_{source}"
 
 
@@ -148,8 +171,9 @@ def shows(config: RunConfig, blocks: int) -> int:
 def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generation: int) -> dict[str, dict[str, int]]:
     """Tokens by source: in the set, shown (all epochs), and in the loss.
 
-    Sources are `real`, `generation_<g>`, and `prompt_real`, `prompt_previous` or `prompt_separator`: tokens at the head
-    of a sampled sequence that no model wrote.
+    Sources are `real`, `generation_<g>`, in an all-real control `control_<g>` (real text in the place of generation g's
+    samples), and `prompt_real`, `prompt_previous` or `prompt_separator`: tokens at the head of a sampled sequence that no
+    model wrote.
     """
     block = config.training.block
     times = np.bincount(
@@ -167,7 +191,7 @@ def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generat
 
     for source in np.unique(blocks[:, 0]).tolist():
         rows = np.flatnonzero(blocks[:, 0] == source)
-        if source == REAL:
+        if source <= REAL:
             add(_name(source), block, block - first_target, rows)
             continue
         meta = metas[source]
@@ -234,14 +258,14 @@ def read_blocks(
     with reading(path):
         blocks = np.fromfile(path, "<i8").reshape(-1, 2)
         sources = np.unique(blocks[:, 0]).tolist()
-        if not sources or sources[0] < REAL or sources[-1] >= generation:
+        if not sources or sources[0] <= stand_in(generation) or sources[-1] >= generation:
             raise ValueError(f"blocks of generation {generation} come from real text or earlier generations")
     found: dict[int, np.ndarray] = {}
     for source in sources:
         if streams is not None:
-            found[source] = streams[source]
+            found[source] = streams[max(source, REAL)]
         else:
-            found[source] = train.ids if source == REAL else read_samples(chain.stage(source, "samples"))
+            found[source] = train.ids if source <= REAL else read_samples(chain.stage(source, "samples"))
     with reading(path):
         for source, stream in found.items():
             places = blocks[blocks[:, 0] == source, 1]

@@ -25,7 +25,7 @@ from collapselab.rundir import Chain
 # What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
 FORK_MAY_CHANGE = (
     *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
-    *("mixing.replaced", "mixing.added"),
+    *("mixing.replaced", "mixing.added", "sampling.source"),
     *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from")),
     *(f"sampling.{k}" for k in ("beams", "batch_size", "precision")),
     *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),

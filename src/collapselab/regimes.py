@@ -17,6 +17,12 @@ from collapselab.seeds import generator
 REAL = -1  # the source of real blocks; others are named by the generation that wrote them
 
 
+def stand_in(generation: int) -> int:
+    """Source of the real blocks that an all-real control is given in the place of a generation's samples; below REAL. Its own
+    inverse: of such a source, the generation."""
+    return -2 - generation
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a regime may use to choose the blocks of generation `generation` >= 1."""

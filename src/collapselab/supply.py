@@ -33,6 +33,9 @@ def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> dic
             f"mixing.tokens={config.mixing.tokens}: the chain needs {need * block:,} tokens of real text never shown before, "
             f"the training split has {available * block:,}; lower mixing.tokens to at most {most}, or set mixing.real=reuse"
         )
+    stands_in = 0
+    if config.sampling.source == "real":
+        stands_in = check_control(config, available, size, done, past.used, later)
     left = set_blocks(config, available, past.blocks)[done:]
     check_sizes(config, max(left, default=size), sample_budget(config, available))
     written = sample_budget(config, available) // block
@@ -52,7 +55,42 @@ def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> dic
             f"sampling.tokens={config.sampling.tokens}: a generation needs {wanted * block} tokens written by the one "
             f"before; raise sampling.tokens or leave it null{lower.get(config.mixing.regime, '')}"
         )
-    return {"real_needed": need * block, "real_had": available * block, "shares": shares, "set_tokens": size * block}
+    return {
+        "real_needed": (need + stands_in) * block,
+        "real_had": available * block,
+        "shares": shares,
+        "set_tokens": size * block,
+    }
+
+
+def check_control(config: RunConfig, available: int, size: int, done: int, used: int, later: list[int]) -> int:
+    """Real blocks that stand in the place of samples in an all-real control (`sampling.source=real`).
+
+    Args:
+        size: blocks of a training set. done: training sets that exist, which have shown `used` real blocks.
+        later: real blocks that each further one takes by its schedule.
+
+    Raises:
+        UserError: there are fewer than its generations would write; says how many generations it reaches.
+    """
+    written = sample_budget(config, available) // config.training.block
+    fresh = later if config.mixing.real == "fresh" else []
+    taken = used if done else size
+    reached = 0
+    for g in range(1, config.generations + 1):
+        at = g - max(1, done)
+        taken += fresh[at] if 0 <= at < len(fresh) else 0
+        if taken + g * written > available:
+            break
+        reached = g
+    if reached < config.generations:
+        block = config.training.block
+        raise UserError(
+            f"sampling.source='real': each generation gives {written * block:,} tokens of real text never shown before, and the "
+            f"training split of {available * block:,} reaches generation {reached}; set generations={reached} for this arm, "
+            "or lower mixing.tokens"
+        )
+    return config.generations * written
 
 
 def check_sizes(config: RunConfig, size: int, budget: int) -> None:

@@ -105,6 +105,11 @@ class MixingConfig:
 class SamplingConfig:
     """How a generation writes its text. The default is pure ancestral sampling: truncation is a confound."""
 
+    source: Literal["model", "real"] = "model"
+    """What later generations are given as this chain's samples: `model`, what its models write; `real`, for an all-real
+    control, fresh real text in the same places and amounts, as if every model were perfect. Its models still write, and
+    what they write is measured, but no model is trained on it."""
+
     tokens: int | None = None
     """Tokens written per generation, prompts included, exact; null means as many as a training set has."""
     length: int | None = None

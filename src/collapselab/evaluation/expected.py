@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from collapselab.config import MixingConfig, RunConfig, SamplingConfig
+from collapselab.config import RunConfig, SamplingConfig
 from collapselab.console import Console
 from collapselab.corpus import Corpus
 from collapselab.evaluation.contexts import NextTokens
@@ -43,7 +43,7 @@ LAWS_READ = (
     *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")),
     *(f"training.{k}" for k in ("tokens", "loss_on_last", "loss_below")),
 )
-LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real")
+LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real", "sampling.source")
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
 PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still drawn
 SURVIVOR_COST = 1e8  # contexts x documents^2 x generations (squared for a pool): a few seconds
@@ -66,18 +66,27 @@ def shaped(sampling: SamplingConfig) -> dict[str, float] | None:
     return None if sampling.temperature == 1 and not sampling.truncates else does
 
 
-def law_of(mixing: MixingConfig) -> tuple[str, bool]:
+def is_control(config: RunConfig) -> bool:
+    """Whether a chain is an all-real control: real text stands in the place of all that its models write."""
+    return config.sampling.source == "real"
+
+
+def law_of(config: RunConfig) -> tuple[str, bool]:
     """The regime that the laws know this one by, and whether they read the same real text again: `keep_real` is replacement
-    with all of generation 0's text in every set."""
+    with all of generation 0's text in every set. In an all-real control every set is one of real documents, none twice:
+    replacement with a real share of 1."""
+    mixing = config.mixing
+    if is_control(config):
+        return "replace", False
     return ("replace", True) if mixing.regime == "keep_real" else (mixing.regime, mixing.real == "reuse")
 
 
 def why_no_law(config: RunConfig) -> str:
     """Why no law is known for this pipeline; empty where one is."""
     block, mixing, training = config.training.block, config.mixing, config.training
-    if mixing.regime in ("balanced", "incremental", "expanding"):
+    if mixing.regime in ("balanced", "incremental", "expanding") and not is_control(config):
         return f"mixing.regime={mixing.regime} has none"
-    if config.sampling.repetition_penalty != 1 or config.sampling.beams > 1:
+    if (config.sampling.repetition_penalty != 1 or config.sampling.beams > 1) and not is_control(config):
         return "text written with a repetition penalty or beams follows no law"
     if training.tokens is not None:
         size = mixing.tokens // block if mixing.tokens and mixing.regime not in ("accumulate", "keep_real") else 0
@@ -92,7 +101,7 @@ def why_no_slot_law(config: RunConfig) -> str:
     """The same for the slot of the planted language."""
     if config.mixing.unit != "documents":
         return "documents are not the unit (mixing.unit)"
-    if config.sampling.prompt == "real_prefix" and config.prompt_length > HEAD:
+    if config.sampling.prompt == "real_prefix" and config.prompt_length > HEAD and not is_control(config):
         return f"prompts of more than {HEAD} tokens copy the slot from real text"
     if config.training.loss_on_last and config.training.block - config.training.loss_on_last > HEAD:
         return "training.loss_on_last leaves the slot out of the loss"
@@ -105,6 +114,8 @@ def why_no_tail_law(config: RunConfig) -> str:
         return "prompts from real text bring rare types back"
     if config.training.loss_on_last is not None:
         return "training.loss_on_last leaves text out of the loss"
+    if is_control(config) and (config.mixing.regime != "replace" or config.mixing.real == "reuse"):
+        return "an all-real control whose sets keep text of earlier ones has none for rare types"
     if config.mixing.regime == "keep_real":
         return "with mixing.regime=keep_real a training set is larger than what a generation writes"
     written = config.sampling.tokens
@@ -158,7 +169,7 @@ def expected_slot(
     if why_no_law_of_fork(chain):
         return {}
     found = history(config, chain, generation, corpus, language)
-    past = pipeline.History(*law_of(config.mixing), found.real, found.synthetic, found.written)
+    past = pipeline.History(*law_of(config), found.real, found.synthetic, found.written)
     part, truth = sums["truth/slot"], language.slot_law
     of_truth = _column(part["diversity_true"])
     r = pipeline.diversity(past)[-1]
@@ -178,9 +189,9 @@ def expected_slot(
             values[f"theory/truth/slot/{name}"] = float((measured[known] - gaps).mean())
         if len(gaps) > 1:
             values[f"theory/truth/slot/{name}_se"] = float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
-    does = shaped(config.sampling)
+    does = None if is_control(config) else shaped(config.sampling)
     if does is not None:
-        biased = bias_only(truth, shares_of(chain, generation), **does, regime=law_of(config.mixing)[0])[-1]  # type: ignore[arg-type]
+        biased = bias_only(truth, shares_of(chain, generation), **does, regime=law_of(config)[0])[-1]  # type: ignore[arg-type]
         values["theory/bias/truth/slot/diversity"] = float((simpson(biased) / simpson(truth)).mean())
         values["theory/bias/truth/slot/drift"] = float((((biased - truth) ** 2).sum(1) / simpson(truth)).mean())
     return values
@@ -205,7 +216,7 @@ def expected_tails(
         return {}
     if why_no_law_of_fork(chain):
         return {}
-    shares = shares_of(chain, generation)
+    shares = [1.0] * (generation + 1) if is_control(config) else shares_of(chain, generation)
     units = {
         "words": np.array(list(reference.word_c0.values()), np.int64),
         "tokens": reference.token_c0,
@@ -269,14 +280,14 @@ def expected_entropy(
     regime's sources have other parts than equal ones, or a fork changed what the law reads. All processes take part."""
     does, mixing = shaped(config.sampling), config.mixing
     of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
-    if does is None or of_unequal_parts or mixing.regime in ("incremental", "expanding"):
+    if does is None or is_control(config) or of_unequal_parts or mixing.regime in ("incremental", "expanding"):
         return {}
     if why_no_law_of_fork(chain):
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block
     plan = windows(len(stream), context, config.evaluation.stride or context)
-    looked = Sharpened(plan, shares_of(chain, generation), does, law_of(config.mixing)[0], base.vocab)
+    looked = Sharpened(plan, shares_of(chain, generation), does, law_of(config)[0], base.vocab)
     wanted = looked.plain.wanted
     if not base.counted:
         shown = [w for w in plan if ((wanted >= w[2]) & (wanted < w[1])).any()]

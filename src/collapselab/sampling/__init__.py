@@ -254,7 +254,7 @@ class Sampler:
                 "dtype": dtype.str,
                 "vocab": model.vocab,
                 "shards": names,
-                "sampling": asdict(config.sampling),
+                "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "source"},
                 "batch_size": batch,
                 "precision": self.precision,
                 "sampler": self.writes,
