@@ -23,16 +23,21 @@ result with its protocol, its numbers and their sources, and what must show for 
 compares, and keeps the verdict:
 
     .venv/bin/collapselab reproduce --list
-    .venv/bin/collapselab reproduce gerstgrasser                        # PASS, FAIL or NOT RUN, and results/gerstgrasser/
+    .venv/bin/collapselab reproduce gerstgrasser            # PASS, FAIL, NO POWER or NOT RUN, and results/gerstgrasser/
     .venv/bin/collapselab reproduce gerstgrasser --seeds '[11, 12, 13]' # again, with other seeds
     .venv/bin/collapselab reproduce --all
 
 **PASS** means that every criterion holds in the mean over seeds; the interval beside it is the 95 % t-interval over seeds (a
 criterion on a mean over seeds is one number and has none). *Narrowly*: a bound lies within the interval, and other seeds may
-turn it. A **FAIL** stays, with what differs. **NOT RUN** says what was missing: a GPU, a corpus (`--data_dir`), weights from a
-hub. Most entries are small forms for two cores, with as many seeds as six minutes allow; each says how it differs from the
-paper. A published figure beside ours is a line of the table below it, or computed by us from its lines. A source that is
-*unverified* was not read in the paper itself.
+turn it. A **FAIL** stays, with what differs. **NO POWER** means that the run could not have told either way: a condition that is
+stated with the criteria, such as how much of the loss a method touches at all, does not hold. **NOT RUN** says what was
+missing: a GPU, a corpus (`--data_dir`), weights from a hub. Most entries are small forms for two cores, with as many seeds as
+six minutes allow; each says how it differs from the paper. A published figure beside ours is a line of the table below it, or
+computed by us from its lines. A source that is *unverified* was not read in the paper itself.
+
+Where there is a law, a criterion is the distance from it, to both sides, with a bound that follows from the law's own sampling
+error; elsewhere it has a bound on both sides and an arm of real text as its null line. What one-sided criteria are left are
+published bounds and orders. `tests/mutations.py` lists ways to break the lab, each with the entry whose verdict must turn.
 
 Criteria were written down before the runs (those of briesch when one seed of one of its arms had been seen). Where something
 was changed after something had been seen, of a criterion, a setting or the seeds, its entry says what, and what came of
@@ -58,7 +63,7 @@ def _verdict(kept: dict[str, Any] | None) -> str:
 def _section(entry: Entry, kept: dict[str, Any] | None, folder: Path) -> str:
     parts = [f"## {entry.name}", f"{entry.title}. {entry.cite}. **{_verdict(kept)}**{_made(entry, kept)}"]
     if kept is not None and kept["criteria"]:
-        parts += [results.criteria_table(kept), f"![{entry.title}](../results/{entry.name}/figure.png)"]
+        parts += [*results.criteria_tables(kept), f"![{entry.title}](../results/{entry.name}/figure.png)"]
     else:
         parts.append(results.markdown(["what must show", "bound"], [[c.says, c.bound] for c in entry.criteria]))
     for again in sorted((folder / entry.name).glob("seeds=*")):

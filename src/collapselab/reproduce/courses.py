@@ -1,32 +1,28 @@
-"""What a run has measured, as courses over generations by seed, and the arithmetic that a criterion does with them.
+"""What a run has measured, as courses over generations by seed, and the value of a criterion's expression over them.
 
     replace.nll[3] - replace.nll[0]        ARM.QUANTITY[generation], counted from 0, or from the end by -1, -2, ...
     slope(accumulate.nll[-3:])             over a slice of generations
     guo.distinct_2[6] / real.distinct_2    what fresh real text scores at the same budget
 
-An expression is evaluated for each seed by itself; arms of one seed are paired. `pooled(x)` is x's mean over seeds in the
-place of each: for the distance of a mean from its law.
+An expression is evaluated for each seed by itself; arms of one seed are paired. `arithmetic` is the language.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from collapselab.config import UserError, first_line
+from collapselab.config import UserError
+from collapselab.reproduce import arithmetic
+from collapselab.reproduce.arithmetic import Values
 
 
 class Course:
-    """Values of one quantity in one arm, float64 (seeds, generations); [g] keeps the axis: (seeds, 1)."""
+    """Values of one quantity in one arm, float64 (seeds, generations)."""
 
     def __init__(self, values: np.ndarray):
         self.values = np.asarray(values, np.float64)
-
-    def __getitem__(self, at: Any) -> np.ndarray:
-        found: np.ndarray = self.values[:, [at]] if isinstance(at, int) else self.values[:, at]
-        return found
 
 
 @dataclass(frozen=True)
@@ -38,47 +34,44 @@ class Measured:
     """Fresh real text at the same budget, (seeds, 1) for each quantity that it has."""
 
 
-def slope(x: np.ndarray) -> np.ndarray:
-    """Least-squares slope per generation: (seeds, generations) to (seeds, 1)."""
-    g = np.arange(x.shape[1]) - (x.shape[1] - 1) / 2
-    return np.asarray((x @ g / (g @ g))[:, None])
-
-
-def first(x: np.ndarray, level: Any) -> np.ndarray:
-    """How many generations of a slice stand before the first that reaches `level`, all of them where none does."""
-    reached = np.concatenate([x >= level, np.ones((len(x), 1), bool)], axis=1)
-    return np.asarray(reached.argmax(1)[:, None], np.float64)
-
-
-FUNCTIONS = {
-    "abs": np.abs,
-    "log": np.log,
-    "slope": slope,
-    "first": first,
-    "mean": lambda x: x.mean(1, keepdims=True),
-    "largest": lambda x: x.max(1, keepdims=True),
-    "pooled": lambda x: np.broadcast_to(x.mean(0), x.shape),
-    "smallest": lambda x: x.min(1, keepdims=True),
-}
-
-
 def value_of(expression: str, measured: Measured, where: str) -> np.ndarray:
-    """The value of an expression for each seed, float64 (seeds,).
+    """The value of an expression for each seed, float64 (seeds,); nan where it has none.
 
     Raises UserError for a name that was not measured, a generation that there is none of, or what is no arithmetic.
     """
-    from simpleeval import SimpleEval
-
-    evaluator = SimpleEval(names={**measured.arms, "real": measured.real}, functions=FUNCTIONS)
+    arms = {arm: {key: _plain(course.values) for key, course in table.items()} for arm, table in measured.arms.items()}
+    real = {key: _plain(values) for key, values in measured.real.items()}
+    seeds = max((len(value.rows) for table in (*arms.values(), real) for value in table.values()), default=0)
     try:
-        with np.errstate(all="ignore"):  # of 0 / 0 comes nan, which holds nowhere
-            found = np.asarray(evaluator.eval(expression), np.float64)
-    except Exception as error:  # of many kinds: a name, an index, a shape, a syntax
+        found = arithmetic.evaluate(expression, arms, real, seeds)
+    except ValueError as error:
+        raise _wrong(expression, where, error) from None
+    if found.length != 1:
         raise UserError(
-            f"{where}: {expression!r} cannot be computed ({first_line(error)}); mend the expression"
-        ) from None
-    if found.ndim != 2 or found.shape[1] != 1:
-        raise UserError(
-            f"{where}: {expression!r} is not one number for each seed; name one generation, or take mean(...) or largest(...)"
+            f"{where}: {short(expression)!r} is not one number for each seed; name one generation, or take mean(...) or "
+            "largest(...)"
         )
-    return np.asarray(found[:, 0])
+    return np.array([number for (number,) in found.rows], np.float64)
+
+
+def check(expression: str, where: str) -> None:
+    """Raises UserError for an expression that is no arithmetic, whatever was measured."""
+    try:
+        arithmetic.parsed(expression)
+    except ValueError as error:
+        raise _wrong(expression, where, error) from None
+
+
+def _wrong(expression: str, where: str, error: ValueError) -> UserError:
+    return UserError(
+        f"{where}: {short(expression)!r} cannot be computed ({short(str(error), 100)}); correct the expression"
+    )
+
+
+def short(text: str, most: int = 70) -> str:
+    """A text cut in the middle where it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
+def _plain(values: np.ndarray) -> Values:
+    return Values(values.tolist(), values.shape[1])

@@ -7,6 +7,7 @@ An entry is an experiment file (docs/experiments.md), or has a section `simulati
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from collapselab.config import UserError, digest
 from collapselab.options import nearest
-from collapselab.reproduce.courses import Course, Measured, value_of
+from collapselab.reproduce.courses import Course, Measured, check, short, value_of
 from collapselab.yaml_files import load_yaml
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
@@ -81,6 +82,8 @@ class Entry:
     """Short names of keys of metrics.jsonl; of a simulation, whose quantities have names already, none."""
     plot: list[str]
     criteria: list[Criterion]
+    power: list[Criterion]
+    """What must hold for the criteria to be able to tell anything: where one does not, the verdict is NO POWER."""
     simulation: dict[str, Any] | None
     seeds: list[int]
     digest: str
@@ -116,20 +119,21 @@ def read(folder: Path, name: str) -> Entry:
     path = folder / f"{name}.yaml"
     tree = load_yaml(path)
     where = f"{path}: paper"
-    paper = _section(
-        tree.get("paper"), where, {*_TEXTS, *_LISTS, "changed", "needs", "minutes", "gpu_hours", "quantities"}
-    )
+    optional = {"changed", "needs", "minutes", "gpu_hours", "quantities", "power"}
+    paper = _section(tree.get("paper"), where, _TEXTS | _LISTS | optional)
     for key in _TEXTS:
         if not isinstance(paper.get(key, "" if key in ("small", "differs") else None), str):
             raise UserError(f"{where}.{key}: say it in a line or more")
     if tree.get("name") != name or not NAME.fullmatch(name):
-        raise UserError(f"{path}: name={tree.get('name')!r}: must be the file's own, small letters, digits and _")
+        raise UserError(
+            f"{path}: name={short(repr(tree.get('name')))}: must be the file's own, small letters, digits and _"
+        )
     costs = [paper.get("minutes"), paper.get("gpu_hours")]
     if (paper.get("needs") == "gpu") != (costs[1] is not None) or (costs[0] is None) == (costs[1] is None):
         raise UserError(f"{where}.minutes: give the minutes on two cores, or needs: gpu and gpu_hours")
     for key in ("minutes", "gpu_hours"):
         if not _is_number(paper.get(key, 0)):
-            raise UserError(f"{where}.{key}={paper[key]!r}: must be a number")
+            raise UserError(f"{where}.{key}={short(repr(paper[key]))}: must be a number")
     changed = paper.get("changed", [])
     if not isinstance(changed, list) or not all(isinstance(one, str) for one in changed):
         raise UserError(f"{where}.changed: give a list of sentences")
@@ -138,10 +142,23 @@ def read(folder: Path, name: str) -> Entry:
         raise UserError(f"{where}.quantities: give short names, as in nll: real/nll_nats")
     for key, value in quantities.items():
         if not NAME.fullmatch(str(key)) or not isinstance(value, str):
-            raise UserError(f"{where}.quantities.{key}={value!r}: a short name, and a key of metrics.jsonl")
+            raise UserError(
+                f"{where}.quantities.{short(str(key))}={short(repr(value))}: a short name, and a key of metrics.jsonl"
+            )
     seeds = tree.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UserError(f"{path}: seeds={seeds!r}: give one or more, as in [1, 2, 3]")
+        raise UserError(f"{path}: seeds={short(repr(seeds))}: give one or more, as in [1, 2, 3]")
+    criteria = [_made(Criterion, item, f"{where}.criteria") for item in _list(paper, "criteria", where)]
+    power = (
+        [_made(Criterion, item, f"{where}.power") for item in _list(paper, "power", where)] if "power" in paper else []
+    )
+    base = load_yaml(path.parent / str(tree["base"])) if "base" in tree else {}
+    deciding: dict[str, Any] = {key: value for key, value in tree.items() if key != "paper"}
+    if base:
+        deciding["base"] = base
+    deciding |= {"quantities": quantities, "criteria": [_deciding(item) for item in paper["criteria"]]}
+    if power:
+        deciding["power"] = [_deciding(item) for item in paper["power"]]
     made = Entry(
         name=name,
         path=path,
@@ -157,21 +174,25 @@ def read(folder: Path, name: str) -> Entry:
         published=[_made(Published, item, f"{where}.published") for item in _list(paper, "published", where)],
         quantities=quantities,
         plot=_list(paper, "plot", where),
-        criteria=[_made(Criterion, item, f"{where}.criteria") for item in _list(paper, "criteria", where)],
+        criteria=criteria,
+        power=power,
         simulation=tree.get("simulation"),
         seeds=seeds,
-        digest=digest(
-            {key: value for key, value in tree.items() if key != "paper"}
-            | ({"base": load_yaml(path.parent / str(tree["base"]))} if "base" in tree else {})
-            | {"quantities": quantities, "criteria": [_deciding(item) for item in paper["criteria"]]}
-        ),
+        digest=_digest(deciding, path),
     )
-    _check(made, tree)
+    _check(made, base | tree)
     return made
 
 
 _TEXTS = {"title", "cite", "protocol", "open", "small", "differs"}
 _LISTS = {"published", "plot", "criteria"}
+
+
+def _digest(tree: dict[str, Any], path: Path) -> str:
+    try:
+        return digest(tree)
+    except TypeError:  # YAML has dates, sets and bytes; keys of several types have no order
+        raise UserError(f"{path}: a key or value is not text, number, list or mapping; put it in quotes") from None
 
 
 def _words(text: str) -> str:
@@ -183,7 +204,7 @@ def _section(found: Any, where: str, keys: set[str]) -> dict[str, Any]:
         raise UserError(f"{where}: must hold keys and values; see configs/papers/ for examples")
     for key in found:
         if key not in keys:
-            raise UserError(f"{where}.{key}: no such key{nearest(str(key), keys)}")
+            raise UserError(f"{where}.{short(str(key))}: no such key{nearest(str(key), keys)}")
     return found
 
 
@@ -201,17 +222,20 @@ def _made(kind: Any, item: Any, where: str) -> Any:
     bounds = {key: found[key] for key in ("at_least", "at_most") if key in found}
     for field in fields:
         if field.default is dataclasses.MISSING and not texts.get(field.name, "").strip():
-            raise UserError(f"{where}: {item}: {field.name} is missing")
+            raise UserError(f"{where}: {short(str(item), 120)}: {field.name} is missing")
     for key, value in bounds.items():
         if not _is_number(value):
-            raise UserError(f"{where}.{key}={value!r}: must be a number")
+            raise UserError(f"{where}.{key}={short(repr(value))}: must be a number")
     if kind is Criterion and not bounds:
-        raise UserError(f"{where}: {found['says']}: give at_least, at_most, or both")
+        raise UserError(f"{where}: {short(found['says'])}: give at_least, at_most, or both")
     return kind(**texts, **bounds)
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and bool(np.isfinite(value))
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _deciding(item: dict[str, Any]) -> list[Any]:
@@ -219,21 +243,31 @@ def _deciding(item: dict[str, Any]) -> list[Any]:
 
 
 def _check(entry: Entry, tree: dict[str, Any]) -> None:
-    """Every criterion can be computed from what the entry measures: tried on courses of ones."""
+    """Every criterion can be computed from what the entry measures: tried on courses of no seed, which have a length alone.
+    What a simulation measures is known when it has run."""
+    path = entry.path
     if entry.simulation is not None and not isinstance(entry.simulation, dict):
-        raise UserError(f"{entry.path}: simulation: must hold arms, as in arms: {{closed: {{process: gaussian}}}}")
+        raise UserError(f"{path}: simulation: must hold arms, as in arms: {{closed: {{process: gaussian}}}}")
     arms = (tree if entry.simulation is None else entry.simulation).get("arms")
     if not isinstance(arms, dict) or not arms:
-        raise UserError(f"{entry.path}: arms: give one or more")
-    for arm in arms:
+        raise UserError(f"{path}: arms: give one or more")
+    for arm, keys in arms.items():
         if not NAME.fullmatch(str(arm)) or arm == "real":
-            raise UserError(f"{entry.path}: arms.{arm}: a name here is small letters, digits and _, and not `real`")
-    if entry.simulation is None:
-        length = tree.get("generations", 5) + 1
-        ones = {arm: {key: Course(np.ones((1, length))) for key in entry.quantities} for arm in arms}
-        real = {key: np.ones((1, 1)) for key in entry.quantities}
-        for criterion in entry.criteria:
-            value_of(criterion.of, Measured(ones, real), f"{entry.path}: {criterion.says}")
-        for key in entry.plot:
-            if key not in entry.quantities:
-                raise UserError(f"{entry.path}: paper.plot: {key}: no such quantity{nearest(key, entry.quantities)}")
+            raise UserError(f"{path}: arms.{short(str(arm))}: a name is small letters, digits and _, and not `real`")
+        if not isinstance(keys, dict):
+            raise UserError(f"{path}: arms.{arm}: must hold keys and values")
+    for key in entry.plot:
+        if not isinstance(key, str) or (entry.simulation is None and key not in entry.quantities):
+            near = nearest(str(key), entry.quantities)
+            raise UserError(f"{path}: paper.plot: {short(str(key))}: no such quantity{near}")
+    generations = tree.get("generations", 5)
+    if type(generations) is not int or not 0 <= generations <= 10**5:
+        raise UserError(f"{path}: generations={short(repr(generations))}: must be a whole number in [0, 100000]")
+    none = {arm: {key: Course(np.empty((0, generations + 1))) for key in entry.quantities} for arm in arms}
+    real = {key: np.empty((0, 1)) for key in entry.quantities}
+    for criterion in (*entry.criteria, *entry.power):
+        where = f"{path}: {short(criterion.says)}"
+        if entry.simulation is None:
+            value_of(criterion.of, Measured(none, real), where)
+        else:
+            check(criterion.of, where)

@@ -80,6 +80,7 @@ def record(verdict: Verdict, command: str, workers: int | None) -> dict[str, Any
         "verdict": verdict.word,
         "reason": verdict.reason,
         "criteria": [_judged(one) for one in verdict.judged],
+        **({"power": [_judged(one) for one in verdict.power]} if verdict.power else {}),
         "seeds": verdict.seeds,
         "workers": workers,
         "seconds": round(verdict.seconds, 1),
@@ -113,7 +114,7 @@ def _six(value: float) -> float | None:
 def tidy(measured: Measured, entry: Entry) -> pd.DataFrame:
     """Columns arm, quantity, chain (counted from 0 in the order of the seeds), generation (none for real text), value; of what
     a criterion or the picture takes."""
-    taken = set(re.findall(r"\w+\.\w+", " ".join(criterion.of for criterion in entry.criteria)))
+    taken = set(re.findall(r"\w+\.\w+", " ".join(one.of for one in (*entry.criteria, *entry.power))))
     rows: list[tuple[str, str, int, int | None, float]] = []
     for arm, quantities in measured.arms.items():
         for name, course in quantities.items():
@@ -158,7 +159,7 @@ def page(entry: Entry, kept: dict[str, Any]) -> str:
             f"{made}: {seeds}, {kept['seconds']:,.0f} s{workers}. Machine: "
             + ", ".join(f"{key} {value}" for key, value in kept["environment"].items())
             + ".",
-            criteria_table(kept),
+            *criteria_tables(kept),
             f"{READ} A criterion holds where the mean lies within its bounds.",
             "![What was measured](figure.png)",
         ]
@@ -182,11 +183,17 @@ def published_table(entry: Entry) -> str:
     return markdown(["published", "value", "source"], [[p.what, p.value, p.source] for p in entry.published])
 
 
-def criteria_table(kept: dict[str, Any]) -> str:
-    rows = []
-    for one in kept["criteria"]:
-        rows.append([one["says"], one["published"] or "–", ours(one), one["bound"], holds(one)])
-    return markdown(["what must show", "published", "ours", "bound", "holds"], rows)
+def criteria_tables(kept: dict[str, Any]) -> list[str]:
+    """The criteria as a table; where there are conditions of power, these as a second one."""
+    heads = {"criteria": "what must show", "power": "what the criteria need to be able to tell"}
+    return [
+        markdown(
+            [head, "published", "ours", "bound", "holds"],
+            [[one["says"], one["published"] or "–", ours(one), one["bound"], holds(one)] for one in kept[key]],
+        )
+        for key, head in heads.items()
+        if kept.get(key)
+    ]
 
 
 def holds(one: dict[str, Any]) -> str:
