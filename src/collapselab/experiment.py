@@ -95,8 +95,16 @@ def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outc
     Args:
         count: null means one per GPU, and on a CPU one for two cores.
     """
+    from collapselab.parallel import unused_gpu
+
     experiment.save()
-    chains, gpus = experiment.chains(), _gpus()
+    chains = experiment.chains()
+    gpus = [] if all(config.device == "cpu" for config in chains) else _gpus()
+    if (note := unused_gpu()) is not None and any(config.device == "auto" for config in chains):
+        print(note, file=sys.stderr)
+    if gpus and count is not None and count > len(gpus):  # each would take most of the memory that it finds
+        print(f"--workers={count}: {len(gpus)} GPU(s) here, a worker each: {len(gpus)} at a time", file=sys.stderr)
+        count = len(gpus)
     count = min(count or len(gpus) or max(1, (os.cpu_count() or 1) // 2), len(chains))
     workers = [_Worker(slot, count, gpus, experiment.root / "workers.log") for slot in range(count)]
     before, started = _stages(chains), time.perf_counter()
@@ -221,8 +229,9 @@ def _gpus() -> list[str]:
     """Names of the GPUs that this process may use, for CUDA_VISIBLE_DEVICES."""
     import torch
 
+    found = torch.cuda.device_count()
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return visible or [str(index) for index in range(torch.cuda.device_count())]
+    return visible[:found] if visible else [str(index) for index in range(found)]
 
 
 def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, parent: int) -> None:
