@@ -97,7 +97,9 @@ def losses(original: Any, model: Any, ids: torch.Tensor, *arguments: Any) -> tup
 
 
 @replaces("collapselab.sampling.engine:Engine.write")
-def engine_write(original: Any, engine: Any, prompts: np.ndarray, key: int, first: int, watch: Any = None) -> torch.Tensor:
+def engine_write(
+    original: Any, engine: Any, prompts: np.ndarray, key: int, first: int, watch: Any = None
+) -> torch.Tensor:
     written: torch.Tensor = original(engine, prompts, key, first, watch)
     if written.is_cuda:
         drawn = np.random.default_rng([key, first]).integers(engine.form.vocab, size=tuple(written.shape))

@@ -21,7 +21,10 @@ def names(file: Path, *options: str) -> set[str]:
 
 
 def main(packages: Path, library: str, made: Path) -> None:
-    users = [*(packages / "torch" / "lib").glob("*.so"), *(packages / "nvidia" / "cu13" / "lib").glob("libcusolver.so.*")]
+    users = [
+        *(packages / "torch" / "lib").glob("*.so"),
+        *(packages / "nvidia" / "cu13" / "lib").glob("libcusolver.so.*"),
+    ]
     wanted = {name for user in users for name in names(user, "-D", "--undefined-only")}
     mine = {name for name in wanted if re.match(PREFIX[library], name)}
     if library == "cuda":

@@ -95,17 +95,9 @@ def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outc
     Args:
         count: null means one per GPU, and on a CPU one for two cores.
     """
-    from collapselab.parallel import unused_gpu
-
     experiment.save()
     chains = experiment.chains()
-    gpus = [] if all(config.device == "cpu" for config in chains) else _gpus()
-    if (note := unused_gpu()) is not None and any(config.device == "auto" for config in chains):
-        print(note, file=sys.stderr)
-    if gpus and count is not None and count > len(gpus):  # each would take most of the memory that it finds
-        print(f"--workers={count}: {len(gpus)} GPU(s) here, a worker each: {len(gpus)} at a time", file=sys.stderr)
-        count = len(gpus)
-    count = min(count or len(gpus) or max(1, (os.cpu_count() or 1) // 2), len(chains))
+    count, gpus = places(chains, count)
     workers = [_Worker(slot, count, gpus, experiment.root / "workers.log") for slot in range(count)]
     before, started = _stages(chains), time.perf_counter()
     ended: dict[int, Outcome] = {}
@@ -121,6 +113,20 @@ def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outc
         made = [place for place, _ in _stages(ours).items() - before.items()]
         _record(experiment.root, round(time.perf_counter() - started, 1), count, made)
     return [(config, ended[index]) for index, config in enumerate(chains)]
+
+
+def places(chains: list[RunConfig], asked: int | None) -> tuple[int, list[str]]:
+    """How many chains run at a time, and the GPUs that they share: at most one each, for a chain takes most of the memory
+    that it finds there. Says where that is less than was asked for, and where a GPU cannot be used."""
+    from collapselab.parallel import unused_gpu
+
+    gpus = [] if all(config.device == "cpu" for config in chains) else _gpus()
+    if any(config.device == "auto" for config in chains) and (note := unused_gpu()) is not None:
+        print(note, file=sys.stderr)
+    if gpus and asked is not None and asked > len(gpus):
+        print(f"note: --workers={asked}: a worker per GPU, so {len(gpus)} at a time", file=sys.stderr)
+        asked = len(gpus)
+    return min(asked or len(gpus) or max(1, (os.cpu_count() or 1) // 2), len(chains)), gpus
 
 
 def as_far(config: RunConfig) -> RunConfig:
