@@ -35,8 +35,11 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as in a background job; the processes that tests start inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if not Path("/dev/nvidiactl").exists():  # without a GPU, Triton's interpreter runs the kernels (read at import)
-    os.environ["TRITON_INTERPRET"] = "1"
+ON_GPU = os.environ.get("LAB_TEST_GPU") == "1"
+"""The tests of the engine alone, with its kernels on a GPU: other tests fork, and mix devices in one process."""
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["TRITON_INTERPRET"] = "1"  # without a GPU, Triton's interpreter runs the kernels (read at import)
 
 gc.disable()  # while the tests and all that they import are read: a tenth of that time, and nothing of it is garbage
 
@@ -100,5 +103,7 @@ def workers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
+        if ON_GPU and item.path.name != "test_engine.py":
+            item.add_marker(pytest.mark.skip(reason="LAB_TEST_GPU=1: the engine's tests alone run on a GPU"))
         if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:
             item.add_marker(pytest.mark.skip(reason=f"a long form: pytest -m slow {item.location[0]}"))

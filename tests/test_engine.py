@@ -28,7 +28,7 @@ from collapselab.sampling.plain import beam_batch
 from collapselab.sampling.weights import Weights, form_of, unsupported
 
 kernels = pytest.importorskip("collapselab.sampling.kernels", reason="triton is not installed")
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if os.environ.get("LAB_TEST_GPU") == "1" else "cpu")
 CPU = torch.device("cpu")
 RUNS_KERNELS = [pytest.param(False, id="torch"), pytest.param(True, id="kernels")]
 FP32 = 2e-5  # of the largest logit: float32 sums in another order

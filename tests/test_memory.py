@@ -98,6 +98,11 @@ def test_other_errors_are_not_taken_for_it(model, monkeypatch) -> None:
             RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"),
             True,
         ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED."),
+            False,
+        ),  # a smaller batch would not be supported either
         (RuntimeError("CUDA error: device-side assert triggered"), False),
         (ValueError("out of memory."), False),
     ],

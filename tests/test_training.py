@@ -567,6 +567,62 @@ def test_a_batch_that_does_not_fit_is_divided_and_stays_the_same_batch(
         torch.testing.assert_close(weight, true_state(whole)[name], rtol=1e-4, atol=1e-5)
 
 
+class Compiled:
+    """A backend that compiles nothing and notes the rows of each micro-batch that went through it."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, _: list) -> object:
+        def run(*inputs: torch.Tensor) -> object:
+            self.rows += [
+                len(x) for x in inputs if isinstance(x, torch.Tensor) and x.dtype == torch.int64 and x.ndim == 2
+            ]
+            return graph(*inputs)
+
+        return run
+
+
+def compiled_by(trainer: training.Trainer, config, backend: Compiled) -> training.Trainer:
+    trainer._begin(model(config))
+    torch._dynamo.reset()
+    trainer.module.compile(backend=backend, dynamic=False)
+    return trainer
+
+
+def test_a_chain_that_goes_on_after_memory_was_short_keeps_its_compiled_step(tmp_path, monkeypatch) -> None:
+    """Uncompiled it would take more memory, and be split on; and its bits would be others."""
+    forward = training.Loss.forward
+
+    def short_of_memory(self, ids_BT):
+        if len(ids_BT) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, ids_BT)
+
+    monkeypatch.setattr(training.Loss, "forward", short_of_memory)
+    changes = {"training__compile": True, "training__checkpoint_steps": 1, "model__layers": 1}
+    config, data = prepared(tmp_path, training__batch_size=7, **changes)  # 21 blocks: no short batch; parts of 4 and 3
+    unfinished = Unfinished(tmp_path / "train", {})
+    first, second = Compiled(), Compiled()
+    trainer = compiled_by(training.Trainer(config, one_process(), quiet()), config, first)
+    facts = trainer.train(model(config), data, 0, unfinished)
+    assert facts["split"] == 2 and first.rows == [4] * 3
+    again = compiled_by(training.Trainer(config, one_process(), quiet()), config, second)
+    assert again.train(model(config), data, 0, unfinished) == facts  # the last step alone was left to do
+    assert second.rows == [4] and weights_digest(again.model) == weights_digest(trainer.model)
+    torch._dynamo.reset()
+
+
+def test_a_worker_that_meets_many_forms_of_a_step_compiles_them_all(tmp_path) -> None:
+    config, _ = prepared(tmp_path, training__compile=True, model__layers=1)
+    backend = Compiled()
+    trainer = compiled_by(training.Trainer(config, one_process(), quiet()), config, backend)
+    for length in range(20, 30):  # torch's own limit is 8
+        trainer.module(torch.zeros(2, length, dtype=torch.int64))
+    assert backend.rows == [2] * 10
+    torch._dynamo.reset()
+
+
 def test_a_block_that_does_not_fit_is_the_users_to_mend(tmp_path, monkeypatch) -> None:
     config, data = prepared(tmp_path)
 

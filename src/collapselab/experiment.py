@@ -96,8 +96,8 @@ def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outc
         count: null means one per GPU, and on a CPU one for two cores.
     """
     experiment.save()
-    chains, gpus = experiment.chains(), _gpus()
-    count = min(count or len(gpus) or max(1, (os.cpu_count() or 1) // 2), len(chains))
+    chains = experiment.chains()
+    count, gpus = places(chains, count)
     workers = [_Worker(slot, count, gpus, experiment.root / "workers.log") for slot in range(count)]
     before, started = _stages(chains), time.perf_counter()
     ended: dict[int, Outcome] = {}
@@ -113,6 +113,20 @@ def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outc
         made = [place for place, _ in _stages(ours).items() - before.items()]
         _record(experiment.root, round(time.perf_counter() - started, 1), count, made)
     return [(config, ended[index]) for index, config in enumerate(chains)]
+
+
+def places(chains: list[RunConfig], asked: int | None) -> tuple[int, list[str]]:
+    """How many chains run at a time, and the GPUs that they share: at most one each, for a chain takes most of the memory
+    that it finds there. Says where that is less than was asked for, and where a GPU cannot be used."""
+    from collapselab.parallel import unused_gpu
+
+    gpus = [] if all(config.device == "cpu" for config in chains) else _gpus()
+    if any(config.device == "auto" for config in chains) and (note := unused_gpu()) is not None:
+        print(note, file=sys.stderr)
+    if gpus and asked is not None and asked > len(gpus):
+        print(f"note: --workers={asked}: a worker per GPU, so {len(gpus)} at a time", file=sys.stderr)
+        asked = len(gpus)
+    return min(asked or len(gpus) or max(1, (os.cpu_count() or 1) // 2), len(chains)), gpus
 
 
 def as_far(config: RunConfig) -> RunConfig:
@@ -221,8 +235,9 @@ def _gpus() -> list[str]:
     """Names of the GPUs that this process may use, for CUDA_VISIBLE_DEVICES."""
     import torch
 
+    found = torch.cuda.device_count()
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return visible or [str(index) for index in range(torch.cuda.device_count())]
+    return visible[:found] if visible else [str(index) for index in range(found)]
 
 
 def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, parent: int) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
-
 from collapselab.config import ModelConfig
-from collapselab.memory import check_memory
+from collapselab.memory import check_memory, on_gpu
 
 
 def parameters(config: ModelConfig, *, vocab: int, context: int) -> int:
@@ -43,7 +41,7 @@ def check_size(config: ModelConfig, *, vocab: int, context: int) -> None:
     }
     key = min(smaller, key=lambda name: size(**smaller[name]))
     # float32: the start weights, their copy in training, its gradient and two moments; on a GPU the last three lie there.
-    copies = 2 if torch.cuda.is_available() else 5
+    copies = 2 if on_gpu() else 5
     what = f"a model of {size():,} parameters, in {copies} copies"
     check_memory(4 * copies * size(), f"model.{key}", getattr(config, key), what)
 

@@ -25,11 +25,17 @@ def memory_here() -> int:
     return min(found)
 
 
+def on_gpu() -> bool:
+    """Whether this process computes on a GPU: known once the device is chosen. A machine may have one that this run leaves
+    alone, and to ask for it would take memory there."""
+    return bool(torch.cuda.is_initialized())
+
+
 def check_memory(needed: int, key: str, value: object, what: str, *, on_device: bool = False) -> None:
-    """Raises UserError where `needed` bytes are more than there are here; `on_device`: here or on the first GPU."""
+    """Raises UserError where `needed` bytes are more than there are here; `on_device`: here or on its GPU."""
     here = memory_here()
-    if on_device and torch.cuda.is_available():
-        here = max(here, torch.cuda.get_device_properties(0).total_memory)
+    if on_device and on_gpu():
+        here = max(here, torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
     if needed > here:
         raise UserError(
             f"{key}={value!r}: {what} would take {-(-needed // 10**9):,} GB of memory, here are {here / 1e9:,.1f}; "

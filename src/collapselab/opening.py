@@ -159,6 +159,8 @@ def opened(
                 "note: accelerate started one process (--cpu has no others without an MPI host file); "
                 "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
             )
+        if processes.unused_gpu:
+            console.say(processes.unused_gpu)
         if pretrained_note(config, corpus):
             console.say(pretrained_note(config, corpus))
         yield console

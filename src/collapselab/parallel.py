@@ -7,21 +7,27 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
-from accelerate.utils.memory import should_reduce_batch_size
 
 from collapselab import interrupts
 from collapselab.config import UserError, first_line
 
 T = TypeVar("T")
+
+warnings.filterwarnings("ignore", message="CUDA initialization: ")  # `unused_gpu` says it in one line
+warnings.filterwarnings(
+    "ignore", message="TensorFloat32 tensor cores"
+)  # a hint of the compiler's: fp32 means fp32 here
 
 
 class Processes:
@@ -37,9 +43,9 @@ class Processes:
         self.precision: str = chosen
         # Others wait for process 0 while it tokenises or counts: longer than the ten minutes that NCCL would wait.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-        if deterministic and not on_cpu:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        strict_arithmetic(deterministic and not on_cpu)
+        self.unused_gpu = unused_gpu() if device == "auto" else None
+        """A note where `auto` came to mean the CPU although a GPU might be expected."""
         # The stages cast for themselves (training.py): accelerate's patched forward would keep weights alive.
         try:
             self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
@@ -48,6 +54,10 @@ class Processes:
                 f"accelerate: the processes cannot be set up ({first_line(error)}); check its options and variables"
             ) from error
         self.device: torch.device = self.accelerator.device
+        if (
+            self.device.type == "cuda"
+        ):  # the sampler asks for the peak of this chain's training, not of an earlier chain's
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     @property
     def alone_by_mistake(self) -> bool:
@@ -123,6 +133,31 @@ class Processes:
             yield
 
 
+def strict_arithmetic(on: bool) -> None:
+    """Has CUDA compute the same bits each time, or no longer: a worker runs chains with other settings one after another."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    # An error and not a warning: told only to warn, torch keeps the backward pass of attention that adds in any order.
+    torch.use_deterministic_algorithms(on)
+    # Memory that is read before it is written would be a fault anywhere; to fill it costs a launch for every tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = not on  # type: ignore[attr-defined]
+
+
+def unused_gpu() -> str | None:
+    """What to say where torch can use no GPU although one seems to be here, or torch was built for one; else None."""
+    if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # hidden on purpose
+        return None
+    driver = any(Path("/dev").glob("nvidia*")) or Path("/dev/dxg").exists()  # the second under Windows
+    if torch.version.cuda is not None:
+        why = "its driver may be too old, see nvidia-smi" if driver else "no NVIDIA driver is here"
+        said = f"torch {torch.__version__} was built for CUDA {torch.version.cuda} and sees no usable GPU ({why})"
+    elif driver:
+        said = f"an NVIDIA driver is here, but torch {torch.__version__} was built for CPUs alone"
+    else:
+        return None
+    return f"note: {said}: computing on the CPU; --device cpu leaves this line out"
+
+
 def end_with_parent(parent: int) -> None:
     """Has the system end this process with the one that started it (Linux): no orphan holds a chain's lock."""
     if sys.platform == "linux":
@@ -164,16 +199,21 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        # Only where the run computes there: the question itself takes memory of the card (memory.on_gpu).
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
     }
 
 
+OUT_OF_MEMORY = (
+    " out of memory.", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory",
+    "STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED",
+)  # fmt: skip
+"""What torch's own errors say, and those of CUDA's libraries where they could not allocate: cuBLAS makes its handle, and
+cuDNN its workspace, when they are first used."""
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too small for what was asked: torch's own, and what stands for it where a
-    library of CUDA could not allocate (cuBLAS makes its handle, and cuDNN its workspace, when they are first used)."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    signs = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
-    return isinstance(error, RuntimeError) and (
-        should_reduce_batch_size(error) or any(sign in str(error) for sign in signs)
+    """Whether an error says that memory was too small for what was asked: a smaller batch may fit."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
     )

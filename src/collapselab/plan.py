@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from collapselab import bigram, identity, mixing, modeling, rundir, sampling, supply
+from collapselab import bigram, identity, mixing, modeling, rundir, sampling, supply, training
 from collapselab.config import RunConfig
 from collapselab.console import Console
-from collapselab.evaluation.real_text import held_out
+from collapselab.evaluation.real_text import BATCH_TOKENS, held_out, token_losses
 from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_base import check_embeddings
 from collapselab.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
-from collapselab.parallel import Processes, clock
+from collapselab.parallel import Processes, clock, out_of_memory
 from collapselab.rundir import Chain
 from collapselab.space import free_at, needed
 
@@ -69,7 +68,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         "tokenizer": f"{corpus.tokenizer.name}, {corpus.tokenizer.size:,} tokens",
         "device": f"{processes.device.type}, {processes.world} process(es), {processes.precision}",
         "parameters": model.parameters,
-        "note": pretrained_note(config, corpus),
+        "notes": [note for note in (pretrained_note(config, corpus), processes.unused_gpu) if note],
         "supply": needs,
         "trained_tokens": trained,
         "sampled_tokens": budget,
@@ -97,51 +96,45 @@ def _measure(
     length: int,
     batch: int,
 ) -> dict[str, float]:
-    """Tokens per second of training, sampling and evaluation, from one step of each on all processes together."""
-    device, block = processes.device, config.training.block
-    rows = max(1, config.training.batch_size // (config.training.accumulation * processes.world))
-    ids = torch.randint(model.vocab, (rows, block), device=device)
-    model.net.to(device)
-    cast = torch.autocast(device.type, torch.bfloat16, enabled=processes.precision == "bf16")
+    """Tokens per second of training, sampling and evaluation, of all processes together: a few steps of what a run does."""
+    device, world = processes.device, processes.world
+    context = config.evaluation.context or config.training.block
+    some = max(context, BATCH_TOKENS[device.type] // context * context)
+    text = np.random.default_rng(0).integers(model.vocab, size=some)
+    if model.counted:
+        counted = np.resize(text, (config.training.batch_size, config.training.block))
+        trained = counted.size / clock(lambda: bigram.count([counted], model.vocab), device, 1)[0] * world
+    else:
+        trained = training.Trainer(config, processes, sampler.console).pace(model)
 
-    def loss() -> torch.Tensor:
-        with cast:
-            return F.cross_entropy(model.logits(ids)[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
+    def evaluate() -> None:
+        settings = config.evaluation
+        token_losses(model, text, context, context, settings.precision, processes, sampler.console)
 
-    def train_step() -> None:
-        if model.counted:
-            bigram.count([ids.cpu().numpy()], model.vocab)
-            return
-        torch.autograd.backward(loss())
-        model.net.zero_grad()
-
-    def forward() -> None:
-        if model.counted:
-            tokens = ids.cpu().numpy()
-            bigram.scores(model.net, tokens[:, :-1].ravel(), tokens[:, 1:].ravel())
-            return
-        with torch.inference_mode():
-            loss()
-
+    evaluated = some / clock(evaluate, device, 1)[0] * world
     # From the middle of a sequence to its end, and only a few tokens: such a step stands for all of them.
     new = max(1, min(PROBE_TOKENS, length // 2))
-    prompt = np.zeros((batch, max(1, length // 2)), np.int64)
     threads = torch.get_num_threads()
 
     def sample(count: int) -> float:
+        prompt = np.zeros((batch, max(1, length // 2)), np.int64)
         write = sampler.writer(model, 0, prompt.shape[1], count, batch)
         return clock(lambda: write(prompt, 0), device, 1)[0]
 
-    model.net.eval()
-    trained = rows * block / clock(train_step, device, 1)[0]
-    evaluated = rows * block / clock(forward, device, 1)[0]
     workers = threads if device.type == "cpu" else 1  # on a CPU each thread writes a batch of its own
     torch.set_num_threads(1 if device.type == "cpu" else threads)
-    first = sample(1)
-    sampled = batch * max(1, new - 1) / max(1e-6, sample(new) - first) * workers
+    while True:
+        try:
+            seconds = max(1e-6, sample(new) - sample(1))
+            break
+        except RuntimeError as error:
+            if batch == 1 or not out_of_memory(error):
+                raise
+            batch //= 2  # as a run does
+            sampler.release()
+    sampled = batch * max(1, new - 1) / seconds * workers
     torch.set_num_threads(threads)
-    world = processes.world
-    return {"train": trained * world, "sample": sampled * world, "eval": evaluated * world}
+    return {"train": trained, "sample": sampled * world, "eval": evaluated}
 
 
 def lines(config: RunConfig, found: dict[str, Any]) -> list[str]:
@@ -163,7 +156,7 @@ def lines(config: RunConfig, found: dict[str, Any]) -> list[str]:
         f"evaluation {rates['eval']:,.0f} tokens/s measured here",
         f"disk        about {found['disk'] / 1e6:,.1f} MB; {found['disk_free'] / 1e6:,.0f} MB free",
     ]
-    return [*out, found["note"]] if found["note"] else out
+    return [*out, *found["notes"]]
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE, Tokenizer
 from collapselab.folders import read_json
 from collapselab.guards import implausible
-from collapselab.memory import check_memory
+from collapselab.memory import check_memory, on_gpu
 
 # Shares of the spread of logits: see `distance`. float32 differs by some 1e-6, a cache that is not read by 0.5 or more.
 TOLERANCE, CAUSAL = 5e-3, 1e-5
@@ -113,7 +113,7 @@ def size_of(pretrained: str) -> tuple[int, int | None, int]:
     except Exception as error:
         raise cannot_be_loaded(pretrained, error) from None
     count = sum(weight.numel() for weight in net.parameters())
-    copies = 2 if torch.cuda.is_available() else 5  # as families.check_size
+    copies = 2 if on_gpu() else 5  # as families.check_size
     check_memory(4 * copies * count, "model.pretrained", pretrained, f"{count:,} parameters, in {copies} copies,")
     return count, getattr(settings, "max_position_embeddings", None), vocab
 

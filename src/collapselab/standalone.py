@@ -59,7 +59,7 @@ def sample(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(processes.share(out or scratch))
         folder.mkdir(parents=True, exist_ok=True)
-        sampler = sampling.Sampler(config, processes, Console(speaks=processes.is_main, bars=config.progress))
+        sampler = sampling.Sampler(config, processes, _console(config, processes))
         separator, ends = corpus.tokenizer.separator, corpus.tokenizer.ends
         sampler.sample(model, chosen, text, budget, separator=separator, ends=ends, out=folder)
         if processes.is_main:
@@ -70,6 +70,13 @@ def sample(
             if out:
                 print(inert(f"{budget:,} tokens in {out}"))
         processes.barrier()
+
+
+def _console(config: RunConfig, processes: Processes) -> Console:
+    console = Console(speaks=processes.is_main, bars=config.progress)
+    if processes.unused_gpu:
+        console.say(processes.unused_gpu)
+    return console
 
 
 def score(model_name: str, config: RunConfig, out: str | None) -> None:
@@ -86,7 +93,7 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
         config = _same_text(config, ran, corpus)
     model = modeling.fitted(modeling.load(model_name, pad=config.model.pad_vocabulary), own, model_name)
     check_lengths(_with_model(config, model_name))
-    console = Console(speaks=processes.is_main, bars=config.progress)
+    console = _console(config, processes)
     sums, values = score_real_text(model, corpus, config, processes, console)
     if processes.is_main:
         result = {
@@ -122,9 +129,7 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
     scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
     check_embeddings(config, corpus, budget)
     with held(chain, processes):
-        stages = Stages(
-            chain, config, corpus, budget, processes, Console(speaks=processes.is_main, bars=config.progress)
-        )
+        stages = Stages(chain, config, corpus, budget, processes, _console(config, processes))
         with processes.main_first():
             for generation in chain.finished() if processes.is_main else []:
                 stages.g = generation

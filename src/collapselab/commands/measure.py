@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from collapselab.commands import make_options, quiet
@@ -30,7 +31,10 @@ def bench(arguments: list[str]) -> int:
     from collapselab import bench
     from collapselab.parallel import Processes
 
-    device = Processes(parsed.device).device
+    processes = Processes(parsed.device)
+    device = processes.device
+    if processes.unused_gpu:
+        print(processes.unused_gpu, file=sys.stderr)
     command = f"collapselab bench {' '.join(arguments)}"
     out = Path(parsed.out) if parsed.out else None
     document = bench.bench(parsed.what, device, parsed.repeats, command, parsed.only, out)

@@ -29,9 +29,10 @@ from collapselab.rundir import batch_of, keep_batch
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
+from collapselab.sampling.room import prompt_bytes, row_bytes
 from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
-from collapselab.sampling.weights import Weights, form_of, unsupported
+from collapselab.sampling.weights import Weights, unsupported
 from collapselab.seeds import generator
 
 CPU_BATCH = 128
@@ -107,6 +108,7 @@ class Sampler:
             # Training comes again while the cache stays: what it took at its peak is not for the cache.
             ours = torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
             free = torch.cuda.mem_get_info(device)[0] + ours - 6 * model.parameters
+            free -= prompt_bytes(model, sequences * (self.config.prompt_length - 1), self.precision)
             most = max(1, min(CUDA_BATCH, int(free * MEMORY_SHARE) // each))
             most -= most % 64 if most > 64 else 0
         share = sequences if self.config.deterministic else -(-sequences // self.processes.world)
@@ -191,6 +193,11 @@ class Sampler:
 
         return write
 
+    def release(self) -> None:
+        """Gives the memory of weights and caches back."""
+        self.weights, self.idle = None, SimpleQueue()
+        torch.cuda.empty_cache()
+
     def sample(
         self,
         model: LanguageModel,
@@ -239,8 +246,7 @@ class Sampler:
                     "sampling.precision=bf16, or a smaller model"
                 )
             batch //= 2
-            self.weights, self.idle = None, SimpleQueue()
-            torch.cuda.empty_cache()
+            self.release()
             self.console.say(f"out of GPU memory while sampling: batches of {batch} sequences from here on")
             self._record(batch)
         if processes.is_main:
@@ -314,17 +320,6 @@ class Sampler:
         for rows_of in processes.collect(batches.rows):
             batches.rows |= rows_of
         return True
-
-
-def row_bytes(model: LanguageModel, length: int, precision: str, beams: int = 1) -> int:
-    """GPU memory that one more sequence of a batch takes, in bytes: its cache, its logits, what a layer holds."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    hidden = int(model.net.config.hidden_size)
-    if unsupported(model.net) is None and beams == 1:
-        cache = form_of(model).cache_bytes(length, dtype)
-    else:
-        cache = 2 * 2 * int(model.net.config.num_hidden_layers) * hidden * length * 4  # copied as it grows
-    return beams * (cache + 3 * 4 * model.vocab + 64 * hidden + 8 * length)
 
 
 class _Degenerate:

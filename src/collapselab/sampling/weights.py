@@ -147,7 +147,9 @@ def packed(model: LanguageModel, length: int) -> Packed:
             )
         )  # fmt: skip
     rope = net.model.rotary_emb
-    angle = torch.outer(torch.arange(length, device=rope.inv_freq.device).float(), rope.inv_freq.float())
+    # On the CPU wherever the model lies: its place differs between a chain in one go and one that goes on, and cosines of
+    # a CPU and of a GPU differ in their last bits.
+    angle = torch.outer(torch.arange(length).float(), rope.inv_freq.float().cpu())
     turns = torch.cat([angle.cos(), angle.sin()], 1) * getattr(rope, "attention_scaling", 1.0)
     return Packed(embed, None, turns, blocks, net.model.norm.weight, None, head)
 

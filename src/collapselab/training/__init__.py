@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from collapselab.console import Console
 from collapselab.folders import Unfinished
 from collapselab.mixing import TrainingSet, shows
 from collapselab.modeling import LanguageModel, causal_attention, copy_weights, true_state
-from collapselab.parallel import Processes, out_of_memory
+from collapselab.parallel import Processes, clock, out_of_memory
 from collapselab.seeds import batch_order, derive
 from collapselab.training import checkpoints
 from collapselab.training.counter import Counter
@@ -36,6 +38,8 @@ __all__ = ["Counter", "Trainer", "learning_rate", "write_log"]
 CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
 AHEAD = 4  # batches assembled before they are needed
 CHECKPOINTS = 2  # at a time
+PACED = 2  # steps that say how fast training is, after one that is not counted
+FORMS = 64  # of the compiled step that a process may meet: a worker runs chains of several models, blocks and batches
 
 
 class Loss(nn.Module):
@@ -71,7 +75,9 @@ class Trainer:
         """The weights as they stand; made from the first model that is trained."""
         self.optimizer: torch.optim.AdamW
         self.loss: Any = None
-        self.compiled_rows = 0  # blocks of the batches that the compiled step takes; 0: nothing is compiled
+        self.compiled_rows = (
+            0  # blocks of a micro-batch, before it is split, that is compiled for; 0: nothing is compiled
+        )
         self.split = 1  # parts that a micro-batch is divided into, where memory is short
         self.rehearsed = False
 
@@ -113,6 +119,7 @@ class Trainer:
         precision, below = self.processes.precision, settings.loss_below
         self.module = Loss(self.model, first_target(settings), device.type, precision, below)
         if compiles:
+            torch._dynamo.config.recompile_limit = FORMS  # beyond the 8 that torch sets it would train on uncompiled
             self.module.compile(dynamic=False)
             share = -(-settings.batch_size // self.processes.world)  # the larger ones, where shares are uneven
             self.compiled_rows = -(-share // settings.accumulation)
@@ -145,7 +152,6 @@ class Trainer:
         first, given, rows = self._resumed(unfinished, generation, steps)
         log = Log(settings, steps, processes, rows)
         saved = first
-        norm = torch.zeros((), device=processes.device)
         look_every = CUDA_CHECK_EVERY if processes.device.type == "cuda" else 1
         net.train()
         title = f"gen {generation} train"
@@ -158,15 +164,10 @@ class Trainer:
                 if config.model.dropout:  # a function of seed and step, so that a checkpoint has no state of it
                     index = step * processes.world + processes.rank
                     torch.manual_seed(derive(config.seed, generation, "dropout", index) % 2**63)
-                # Processes' gradients are averaged; times world gives the sum over the batch.
-                loss_sum = self._gradients(parts, processes.world / (blocks * targets_per_block))
+                loss, norm = self._step(parts, blocks * targets_per_block)
                 for ids, counts in parts:
                     given += (ids.numel(), len(ids) * targets_per_block) if counts else (0, 0)
-                if settings.clip:
-                    norm = nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
-                log.add(step, loss_sum / (blocks * targets_per_block), norm)
+                log.add(step, loss, norm)
                 bar.update(blocks * settings.block)
                 stop, due = interrupts.asked() > 0, unfinished is not None and self._due(unfinished, step + 1 - saved)
                 last = step + 1 == steps
@@ -192,6 +193,17 @@ class Trainer:
         net.eval()
         facts = {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": log.rows[-1]["loss"], "log": log.rows}
         return facts | ({"split": self.split} if self.split > 1 else {})
+
+    def pace(self, start: LanguageModel) -> float:
+        """Trained tokens per second of all processes: steps as in training, on random tokens, the first one not counted. Not
+        for a trainer that is in use: they train its model."""
+        self._begin(start)
+        settings, steps = self.settings, 1 + PACED
+        ids = np.random.default_rng(0).integers(start.vocab, size=(settings.batch_size, settings.block))
+        order, seconds = np.tile(np.arange(len(ids)), steps), list[float]()
+        for _, parts in self._batches(ids, order, 0, steps):
+            seconds += clock(partial(self._step, parts, ids.size), self.processes.device, 1, warm_up=0)
+        return ids.size / statistics.median(seconds[1:])
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -229,6 +241,22 @@ class Trainer:
 
     # --- a step ---------------------------------------------------------------------------------------------------
 
+    def _step(self, parts: list[tuple[Tensor, bool]], targets: int) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; returns the loss in nats per token and the norm of the gradients, 0 where it is not asked
+        for.
+
+        Args:
+            targets: tokens in the loss, of all processes.
+        """
+        # Processes' gradients are averaged; times world gives the sum over the batch.
+        loss_sum = self._gradients(parts, self.processes.world / targets)
+        norm = torch.zeros((), device=self.processes.device)
+        if self.settings.clip:
+            norm = nn.utils.clip_grad_norm_(self.model.net.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss_sum / targets, norm
+
     def _gradients(self, parts: list[tuple[Tensor, bool]], scale: float) -> Tensor:
         """Adds up the gradients of a step; returns its summed loss. Micro-batches that do not fit into GPU memory are halved
         from then on."""
@@ -253,7 +281,6 @@ class Trainer:
                     "precision=bf16, a shorter block or a smaller model"
                 )
             self.split *= 2
-            self.compiled_rows = -(-self.compiled_rows // 2)
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             self.console.say(
@@ -271,7 +298,7 @@ class Trainer:
         return loss_sum
 
     def _batches(
-        self, data: TrainingSet, order: np.ndarray, first: int, steps: int
+        self, data: TrainingSet | np.ndarray, order: np.ndarray, first: int, steps: int
     ) -> Iterator[tuple[int, list[tuple[Tensor, bool]]]]:
         """(step, this process's micro-batches on the device) from step `first` on; assembled ahead by a thread of their own.
 
@@ -300,7 +327,7 @@ class Trainer:
 
     def _forward(self, ids: Tensor) -> Tensor:
         """The summed loss of a micro-batch. Another size than the usual is not worth a compilation of its own."""
-        usual = not self.compiled_rows or len(ids) == self.compiled_rows
+        usual = not self.compiled_rows or len(ids) == -(-self.compiled_rows // self.split)
         try:
             with nullcontext() if usual else torch.compiler.set_stance("force_eager"):
                 loss: Tensor = self.loss(ids)

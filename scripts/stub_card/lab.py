@@ -1,0 +1,152 @@
+"""python -m lab VERB ...: the lab on the stub card, whose kernels compute nothing.
+
+Where a number without meaning would end a run (a loss, drawn tokens, weights), a plausible one takes its place. Everything
+else is the lab's own: on a CPU nothing is replaced. STUB_COMPILED=1 prints at the end what torch compiled and why anew.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+REPLACED: dict[str, Callable[[Any], Any]] = {}
+"""What is replaced, as "module:name", each with the function that makes the replacement from the original."""
+
+
+def replaces(*places: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function that is called like each original, with the original before the arguments."""
+
+    def register(substitute: Callable[..., Any]) -> Callable[..., Any]:
+        for place in places:
+            REPLACED[place] = lambda original: functools.wraps(original)(functools.partial(substitute, original))
+        return substitute
+
+    return register
+
+
+def found(place: str) -> tuple[Any, str]:
+    """(owner, name) of what stands at "module:name". Raises AttributeError where it has moved."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    getattr(owner, name)
+    return owner, name
+
+
+def install() -> None:
+    """Replaces all of it in this process."""
+    for place, substitute in REPLACED.items():
+        owner, name = found(place)
+        replacement = substitute(getattr(owner, name))
+        # A partial is no method: it would not get its object.
+        setattr(owner, name, _method(replacement) if isinstance(owner, type) else replacement)
+
+
+def _method(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *arguments, **named: call(self, *arguments, **named)
+
+
+@replaces("torch:isfinite")
+def isfinite(original: Any, tensor: torch.Tensor) -> torch.Tensor:
+    return torch.ones(1, dtype=torch.bool) if tensor.is_cuda else original(tensor)
+
+
+@replaces("collapselab.training.log:Log.look")
+def look(original: Any, log: Any, *flags: bool) -> list[bool]:
+    """Reads from the device as it should; the rows that come of it say 1."""
+    if log.processes.device.type == "cpu":
+        return original(log, *flags)  # type: ignore[no-any-return]
+    owner, name = found("collapselab.training.log:_check_finite")
+    check, before = getattr(owner, name), len(log.rows)
+    setattr(owner, name, lambda *_: None)
+    try:
+        original(log, *flags)
+    finally:
+        setattr(owner, name, check)
+    for row in log.rows[before:]:
+        row |= {"loss": 1.0, "grad_norm": 1.0}
+    log.last = 1.0
+    return [bool(flag) for flag in flags]
+
+
+@replaces("collapselab.training:Trainer.train")
+def train(original: Any, trainer: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
+    """Leaves weights such as a network begins with: later stages look at them."""
+    facts: dict[str, Any] = original(trainer, *arguments, **named)
+    generator = torch.Generator().manual_seed(1)
+    for weight in trainer.model.net.parameters() if trainer.processes.device.type == "cuda" else ():
+        weight.data.copy_((0.02 * torch.randn(weight.shape, generator=generator)).to(weight.dtype))
+    return facts
+
+
+@replaces("collapselab.evaluation.real_text:_losses")
+def losses(original: Any, model: Any, ids: torch.Tensor, *arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+    nll, right = original(model, ids, *arguments)
+    if ids.is_cuda:
+        nll = 2 + np.random.default_rng(0).random(nll.shape, np.float32)
+    return nll, right
+
+
+@replaces("collapselab.sampling.engine:Engine.write")
+def engine_write(
+    original: Any, engine: Any, prompts: np.ndarray, key: int, first: int, watch: Any = None
+) -> torch.Tensor:
+    written: torch.Tensor = original(engine, prompts, key, first, watch)
+    if written.is_cuda:
+        drawn = np.random.default_rng([key, first]).integers(engine.form.vocab, size=tuple(written.shape))
+        written = torch.from_numpy(drawn).to(written.device)
+    return written
+
+
+PLAIN = ("collapselab.sampling.plain", "collapselab.sampling", "collapselab.sampling.continuations")
+
+
+@replaces(*(f"{module}:{name}" for module in PLAIN for name in ("write_batch", "beam_batch")))
+def plain_write(original: Any, model: Any, *arguments: Any, **named: Any) -> np.ndarray:
+    written: np.ndarray = original(model, *arguments, **named)
+    if any(isinstance(given, torch.device) and given.type == "cuda" for given in (*arguments, *named.values())):
+        written = np.random.default_rng(1).integers(model.vocab, size=written.shape)
+    return written
+
+
+@replaces("transformers.generation.utils:GenerationMixin._has_unfinished_sequences")
+def unfinished(original: Any, net: Any, *arguments: Any, device: torch.device, **named: Any) -> bool:
+    """`generate` goes on until the length that was asked for: the tensor that would say so says nothing."""
+    if device.type == "cpu":
+        return bool(original(net, *arguments, device=device, **named))
+    caller: Any = sys._getframe()
+    while "generation_config" not in caller.f_locals or "input_ids" not in caller.f_locals:
+        caller = caller.f_back
+    return bool(caller.f_locals["input_ids"].shape[1] < caller.f_locals["generation_config"].max_length)
+
+
+def tell() -> None:
+    """What the card was asked for, on stderr."""
+    card = ctypes.CDLL("libcudart.so.13")
+    told = {name: getattr(card, f"stub_{name}") for name in ("launches", "replays", "waits", "last_nodes")}
+    for call in told.values():
+        call.restype = ctypes.c_ulonglong
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    print("STUB CARD:", {name: call() for name, call in told.items()} | {"peak": peak}, file=sys.stderr)
+    if os.environ.get("STUB_COMPILED"):
+        from torch._dynamo.utils import counters
+
+        shown = ("stats", "frames", "graph_break", "recompiles", "unimplemented")
+        print("STUB CARD: compiled", {key: dict(counters[key]) for key in shown if key in counters}, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    install()
+    atexit.register(tell)
+    from collapselab.cli import main
+
+    sys.exit(main())
