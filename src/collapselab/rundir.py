@@ -163,9 +163,7 @@ def read_metrics(chain: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             raise UserError(f"{path}, line {at}: not valid JSON; continue the run to have it rebuilt") from None
     with reading(path):
-        for generation, row in enumerate(rows):
-            _checked(row, generation, path)
-    return rows
+        return [_checked(row, generation, path) for generation, row in enumerate(rows)]
 
 
 def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:
@@ -175,8 +173,7 @@ def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:
     if whole(row["generation"]) != generation:
         raise ValueError(f"generation {row['generation']} stands in the place of {generation}")
     number(row["real_share"])
-    metrics(row["metrics"])
-    return dict(row)
+    return row | {"metrics": metrics(row["metrics"])}
 
 
 def settled(path: Path) -> Path:
