@@ -13,10 +13,11 @@ from helpers import small_config
 
 from collapselab import chain
 from collapselab.config import CorpusConfig, RunConfig
-from collapselab.evaluation.expected import law_of, why_no_slot_law, why_no_tail_law
+from collapselab.evaluation.expected import HAVE_LAWS, HAVE_SHARPENED, law_of, why_no_slot_law, why_no_tail_law
 from collapselab.folders import read_json
 from collapselab.identity import COPY, IDENTITY, json_text, sealed
 from collapselab.metrics.richness import rate_law
+from collapselab.regimes import REAL, REGIMES, Inputs, blocks_of
 from collapselab.report import ChainFiles, overlay, write_report
 from collapselab.report.results import write_results
 from collapselab.rundir import Chain, read_metrics
@@ -332,3 +333,34 @@ def test_the_report_draws_the_laws_and_keeps_them_as_a_table(closed: Path, tmp_p
     assert {p.name for p in (tmp_path / "kept").iterdir()} >= {"table.md", "theory.csv", "metrics.csv", "theory.png"}
     lines = (tmp_path / "kept" / "theory.csv").read_text().splitlines()
     assert lines[0].split(",") == overlay.AGREEMENT and len(lines) > 3 * 7
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.9])
+@pytest.mark.parametrize("text", ["planted", "sotu"])
+def test_a_regime_that_no_law_is_derived_for_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str, temperature: float
+) -> None:
+    """Written by the recipe of docs/architecture.md: a function and a line in REGIMES."""
+
+    def latest(inputs: Inputs) -> np.ndarray:
+        """Half of generation 0's real blocks, and as many of the newest ones."""
+        half = inputs.size // 2
+        return np.concatenate(
+            [blocks_of(REAL, inputs.real_order[:half]), blocks_of(inputs.generation - 1, np.arange(half))]
+        )
+
+    monkeypatch.setitem(REGIMES, "latest", latest)
+    changes = {"generations": 2, "mixing__regime": "latest", "sampling__temperature": temperature}
+    if text == "planted":
+        config = planted(tmp_path, **changes, mixing__tokens=256 * 13)
+    else:
+        config = small_config(runs_dir=str(tmp_path), model__family="bigram", **changes)
+    path, rows = chain.run(config)
+    assert len(rows) == 3 and [row["real_share"] for row in rows] == [1, 0.5, 0.5]
+    assert not [key for row in rows for key in row["metrics"] if key.startswith("theory/")]
+    assert "mixing.regime=latest has none" in capsys.readouterr().err
+    write_report(path)
+
+
+def test_every_regime_with_a_law_is_one_that_there_is() -> None:
+    assert set(HAVE_LAWS) < set(HAVE_SHARPENED) <= set(REGIMES)

@@ -31,7 +31,7 @@ from collapselab.guards import reading
 from collapselab.metrics import HEADLINE
 from collapselab.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
-from collapselab.rundir import Chain
+from collapselab.rundir import Chain, parent_of
 from collapselab.sampling.continuations import write_continuations
 from collapselab.space import check_space
 from collapselab.tracking import Tracker
@@ -180,7 +180,7 @@ class Stages:
         origin = self.chain.root / "fork.json"
         if not flaw or self.scores or not origin.is_file() or self.g > (known := folders.read_json(origin))["at"]:
             return False
-        place, theirs = self.place(name), Chain(Path(known["name"])).stage(self.g, name)
+        place, theirs = self.place(name), Chain(parent_of(self.chain.root, known)).stage(self.g, name)
         manifest = folders.manifest_of(theirs)
         if manifest is None or manifest["inputs"] != inputs:
             raise UserError(f"{place}: {flaw}; it was forked: put back what was in {theirs} then, or fork again")

@@ -28,7 +28,7 @@ from collapselab.console import inert
 from collapselab.guards import refuse_strange
 from collapselab.identity import flatten
 from collapselab.records import keep_asked, keep_call
-from collapselab.rundir import STAGES, Chain
+from collapselab.rundir import STAGES, Chain, settled
 
 POLL = 0.3  # seconds between looks at the chains' files
 PATIENCE = 2.0  # seconds before a chain that is held is left to its holder
@@ -54,7 +54,7 @@ class Experiment:
     @property
     def root(self) -> Path:
         config = next(iter(self.arms.values()))
-        return Path(config.runs_dir) / config.name
+        return settled(Path(config.runs_dir) / config.name)
 
     def chains(self) -> list[RunConfig]:
         """Arm by arm, so that the first chains of different seeds, which make generation 0, run side by side."""

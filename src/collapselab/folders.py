@@ -179,9 +179,7 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
         if strange or not is_sealed(manifest) or manifest["digest"] != _digest_of(manifest["files"]):
             return None, "manifest.json is damaged"
         for name, entry in manifest["files"].items() if check != "nothing" else ():
-            if Path(name).is_absolute():
-                return None, "manifest.json is damaged"
-            if name not in manifest.get("pruned", ()) and (wrong := _flaw(stage / name, entry, check)):
+            if name not in manifest.get("pruned", ()) and (wrong := _flaw(stage, name, entry, check)):
                 return None, f"{name} {wrong}"
         if check != "nothing" and (alien := _strangers(stage, manifest["files"])):
             return None, f"{alien[0]} does not belong there"
@@ -198,7 +196,7 @@ def read_published(stage: Path, name: str) -> Any:
     whole = (
         manifest is not None
         and name in manifest["files"]
-        and not _flaw(stage / name, manifest["files"][name], "digests")
+        and not _flaw(stage, name, manifest["files"][name], "digests")
     )
     return read_json(stage / name) if whole else None
 
@@ -211,10 +209,12 @@ def _strangers(stage: Path, files: dict[str, Any]) -> list[str]:
     )
 
 
-def _flaw(path: Path, entry: dict[str, Any], check: Check) -> str:
-    """What is wrong with a file of a stage; empty where nothing is."""
-    if ".." in path.parts:
-        return "lies elsewhere"
+def _flaw(stage: Path, name: str, entry: dict[str, Any], check: Check) -> str:
+    """What is wrong with a file of a stage; empty where nothing is. Only its name in the manifest may not lead elsewhere:
+    the path of the stage is the user's."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        return "is outside of its stage"
+    path = stage / name
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ FORK_MAY_CHANGE = (
 
 
 def chain_path(config: RunConfig) -> Path:
-    return Path(config.runs_dir) / config.name / f"arm={config.arm}" / f"seed={config.seed}"
+    return rundir.settled(Path(config.runs_dir) / config.name) / f"arm={config.arm}" / f"seed={config.seed}"
 
 
 def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> Past:
@@ -294,7 +295,8 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     before = known.facts.get("fork", {"changed": []}).get("changed")  # of a parent that is a fork itself
     every = [key for key in FORK_MAY_CHANGE if key in changed or key in before] if isinstance(before, list) else None
     made = {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
-    return made | {"changed": every}
+    # Seen from the fork too: it holds in other working directories, and where both have moved.
+    return made | {"changed": every, "path": os.path.relpath(parent.resolve(), chain.root.resolve())}
 
 
 def pretrained_note(config: RunConfig, corpus: Corpus) -> str:

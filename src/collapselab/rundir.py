@@ -7,15 +7,16 @@ runs/<name>/shared/<digest>/seed=<n>/gen_000/        stages of generation 0 that
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from collapselab.config import UserError
+from collapselab.config import UserError, digest
 from collapselab.folders import SCHEMA, manifest_of, parse, read_published, write_json, write_text
-from collapselab.guards import metrics, number, reading, refuse_strange, whole
-from collapselab.identity import IDENTITY, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
+from collapselab.guards import metrics, number, reading, refuse_strange, text, whole
+from collapselab.identity import COPY, IDENTITY, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
 STAGES = ("mixture", "train", "samples", "eval")
 SHARED_STAGES = (*STAGES, "reference")
@@ -162,9 +163,7 @@ def read_metrics(chain: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             raise UserError(f"{path}, line {at}: not valid JSON; continue the run to have it rebuilt") from None
     with reading(path):
-        for generation, row in enumerate(rows):
-            _checked(row, generation, path)
-    return rows
+        return [_checked(row, generation, path) for generation, row in enumerate(rows)]
 
 
 def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:
@@ -174,8 +173,19 @@ def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:
     if whole(row["generation"]) != generation:
         raise ValueError(f"generation {row['generation']} stands in the place of {generation}")
     number(row["real_share"])
-    metrics(row["metrics"])
-    return dict(row)
+    return {**row, "metrics": metrics(row["metrics"])}
+
+
+def settled(path: Path) -> Path:
+    """The path of a run, a chain or a folder of runs with `..`, links and `~` resolved, once and for all: names and parents
+    of what it returns are those of the folders themselves. A relative path stays relative where it can."""
+    with suppress(RuntimeError):  # `~` of a user that is not known: a folder of that name
+        path = path.expanduser()
+    found, here = Path(os.path.realpath(path)), Path.cwd()
+    if path.is_absolute() or not found.is_relative_to(here):
+        return found
+    inside = found.relative_to(here)
+    return inside if inside.parts and not inside.parts[0].startswith("seed=") else found  # a chain's parent has its arm
 
 
 class NoRunError(UserError):
@@ -183,9 +193,12 @@ class NoRunError(UserError):
 
 
 def find_chains(run: Path) -> list[Path]:
-    """Chain directories of a run (or the chain itself), in a fixed order.
+    """Chain directories of a run (or the chain itself), settled, in a fixed order.
 
     Raises NoRunError where there is none, UserError where one holds strange things or settings that it was not run with."""
+    if run.is_symlink() or run.parent.is_symlink():  # the run itself may be a link, its arms and seeds may not
+        refuse_strange(run, run_root(run))
+    named, run = run, settled(run)
     try:
         is_chain = (run / "config.yaml").is_file() or (run / IDENTITY).is_file()
         found = {p.parent for name in ("config.yaml", IDENTITY) for p in run.glob(f"arm=*/seed=*/{name}")}
@@ -193,16 +206,52 @@ def find_chains(run: Path) -> list[Path]:
         raise UserError(f"{run}: cannot be read ({error.strerror}); check the path") from None
     chains = [run] if is_chain else sorted(found)
     if not chains:
-        raise NoRunError(f"{run}: no run here; give the directory that `collapselab run` printed")
+        raise NoRunError(f"{named}: no run here; give the directory that `collapselab run` printed")
     for chain in chains:
         _readable(chain)
     return chains
 
 
 def run_root(chain: Path) -> Path:
-    """The run directory that a chain belongs to."""
+    """The run directory that a chain belongs to: itself where it is none, or was taken out of its run."""
     chain = chain.absolute()
-    return chain.parent.parent if chain.name.startswith("seed=") else chain
+    return chain.parent.parent if chain.name.startswith("seed=") and chain.parent.name.startswith("arm=") else chain
+
+
+def parent_of(chain: Path, fork: dict[str, Any]) -> Path:
+    """Where the parent of a fork is now: as it was named, as it is seen from the fork, or in the fork's own folder of runs,
+    whichever is the chain that was forked; as it was named where none is.
+
+    Args:
+        fork: what the chain's identity records of it.
+    """
+    with reading(chain / "fork.json"):
+        named = Path(text(fork["name"]))
+        seen = [chain / text(fork["path"])] if "path" in fork else []  # older versions did not record it
+        beside = run_root(chain).parent.joinpath(*named.parts[-3:])
+    for place in (named, *seen, beside):
+        with suppress(UserError, OSError):  # a damaged one, or another's
+            if (known := recorded(place)) is not None and digest(known.facts["config"]) == fork.get("parent"):
+                return settled(place)
+    return named
+
+
+def keys_of_place(settings: Path) -> dict[str, str]:
+    """`runs_dir`, `name` and `arm` by where a chain's config.yaml or an experiment's experiment.yaml lies now, those that
+    the file itself may no longer have right; none for any other file.
+
+    Args:
+        settings: a file that settings are read from.
+    """
+    folder = settled(settings.parent).absolute()
+    root = run_root(folder)
+    if settings.name == "config.yaml" and root != folder and any((folder / n).is_file() for n in (IDENTITY, COPY)):
+        runs, arm = settings.parent / "../../..", {"arm": folder.parent.name.removeprefix("arm=")}
+    elif settings.name == "experiment.yaml" and any(folder.glob("arm=*/seed=*")):
+        runs, arm = settings.parent / "..", {}
+    else:
+        return {}
+    return {"runs_dir": str(settled(runs)), "name": root.name} | arm
 
 
 def _readable(chain: Path) -> None:

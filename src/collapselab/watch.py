@@ -23,7 +23,7 @@ from collapselab.folders import parse
 from collapselab.guards import BROKEN, number, reading, refuse_strange, text, whole
 from collapselab.identity import plain_bytes
 from collapselab.lock import Holder, holder
-from collapselab.rundir import STAGES, Chain, NoRunError, find_chains, read_metrics, run_root
+from collapselab.rundir import STAGES, Chain, NoRunError, find_chains, read_metrics, run_root, settled
 
 RUNNING, WAITING, FINISHED = "running", "waiting", "finished"
 STOPPED, DIED, NOT_BEGUN, DAMAGED = "stopped", "process died", "not begun", "unreadable"
@@ -105,9 +105,10 @@ class Watcher:
     """
 
     def __init__(self, run: Path):
-        self.run, self.root = run, run_root(run)
+        self.run = settled(run)
+        self.root = run_root(self.run)
         refuse_strange(self.root, self.root)
-        asked = run == self.root or run.absolute() == self.root
+        asked = self.run.absolute() == self.root
         if not (asked and (self.root / "experiment.yaml").is_file()):
             try:
                 find_chains(run)

@@ -12,6 +12,7 @@ from collapselab.config import UserError
 
 if TYPE_CHECKING:
     from collapselab.experiment import Experiment
+    from collapselab.options import Options
 
 
 def run(arguments: list[str]) -> int:
@@ -31,7 +32,7 @@ def run(arguments: list[str]) -> int:
         if last("name", gathered) is None:
             raise UserError(f"--name: give the fork of {parent} a name of its own")
         gathered = options.gather(["--config", str(chains[0] / "config.yaml"), *gathered])
-    parsed, config = options.parse_run(gathered)
+    parsed, config = options.parse_run(_where_it_is(options, gathered))
     if (parent is None) != (parsed.at is None):
         raise UserError("--fork and --at go together: --fork RUN --at GENERATION")
     quiet()
@@ -49,6 +50,20 @@ def run(arguments: list[str]) -> int:
     if rows:  # only process 0 has them
         _show(path)
     return 0
+
+
+def _where_it_is(options: Options, gathered: list[str]) -> list[str]:
+    """The options with `runs_dir`, `name` and `arm` from a run's own file as they are now: the run may have been moved, or
+    is named from another working directory than it was begun in. What stands on the command line counts as it is."""
+    from collapselab.rundir import keys_of_place, settled
+
+    said = dict(item[2:].split("=", 1) for item in gathered if item.startswith("--") and "=" in item)
+    for key in [key for key in ("runs_dir", "name", "arm") if key in options.origin]:
+        now = keys_of_place(options.origin[key]).get(key, said[key])
+        same = key == "runs_dir" and settled(Path(now)).absolute() == settled(Path(said[key])).absolute()
+        if now != said[key] and not same:
+            gathered = [f"--{key}={now}" if item.startswith(f"--{key}=") else item for item in gathered]
+    return gathered
 
 
 def _show(chain: Path) -> None:
@@ -77,8 +92,8 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
     if base is not None:
         folder = options.origin["base"].parent if "base" in options.origin else Path()
         gathered = options.gather(["--config", str(folder / base), *arguments])
-    line = gathered
-    gathered = [item for item in gathered if item != "--print_config"]
+    line = _where_it_is(options, gathered)
+    gathered = [item for item in line if item != "--print_config"]
     parsed = options.parse(gathered)
     from collapselab.options import arms_of, run_config
 

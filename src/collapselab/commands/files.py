@@ -41,14 +41,14 @@ def sync(arguments: list[str]) -> int:
         raise UserError(f"wandb={parsed.wandb!r}: must be online or offline")
     from collapselab.console import Console, inert
     from collapselab.options import config_from
-    from collapselab.rundir import find_chains
+    from collapselab.rundir import find_chains, settled
     from collapselab.tracking import replay
 
     for chain in find_chains(Path(parsed.run)):
         config = config_from(chain / "config.yaml")
         count = replay(config, chain, Console(), parsed.wandb)
         print(inert(f"{chain}: {count} generations sent"))
-    root = Path(parsed.run)
+    root = settled(Path(parsed.run))
     page = root / "report" / "index.html"
     if (root / "experiment.yaml").is_file() and page.is_file():
         from collapselab.report import comparison

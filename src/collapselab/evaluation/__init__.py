@@ -31,7 +31,7 @@ from collapselab.evaluation.samples import score_samples, text_metrics
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_base import embedding_values, mean_states, reference_nll
 from collapselab.folders import SCHEMA, write_bytes, write_json
-from collapselab.guards import reading
+from collapselab.guards import drawable, reading
 from collapselab.metrics.in_context import LEAST_SEEN
 from collapselab.metrics.intervals import draw_interval
 from collapselab.metrics.tails import LEAST_TYPES, first_words, words
@@ -116,6 +116,7 @@ def evaluate(
             for k, v in meta["degenerate"].items()
             if k != "end_of_text_tokens"
         }
+        values = _recorded(values, config, f"generation {generation}", console)
         shared = protocol(config, corpus, count)
         write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values})
         write_json(
@@ -189,6 +190,7 @@ def publish_reference(
             first, second = states[:wanted], states[wanted:]
             write_bytes(out / STATES, first.astype("<f4").data)
             values |= embedding_values(second, first)  # real against as much other real text
+        values = _recorded(values, config, "the reference", console)
         shared = protocol(config, corpus, count)
         write_json(
             out / "eval.json",
@@ -229,6 +231,18 @@ def _band(config: RunConfig, corpus: Corpus, count: int, counts: Reference, voca
         half = (high - low) / 2 / math.sqrt(1 - share)
         band[key] = {"mean": mean, "low": mean - half, "high": mean + half, "draws": float(len(scored))}
     return band
+
+
+def _recorded(values: dict[str, float], config: RunConfig, what: str, console: Console) -> dict[str, float]:
+    """The values that can be recorded; `real/overflow` counts the others, which a model that has diverged makes too large."""
+    kept = drawable(values)
+    if lost := sorted(values.keys() - kept.keys()):
+        named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        console.say(
+            f"note: {what}: {named} too large to record: training has diverged; lower training.lr={config.training.lr}"
+        )
+        kept["real/overflow"] = float(len(lost))
+    return kept
 
 
 def _sample_scores(

@@ -44,6 +44,8 @@ LAWS_READ = (
     *(f"training.{k}" for k in ("tokens", "loss_on_last", "loss_below")),
 )
 LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real", "sampling.source")
+HAVE_LAWS = ("replace", "accumulate", "accumulate_subsample", "keep_real")  # regimes that laws are derived for
+HAVE_SHARPENED = (*HAVE_LAWS, "balanced")  # those whose sources have known parts, for the law of temperature alone
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
 PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still drawn
 SURVIVOR_COST = 1e8  # contexts x documents^2 x generations (squared for a pool): a few seconds
@@ -84,7 +86,7 @@ def law_of(config: RunConfig) -> tuple[str, bool]:
 def why_no_law(config: RunConfig) -> str:
     """Why no law is known for this pipeline; empty where one is."""
     block, mixing, training = config.training.block, config.mixing, config.training
-    if mixing.regime in ("balanced", "incremental", "expanding") and not is_control(config):
+    if mixing.regime not in HAVE_LAWS and not is_control(config):
         return f"mixing.regime={mixing.regime} has none"
     if (config.sampling.repetition_penalty != 1 or config.sampling.beams > 1) and not is_control(config):
         return "text written with a repetition penalty or beams follows no law"
@@ -280,7 +282,7 @@ def expected_entropy(
     regime's sources have other parts than equal ones, or a fork changed what the law reads. All processes take part."""
     does, mixing = shaped(config.sampling), config.mixing
     of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
-    if does is None or is_control(config) or of_unequal_parts or mixing.regime in ("incremental", "expanding"):
+    if does is None or is_control(config) or of_unequal_parts or mixing.regime not in HAVE_SHARPENED:
         return {}
     if why_no_law_of_fork(chain):
         return {}

@@ -60,7 +60,9 @@ class Log:
             _check_finite(value, step, self.settings, self.steps)
             if step % self.every == 0 or step + 1 == self.steps:
                 lr = learning_rate(self.settings, step, self.steps)
-                self.rows.append({"step": step, "loss": value, "lr": lr, "grad_norm": norm})
+                self.rows.append({"step": step, "loss": value, "lr": lr})
+                if math.isfinite(norm):  # the squares of large gradients overflow; the next loss says what came of it
+                    self.rows[-1]["grad_norm"] = norm
         self.last = values[-1]
         self.recent = []
         return [count > 0 for count in reduced[len(losses) :]]

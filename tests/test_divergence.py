@@ -1,0 +1,88 @@
+"""Training that diverges: what comes of it is recorded so that the lab reads its own files, or the run ends in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Lab
+from helpers import small_config, undrawn
+
+from collapselab.chain import run
+from collapselab.config import UserError
+from collapselab.folders import read_json
+from collapselab.guards import LARGEST, drawable, metrics
+from collapselab.identity import json_text
+from collapselab.opening import chain_path
+from collapselab.report import write_report
+from collapselab.rundir import Chain, read_metrics
+
+SMALL: dict[str, Any] = {
+    "generations": 1, "model__layers": 1, "model__width": 16, "training__warmup_steps": 0, "mixing__tokens": 1024,
+    "sampling__batch_size": 32, "evaluation__tokens": 256, "evaluation__sample_tokens": 256,
+    "evaluation__self_bleu_samples": 0, "training__schedule": "constant", "training__checkpoint_steps": 1,
+    "training__weight_decay": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lr", [30.0, 1e4, 1e9, 1e25, 1e36])
+@pytest.mark.parametrize(("start", "clip"), [("scratch", 0.0), ("previous", 0.0), ("scratch", 1.0)])
+def test_a_run_that_diverges_can_be_read_and_continued_or_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lr: float, start: str, clip: float
+) -> None:
+    keys = SMALL | {"runs_dir": str(tmp_path), "training__lr": lr, "model__start": start, "training__clip": clip}
+    config = small_config(**keys)
+    for generations in (1, 2):  # then it is continued
+        try:
+            path, rows = run(small_config(**keys | {"generations": generations}))
+        except UserError as error:
+            said = str(error)
+            assert said.startswith(f"training.lr={lr}: ") and "lower lr" in said and len(said) <= 300, said
+            assert "not written by this lab" not in said
+            continue
+        assert rows == read_metrics(path) and len(rows) == generations + 1
+        with undrawn():
+            assert write_report(path).is_file()
+        for row in rows:
+            nll, lost = row["metrics"]["real/nll_nats"], row["metrics"].get("real/overflow")
+            assert ("real/perplexity" in row["metrics"]) == (nll < 345) == (lost is None)
+        if any("real/overflow" in row["metrics"] for row in rows):
+            assert "real/perplexity" in capsys.readouterr().err
+    for file in chain_path(config).rglob("*.json*"):
+        for line in file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]:
+            json.loads(line, parse_constant=pytest.fail)
+
+
+def test_values_too_large_to_draw_are_not_recorded() -> None:
+    values = {"a": 1.0, "b": 2.5e289, "c": -LARGEST, "d": -1e151, "e": float("inf"), "f": float("nan"), "g": 3}
+    assert drawable(values) == {"a": 1.0, "c": -LARGEST, "g": 3}
+    assert metrics({"a": 1.0, "b": 2.54e289}) == {"a": 1.0}
+    for wrong in (float("nan"), float("inf"), "1", None, True, 10**400):
+        with pytest.raises((ValueError, ArithmeticError)):
+            metrics({"a": wrong})
+
+
+def test_a_run_of_an_older_version_that_diverged_goes_on(tmp_path: Path, lab: Lab) -> None:
+    """It recorded such a perplexity, and then refused its own file."""
+    config = small_config(**SMALL | {"runs_dir": str(tmp_path), "model__family": "bigram"})
+    path, rows = run(config)
+    stage = Chain(path).stage(1, "eval")
+    for name in ("row.json", "eval.json"):
+        value = read_json(stage / name)
+        value["metrics"]["real/perplexity"] = 2.54e289
+        (stage / name).write_text(json_text(value))
+    from collapselab.folders import publishing
+
+    manifest = read_json(stage / "manifest.json")
+    files = {p.name: p.read_bytes() for p in stage.iterdir() if p.name != "manifest.json"}
+    with publishing(stage, inputs=manifest["inputs"]) as out:
+        for name, data in files.items():
+            (out / name).write_bytes(data)
+    config = small_config(**SMALL | {"runs_dir": str(tmp_path), "model__family": "bigram", "generations": 2})
+    path, again = run(config)
+    assert len(again) == 3 and "real/perplexity" not in again[1]["metrics"]
+    assert [row["metrics"] for row in again[:1]] == [row["metrics"] for row in rows[:1]]
+    with undrawn():
+        assert lab("report", str(path))[0] == lab("watch", "--once", str(path))[0] == 0
