@@ -92,8 +92,8 @@ def check(corpus: Corpus) -> None:
 
 @pytest.fixture(scope="module")
 def sotu() -> Corpus:
-    """The default corpus, from the cache that all tests share."""
-    return prepare(CorpusConfig())
+    """The default corpus, whole, from the cache that all tests share."""
+    return prepare(CorpusConfig(shared_passages="keep"))
 
 
 @cache
@@ -663,6 +663,9 @@ def test_documents_are_streamed(own_cache: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(shards, "_batches", watched)
     write(tmp_path / "a.jsonl", jsonl([*DOCUMENTS, "long " * 1000]))
     corpus = opened(tmp_path / "a.jsonl")
+    assert len(sizes) > 5
+    sizes.clear()
+    corpus = opened(tmp_path / "a.jsonl", shared_passages="keep")
     assert sum(sizes) == sum(map(len, DOCUMENTS)) + 5000 and len(sizes) > 5
     assert every(corpus) == sorted([*DOCUMENTS, "long " * 1000])
 

@@ -298,8 +298,8 @@ class Stages:
             training.write_log(facts.pop("log"), out / "log.jsonl")
             facts |= {"generation": self.g, "started_from": started_from}
             base = config.pretrained if start != "scratch" else None
-            if base is None or pretrained.trained_on(base) == self.corpus.digest:
-                facts["corpus"] = self.corpus.digest  # all that its weights have ever seen
+            if base is None or pretrained.has_seen_only(base, self.corpus):
+                facts["training_text"] = self.corpus.train_digest  # all that its weights have ever seen
             modeling.publish(self.trainer.model, self.corpus.tokenizer, out, facts)
 
     def model(self) -> modeling.LanguageModel:

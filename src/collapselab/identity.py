@@ -16,10 +16,11 @@ from typing import Any
 
 from collapselab.config import RunConfig, UserError, as_dict, digest
 
-# Where a run lives, how it is watched and what is kept of it: no part of what a chain is.
+# Where a run lives, how it is watched and what is kept of it: no part of what a chain is. (What `corpus.shared_passages` does to
+# the text is in the corpus digest.)
 HARMLESS = (
     *("name", "arm", "runs_dir", "data_dir", "progress", "retain", "generations", "tracking.wandb", "tracking.project"),
-    *("training.checkpoint_seconds", "training.checkpoint_steps"),
+    *("training.checkpoint_seconds", "training.checkpoint_steps", "corpus.shared_passages"),
 )
 # Keys that came later, with what older versions did: at that value no part of a shared digest, so that an arm that is added
 # to an old experiment finds the generation 0 that its other arms share.

@@ -218,6 +218,7 @@ def _check_identity(
         if known.facts["corpus"] != corpus.digest:
             raise UserError(
                 f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name"
+                + (", or corpus.shared_passages=keep if an older version began it" if corpus.was_cut else "")
             )
         if max(chain.finished(), default=0) > config.generations:
             last = max(chain.finished())
@@ -267,7 +268,10 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     if fixed := {k: v for k, v in changed.items() if k not in FORK_MAY_CHANGE}:
         raise UserError(f"--fork {parent}: these keys must stay as they were: {_listed(fixed)}")
     if known.facts["corpus"] != corpus.digest:
-        raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
+        raise UserError(
+            f"--fork {parent}: its corpus is not this one; use the same text and tokenizer"
+            + (", and corpus.shared_passages=keep if an older version began it" if corpus.was_cut else "")
+        )
     theirs = Chain(parent)
     if at < 0 or at not in theirs.finished():
         raise UserError(f"--at {at}: {parent} has finished generations {theirs.finished()}; choose one of them")
@@ -291,6 +295,6 @@ def pretrained_note(config: RunConfig, corpus: Corpus) -> str:
     """What a reader must know about a pretrained start; empty where it does not apply."""
     if config.model.pretrained is None:
         return ""
-    if pretrained.trained_on(config.model.pretrained) == corpus.digest:
+    if pretrained.has_seen_only(config.model.pretrained, corpus):
         return "note: the pretrained model was trained by this lab on this corpus's training split, not on the held-out text"
     return "note: the pretrained model may have seen the held-out text; its perplexity can look better than on new text"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from collapselab.config import UserError, first_line
+from collapselab.corpus import Corpus
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE
 from collapselab.folders import read_json
@@ -93,14 +94,19 @@ def size_of(pretrained: str) -> tuple[int, int | None]:
     return count, getattr(settings, "max_position_embeddings", None)
 
 
-def trained_on(pretrained: str) -> str | None:
-    """Digest of the corpus whose training split this lab trained the model on; None for models from elsewhere."""
+def has_seen_only(pretrained: str, corpus: Corpus) -> bool:
+    """Whether this lab trained the model, on this corpus's training text in these tokens and on nothing else: then
+    whatever is held out now is new to it. False for models from elsewhere."""
     facts = Path(locate(pretrained)[0]) / "collapselab.json"
     try:
         known = read_json(facts) if facts.is_file() else None
     except UserError:  # a note that nobody can read says nothing
-        return None
-    return known.get("corpus") if isinstance(known, dict) else None
+        return False
+    if not isinstance(known, dict):
+        return False
+    if "training_text" in known:
+        return bool(known["training_text"] == corpus.train_digest)
+    return known.get("corpus") == corpus.digest  # an older version named the whole corpus
 
 
 def check_weights(net: Any, missing: list[str]) -> None:

@@ -67,6 +67,10 @@ class CorpusConfig:
     """Share of documents held out for validation, (0, 1); used unless the source brings its own splits."""
     test_share: float = 0.10
     """Share of documents held out for testing, (0, 1); used unless the source brings its own splits."""
+    shared_passages: Literal["remove", "keep"] = "remove"
+    """What becomes of passages of held-out text (of 71 letters and digits or more) that also stand in the training text:
+    `remove` cuts them out of valid and test, never out of train, and out of valid what stands in test; `keep` leaves
+    held-out text whole, as the protocol of a published benchmark has it. Known languages are always left whole."""
     tokenizer: str | None = None
     """`bytes`, `bpe` (trained on the training split), `gpt2`, `words` (known languages only: a token per word), or a
     Hugging Face tokenizer by folder or hub name. null: the pretrained model's own where there is one, else `words`

