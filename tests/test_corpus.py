@@ -21,6 +21,7 @@ from conftest import Lab
 
 from collapselab.config import CorpusConfig, UserError
 from collapselab.corpus import Corpus, Tokens, prepare, shards
+from collapselab.corpus import pieces as cutting
 from collapselab.corpus.sources import document_key, package_folder, split_of
 from collapselab.corpus.tokenizers import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
 
@@ -240,13 +241,13 @@ def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(name: str, monkey
     mixed = "".join(chance.choice(atoms) for _ in range(4000))
     for text in (mixed, speeches()[3][:20000], "no line end " * 50, "\n" * 300 + "end", "a\n\nb\n\n c\n" * 40):
         ((ids, sizes),) = tokenizer.encode([text])
-        monkeypatch.setattr(shards, "PIECE", 16)
+        monkeypatch.setattr(cutting, "PIECE", 16)
         assert "".join(shards.pieces(text)) == text
         (parts,) = shards.encode(tokenizer, [text])
         cut = list(parts)
         assert ([i for part, _ in cut for i in part], [b for _, part in cut for b in part]) == (ids, sizes)
         monkeypatch.undo()
-    monkeypatch.setattr(shards, "PIECE", 16)
+    monkeypatch.setattr(cutting, "PIECE", 16)
     assert len(list(shards.pieces(speeches()[3][:20000]))) > 20  # it was cut
 
 

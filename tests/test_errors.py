@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadMode
 
 from collapselab import families, memory
 from collapselab.config import ModelConfig, RunConfig, UserError, as_dict
+from collapselab.corpus import readers
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.identity import flatten
 from collapselab.lock import Lock, take
@@ -151,6 +153,21 @@ def _encoder(folder: Path) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(0)
     BertLMHeadModel(BertConfig(vocab_size=257, max_position_embeddings=16, **sizes)).save_pretrained(folder)
+
+
+def _endless(kitchen: Kitchen) -> Result:
+    """Four hundred times as large unpacked as packed, which is allowed up to the size of a document: here a small one."""
+    with patch.object(readers, "LONGEST", 1 << 20):
+        return kitchen.text(gzip.compress(bytes(1 << 24)), "a.parquet.gz")
+
+
+def _all_shared(kitchen: Kitchen) -> Result:
+    text = " ".join(f"word{i}" for i in range(200))
+    for name, rows in {"train": [text], "valid": ["v" * 200], "test": [text[50:800]]}.items():
+        path = kitchen.here / "text" / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    return kitchen.run(corpus__source=f"path:{kitchen.here}/text/*")
 
 
 def _pickle(folder: Path) -> None:
@@ -290,13 +307,20 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "no file under a path": lambda k: k.run(corpus__source=f"path:{k.here}/none/*"),
     "a file of another kind": lambda k: k.text("a", "a.csv"),
     "an empty file": lambda k: k.text("", "a.txt"),
-    "text that is not UTF-8": lambda k: k.text("text".encode("utf-16"), "a.txt"),
+    "a pattern that meets no file": lambda k: ((k.here / "a.txt").mkdir(), k.run(corpus__source=f"path:{k.here}/*.txt"))[1],
+    "text that is not UTF-8": lambda k: k.text(b"caf\xe9", "a.txt"),
+    "text in UTF-16": lambda k: k.text("text".encode("utf-16"), "a.txt"),
+    "text in UTF-16 without a mark": lambda k: k.text("text".encode("utf-16-le"), "a.txt"),
     "a packed file that is cut off": lambda k: k.text(gzip.compress(b"x" * 999)[:-9], "a.txt.gz"),
     "a line that is no JSON": lambda k: k.text("{\n"),
+    "a key that stands twice in a line": lambda k: k.text('{"text": "a", "text": "b"}\n'),
     "half a surrogate pair in JSON": lambda k: k.text('{"text": "\\ud800"}\n'),
     "a column that is not there": lambda k: k.run(corpus__column="story"),
     "a column that holds no text": lambda k: k.run(corpus__column="id"),
     "a Parquet file that is broken": lambda k: k.text(b"PAR1", "a.parquet"),
+    "a packed Parquet file that unpacks without end": _endless,
+    "a password or token in a name": lambda k: k.run(corpus__source="hub:https://me:secret@host/set"),
+    "held-out text that is all in the training text": _all_shared,
     "too little text": lambda k: k.text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n'),
     "a split shorter than a block": lambda k: k.run(training__block=4096, mixing__tokens=None, mixing__real="reuse"),
     "a data set that cannot be had": lambda k: k.run(corpus__source="hub:nobody/nothing"),

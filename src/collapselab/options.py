@@ -241,10 +241,13 @@ def run_config(namespace: Any) -> RunConfig:
 
 
 def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
-    """The configuration in one YAML file, with options that override it."""
+    """The configuration in a chain's config.yaml, with options that override it."""
     options = Options("run", "")
     options.add_run_keys()
-    return run_config(options.parse(options.gather(["--config", str(path), *(overrides or [])])))
+    gathered = options.gather(["--config", str(path), *(overrides or [])])
+    if not any(item.startswith("--corpus.shared_passages=") for item in gathered):
+        gathered.append("--corpus.shared_passages=keep")  # an older version, which left held-out text whole
+    return run_config(options.parse(gathered))
 
 
 def arms_of(

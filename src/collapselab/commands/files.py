@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from collapselab.commands import RUN_HELP, make_options
@@ -62,7 +63,18 @@ def sync(arguments: list[str]) -> int:
 def corpus(arguments: list[str]) -> int:
     options = make_options("corpus")
     options.add("clear", str | None, None, "remove: `all`, or the beginning of a digest")
+    options.add("show", str | None, None, "list what was read: the beginning of a digest, or a corpus.source")
+    options.add(
+        "data_dir", str | None, None, "with --show: folder of named local corpora; null means $COLLAPSELAB_DATA"
+    )
     parsed = options.parse(options.gather(arguments))
+    if parsed.show is not None:
+        from collapselab.console import inert
+        from collapselab.corpus import show
+
+        for found in show(parsed.show, parsed.data_dir):
+            print(inert(json.dumps(found, indent=1, ensure_ascii=False)))
+        return 0
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

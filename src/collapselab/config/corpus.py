@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from collapselab.config.values import check
+from collapselab.config.values import check, check_no_secret
 
 LANGUAGES = ("planted", "facts", "logic")  # sources whose distribution is known exactly
 LANGUAGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -79,6 +79,8 @@ class CorpusConfig:
     """Size of a trained `bpe` vocabulary, 257 or more (256 bytes and the document separator)."""
 
     def __post_init__(self) -> None:
+        for key in ("source", "subset", "split", "tokenizer"):
+            check_no_secret(f"corpus.{key}", getattr(self, key))
         check(bool(self.source.strip()), "corpus.source", self.source, "name a source: sotu, path:GLOB or hub:NAME")
         for key in ("subset", "split"):
             check(

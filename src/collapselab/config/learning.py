@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from collapselab.config.values import check
+from collapselab.config.values import check, check_no_secret
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class ModelConfig:
     new random ones for each generation."""
 
     def __post_init__(self) -> None:
+        check_no_secret("model.pretrained", self.pretrained)
         for key in ("layers", "width", "heads", "pad_vocabulary"):
             check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "must be 1 or more")
         check(self.layers <= 10**4, "model.layers", self.layers, "must be at most 10000")

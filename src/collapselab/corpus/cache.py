@@ -1,0 +1,102 @@
+"""The cache of tokenised text: what lies there, and what is removed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from collapselab.config import CorpusConfig, UserError
+from collapselab.corpus.files import Digests, cache_root
+from collapselab.corpus.sources import open_source
+
+YOUNG = 60  # seconds in which a folder that nobody holds may still come to be held
+
+
+@contextmanager
+def being_made(folder: Path) -> Iterator[None]:
+    """Holds a lock on a folder, which ends with the process: `tidy` knows by it what a killed one left."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # file systems without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def tidy() -> None:
+    """Removes what processes that were killed while they tokenised left in the cache."""
+    for folder in cache_root().glob(".*.partial"):
+        with suppress(OSError):  # another process removes it, or has just put it into its place
+            if time.time() - folder.stat().st_mtime < YOUNG:
+                continue
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(handle)
+
+
+def cached() -> list[dict[str, Any]]:
+    """What lies in the cache: digest, source, tokenizer, tokens and bytes on disk, one dict per corpus."""
+    rows = []
+    try:
+        folders = sorted(cache_root().glob("*"))
+    except OSError as error:
+        raise UserError(
+            f"COLLAPSELAB_CACHE={cache_root()}: cannot be read ({error.strerror}); name another folder"
+        ) from None
+    for folder in folders:
+        if not folder.name.startswith(".") and (folder / "corpus.json").is_file():
+            try:
+                facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+            except ValueError:
+                facts = {"source": "(broken)", "tokenizer": {"name": "?"}, "splits": {}}
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            tokens = sum(split["tokens"] for split in facts["splits"].values())
+            rows.append(
+                {
+                    "digest": folder.name,
+                    "source": facts["source"],
+                    "tokenizer": facts["tokenizer"]["name"],
+                    "tokens": tokens,
+                    "bytes": size,
+                }
+            )
+    return rows
+
+
+def clear(prefix: str) -> list[str]:
+    """Removes cached corpora whose digest begins with `prefix` ("all" for every one); returns their digests."""
+    if not prefix:
+        raise UserError("clear='': give `all` or the beginning of a digest")
+    doomed = [row["digest"] for row in cached() if prefix == "all" or row["digest"].startswith(prefix)]
+    if not doomed and prefix != "all":
+        raise UserError(f"clear={prefix!r}: no cached corpus begins so; `collapselab corpus` lists them")
+    if prefix == "all":
+        doomed += [path.name for path in cache_root().glob(".*.partial")]
+        (cache_root() / ".digests.json").unlink(missing_ok=True)
+    for name in doomed:
+        shutil.rmtree(cache_root() / name)
+    return doomed
+
+
+def show(which: str, data_dir: str | None = None) -> list[dict[str, Any]]:
+    """What cached corpora were read from: by the beginning of a digest, or by `corpus.source`. A source that is not cached
+    is looked at: its files, and what is passed over."""
+    rows = [row for row in cached() if which and (row["digest"].startswith(which) or row["source"] == which)]
+    if rows:
+        return [json.loads((cache_root() / row["digest"] / "corpus.json").read_text(encoding="utf-8")) for row in rows]
+    try:
+        source = open_source(CorpusConfig(source=which), data_dir, Digests())
+    except UserError as error:
+        raise UserError(f"show={which!r}: no cached corpus begins so, and as a source: {error}") from None
+    return [{"source": which, "read": source.listing}]

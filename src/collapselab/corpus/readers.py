@@ -1,0 +1,285 @@
+"""Documents out of files, one at a time: text, JSON lines and Parquet, packed or not. No document, line or packed file can
+take more memory than there is: there is one limit for all of them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from collapselab.config import CorpusConfig, UserError, first_line
+from collapselab.memory import memory_here
+
+FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+LONGEST = 1 << 30  # bytes of a document; it is held in memory, in several copies at times
+COPIES = 16  # of a document that must fit into memory: bytes, characters of up to four bytes, arrays of a part
+CHUNK = 1 << 20
+UNPACKER_MEMORY = 1 << 30  # of an .xz file's own dictionary
+BOMB = 200  # times that a Parquet column or file may be larger unpacked, where it is larger than a document may be
+
+
+def longest() -> int:
+    return min(LONGEST, memory_here() // COPIES)
+
+
+def format_of(path: Path) -> tuple[str | None, str]:
+    """(format, compression) from a file name: `a.jsonl.xz` gives ("jsonl", ".xz")."""
+    compression = path.suffix if path.suffix in (".xz", ".gz") else ""
+    inner = path.with_suffix("") if compression else path
+    return FORMATS.get(inner.suffix), compression
+
+
+def read_documents(path: Path, config: CorpusConfig) -> Iterator[str]:
+    """The documents of a file. Raises UserError that names the file and the place where something is wrong."""
+    form = format_of(path)[0]
+    if form == "parquet":
+        yield from _read_parquet(path, config.column)
+    elif form == "jsonl":
+        for number, line in _lines(path, "divide it"):
+            if line.strip():
+                yield _column_of_line(line, path, number, config.column)
+    elif config.document == "file":
+        yield _read_text(path)
+    elif config.document == "line":
+        yield from (line.rstrip("\n") for _, line in _lines(path, "break it into lines") if line.strip())
+    else:
+        yield from _paragraphs(path)
+
+
+def listed(names: Any) -> str:
+    """Names for a line: the first ten, and how many more."""
+    shown = [str(name)[:30] for name in names]
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6:,} more" if len(shown) > 6 else "")
+
+
+# --- bytes and lines --------------------------------------------------------------------------------------------------
+
+
+class _Xz(io.RawIOBase):
+    """An .xz file with all its members, and with the zeros that may stand between and after them. (The standard library
+    takes a second member that is damaged for the end of the file.)"""
+
+    def __init__(self, path: Path):
+        self.file = path.open("rb")
+        self.member: lzma.LZMADecompressor | None = None
+        self.packed = b""
+        self.members = self.zeros = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data and (self.member is not None or self._begins()):
+            assert self.member is not None
+            if self.member.needs_input and not self.packed:
+                self.packed = self.file.read(CHUNK)
+                if not self.packed:
+                    raise EOFError("it is cut off")
+            data, self.packed = self.member.decompress(self.packed, len(buffer)), b""
+            if self.member.eof:
+                self.packed, self.member = self.member.unused_data, None
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _begins(self) -> bool:
+        """Goes to the next member; False at the end of the file."""
+        while True:
+            self.packed = self.packed or self.file.read(CHUNK)
+            rest = self.packed.lstrip(b"\0") if self.members else self.packed
+            self.zeros += len(self.packed) - len(rest)
+            ends = not self.packed
+            self.packed = rest
+            if (rest or ends) and self.zeros % 4:
+                raise lzma.LZMAError("zeros between members that are no multiple of four")
+            if rest:
+                self.member = lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=UNPACKER_MEMORY)
+                self.members, self.zeros = self.members + 1, 0
+                return True
+            if ends:
+                return False
+
+
+def _open(path: Path) -> IO[bytes]:
+    compression = format_of(path)[1]
+    if compression == ".xz":
+        return io.BufferedReader(_Xz(path), CHUNK)
+    if compression == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return path.open("rb")
+
+
+def _cannot_be_read(path: Path, error: BaseException) -> UserError:
+    return UserError(f"corpus.source: {path}: cannot be read ({first_line(error)}); check or replace the file")
+
+
+def _too_long(path: Path, place: str, remedy: str) -> UserError:
+    return UserError(f"corpus.source: {path}{place}: over {longest() // 10**6:,} MB as one document; {remedy}")
+
+
+def _decode(data: bytes, path: Path, place: str = "") -> str:
+    """Text with `\\n` at the end of each line, however it was written."""
+    marks = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+    if (mark := marks.get(data[:2])) or b"\0" in data:
+        said = f"is {mark}" if mark else f"holds NUL bytes (the first is byte {data.index(0)}), as UTF-16 does"
+        raise UserError(f"corpus.source: {path}{place}: {said}; convert the file to UTF-8 (iconv -f utf-16 -t utf-8)")
+    try:
+        return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"corpus.source: {path}{place}: not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}); "
+            "convert the file to UTF-8"
+        ) from None
+
+
+def _read_text(path: Path) -> str:
+    most, data = longest(), bytearray()
+    try:
+        with _open(path) as stream:
+            while part := stream.read(CHUNK):
+                data += part
+                if len(data) > most:
+                    raise _too_long(path, "", "set corpus.document to paragraph or line")
+    except UNREADABLE as error:
+        raise _cannot_be_read(path, error) from None
+    return _decode(bytes(data), path).removeprefix("\ufeff")
+
+
+def _lines(path: Path, remedy: str) -> Iterator[tuple[int, str]]:
+    """(number, line) of a text file; the number is that of the line's end \\n or \\r\\n."""
+    most = longest()
+    try:
+        with _open(path) as stream:
+            number = 0
+            while line := stream.readline(most + 1):
+                number += 1
+                if len(line) > most:
+                    raise _too_long(path, f", line {number}", remedy)
+                start = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                text = _decode(start, path, f", line {number}")
+                del line, start
+                if "\n" in text[:-1]:  # ends that are \r alone
+                    yield from ((number, f"{part}\n") for part in text.removesuffix("\n").split("\n"))
+                else:
+                    yield number, text
+    except UNREADABLE as error:
+        raise _cannot_be_read(path, error) from None
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    most, held, size = longest(), list[str](), 0
+    for number, line in _lines(path, "break it into lines"):
+        if line.strip():
+            held.append(line)
+            size += len(line)
+            if size > most:
+                raise _too_long(path, f", line {number}", "set corpus.document to line")
+        elif held:
+            yield "".join(held).rstrip("\n")
+            held, size = [], 0
+    if held:
+        yield "".join(held).rstrip("\n")
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:40]!r} stands twice")
+    return row
+
+
+def _column_of_line(line: str, path: Path, number: int, column: str) -> str:
+    try:
+        row = json.loads(line, object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"corpus.source: {path}, line {number}: not valid JSON ({first_line(error)}); mend the line"
+        ) from None
+    if not isinstance(row, dict) or column not in row:
+        have = listed(row) if isinstance(row, dict) else type(row).__name__
+        raise UserError(f"corpus.column={column!r}: {path}, line {number} has no such column; it has: {have}")
+    return as_text(row[column], column, f"{path}, line {number}")
+
+
+def as_text(value: object, column: str, place: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(
+            f"corpus.column={column!r}: {place} holds {type(value).__name__}, not text; name another column"
+        )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"corpus.column={column!r}: {place} holds half a surrogate pair, which is not text; mend it"
+        ) from None
+    if len(value) > longest():
+        raise UserError(
+            f"corpus.column={column!r}: {place} holds over {longest() // 10**6:,} MB as one document; divide it"
+        )
+    return value
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryFile() as plain:
+        try:
+            if format_of(path)[1]:  # Parquet is read from its end: unpacked to disk, not to memory
+                most = max(longest(), BOMB * path.stat().st_size)
+                with _open(path) as stream:
+                    while part := stream.read(CHUNK):
+                        if plain.write(part) and plain.tell() > most:
+                            raise UserError(f"corpus.source: {path}: over {BOMB} times as large unpacked; replace it")
+                plain.seek(0)
+            # A value that stands in many rows is held once, as it is in the file.
+            table = pq.ParquetFile(plain if format_of(path)[1] else path, read_dictionary=[column])
+            if column not in table.schema_arrow.names:
+                raise UserError(
+                    f"corpus.column={column!r}: {path} has no such column; it has: {listed(table.schema_arrow.names)}"
+                )
+            rows = _rows_at_once(table, column, path)
+            for batch in table.iter_batches(batch_size=rows, columns=[column]):
+                values = batch.column(0)
+                for value in values if isinstance(values, pa.DictionaryArray) else values.to_pylist():
+                    yield as_text(value.as_py() if isinstance(value, pa.Scalar) else value, column, str(path))
+        except UnicodeDecodeError:
+            raise UserError(f"corpus.source: {path}: holds text that is not UTF-8; write the file again") from None
+        except (pa.ArrowException, *UNREADABLE) as error:
+            raise UserError(
+                f"corpus.source: {path}: not a readable Parquet file ({first_line(error)}); replace it"
+            ) from None
+
+
+def _rows_at_once(table: Any, column: str, path: Path) -> int:
+    """Rows that are unpacked together: few of a column in which each value may repeat the one before, and so be far larger
+    than its place in the file."""
+    rows = 1024
+    for number in range(table.metadata.num_row_groups):
+        group = table.metadata.row_group(number)
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            if chunk.path_in_schema.split(".")[0] != column:
+                continue
+            size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+            if size > max(longest(), BOMB * packed):
+                raise UserError(f"corpus.source: {path}: over {BOMB} times as large unpacked; replace it")
+            if "DELTA_BYTE_ARRAY" in chunk.encodings:
+                rows = 1
+    return rows
