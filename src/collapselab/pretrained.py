@@ -11,7 +11,7 @@ from torch import Tensor
 from collapselab.config import UserError, first_line
 from collapselab.corpus import Corpus
 from collapselab.corpus.sources import package_folder
-from collapselab.corpus.tokenizers import SAFE, Tokenizer
+from collapselab.corpus.tokenizers import SAFE, Tokenizer, fetched
 from collapselab.folders import read_json
 from collapselab.guards import implausible
 from collapselab.memory import check_memory, on_gpu
@@ -20,8 +20,12 @@ from collapselab.memory import check_memory, on_gpu
 TOLERANCE, CAUSAL = 5e-3, 1e-5
 
 
-def locate(pretrained: str) -> tuple[str, str | None]:
-    """(folder or hub name, GGUF file name or None); raises UserError where a named file does not exist."""
+def locate(pretrained: str, *, weights: bool = False) -> tuple[str, str | None]:
+    """(folder, GGUF file name or None); raises UserError where what is named does not exist or must not be read.
+
+    Args:
+        weights: of a hub name they are fetched too.
+    """
     asked = f"model.pretrained={pretrained!r}"
     if pretrained.startswith("package:"):
         package, _, rest = pretrained.removeprefix("package:").partition("/")
@@ -39,15 +43,20 @@ def locate(pretrained: str) -> tuple[str, str | None]:
         if package_folder("gguf") is None:
             raise UserError(f"{asked}: GGUF files need the package gguf; run `pip install gguf`")
         return str(path.parent), path.name
+    if not path.exists() and not (path.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") > 1):
+        try:
+            path = Path(fetched(pretrained, asked, weights=weights))
+        except Exception as error:  # the hub's own are of many kinds
+            raise UserError(
+                f"{asked}: cannot be loaded ({first_line(error)[:150]}); check the folder or name"
+            ) from None
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{asked}: the folder has no config.json; name a model folder")
         if wrong := implausible(path):
             raise UserError(f"{asked}: cannot be loaded ({wrong}); check the folder or name")
         return str(path), None
-    if path.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") > 1:
-        raise UserError(f"{asked}: no such folder or file; check the path")
-    return pretrained, None
+    raise UserError(f"{asked}: no such folder or file; check the path")
 
 
 def cannot_be_loaded(pretrained: str, error: Exception) -> UserError:
@@ -79,7 +88,7 @@ def check_vocabulary(vocab: int, tokenizer: Tokenizer, pretrained: str | None) -
     """
     if tokenizer.size <= vocab:
         return
-    if pretrained is not None and tokenizer.name == locate(pretrained)[0]:
+    if pretrained is not None and tokenizer.name in (pretrained, locate(pretrained)[0]):
         raise UserError(
             f"model.pretrained={pretrained!r}: its tokenizer has {tokenizer.size} tokens, the model only {vocab}; "
             "add rows to its embeddings (resize_token_embeddings), or name another model"
