@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from collapselab.config import SamplingConfig
 from collapselab.modeling import LanguageModel
 from collapselab.sampling.draw import draw, truncated
 
+# Not cuDNN's attention, which makes a plan for every new shape: with a growing cache each token has another one.
+ANY_LENGTH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
 
 @torch.inference_mode()
+@sdpa_kernel(ANY_LENGTH)
 def write_batch(
     model: LanguageModel, prompts_BP: np.ndarray, uniforms_BN: np.ndarray, config: SamplingConfig, device: torch.device
 ) -> np.ndarray:
@@ -41,6 +46,7 @@ def write_batch(
 
 
 @torch.inference_mode()
+@sdpa_kernel(ANY_LENGTH)
 def beam_batch(
     model: LanguageModel, prompts_BP: np.ndarray, tokens: int, beams: int, device: torch.device
 ) -> np.ndarray:
