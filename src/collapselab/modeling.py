@@ -204,7 +204,9 @@ def _causal(module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, 
 
 def _unfused(query: Tensor, key: Tensor) -> bool:
     """Whether torch has no fused kernel for heads that share keys: it would hold all T x T products of a batch."""
-    return query.device.type == "cuda" and query.dtype == torch.float32 and query.shape[1] != key.shape[1]
+    kind = query.device.type
+    exact = query.dtype == torch.float32 and not torch.is_autocast_enabled(kind)  # which casts inside
+    return kind == "cuda" and exact and query.shape[1] != key.shape[1]
 
 
 class Published:
