@@ -1,5 +1,5 @@
 # The lab on a CUDA machine: docker build -t collapselab . && docker run --gpus all -v "$PWD/runs:/lab/runs" collapselab run ...
-# torch's wheels bring CUDA 13's libraries along: the base needs the driver's interface alone.
+# For several GPUs, and for a runs folder of another user: docs/gpus.md. torch's wheels bring CUDA 13's libraries along: the base needs the driver's interface alone.
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04
 
 # A compiler: Triton and torch build their kernels' launchers with it. The user of an Ubuntu image has the id that most hosts give their first user: ours takes its place.

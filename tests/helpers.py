@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,6 +77,22 @@ def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "png", lambda figure: b"")
         yield
+
+
+def cpu_units(work: Callable[[], object]) -> float:
+    """CPU time of `work`, of all threads of this process, in units of fixed work that is done before and after it (some 0.04 s).
+    Hosts differ by two and more from minute to minute, and what else runs there is in every second of the wall's clock."""
+
+    def cpu(call: Callable[[], object]) -> float:
+        began = time.process_time()
+        call()
+        return time.process_time() - began
+
+    def fixed() -> int:
+        return sum(i * i % 7 for i in range(500_000))
+
+    before, taken = min(cpu(fixed), cpu(fixed)), cpu(work)
+    return taken / max(before, min(cpu(fixed), cpu(fixed)))
 
 
 def samples_of(folder: Path, dtype: str = "<u2") -> np.ndarray:

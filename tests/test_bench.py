@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 
 import pytest
 import torch
 
-from collapselab.bench import Case, Row, cases, keep, obvious, sampler, show
+from collapselab.bench import Case, Row, cases, keep, measured, obvious, sampler, show
 from collapselab.bench.sampler import Size, parity
 
 TINY = Size("tiny", 1, 16, 2, 64)
@@ -31,11 +33,46 @@ def test_a_bench_from_the_command_line(lab, tmp_path, monkeypatch) -> None:
     assert f"{case['rows'][2]['rate']:,.0f}" in page.read_text() and kept.name in page.read_text()
 
 
+@pytest.mark.parametrize(("what", "rows"), [("training", 1), ("sampling", 2), ("generation", 1)])
+def test_ours_alone_is_measured_once(lab, monkeypatch, what: str, rows: int) -> None:
+    monkeypatch.setattr(cases, "SMALL", [TINY] * 2)
+    monkeypatch.setattr(sampler, "SMALL", [TINY])
+    monkeypatch.setattr(cases, "_generation", functools.partial(short_generation, cases._generation))
+    code, out, _ = lab("bench", what, "--device", "cpu", "--ours", "--repeats", "1", "--only", "1")
+    assert code == 0
+    (case,) = json.loads(out.splitlines()[-1])["cases"]
+    assert [row["name"].split()[0].strip(",") for row in case["rows"]] == ["ours"] * rows
+    assert all(len(row["seconds"]) == 1 and row["rate"] > 0 for row in case["rows"])
+
+
+def short_generation(measure, config, size, tokens, *more):
+    few = 32 * 128
+    settings = {"training": {"tokens": few}, "mixing": {"tokens": few}, "evaluation": {"tokens": 512}}
+    for section, changes in settings.items():
+        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
+    config = dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, tokenizer="bytes", vocab_size=2048))
+    return measure(config, size, few, *more)
+
+
+def test_what_does_not_fit_into_memory_is_a_row_too(capsys) -> None:
+    def too_large() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 127.00 GiB")
+
+    rows = [measured("theirs", too_large, 1, CPU, 5), measured("ours", lambda: None, 1, CPU, 5)]
+    assert rows[0].rate is None and rows[0].seconds == [] and rows[1].rate is not None
+    show(Case("A case", rows))
+    assert "does not fit into memory here" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="shapes"):
+        measured("wrong", lambda: torch.zeros(2, 3) @ torch.zeros(2, 3), 1, CPU, 5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["everything"], "must be sampling, training, metrics or generation"),
         (["metrics", "--repeats", "3"], "--repeats=3: must be 5 or more"),
+        (["metrics", "--repeats", "0", "--ours"], "--repeats=0: must be 1 or more"),
+        (["metrics", "--ours", "--out", "there"], "--out: figures are kept beside what they are compared with"),
         (["metrics", "--only", "-1"], "--only=-1: cases are counted from 1"),
         (["training", "--only", "9", "--device", "cpu"], "--only=9: bench training has no such case here"),
         (["metrics", "--device", "tpu"], "device='tpu': must be auto, cpu or cuda"),

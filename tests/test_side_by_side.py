@@ -80,10 +80,11 @@ def test_a_worker_that_is_killed_is_noticed(threads: int) -> None:
         time.sleep(0.3)
         return np.zeros(1)
 
-    started = time.monotonic()
+    came = []
     with pytest.raises(UserError, match=r"ended from outside; where memory was short, lower sampling\.batch_size"):
-        dict(side_by_side(write, list(range(100)), CPU))
-    assert time.monotonic() - started < 10  # not when all others are done
+        for index, _ in side_by_side(write, list(range(100)), CPU):
+            came.append(index)
+    assert len(came) < 40  # not when the other worker's fifty are done
     assert not multiprocessing.active_children()
 
 
@@ -96,7 +97,7 @@ from collapselab.sampling.side_by_side import side_by_side
 torch.set_num_threads(2)
 def write(index):
     open(f"{sys.argv[1]}/{os.getpid()}", "w").close()
-    time.sleep(3)
+    time.sleep(300)
     return np.zeros(100_000)
 dict(side_by_side(write, list(range(1000)), torch.device("cpu")))
 """
@@ -111,7 +112,7 @@ dict(side_by_side(write, list(range(1000)), torch.device("cpu")))
     said = parent.communicate(timeout=30)[1]
     assert said.count("Traceback") <= 1  # the parent's own at most; workers are silent
     while any(_runs(worker) for worker in workers):
-        assert time.monotonic() < stopped + 2.5, "a worker lives on until its batch is done"
+        assert time.monotonic() < stopped + 60, "a worker lives on until its batch is done"
         time.sleep(0.05)
 
 

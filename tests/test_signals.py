@@ -42,22 +42,20 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
                 assert one.poll() is None, one.said()
                 time.sleep(0.001)
             one.send_signal(sign)
-            asked = time.monotonic()
-            code = one.wait(60)
-            seconds = time.monotonic() - asked
+            code = one.wait(120)
             said = one.said().splitlines()[-1]
             kept = [p.name for p in chain.glob(f"gen_001/{stage}.unfinished/*")]
             again = shlex.split(said.split("to go on: ")[1])
             assert ended(started(again[1:], root / "again.log", True), 120) == 0
             found.append({"stage": stage, "sign": int(sign), "code": code, "said": said, "kept": kept, "again": again,
-                          "log": one.said(), "seconds": seconds, "equal": left(chain) == wanted})  # fmt: skip
+                          "log": one.said(), "equal": left(chain) == wanted})  # fmt: skip
     return found
 
 
 def test_a_signal_ends_a_run_with_its_code_and_the_command_that_goes_on(stopped: list[dict]) -> None:
     assert len(stopped) == 4
     for one in stopped:
-        assert one["code"] == 128 + one["sign"] and one["seconds"] < 10, one
+        assert one["code"] == 128 + one["sign"], one
         name = signal.Signals(one["sign"]).name
         assert one["said"].startswith(f"collapselab: stopped by {name}") and one["again"][:2] == ["collapselab", "run"]
         assert "Traceback" not in one["log"]
@@ -94,10 +92,9 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     run.send_signal(signal.SIGTERM)
     time.sleep(0.8)
     assert run.poll() is None, "the step should be longer"
-    asked = time.monotonic()
     run.send_signal(signal.SIGTERM)
-    assert run.wait(20) == 128 + signal.SIGTERM and time.monotonic() - asked < 2
-    assert "stopped at once" in run.said()
+    assert run.wait(60) == 128 + signal.SIGTERM and "stopped at once" in run.said()
+    assert [step.name for step in place.parent.glob("0*")] == [place.name]  # the step was not finished
 
 
 def test_an_experiment_stops_its_chains_in_checkpoints(tmp_path: Path) -> None:
@@ -156,9 +153,9 @@ try:
         it = Slow()
         del it
         time.sleep(20)
+        print("nothing came")
 except interrupts.Stopped as stopped:
     sys.exit(stopped.code)
 """
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 143 and "Traceback" not in done.stderr and time.monotonic() - began < 15
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 143 and "Traceback" not in done.stderr and not done.stdout

@@ -33,6 +33,10 @@ def in_words(where: Path, processes: Processes) -> Iterator[None]:
     except OSError as error:
         raise UserError(of_disk(where, error)) from error
     except RuntimeError as error:
+        if "deterministic" in str(error):  # torch has only another way to compute it, or cuBLAS was told otherwise
+            raise UserError(
+                f"deterministic=True: torch refuses an operation ({first_line(error)[:120]}); set it to false; {KEPT}"
+            ) from error
         if processes.world == 1 or not _of_a_peer(error):
             raise
         interrupts.check()  # a launcher ends all processes: then it was that

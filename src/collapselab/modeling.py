@@ -208,10 +208,30 @@ def causal_attention(net: Any) -> None:
     """Lets the network's attention say that it is causal instead of adding a mask, which a compiled step would otherwise do
     (transformers builds one while it is traced), and which keeps torch from its flash kernel. For packed blocks only."""
     from transformers import AttentionInterface
+
+    AttentionInterface.register("sdpa_causal", _causal)  # a name for which no mask is known
+    net.set_attn_implementation("sdpa_causal")
+
+
+def _causal(module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> tuple[Tensor, None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    AttentionInterface.register("sdpa_causal", sdpa_attention_forward)  # a name for which no mask is known
-    net.set_attn_implementation("sdpa_causal")
+    if not _unfused(query, key):
+        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, *mask, **options)
+        return found
+    key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
+    summed = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"),
+        is_causal=query.shape[2] > 1,
+    )  # fmt: skip
+    return summed.transpose(1, 2).contiguous(), None
+
+
+def _unfused(query: Tensor, key: Tensor) -> bool:
+    """Whether torch has no fused kernel for heads that share keys: it would hold all T x T products of a batch."""
+    kind = query.device.type
+    exact = query.dtype == torch.float32 and not torch.is_autocast_enabled(kind)  # which casts inside
+    return kind == "cuda" and exact and query.shape[1] != key.shape[1]
 
 
 class Published:

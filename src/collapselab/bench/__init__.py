@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from collapselab.folders import read_json, write_json, write_text
-from collapselab.parallel import clock
+from collapselab.parallel import clock, out_of_memory
 
 LEAST_REPEATS = 5
 # Dense bf16 products by NVIDIA's data sheets, FLOP/s: what others quote their MFU against.
@@ -35,8 +35,8 @@ class Row:
     """One way of doing the work."""
 
     name: str
-    rate: float
-    """Tokens (or what the case says) per second, from the median of the repeats."""
+    rate: float | None
+    """Tokens (or what the case says) per second, from the median of the repeats; null where it did not fit into memory."""
     seconds: list[float]
     share: float | None = None
     """Of the limit that the case names, measured in the same run."""
@@ -60,9 +60,19 @@ class Case:
 def measured(
     name: str, work: Callable[[], object], amount: float, device: torch.device, repeats: int, warm_up: int = 1
 ) -> Row:
-    """A row: the median time of `work`, which does `amount` units, and its peak memory."""
-    with Peak(device) as peak:
-        seconds = clock(work, device, repeats, warm_up)
+    """A row: the median time of `work`, which does `amount` units, and its peak memory. What does not fit into memory is a
+    row too: the others still count."""
+    seconds = None
+    try:
+        with Peak(device) as peak:
+            seconds = clock(work, device, repeats, warm_up)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    if device.type == "cuda":  # here nothing holds what an error's frames held
+        torch.cuda.empty_cache()
+    if seconds is None:
+        return Row(name, None, [], note="does not fit into memory here")
     return Row(name, amount / statistics.median(seconds), seconds, peak_bytes=peak.bytes)
 
 
@@ -181,13 +191,17 @@ def chosen(plan: list[Any], only: int | None) -> list[Any]:
 
 
 def bench(
-    name: str, device: torch.device, repeats: int, command: str, only: int | None, out: Path | None
+    name: str, device: torch.device, repeats: int, command: str, only: int | None, out: Path | None, ours: bool = False
 ) -> dict[str, Any]:
-    """Runs one bench; returns the document that is printed. What is finished is kept in `out` case by case."""
+    """Runs one bench; returns the document that is printed. What is finished is kept in `out` case by case.
+
+    Args:
+        ours: leave out what the lab is compared with.
+    """
     from collapselab.bench import cases
 
     document: dict[str, Any] = {"bench": name, "command": command, "machine": machine(device), "cases": []}
-    for case in cases.BENCHES[name](device, max(LEAST_REPEATS, repeats), only):
+    for case in cases.BENCHES[name](device, repeats, only, ours):
         document["cases"].append(asdict(case))
         show(case)
         if out is not None:
@@ -197,12 +211,15 @@ def bench(
 
 def _cells(row: dict[str, Any]) -> list[str]:
     share = "" if row["share"] is None else f"{100 * row['share']:.0f} %"
+    rate, median = (
+        ("–", "–") if row["rate"] is None else (f"{row['rate']:,.0f}", f"{statistics.median(row['seconds']):.3g}")
+    )
     peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.2f} GB"
-    spread = f"{min(row['seconds']):.3g} .. {max(row['seconds']):.3g}"
+    spread = f"{min(row['seconds']):.3g} .. {max(row['seconds']):.3g}" if row["seconds"] else ""
     return [
         row["name"],
-        f"{row['rate']:,.0f}",
-        f"{statistics.median(row['seconds']):.3g}",
+        rate,
+        median,
         spread,
         share,
         peak,

@@ -27,6 +27,7 @@ from collapselab.config import (
     SamplingConfig,
     TrainingConfig,
 )
+from collapselab.corpus import Corpus
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.evaluation.samples import diversity_metrics
 from collapselab.metrics.bigrams import bigram_keys, count_keys
@@ -55,7 +56,7 @@ class Blocks:
         return np.asarray(self.ids[rows])
 
 
-def trainer(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
+def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
     """Optimiser steps on the same blocks: forward, backward, clipping, AdamW."""
     cuda = device.type == "cuda"
     found = limits(device)
@@ -93,14 +94,15 @@ def trainer(device: torch.device, repeats: int, only: int | None) -> Iterator[Ca
         def ours(lab: training.Trainer = lab, start: modeling.LanguageModel = start, data: Blocks = data) -> None:
             lab.train(start, data, 0)  # type: ignore[arg-type]
 
+        ways = {"reference (float32, .item() per step)": reference, "transformers model, eager": theirs, "ours": ours}
         rows = [
-            measured("reference (float32, .item() per step)", reference, amount, device, repeats),
-            measured("transformers model, eager", theirs, amount, device, repeats),
-            measured("ours", ours, amount, device, repeats),
+            measured(name, work, amount, device, repeats)
+            for name, work in ways.items()
+            if work is ours or not ours_alone
         ]
         peak = found.datasheet or found.flops
         for row in rows:
-            row.share = row.rate * size.flops(block) / peak
+            row.share = None if row.rate is None else row.rate * size.flops(block) / peak
         limit = "the data sheet's products (MFU)" if found.datasheet else "measured float32 products (MFU)"
         yield Case(f"Training, {size.name}, {batch} blocks of {block}", rows, limit=limit)
 
@@ -108,13 +110,13 @@ def trainer(device: torch.device, repeats: int, only: int | None) -> Iterator[Ca
 # --- metrics and files ------------------------------------------------------------------------------------------------
 
 
-def metrics(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
+def metrics(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
     """Sample metrics of 10 M tokens (vocabulary 50,257, Zipf's law), and publishing 124 M parameters."""
     for case in chosen([_sample_metrics, _publishing], only):
-        yield case(device, repeats)
+        yield case(device, repeats, ours_alone)
 
 
-def _sample_metrics(device: torch.device, repeats: int) -> Case:
+def _sample_metrics(device: torch.device, repeats: int, ours_alone: bool) -> Case:
     count, length, vocab, cpu = 10_000_000, 512, 50257, torch.device("cpu")
     real, ids = ((np.random.default_rng(i).zipf(1.2, count) % vocab).astype(np.uint16) for i in range(2))
     rows = [ids[i : i + length] for i in range(0, count, length)]
@@ -140,10 +142,12 @@ def _sample_metrics(device: torch.device, repeats: int) -> Case:
         overlap_sums(text, real, vocab)
 
     agree = [int(part["types"]) for part in diversity_metrics(some, [])[0]["diversity/tokens"].values()]
+    counter = "reference (collections.Counter, 200,000 tokens)"
+    others = [] if ours_alone else [measured(counter, counters, len(some) * length, cpu, repeats)]
     return Case(
         "Sample metrics of tokens, n = 1 .. 4",
         [
-            measured("reference (collections.Counter, 200,000 tokens)", counters, len(some) * length, cpu, repeats),
+            *others,
             measured("ours, n-grams of 10 M", lambda: diversity_metrics(rows, []), count, cpu, repeats),
             measured("ours, also distances and tail coverage", everything, count, cpu, repeats),
             measured("ours, bigram tails, overlap with 10 M of training text", against_text, count, cpu, repeats),
@@ -152,7 +156,7 @@ def _sample_metrics(device: torch.device, repeats: int) -> Case:
     )
 
 
-def _publishing(device: torch.device, repeats: int) -> Case:
+def _publishing(device: torch.device, repeats: int, ours_alone: bool) -> Case:
     model, tokenizer = GPT2.model(1024), bytes_tokenizer()
     model.net.to(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +172,7 @@ def _publishing(device: torch.device, repeats: int) -> Case:
 # --- a whole generation -----------------------------------------------------------------------------------------------
 
 
-def generation(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
+def generation(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
     """Train, publish, sample as much, score: a chain of this lab against the obvious script, on real text."""
     cuda = device.type == "cuda"
     if cuda:
@@ -186,14 +190,12 @@ def generation(device: torch.device, repeats: int, only: int | None) -> Iterator
             training=TrainingConfig(block=block, batch_size=batch, tokens=tokens),
             mixing=MixingConfig(tokens=None if cuda else tokens, start=0.5, real="reuse"),
         )  # fmt: skip
-        yield _generation(config, size, tokens, device)
+        yield _generation(config, size, tokens, device, ours_alone)
 
 
-def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device) -> Case:
+def _script(config: RunConfig, size: Size, tokens: int, corpus: Corpus, device: torch.device) -> tuple[Row, float]:
+    """The obvious script's row, with the best of the batches that `generate` was tried with, and its held-out perplexity."""
     cuda, block, batch = device.type == "cuda", config.training.block, config.training.batch_size
-    repeats = config.generations
-    corpus = open_corpus(config, Processes(config.device))
-    size = dataclasses.replace(size, vocab=corpus.tokenizer.size)
     whole = torch.from_numpy(corpus.train.ids[: len(corpus.train.ids) // block * block].astype(np.int64)).view(
         -1, block
     )
@@ -221,18 +223,31 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
             place = Path(folder) / "model"
             obvious.generation(net, blocks, blocks[:, :head], held_out, batch, best, place, bf16=cuda)
 
-        theirs = measured(f"obvious script (generate at batch {best})", script, 2 * tokens, device, repeats, warm_up=0)
-        perplexity = obvious.perplexity(net, held_out, batch, bf16=cuda)
+        name = f"obvious script (generate at batch {best})"
+        row = measured(name, script, 2 * tokens, device, config.generations, warm_up=0)
+    return row, obvious.perplexity(net, held_out, batch, bf16=cuda)
+
+
+def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device, ours_alone: bool) -> Case:
+    batch = config.training.batch_size
+    corpus = open_corpus(config, Processes(config.device))
+    size = dataclasses.replace(size, vocab=corpus.tokenizer.size)
+    rows: list[Row] = []
+    parity: dict[str, Any] = {}
+    if not ours_alone:
+        theirs, perplexity = _script(config, size, tokens, corpus, device)
+        rows, parity = [theirs], {"held-out perplexity, script on real text": round(perplexity, 1)}
+    with tempfile.TemporaryDirectory() as folder:
         with Peak(device) as peak, Busy(device) as busy:
             began = time.perf_counter()
-            path, rows = chain.run(dataclasses.replace(config, runs_dir=folder))
+            path, made = chain.run(dataclasses.replace(config, runs_dir=folder))
             total = time.perf_counter() - began
         # Generation 0 has the start-up (compilation, the reference) in it: left out of the median, told in the note.
-        seconds = [sum(row["time"].values()) for row in rows[1:]]
-        reached = rows[-1]["metrics"]["real/perplexity"]
-        stages = {k: statistics.median(row["time"][k] for row in rows[1:]) for k in sorted(rows[1]["time"])}
+        seconds = [sum(row["time"].values()) for row in made[1:]]
+        reached = made[-1]["metrics"]["real/perplexity"]
+        stages = {k: statistics.median(row["time"][k] for row in made[1:]) for k in sorted(made[1]["time"])}
         assert mixing.sample_budget(config, mixing.blocks_available(corpus.train, config)) == tokens and path.is_dir()
-    note = f"{len(rows)} generations in {total:.1f} s with start-up; " + ", ".join(
+    note = f"{len(made)} generations in {total:.1f} s with start-up; " + ", ".join(
         f"{name.removesuffix('_seconds')} {value:.2g}" for name, value in stages.items()
     )
     if busy.share is not None:
@@ -244,18 +259,17 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
         peak_bytes=peak.bytes,
         note=note,
     )
+    parity["chain after its last generation"] = round(reached, 1)
+    if rows and rows[0].rate is not None and ours.rate is not None:
+        parity = {"speed-up": round(ours.rate / rows[0].rate, 2)} | parity
     return Case(
         f"A generation, {size.name}: {tokens:,} tokens trained in batches of {batch}, {tokens:,} sampled",
-        [theirs, ours],
-        parity={
-            "speed-up": round(ours.rate / theirs.rate, 2),
-            "held-out perplexity, script on real text": round(perplexity, 1),
-            "chain after its last generation": round(reached, 1),
-        },
+        [*rows, ours],
+        parity=parity,
     )
 
 
-BENCHES: dict[str, Callable[[torch.device, int, int | None], Iterator[Case]]] = {
+BENCHES: dict[str, Callable[[torch.device, int, int | None, bool], Iterator[Case]]] = {
     "sampling": sampling,
     "training": trainer,
     "metrics": metrics,

@@ -51,16 +51,16 @@ SMALL = [Size("2 layers, 64 wide", 2, 64, 2, 2048), Size("4 layers, 128 wide", 4
 GPT2 = Size("GPT-2 124M", 12, 768, 12, 50257)
 
 
-def sampling(device: torch.device, repeats: int, only: int | None) -> Iterator[Case]:
+def sampling(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
     """Pure ancestral samples. On a CPU all rows have batches of the same size; on a GPU each has its best of those tried."""
     cuda = device.type == "cuda"
     found = limits(device)
     plan = [(GPT2, length) for length in (128, 512, 1024)] if cuda else [(size, 128) for size in SMALL]
     for size, length in chosen(plan, only):
-        yield _sampling(size, length, device, repeats, found)
+        yield _sampling(size, length, device, repeats, found, ours_alone)
 
 
-def _sampling(size: Size, length: int, device: torch.device, repeats: int, found: Limits) -> Case:
+def _sampling(size: Size, length: int, device: torch.device, repeats: int, found: Limits, ours_alone: bool) -> Case:
     cuda = device.type == "cuda"
     model, plain = size.model(length), size.model(length, pad=1)
     dtype = torch.bfloat16 if cuda else torch.float32
@@ -73,7 +73,7 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
     )  # fmt: skip
     rows: list[Row] = []
     sizes: list[int] = []
-    for batch in batches:
+    for batch in [] if ours_alone else batches:
         sequences = batch if cuda else 4 * batch
         prompts = np.zeros((sequences, 1), np.int64)
         ids, amount = torch.from_numpy(prompts).to(device), sequences * (length - 1)
@@ -110,7 +110,8 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
     # What a step must move at least: half a cache on average, logits once each way, weights once.
     for row, batch in zip(rows, sizes, strict=True):
         step = form_of(model).cache_bytes(length, dtype) / 2 * batch + 2 * 4 * batch * size.vocab
-        row.share = (step + model.parameters * dtype.itemsize) * row.rate / batch / found.copy
+        moved = step + model.parameters * dtype.itemsize
+        row.share = None if row.rate is None else moved * row.rate / batch / found.copy
     return Case(
         f"Sampling {length} tokens, {size.name}", rows, limit="copy bandwidth", parity=parity(model, length, device)
     )

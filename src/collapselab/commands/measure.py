@@ -14,7 +14,8 @@ def bench(arguments: list[str]) -> int:
     options.add_positional("what", "sampling, training, metrics or generation")
     options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
     options.add("only", int | None, None, "number of the one case to measure, from 1; null measures all")
-    options.add("repeats", int, 5, "measurements whose median counts, 5 or more")
+    options.add("repeats", int, 5, "measurements whose median counts, 5 or more; with --ours also fewer")
+    options.add_switch("ours", "leave out what the lab is compared with: for a look in a short time, never kept")
     options.add(
         "out", str | None, None, "folder that keeps the figures: a JSON document and a page, by machine and day"
     )
@@ -25,7 +26,11 @@ def bench(arguments: list[str]) -> int:
         raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
     if parsed.only is not None and parsed.only < 1:
         raise UserError(f"--only={parsed.only}: cases are counted from 1")
-    if parsed.repeats < 5:
+    if parsed.ours and parsed.out:
+        raise UserError("--out: figures are kept beside what they are compared with; leave --ours out")
+    if parsed.repeats < 1:
+        raise UserError(f"--repeats={parsed.repeats}: must be 1 or more")
+    if parsed.repeats < 5 and not parsed.ours:
         raise UserError(f"--repeats={parsed.repeats}: must be 5 or more; a median of fewer says little")
     quiet()
     from collapselab import bench
@@ -37,7 +42,7 @@ def bench(arguments: list[str]) -> int:
         print(processes.unused_gpu, file=sys.stderr)
     command = f"collapselab bench {' '.join(arguments)}"
     out = Path(parsed.out) if parsed.out else None
-    document = bench.bench(parsed.what, device, parsed.repeats, command, parsed.only, out)
+    document = bench.bench(parsed.what, device, parsed.repeats, command, parsed.only, out, parsed.ours)
     if not document["cases"]:
         raise UserError(f"--only={parsed.only}: bench {parsed.what} has no such case here")
     print(bench.last_line(document))

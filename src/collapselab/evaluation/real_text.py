@@ -23,7 +23,7 @@ from collapselab.metrics.likelihood import (
     windows,
 )
 from collapselab.metrics.next_token import next_token_values
-from collapselab.modeling import LanguageModel
+from collapselab.modeling import LanguageModel, causal_attention
 from collapselab.parallel import Processes, out_of_memory
 
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
@@ -120,6 +120,8 @@ def window_losses(
         return places, *bigram.scores(model.net, stream[places - 1], stream[places])
     context = max(end - begin for begin, end, _ in plan)
     model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
+    if processes.device.type == "cuda" and model.plain:
+        causal_attention(model.net)
     chunk = max(1, LOGIT_BYTES[processes.device.type] // (4 * model.vocab))
     rows = max(1, (BATCH_TOKENS[processes.device.type] if model.plain else chunk) // context)
     if processes.device.type == "cpu":

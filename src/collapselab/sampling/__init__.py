@@ -29,11 +29,13 @@ from collapselab.rundir import batch_of, keep_batch
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
-from collapselab.sampling.room import prompt_bytes, row_bytes
+from collapselab.sampling.room import row_bytes, rows_that_fit
 from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights, unsupported
 from collapselab.seeds import generator
+
+__all__ = ["Sampler", "make_prompts", "row_bytes"]
 
 CPU_BATCH = 128
 COUNTED_BATCH = 4096  # of a bigram model: a step costs the same few microseconds for one row and for hundreds
@@ -104,12 +106,12 @@ class Sampler:
             return CPU_BATCH
         most = FIXED_CUDA_BATCH
         if not self.config.deterministic:
-            each = row_bytes(model, length, self.precision, self.config.sampling.beams)
             # Training comes again while the cache stays: what it took at its peak is not for the cache.
             ours = torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
             free = torch.cuda.mem_get_info(device)[0] + ours - 6 * model.parameters
-            free -= prompt_bytes(model, sequences * (self.config.prompt_length - 1), self.precision)
-            most = max(1, min(CUDA_BATCH, int(free * MEMORY_SHARE) // each))
+            read, beams = max(0, self.config.prompt_length - 1), self.config.sampling.beams
+            fit = rows_that_fit(int(free * MEMORY_SHARE), model, length, read, self.precision, beams)
+            most = max(1, min(CUDA_BATCH, fit))
             most -= most % 64 if most > 64 else 0
         share = sequences if self.config.deterministic else -(-sequences // self.processes.world)
         even = -(-share // -(-share // most))  # batches of one size, the last one nearly full

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from collapselab.config import SamplingConfig, first_line
 from collapselab.modeling import LanguageModel
@@ -20,6 +21,8 @@ from collapselab.parallel import out_of_memory
 from collapselab.pretrained import TOLERANCE, distance
 from collapselab.sampling.draw import draw, truncated
 
+# Not cuDNN's attention, which makes a plan for every new shape: with a growing cache each token has another one.
+ANY_LENGTH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 ROWS, WALK = 3, 64  # of the check: sequences side by side, and tokens read one at a time
 
 _flaws: WeakKeyDictionary[Any, dict[tuple[int, int, bool], str | None]] = WeakKeyDictionary()  # by network
@@ -105,6 +108,7 @@ def _examined(model: LanguageModel, read: int, longest: int, device: torch.devic
 
 
 @torch.inference_mode()
+@sdpa_kernel(ANY_LENGTH)
 def write_batch(
     model: LanguageModel, prompts_BP: np.ndarray, uniforms_BN: np.ndarray, config: SamplingConfig, device: torch.device
 ) -> np.ndarray:
@@ -133,6 +137,7 @@ def write_batch(
 
 
 @torch.inference_mode()
+@sdpa_kernel(ANY_LENGTH)
 def beam_batch(
     model: LanguageModel, prompts_BP: np.ndarray, tokens: int, beams: int, device: torch.device
 ) -> np.ndarray:

@@ -20,12 +20,20 @@ def row_bytes(model: LanguageModel, length: int, precision: str, beams: int = 1)
     return beams * (cache + 3 * 4 * model.vocab + 64 * hidden + 8 * length)
 
 
-def prompt_bytes(model: LanguageModel, tokens: int, precision: str) -> int:
-    """GPU memory that reading prompts of so many tokens takes once, in bytes: the engine reads a part of them at a time."""
+def rows_that_fit(free: int, model: LanguageModel, length: int, read: int, precision: str, beams: int = 1) -> int:
+    """Sequences of a batch for which `free` bytes are enough, 0 or more; `read` tokens of each are a prompt that is read in
+    one pass, some sequences at a time."""
+    each = row_bytes(model, length, precision, beams)
+    token = prompt_bytes(model, precision) if beams == 1 else 0
+    return max(0, free // (each + read * token), (free - PREFILL_TOKENS * token) // each)
+
+
+def prompt_bytes(model: LanguageModel, precision: str) -> int:
+    """GPU memory that the engine takes for a prompt's token while it reads it, in bytes."""
     if unsupported(model.net) is not None:
-        return 0  # the plain sampler holds it per row
+        return 0  # the plain sampler's is in `row_bytes`
     settings = model.net.config
     width = int(settings.hidden_size)
     inner = int(getattr(settings, "intermediate_size", None) or getattr(settings, "n_inner", None) or 4 * width)
-    held = 3 * inner + 4 * width  # of a token: gate, up and their product; its state, a norm of it, a sum
-    return max(0, min(tokens, PREFILL_TOKENS)) * held * (2 if precision == "bf16" else 4)
+    # Gate, up and their product; the state, its norm, and a sum of both.
+    return (3 * inner + 4 * width) * (2 if precision == "bf16" else 4)
