@@ -20,7 +20,7 @@ from collapselab.folders import read_json, write_json
 from collapselab.metrics.tails import LEAST_TYPES
 from collapselab.report import charts, colours, figures, files, overlay, page, protocols, series, tables, words
 from collapselab.report.controls import Control, controls
-from collapselab.report.effects import uncontrolled
+from collapselab.report.effects import per_cent, uncontrolled
 from collapselab.report.gallery import draw
 from collapselab.rundir import Chain, read_metrics
 
@@ -45,16 +45,19 @@ def arm(name: str, run: str = "run", seeds: tuple[int, ...] = (1,), **settings: 
 
 
 def test_a_control_is_that_of_the_arm_with_its_own_settings() -> None:
-    """Whatever does not matter where real text is passed on, and whatever is no reason for a number, makes no other arm."""
+    """How its models write comes after how they are trained; what is no reason for a number makes no other arm."""
     chains = [
         *arm("closed"),
         *arm("cold", sampling__temperature=0.5, sampling__top_k=9, sampling__batch_size=7, sampling__precision="bf16"),
         *arm("kept", mixing__regime="accumulate", retain="last", training__checkpoint_steps=3),
-        *arm("real", sampling__source="real", sampling__beams=2, generations=9),
+        *arm("real_hot", sampling__source="real", sampling__temperature=2.0),
+        *arm("real", sampling__source="real", sampling__batch_size=5, generations=9),
         *arm("real_kept", mixing__regime="accumulate", sampling__source="real", sampling__min_p=0.1),
     ]
     found = controls(chains)
-    assert found == {"closed": Control("real", ()), "cold": Control("real", ()), "kept": Control("real_kept", ())}
+    assert found["closed"] == Control("real", ())
+    assert found["cold"] == Control("real_hot", ("sampling.temperature", "sampling.top_k"))
+    assert found["kept"] == Control("real_kept", ("sampling.min_p",))
 
 
 def test_a_single_control_is_shared_and_what_differs_is_named() -> None:
@@ -150,6 +153,15 @@ def test_effects_are_paired_by_seed_and_the_loops_part_is_the_change_less_the_co
     assert (change["loop_low"], change["loop_high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
+def test_shares_are_short_and_of_many_times_no_per_cent() -> None:
+    assert [per_cent(share) for share in (-0.39, 0.004, 8.9, 19.04)] == [
+        "-39 %",
+        "+0.4 %",
+        "+890 %",
+        "20 times as much",
+    ]
+
+
 def test_without_controls_the_tables_have_empty_columns() -> None:
     tidy = pd.DataFrame(course("closed", 1, [1.0, 2.0]), columns=tables.TIDY)
     assert tables.summary(tidy, None)["effect"].isna().all() and tables.changes(tidy)["loop"].isna().all()
@@ -222,7 +234,8 @@ def test_every_sentence_of_an_arm_states_its_effect_and_names_the_companions(pai
     assert sum("Against the control at generation 1" in one for one in said) >= 2
     (beside,) = [one for one in said if one.startswith("Beside it")]
     assert (
-        "triples of words that real text knows 0.9 to 0.7" in beside and "mass of words seen 5 times or less" in beside
+        "triples of words that real text knows from 0.9 to 0.7" in beside
+        and "mass of words seen 5 times or less" in beside
     )
     assert "real text itself scatters from 0.96 to 1.04" in said[0]
     control = arm_sentences(pair, "control")
@@ -245,7 +258,7 @@ def test_the_control_is_grey_with_its_band_and_takes_no_arms_colour(pair: files.
         by_group: dict[str, list[Any]] = {}
         for trace in spec["data"]:
             by_group.setdefault(trace["legendgroup"], []).append(trace)
-        control = by_group["control (control, all real text, 2 seeds)"]
+        control = by_group["control (all real text, 2 seeds)"]
         assert {trace["line"]["color"] for trace in control if "color" in trace["line"]} == {colours.NEUTRAL}
         assert {trace["fillcolor"] for trace in control if "fillcolor" in trace} == {colours.faint(-1, 0.16)}
         closed = [trace["line"]["color"] for trace in by_group["closed (2 seeds)"] if "color" in trace["line"]]
@@ -276,15 +289,15 @@ def test_real_text_is_drawn_with_its_scatter(pair: files.Opened, monkeypatch: py
     assert figures.tails(pair.chains) == b""
     axis = kept[0].axes[0]
     labels = axis.get_legend_handles_labels()[1]
-    assert labels == ["control (control, all real text; 2 seeds)", "closed (2 seeds)", "real text, same budget"]
+    assert labels == ["control (all real text; 2 seeds)", "closed (2 seeds)", "real text, same budget"]
     assert [line.get_color() for line in axis.lines] == [colours.NEUTRAL, colours.PALETTE[0], colours.NEUTRAL]
     assert len(axis.patches) == 1  # the strip
 
 
 def test_tables_and_table_md_have_the_effects(pair: files.Opened, tmp_path: Path) -> None:
     title, columns, rows = report.compare(pair.chains, "closed")
-    assert columns == ["metric", "arm", "chains", "mean", "minus closed", "minus control"] and "generation 1" in title
-    at = {(row[0], row[1]): row[5] for row in rows}
+    assert columns == ["metric", "arm", "chains", "mean", "minus control"] and "generation 1" in title
+    at = {(row[0], row[1]): row[4] for row in rows}
     assert at["rare words", "closed"] == "-0.185 ± 0.064" and at["rare words", "control"] == "–"
     assert report.compare(pair.chains, "control")[1][4:] == ["minus control"]  # said once
     with undrawn():
@@ -340,6 +353,7 @@ def test_the_headline_is_coverage_in_context_of_words_else_of_tokens_else_the_ol
         {"perplexity": PERPLEXITY, "rare tokens": OF_TOKENS},
         {"perplexity": PERPLEXITY, "rare words anywhere": OLD},
     ]
+    assert series.headline([{PERPLEXITY, *series.COMPANIONS["words"]}]) == {"perplexity": PERPLEXITY}  # beside nothing
     both = series.headline([{OF_WORDS, OLD}, {OLD}])  # an arm that was scored before is not left out
     assert list(both.values()) == [OF_WORDS, OLD]
 

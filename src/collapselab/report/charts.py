@@ -31,7 +31,7 @@ def _length(chains: list[Any]) -> int:
 def legend(arm: str, members: list[Any]) -> str:
     """An arm's name in a legend."""
     seeds = f"{len(members)} seeds" if len(members) > 1 else "one seed"
-    return f"{arm} (control, all real text, {seeds})" if members[0].is_control else f"{arm} ({seeds})"
+    return f"{arm} (all real text, {seeds})" if members[0].is_control else f"{arm} ({seeds})"
 
 
 def _curves(chains: list[Any], titles: dict[str, str], *, from_zero: bool = False) -> Spec | None:

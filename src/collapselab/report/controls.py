@@ -12,11 +12,9 @@ from collapselab.report.files import ChainFiles
 from collapselab.report.overlay import by_arm
 from collapselab.report.protocols import NO_REASON
 
-# What makes a control, and how models write what none is trained on.
-OF_WRITING = (
-    *("source", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams", "precision", "batch_size"),
-)
-IGNORED = {*NO_REASON, *HARMLESS, *(f"sampling.{key}" for key in OF_WRITING)}
+# How models write: no model of a control is trained on that, but it is measured.
+OF_WRITING = {f"sampling.{key}" for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")}
+IGNORED = {*NO_REASON, *HARMLESS, *(f"sampling.{key}" for key in ("source", "precision", "batch_size"))}
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,12 @@ class Control:
 
     arm: str
     differs: tuple[str, ...]
-    """Settings in which it differs from the arm besides where text comes from; none where it is the arm's own."""
+    """Settings in which it differs from the arm besides where text comes from."""
 
 
 def controls(chains: list[ChainFiles]) -> dict[str, Control]:
-    """The control of each arm that has one: that with the arm's own settings; else the only one of its run, or of all runs.
+    """The control of each arm that has one: that with the arm's own settings; else with those that are not about how models
+    write; else the only one of its run, or of all runs.
 
     Args:
         chains: of one protocol.
@@ -43,8 +42,9 @@ def controls(chains: list[ChainFiles]) -> dict[str, Control]:
         near = [other for other in of_real_text if arms[other].run == chain.run] or of_real_text
         gaps = {other: _differing(chain, arms[other]) for other in [*near, *of_real_text]}
         own = [other for other, gap in gaps.items() if not gap]
+        own = own or [other for other, gap in gaps.items() if OF_WRITING.issuperset(gap)]
         if own or len(near) == 1:
-            chosen = (own or near)[0]
+            chosen = min(own or near, key=lambda other: len(gaps[other]))
             found[arm] = Control(chosen, gaps[chosen])
     return found
 

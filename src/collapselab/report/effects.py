@@ -13,6 +13,7 @@ from collapselab.report.protocols import Group
 if TYPE_CHECKING:
     from collapselab.report.words import Numbers
 
+MANY = 10  # times as much: per cent of so many say little
 MOST_KEYS = 6  # settings in which an arm and its control differ, that a note names
 
 
@@ -23,7 +24,9 @@ def signed(mean: float, low: float) -> str:
 
 
 def per_cent(share: float) -> str:
-    """`+31 %`"""
+    """`+31 %`; of what has become many times as much, how many times."""
+    if share >= MANY - 1:
+        return f"{1 + share:.0f} times as much"
     return f"{100 * share:+.{0 if abs(share) >= 0.01 else 1}f} %"
 
 
@@ -51,7 +54,7 @@ def against(row: Any, numbers: Numbers) -> str:
         sure, share = ", not measurably different from none", ""
     return (
         f" Against {the_control(row.control)} at generation {row.generation}: {effect}. The control itself changed by "
-        f"{signed(row.control_change, math.nan)}; the loop's part is {signed(row.loop, row.loop_low)}{share}{sure}."
+        f"{row.control_change:+.2g}; the loop's part is {signed(row.loop, row.loop_low)}{share}{sure}."
     )
 
 

@@ -63,7 +63,7 @@ def axes_of(panels: int) -> tuple[Figure, list[Any]]:
 
 def _label(arm: str, chains: list[Any]) -> str:
     seeds = f"{len(chains)} seeds" if len(chains) > 1 else "one seed: no interval"
-    return f"{arm} (control, all real text; {seeds})" if chains[0].is_control else f"{arm} ({seeds})"
+    return f"{arm} (all real text; {seeds})" if chains[0].is_control else f"{arm} ({seeds})"
 
 
 def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:

@@ -61,7 +61,7 @@ def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
     for name, key in HEADLINE.items():
         if key in TAIL_HEADLINES:
             names |= {said: tail for tail, said in TAIL_NAMES.items() if tail in tails}
-        elif key in has:
+        elif key in has and (tails - {None} or key not in COMPANIONS["words"]):
             names[name] = key
     return names
 

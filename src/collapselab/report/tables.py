@@ -183,8 +183,8 @@ def compared(summary: pd.DataFrame, baseline: str | None, last: int) -> tuple[st
     baseline = baseline if summary["arm"].nunique() > 1 else None
     at_last = summary[summary["generation"] == last].set_index(["metric", "arm"])
     named = list(dict.fromkeys(summary["control"].dropna()))
-    if named == [baseline]:
-        baseline = None  # the same difference
+    if not set(summary["arm"]) - {baseline, *named} or named == [baseline]:
+        baseline = None if named else baseline  # the same difference
     columns = ["metric", "arm", "chains", "mean"] + ([f"minus {baseline}"] if baseline is not None else [])
     columns += [f"minus {named[0]}" if len(named) == 1 else "minus its control"] if named else []
     has: dict[str, set[str]] = {}

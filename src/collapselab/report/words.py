@@ -221,7 +221,7 @@ def _companions(row: Any, numbers: Numbers) -> list[str]:
         ends = [numbers.at.get((row.arm, g, key)) for g in (0, row.generation)]
         told = [with_interval(end.mean, end.low) for end in ends if end is not None]
         if len(told) == len(ends):
-            parts.append(f"{title} {' to '.join(told)}")
+            parts.append(f"{title} from {' to '.join(told)}")
     return [f"Beside it: {'; '.join(parts)}. Triples and mass as a ratio to real text."] if parts else []
 
 
@@ -245,7 +245,9 @@ def _law(arm: str, last: int, numbers: Numbers) -> str:
 def _differences(arm: str, numbers: Numbers, baseline: str | None, last: int) -> str:
     if baseline in (None, arm, numbers.control.get(arm)):
         return ""
-    found = {key: row for key in SHORT if (row := numbers.at.get((arm, last, key))) is not None and row.pairs}
+    tail = next((key for key in TAIL_HEADLINES if (arm, last, key) in numbers.at), None)
+    shown = [key for key in SHORT if key not in TAIL_HEADLINES or key == tail]
+    found = {key: row for key in shown if (row := numbers.at.get((arm, last, key))) is not None and row.pairs}
     if not found:
         return ""
     pairs = min(row.pairs for row in found.values())
