@@ -42,12 +42,19 @@ def matching(pattern: str, skipped: Skipped) -> list[Path]:
     anchor = Path(whole.anchor) if whole.anchor else Path()
     parts = [part for part in whole.parts if part != whole.anchor]
     parts = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if (part, after) != ("**", "**")]
-    return _plain(sorted(set(_walk(anchor, parts, skipped, set())), key=str), skipped)
+    return _met(anchor, parts, skipped)
 
 
-def inside(folder: Path, skipped: Skipped) -> list[Path]:
-    """Files of a folder, as `matching`."""
-    return _plain(sorted(set(_walk(folder, ["*"], skipped, set())), key=str), skipped)
+def inside(folder: Path, skipped: Skipped, pattern: str = "*") -> list[Path]:
+    """Files of a folder, as `matching`; `**` for those of its folders too."""
+    return _met(folder, [pattern], skipped)
+
+
+def _met(folder: Path, parts: list[str], skipped: Skipped) -> list[Path]:
+    found = sorted(set(_walk(folder, parts, skipped, set())), key=str)
+    for reason, names in skipped.items():  # a pattern may come by twice
+        skipped[reason] = sorted(set(names))
+    return _plain(found, skipped)
 
 
 def _walk(folder: Path, parts: list[str], skipped: Skipped, entered: set[tuple[int, int, int]]) -> Iterator[Path]:
@@ -56,7 +63,7 @@ def _walk(folder: Path, parts: list[str], skipped: Skipped, entered: set[tuple[i
         path = folder / head
         if not rest and os.path.lexists(path):
             yield path
-        elif rest and path.is_dir():
+        elif rest and os.path.isdir(path):  # noqa: PTH112
             yield from _walk(path, rest, skipped, entered)
         return
     try:
@@ -70,16 +77,17 @@ def _walk(folder: Path, parts: list[str], skipped: Skipped, entered: set[tuple[i
     except OSError as error:
         raise UserError(f"corpus.source: {folder}: cannot be listed ({error.strerror}); make it readable") from None
     if key in entered:
-        skipped["folder that a link leads to again"].append(str(folder))
+        if folder.is_symlink():
+            skipped["folder that a link leads to again"].append(str(folder))
         return
     entered.add(key)
     for entry in entries:
         path = folder / entry.name
-        enters = (head == "**" or bool(rest)) and path.is_dir()
+        enters = (head == "**" or bool(rest)) and os.path.isdir(path)  # noqa: PTH112 - raises nothing
         if head != "**" and not fnmatchcase(entry.name, head):
             continue
         if reason := _left_by_tools(entry.name, head):
-            if enters or head != "**" or (len(rest) == 1 and fnmatchcase(entry.name, rest[0])):
+            if enters or head != "**" or not rest:
                 skipped[reason].append(str(path))
         elif head == "**" and enters:
             yield from _walk(path, parts, skipped, entered)

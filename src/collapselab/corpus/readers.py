@@ -130,10 +130,13 @@ def _too_long(path: Path, place: str, remedy: str) -> UserError:
 
 def _decode(data: bytes, path: Path, place: str = "") -> str:
     """Text with `\\n` at the end of each line, however it was written."""
-    marks = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-    if (mark := marks.get(data[:2])) or b"\0" in data:
-        said = f"is {mark}" if mark else f"holds NUL bytes (the first is byte {data.index(0)}), as UTF-16 does"
-        raise UserError(f"corpus.source: {path}{place}: {said}; convert the file to UTF-8 (iconv -f utf-16 -t utf-8)")
+    marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if marked or b"\0" in data:
+        kind = "UTF-32" if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") else "UTF-16"
+        said = f"is {kind}" if marked else f"holds NUL bytes (the first is byte {data.index(0)}), as {kind} does"
+        raise UserError(
+            f"corpus.source: {path}{place}: {said}; convert the file to UTF-8 (iconv -f {kind.lower()} -t utf-8)"
+        )
     try:
         return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -281,5 +284,5 @@ def _rows_at_once(table: Any, column: str, path: Path) -> int:
             if size > max(longest(), BOMB * packed):
                 raise UserError(f"corpus.source: {path}: over {BOMB} times as large unpacked; replace it")
             if "DELTA_BYTE_ARRAY" in chunk.encodings:
-                rows = 1
+                rows = max(1, min(rows, longest() // max(1, size)))
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib.util
 import math
@@ -224,7 +223,7 @@ def _local(name: str, digests: Digests) -> dict[str, str]:
     folder, skipped = Path(name), no_skips()
     if not folder.is_dir():
         return {}
-    files = matching(f"{glob.escape(name)}/**", skipped)
+    files = inside(folder, skipped, "**")
     if pipes := skipped.get("pipe, socket or device"):
         raise UserError(f"corpus.source='hub:{name}': {pipes[0]} is a pipe, socket or device; remove it")
     return {str(path): digests.of(path) for path in files}
