@@ -51,27 +51,33 @@ def inside(folder: Path, skipped: Skipped, pattern: str = "*") -> list[Path]:
 
 
 def _met(folder: Path, parts: list[str], skipped: Skipped) -> list[Path]:
-    found = sorted(set(_walk(folder, parts, skipped, set())), key=str)
+    found, entered, links = set[Path](), set[tuple[int, int, int]](), [(folder, parts)]
+    while links:  # what lies behind links comes last: a file is named by its own place where that is met
+        found |= set(_walk(*links.pop(0), skipped, entered, links))
     for reason, names in skipped.items():  # a pattern may come by twice
         skipped[reason] = sorted(set(names))
-    return _plain(found, skipped)
+    return _plain(sorted(found, key=str), skipped)
 
 
-def _walk(folder: Path, parts: list[str], skipped: Skipped, entered: set[tuple[int, int, int]]) -> Iterator[Path]:
+def _walk(
+    folder: Path,
+    parts: list[str],
+    skipped: Skipped,
+    entered: set[tuple[int, int, int]],
+    links: list[tuple[Path, list[str]]],
+) -> Iterator[Path]:
     head, rest = parts[0], parts[1:]
     if not MAGIC.search(head) or ("[" in head and os.path.lexists(folder / head)):
         path = folder / head
         if not rest and os.path.lexists(path):
             yield path
         elif rest and os.path.isdir(path):  # noqa: PTH112
-            yield from _walk(path, rest, skipped, entered)
+            yield from _walk(path, rest, skipped, entered, links)
         return
     try:
         found = folder.stat()
         key = found.st_dev, found.st_ino, len(parts)
-        entries = (
-            [] if key in entered else sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
-        )
+        entries = [] if key in entered else sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return
     except OSError as error:
@@ -89,16 +95,14 @@ def _walk(folder: Path, parts: list[str], skipped: Skipped, entered: set[tuple[i
         if reason := _left_by_tools(entry.name, head):
             if enters or head != "**" or not rest:
                 skipped[reason].append(str(path))
-        elif head == "**" and enters:
-            yield from _walk(path, parts, skipped, entered)
-        elif head == "**" and not rest:
-            yield path
-        elif head != "**" and enters:
-            yield from _walk(path, rest, skipped, entered)
-        elif head != "**" and not rest:
+        elif enters and entry.is_symlink():
+            links.append((path, parts if head == "**" else rest))
+        elif enters:
+            yield from _walk(path, parts if head == "**" else rest, skipped, entered, links)
+        elif not rest:
             yield path
     if head == "**" and rest:
-        yield from _walk(folder, rest, skipped, entered)
+        yield from _walk(folder, rest, skipped, entered, links)
 
 
 def _left_by_tools(name: str, pattern: str) -> str:
@@ -144,8 +148,8 @@ def once(named: dict[Path, Any], skipped: Skipped) -> dict[Path, Any]:
 
 
 def in_words(skipped: Skipped) -> str:
-    """What was passed over, for a line: `2 hidden (as .a.txt), 1 folder (as b)`."""
-    return ", ".join(f"{len(names)} {reason} (as {Path(names[0]).name[:40]})" for reason, names in skipped.items())
+    """What was passed over, for a line: `hidden (2, as .a.txt), folder (1, as b)`."""
+    return ", ".join(f"{reason} ({len(names)}, as {Path(names[0]).name[:40]})" for reason, names in skipped.items())
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------

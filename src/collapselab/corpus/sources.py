@@ -132,7 +132,7 @@ def _language(config: CorpusConfig) -> Source:
 
 def _files(config: CorpusConfig, paths: list[Path], shown: str, skipped: Skipped, digests: Digests) -> Source:
     if not paths:
-        passed = f" ({in_words(skipped)} passed over)" if skipped else ""
+        passed = f"; passed over: {in_words(skipped)}" if skipped else ""
         more = "; of a folder, name the files: path:FOLDER/*.txt" if "folder" in skipped else ""
         raise UserError(
             f"corpus.source={config.source!r}: no file found at {shown}{passed}; check the path and the pattern{more}"
