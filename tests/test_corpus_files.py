@@ -259,7 +259,7 @@ def test_utf_16_is_named(tmp_path: Path, encoding: str, said: str, document: str
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("document", ["line", "paragraph", "file"])
 def test_lines_end_as_they_do_anywhere(tmp_path: Path, end: str, document: str) -> None:
-    blocks = [f"block {i} begins\nand goes on" for i in range(40)]
+    blocks = [f"block {i} begins\nand goes on" for i in range(150)]
     path = write(tmp_path / "a.txt", "\n\n".join(blocks).replace("\n", end).encode())
     if document == "file":
         for name in ("train", "valid", "test"):
