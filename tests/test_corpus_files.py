@@ -8,7 +8,6 @@ import json
 import lzma
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -122,7 +121,7 @@ def test_what_is_no_file_is_said_and_not_waited_for(tmp_path: Path, kind: str) -
         place.mkdir()
     else:
         place.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=rf"no file found at .*1 .*{kind}.* passed over"):
+    with pytest.raises(UserError, match=rf"no file found at .*passed over: {kind}"):
         opened(place)
 
 
@@ -239,7 +238,13 @@ def test_a_bad_byte_anywhere_in_a_later_member_is_found(tmp_path: Path, form: st
 
 @pytest.mark.parametrize(
     ("encoding", "said"),
-    [("utf-16", "is UTF-16"), ("utf-16-le", "holds NUL bytes"), ("utf-16-be", "NUL"), ("utf-32", "UTF-16|NUL")],
+    [
+        ("utf-16", "is UTF-16"),
+        ("utf-16-le", "holds NUL bytes"),
+        ("utf-16-be", "NUL"),
+        ("utf-32", "is UTF-32"),
+        ("utf-32-be", "NUL"),
+    ],
 )
 @pytest.mark.parametrize("document", ["file", "line"])
 @pytest.mark.parametrize("form", ["txt", "jsonl"])
@@ -254,7 +259,7 @@ def test_utf_16_is_named(tmp_path: Path, encoding: str, said: str, document: str
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("document", ["line", "paragraph", "file"])
 def test_lines_end_as_they_do_anywhere(tmp_path: Path, end: str, document: str) -> None:
-    blocks = [f"block {i} begins\nand goes on" for i in range(40)]
+    blocks = [f"block {i} begins\nand goes on" for i in range(150)]
     path = write(tmp_path / "a.txt", "\n\n".join(blocks).replace("\n", end).encode())
     if document == "file":
         for name in ("train", "valid", "test"):
@@ -353,15 +358,17 @@ def test_a_parquet_bomb_takes_no_more_memory_than_a_document(tmp_path: Path, sma
     else:
         pq.write_table(pa.table({"text": rows[:50]}), path, use_dictionary=False, compression="zstd")
     assert path.stat().st_size < 1 << 20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seen = 0
-    try:
-        for text in readers.read_documents(path, CorpusConfig()):
-            seen += len(text) == len(value)
-    except UserError as error:
-        assert kind == "page" and "times as large unpacked" in str(error)
-    assert seen or kind == "page"
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KB
+    seen, taken = 0, 0
+    if kind == "page":
+        with pytest.raises(UserError, match="over 200 times as large unpacked"):
+            list(readers.read_documents(path, CorpusConfig()))
+        return
+    for text in readers.read_documents(path, CorpusConfig()):
+        assert text == value
+        seen += 1
+        taken = max(taken, pa.total_allocated_bytes())
+    assert seen == (2000 if kind == "dictionary" else 50)
+    assert 0 < taken < 20 << 20
 
 
 def test_a_packed_parquet_bomb_does_not_fill_the_disk(tmp_path: Path, small_limit: None) -> None:
@@ -372,11 +379,11 @@ def test_a_packed_parquet_bomb_does_not_fill_the_disk(tmp_path: Path, small_limi
 
 @pytest.mark.parametrize("space", [" ", ""])
 def test_a_long_line_takes_a_few_bytes_for_each_of_its_own(tmp_path: Path, space: str) -> None:
-    """In a process of its own, whose memory is measured: a line of 24 MB."""
+    """In a process of its own, whose memory is measured: a line of 14 MB."""
     chance = random.Random(1)
     words = ["".join(chance.choices("abcdefghij", k=6)) for _ in range(5000)]
     for name in ("train", "valid", "test"):
-        size = 4_000_000 if name == "train" else 200
+        size = 2_000_000 if name == "train" else 200
         write(tmp_path / f"{name}.txt", f"{name}{space or ','}" + (space or ",").join(chance.choices(words, k=size)))
     code = (
         "import resource, sys\n"
@@ -387,7 +394,7 @@ def test_a_long_line_takes_a_few_bytes_for_each_of_its_own(tmp_path: Path, space
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
-    assert int(done.stdout) * 1024 < 450e6  # 28 MB of text; a piece of two million characters takes most of it
+    assert int(done.stdout) * 1024 < 450e6  # a piece of a million characters takes most of it, a longer line no more
 
 
 # --- text without white space -----------------------------------------------------------------------------------------
@@ -425,12 +432,12 @@ def test_pieces_are_the_text_and_none_is_long(monkeypatch: pytest.MonkeyPatch, k
 
 
 def test_a_signal_is_answered_while_a_vocabulary_is_trained() -> None:
-    text = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=3_000_000))
+    text = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=1_500_000))
     stopped = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     stopped.start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        train_bpe(pieces.pieces(text), 30000)
+        train_bpe(pieces.pieces(text), 8000)
     assert time.monotonic() - started < 5
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from test_corpus import check, opened, own_cache, texts, write  # noqa: F401 - a fixture
 
 from collapselab import pretrained
-from collapselab.config import CorpusConfig, UserError
+from collapselab.config import CorpusConfig, RunConfig, UserError, as_dict
 from collapselab.corpus import passages, prepare
 from collapselab.corpus.passages import STRIDE, WINDOW, Passages
+from collapselab.options import config_from
 
 ROOT = Path(__file__).parents[1]
 ALWAYS = WINDOW + STRIDE - 1  # letters of a passage that is always found
@@ -196,3 +198,13 @@ def test_the_share_left_is_that_of_a_plain_search(own_cache: Path, tmp_path: Pat
     assert corpus.facts["shared_passages"]["test"]["left"] == pytest.approx(
         sum(window in training for window in windows) / len(windows)
     )
+
+
+def test_a_chain_of_an_older_version_keeps_its_held_out_text_whole(tmp_path: Path) -> None:
+    tree = as_dict(RunConfig())
+    write(tmp_path / "new.yaml", yaml.safe_dump(tree))
+    assert config_from(tmp_path / "new.yaml").corpus.shared_passages == "remove"
+    del tree["corpus"]["shared_passages"]
+    write(tmp_path / "old.yaml", yaml.safe_dump(tree))
+    assert config_from(tmp_path / "old.yaml").corpus.shared_passages == "keep"
+    assert config_from(tmp_path / "old.yaml", ["--corpus.shared_passages=remove"]).corpus.shared_passages == "remove"

@@ -95,8 +95,9 @@ def show(which: str, data_dir: str | None = None) -> list[dict[str, Any]]:
     rows = [row for row in cached() if which and (row["digest"].startswith(which) or row["source"] == which)]
     if rows:
         return [json.loads((cache_root() / row["digest"] / "corpus.json").read_text(encoding="utf-8")) for row in rows]
+    config = CorpusConfig(source=which)
     try:
-        source = open_source(CorpusConfig(source=which), data_dir, Digests())
+        source = open_source(config, data_dir, Digests())
     except UserError as error:
         raise UserError(f"show={which!r}: no cached corpus begins so, and as a source: {error}") from None
     return [{"source": which, "read": source.listing}]

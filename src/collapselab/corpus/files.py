@@ -42,55 +42,67 @@ def matching(pattern: str, skipped: Skipped) -> list[Path]:
     anchor = Path(whole.anchor) if whole.anchor else Path()
     parts = [part for part in whole.parts if part != whole.anchor]
     parts = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if (part, after) != ("**", "**")]
-    return _plain(sorted(set(_walk(anchor, parts, skipped, set())), key=str), skipped)
+    return _met(anchor, parts, skipped)
 
 
-def inside(folder: Path, skipped: Skipped) -> list[Path]:
-    """Files of a folder, as `matching`."""
-    return _plain(sorted(set(_walk(folder, ["*"], skipped, set())), key=str), skipped)
+def inside(folder: Path, skipped: Skipped, pattern: str = "*") -> list[Path]:
+    """Files of a folder, as `matching`; `**` for those of its folders too."""
+    return _met(folder, [pattern], skipped)
 
 
-def _walk(folder: Path, parts: list[str], skipped: Skipped, entered: set[tuple[int, int, int]]) -> Iterator[Path]:
+def _met(folder: Path, parts: list[str], skipped: Skipped) -> list[Path]:
+    found, entered, links = set[Path](), set[tuple[int, int, int]](), [(folder, parts)]
+    while links:  # what lies behind links comes last: a file is named by its own place where that is met
+        found |= set(_walk(*links.pop(0), skipped, entered, links))
+    for reason, names in skipped.items():  # a pattern may come by twice
+        skipped[reason] = sorted(set(names))
+    return _plain(sorted(found, key=str), skipped)
+
+
+def _walk(
+    folder: Path,
+    parts: list[str],
+    skipped: Skipped,
+    entered: set[tuple[int, int, int]],
+    links: list[tuple[Path, list[str]]],
+) -> Iterator[Path]:
     head, rest = parts[0], parts[1:]
     if not MAGIC.search(head) or ("[" in head and os.path.lexists(folder / head)):
         path = folder / head
         if not rest and os.path.lexists(path):
             yield path
-        elif rest and path.is_dir():
-            yield from _walk(path, rest, skipped, entered)
+        elif rest and os.path.isdir(path):  # noqa: PTH112
+            yield from _walk(path, rest, skipped, entered, links)
         return
     try:
         found = folder.stat()
         key = found.st_dev, found.st_ino, len(parts)
-        entries = (
-            [] if key in entered else sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
-        )
+        entries = [] if key in entered else sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return
     except OSError as error:
         raise UserError(f"corpus.source: {folder}: cannot be listed ({error.strerror}); make it readable") from None
     if key in entered:
-        skipped["folder that a link leads to again"].append(str(folder))
+        if folder.is_symlink():
+            skipped["folder that a link leads to again"].append(str(folder))
         return
     entered.add(key)
     for entry in entries:
         path = folder / entry.name
-        enters = (head == "**" or bool(rest)) and path.is_dir()
+        enters = (head == "**" or bool(rest)) and os.path.isdir(path)  # noqa: PTH112 - raises nothing
         if head != "**" and not fnmatchcase(entry.name, head):
             continue
         if reason := _left_by_tools(entry.name, head):
-            if enters or head != "**" or (len(rest) == 1 and fnmatchcase(entry.name, rest[0])):
+            if enters or head != "**" or not rest:
                 skipped[reason].append(str(path))
-        elif head == "**" and enters:
-            yield from _walk(path, parts, skipped, entered)
-        elif head == "**" and not rest:
-            yield path
-        elif head != "**" and enters:
-            yield from _walk(path, rest, skipped, entered)
-        elif head != "**" and not rest:
+        elif enters and entry.is_symlink():
+            links.append((path, parts if head == "**" else rest))
+        elif enters:
+            yield from _walk(path, parts if head == "**" else rest, skipped, entered, links)
+        elif not rest:
             yield path
     if head == "**" and rest:
-        yield from _walk(folder, rest, skipped, entered)
+        yield from _walk(folder, rest, skipped, entered, links)
 
 
 def _left_by_tools(name: str, pattern: str) -> str:
@@ -136,8 +148,8 @@ def once(named: dict[Path, Any], skipped: Skipped) -> dict[Path, Any]:
 
 
 def in_words(skipped: Skipped) -> str:
-    """What was passed over, for a line: `2 hidden (as .a.txt), 1 folder (as b)`."""
-    return ", ".join(f"{len(names)} {reason} (as {Path(names[0]).name[:40]})" for reason, names in skipped.items())
+    """What was passed over, for a line: `hidden (2, as .a.txt), folder (1, as b)`."""
+    return ", ".join(f"{reason} ({len(names)}, as {Path(names[0]).name[:40]})" for reason, names in skipped.items())
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ LONGEST = 1 << 30  # bytes of a document; it is held in memory, in several copie
 COPIES = 16  # of a document that must fit into memory: bytes, characters of up to four bytes, arrays of a part
 CHUNK = 1 << 20
 UNPACKER_MEMORY = 1 << 30  # of an .xz file's own dictionary
+ROWS = 1024  # of a Parquet column that are read together
 BOMB = 200  # times that a Parquet column or file may be larger unpacked, where it is larger than a document may be
 
 
@@ -130,10 +131,13 @@ def _too_long(path: Path, place: str, remedy: str) -> UserError:
 
 def _decode(data: bytes, path: Path, place: str = "") -> str:
     """Text with `\\n` at the end of each line, however it was written."""
-    marks = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-    if (mark := marks.get(data[:2])) or b"\0" in data:
-        said = f"is {mark}" if mark else f"holds NUL bytes (the first is byte {data.index(0)}), as UTF-16 does"
-        raise UserError(f"corpus.source: {path}{place}: {said}; convert the file to UTF-8 (iconv -f utf-16 -t utf-8)")
+    marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if marked or b"\0" in data:
+        kind = "UTF-32" if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") else "UTF-16"
+        said = f"is {kind}" if marked else f"holds NUL bytes (the first is byte {data.index(0)}), as {kind} does"
+        raise UserError(
+            f"corpus.source: {path}{place}: {said}; convert the file to UTF-8 (iconv -f {kind.lower()} -t utf-8)"
+        )
     try:
         return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -248,13 +252,15 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
                         if plain.write(part) and plain.tell() > most:
                             raise UserError(f"corpus.source: {path}: over {BOMB} times as large unpacked; replace it")
                 plain.seek(0)
-            # A value that stands in many rows is held once, as it is in the file.
-            table = pq.ParquetFile(plain if format_of(path)[1] else path, read_dictionary=[column])
+            source = plain if format_of(path)[1] else path
+            table = pq.ParquetFile(source)
             if column not in table.schema_arrow.names:
                 raise UserError(
                     f"corpus.column={column!r}: {path} has no such column; it has: {listed(table.schema_arrow.names)}"
                 )
-            rows = _rows_at_once(table, column, path)
+            rows, by_dictionary = _rows_at_once(table, column, path)
+            if by_dictionary:  # a value that stands in many rows is held once, as it is in the file
+                table = pq.ParquetFile(source, read_dictionary=[column])
             for batch in table.iter_batches(batch_size=rows, columns=[column]):
                 values = batch.column(0)
                 for value in values if isinstance(values, pa.DictionaryArray) else values.to_pylist():
@@ -267,19 +273,20 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
             ) from None
 
 
-def _rows_at_once(table: Any, column: str, path: Path) -> int:
-    """Rows that are unpacked together: few of a column in which each value may repeat the one before, and so be far larger
-    than its place in the file."""
-    rows = 1024
+def _rows_at_once(table: Any, column: str, path: Path) -> tuple[int, bool]:
+    """Rows that are unpacked together, and whether by a dictionary. They are few where each value may repeat the one before
+    (DELTA_BYTE_ARRAY) and so be far larger than its place in the file, up to one at a time."""
+    largest, encodings = 1, set[str]()
     for number in range(table.metadata.num_row_groups):
         group = table.metadata.row_group(number)
         for place in range(group.num_columns):
             chunk = group.column(place)
-            if chunk.path_in_schema.split(".")[0] != column:
-                continue
-            size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-            if size > max(longest(), BOMB * packed):
-                raise UserError(f"corpus.source: {path}: over {BOMB} times as large unpacked; replace it")
-            if "DELTA_BYTE_ARRAY" in chunk.encodings:
-                rows = 1
-    return rows
+            if chunk.path_in_schema.split(".")[0] == column:
+                largest = max(largest, chunk.total_uncompressed_size)
+                encodings |= set(chunk.encodings)
+                if chunk.total_uncompressed_size > max(longest(), BOMB * chunk.total_compressed_size):
+                    raise UserError(f"corpus.source: {path}: over {BOMB} times as large unpacked; replace it")
+    repeats = any("DICTIONARY" in name for name in encodings)
+    if any(name.startswith("DELTA") for name in encodings):
+        return (1 if repeats else max(1, min(ROWS, longest() // largest))), False
+    return ROWS, repeats and str(table.schema_arrow.field(column).type) in ("string", "large_string")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib.util
 import math
@@ -133,7 +132,7 @@ def _language(config: CorpusConfig) -> Source:
 
 def _files(config: CorpusConfig, paths: list[Path], shown: str, skipped: Skipped, digests: Digests) -> Source:
     if not paths:
-        passed = f" ({in_words(skipped)} passed over)" if skipped else ""
+        passed = f"; passed over: {in_words(skipped)}" if skipped else ""
         more = "; of a folder, name the files: path:FOLDER/*.txt" if "folder" in skipped else ""
         raise UserError(
             f"corpus.source={config.source!r}: no file found at {shown}{passed}; check the path and the pattern{more}"
@@ -224,7 +223,7 @@ def _local(name: str, digests: Digests) -> dict[str, str]:
     folder, skipped = Path(name), no_skips()
     if not folder.is_dir():
         return {}
-    files = matching(f"{glob.escape(name)}/**", skipped)
+    files = inside(folder, skipped, "**")
     if pipes := skipped.get("pipe, socket or device"):
         raise UserError(f"corpus.source='hub:{name}': {pipes[0]} is a pipe, socket or device; remove it")
     return {str(path): digests.of(path) for path in files}
