@@ -22,7 +22,8 @@ from collapselab.rundir import Chain, read_metrics
 SMALL: dict[str, Any] = {
     "generations": 1, "model__layers": 1, "model__width": 16, "training__warmup_steps": 0, "mixing__tokens": 1024,
     "sampling__batch_size": 32, "evaluation__tokens": 256, "evaluation__sample_tokens": 256,
-    "evaluation__self_bleu_samples": 0, "training__schedule": "constant", "training__checkpoint_steps": 1, "training__weight_decay": 0.0,
+    "evaluation__self_bleu_samples": 0, "training__schedule": "constant", "training__checkpoint_steps": 1,
+    "training__weight_decay": 0.0,
 }  # fmt: skip
 
 
