@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from accelerate.commands.launch import launch_command, launch_command_parser
+from conftest import Lab
 from helpers import Forked
 
 from collapselab import modeling
@@ -179,3 +180,77 @@ def test_a_dead_process_ends_the_others_and_a_signal_stops_all_where_they_can_go
     for g in range(2):
         for stage in ("train", "samples", "eval"):
             assert Chain(chain).digest_of(g, stage) == Chain(two_and_one[2]).digest_of(g, stage), (g, stage)
+
+
+def test_a_launcher_that_is_killed_takes_its_processes_along(tmp_path: Path) -> None:
+    options = ["run", "--config", SMOKE, "--runs_dir", str(tmp_path), "--training.epochs", "200"]
+    launcher = launched(*command(2, *options), output=tmp_path / "said.log")
+    chain = tmp_path / "smoke" / "arm=main" / "seed=1"
+    until = time.monotonic() + 120
+    while not (chain / "gen_000" / ".train.partial").exists():
+        assert launcher.poll() is None and time.monotonic() < until, launcher.said()[-3000:]
+        time.sleep(0.02)
+    ranks = psutil.Process(launcher.pid).children()
+    assert len(ranks) >= 2
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait(20)
+    _, alive = psutil.wait_procs(ranks, timeout=20)
+    for process in alive:
+        process.kill()
+    assert not alive and "Traceback" not in launcher.said(), launcher.said()[-3000:]
+
+
+LEFT = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "ACCELERATE_USE_CPU": "true"}
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_variables_that_a_launcher_left_end_in_one_line(tmp_path: Path, rank: str) -> None:
+    """In a shell where nobody has launched anything: within a bounded time, and at once where asked."""
+
+    def impatient(arguments: list[str]) -> int:
+        from collapselab import parallel
+        from collapselab.cli import main
+
+        parallel.PATIENCE, parallel.QUIET = (1.5, 0.2) if arguments[-1] == "short" else (60.0, 0.2)
+        return main(arguments[:-1])
+
+    left = LEFT | {"MASTER_PORT": str(free_port()), "RANK": rank}
+    options = ["run", "--config", SMOKE, "--runs_dir", str(tmp_path)]
+    one = Forked(*options, "short", output=tmp_path / "short.log", call=impatient, **left)
+    assert one.wait(60) == 2
+    waits, refused = [line for line in one.said().splitlines() if "MASTER_ADDR" in line]
+    assert waits.startswith(f"process {rank} waits for 2 processes at localhost:")
+    assert refused.startswith("collapselab: error: WORLD_SIZE=2: not all of these") and len(refused) <= 300
+    assert "Traceback" not in one.said() and not (tmp_path / "smoke").exists()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        output = tmp_path / f"{sign.name}.log"
+        one = Forked(*options, "long", output=output, call=impatient, **left)
+        until = time.monotonic() + 60
+        while not (output.exists() and "waits for 2 processes" in output.read_text()):
+            assert one.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        one.send_signal(sign)
+        at = time.monotonic()
+        assert one.wait(20) == 128 + sign and time.monotonic() - at < 5, one.said()
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "WORLD_SIZE='2': RANK is not set, so nobody launched"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a"}, "WORLD_SIZE='2': RANK=2 is not below it, so nobody"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE='2': set without MASTER_ADDR"),
+        ({"PMI_SIZE": "4", "MASTER_ADDR": "localhost"}, "PMI_SIZE='4': PMI_RANK is not set"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE='4': set without MASTER_ADDR"),
+        ({"OMPI_COMM_WORLD_SIZE": "many"}, "OMPI_COMM_WORLD_SIZE='many': must be a whole number"),
+        ({"PMI_RANK": "-1"}, "PMI_RANK='-1': must be a whole number"),
+    ],
+)
+def test_what_no_launcher_sets_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab: Lab, left: dict[str, str], said: str
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = lab("run", "--config", SMOKE, "--runs_dir", str(tmp_path))
+    assert code == 2 and err.startswith(f"collapselab: error: {said}") and err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir())

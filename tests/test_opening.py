@@ -269,7 +269,7 @@ def test_a_fork_takes_the_batch_of_its_parent_also_where_that_file_is_damaged(
         assert read_json(chain_path(fork) / "batch.json")["batch_size"] == 64
     assert read_json(chain_path(fork) / "fork.json") == {
         "parent": read_json(chain_path(of_fork(folder)) / "fork.json")["parent"], "name": str(parent), "at": 0, "batch": 64,
-        "changed": ["mixing.start"],
+        "changed": ["mixing.start"], "path": "../../arm=main/seed=1",
     }  # fmt: skip
 
 

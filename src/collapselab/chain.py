@@ -28,6 +28,7 @@ from collapselab.evaluation.under_base import check_embeddings
 from collapselab.faults import in_words
 from collapselab.folders import Unfinished
 from collapselab.guards import reading
+from collapselab.lock import check_held
 from collapselab.metrics import HEADLINE
 from collapselab.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
 from collapselab.parallel import Processes
@@ -116,8 +117,7 @@ class Stages:
     """The five stages of a generation, each from published folders to a folder.
 
     What passes from one generation to the next are those folders. The trainer, the sampler and the model that is read
-    back live as long as the process and are refilled in place, for compiling and allocating take longer than copying.
-    """
+    back live as long as the process and are refilled in place, for compiling and allocating take longer than copying."""
 
     def __init__(
         self, chain: Chain, config: RunConfig, corpus: Corpus, budget: int, processes: Processes, console: Console
@@ -147,6 +147,7 @@ class Stages:
         if not manifest and not flaw and self.lost(name):
             flaw = "is missing"
         with self.processes.main_first():
+            check_held()
             inherited = self.processes.is_main and self.inherited(name, inputs, flaw)
         if self.processes.share(inherited):
             return True
@@ -163,6 +164,7 @@ class Stages:
         if self.processes.is_main:
             with folders.publishing(place, inputs=inputs) as out:
                 make(out)
+                check_held()
             self.unfinished.clear()
         else:
             make(Path(os.devnull))
@@ -209,8 +211,7 @@ class Stages:
     def restore(self, name: str) -> None:
         """Trains the weights that a stage reads again where they were pruned, to the bit.
 
-        Raises UserError where that is not possible: on a GPU without deterministic=true, say.
-        """
+        Raises UserError where that is not possible: on a GPU without deterministic=true, say."""
         before = self.g - 1 if self.config.model.start == "previous" else 0
         at = {"train": before, "samples": self.g, "eval": self.g}.get(name, 0)
         place = self.chain.stage(at, "train")

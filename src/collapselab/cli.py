@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
             _say_no_more()
         return _refused(of_disk(named or Path("standard output"), error))
     except interrupts.Stopped as stopped:
-        _say_stopped(stopped, arguments)
+        with interrupts.over():
+            _say_stopped(stopped, arguments)
         return stopped.code
     except KeyboardInterrupt:
         _say_stopped(interrupts.Stopped(signal.SIGINT), arguments)
@@ -107,7 +108,7 @@ def _say_stopped(stopped: interrupts.Stopped, arguments: list[str]) -> None:
 
         where = f" ({stopped.where})" if stopped.where else ""
         again = inert(shlex.join(["collapselab", *arguments]))
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
             again = f"the same accelerate launch of: {again}"
         name = signal.Signals(stopped.number).name
         to = "to go on" if arguments[:1] in (["run"], ["experiment"]) else "again"

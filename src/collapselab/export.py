@@ -18,7 +18,7 @@ from collapselab.config import RunConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus.tokenizers import LARGEST, Tokenizer, load_tokenizer
 from collapselab.faults import FULL
-from collapselab.folders import manifest_of, write_text
+from collapselab.folders import beside, manifest_of, put_in_place, write_text
 from collapselab.guards import implausible, reading
 from collapselab.mixing import read_meta
 from collapselab.report import ChainFiles
@@ -73,25 +73,23 @@ def export(
         if out.exists() and any(out.iterdir()):
             raise UserError(f"--out {out}: holds files already; name a new folder, or remove it")
     place = out.resolve()  # a link to an empty folder stays one
-    temporary = place.with_name(f".{place.name}.partial")
     try:
-        if temporary.exists():  # of an export that was killed
-            shutil.rmtree(temporary)
-        temporary.mkdir(parents=True)
-        model = _intact(chain, generation, "train")
-        if what != "model":
-            tokenizer = load_tokenizer(str(model), key=f"--generation {generation}")
-            _samples(chain, config, generation, tokenizer, temporary / "samples", console)
-        if what != "samples":
-            _model(chain, config, generation, model, temporary / "model")
-        _flush(temporary)
-        temporary.replace(place)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            mend = "free some" if error.errno in FULL else "mend that, or name another folder"
-            raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); {mend}") from None
-        raise
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with beside(place) as temporary:
+            model = _intact(chain, generation, "train")
+            if what != "model":
+                tokenizer = load_tokenizer(str(model), key=f"--generation {generation}")
+                _samples(chain, config, generation, tokenizer, temporary / "samples", console)
+            if what != "samples":
+                _model(chain, config, generation, model, temporary / "model")
+            _flush(temporary)
+            if not put_in_place(temporary, place):
+                raise UserError(
+                    f"--out {out}: another process has written there meanwhile, which stays; name a new folder"
+                )
+    except OSError as error:
+        mend = "free some" if error.errno in FULL else "mend that, or name another folder"
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); {mend}") from None
 
 
 def _samples(

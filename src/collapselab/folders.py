@@ -6,22 +6,23 @@ files, digests of what it was made from) is written last and carries a seal.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import hashlib
-import json
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from collapselab.config import UserError, digest, first_line
 from collapselab.guards import BROKEN, number
-from collapselab.identity import json_text, sealed
+from collapselab.identity import is_sealed, json_text, parse, sealed
 
 SCHEMA = 1
 COST_SHARE = 0.05  # of the time that may go into checkpoints
@@ -33,11 +34,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _sync_directory(path: Path) -> None:
+    """Has the disk take a file, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -58,11 +55,11 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_directory(path.parent)
+    _flush(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -83,21 +80,6 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def parse(text: str) -> Any:
-    """JSON in the strict sense. Raises ValueError for NaN and Infinity, which this lab never writes, and for whole numbers
-    of thousands of digits; RecursionError for depths that nothing needs."""
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no number of JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def is_sealed(value: dict[str, Any]) -> bool:
-    """Whether a value is as `sealed` gave it; one of an older version, without a seal, is taken as it is."""
-    return "seal" not in value or sealed(value) == value
-
-
 @contextmanager
 def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> Iterator[Path]:
     """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest. Otherwise
@@ -107,15 +89,8 @@ def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> 
         shared: other processes may publish the same content at the same time (a cache); the first one wins.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    if shared:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
-    else:
-        temporary = place.with_name(f".{place.name}.partial")
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
     started = time.perf_counter()
-    try:
+    with beside(place) if shared else _partial(place) as temporary:
         yield temporary
         manifest = {
             "schema": SCHEMA,
@@ -125,16 +100,81 @@ def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> 
             "time": {"seconds": round(time.perf_counter() - started, 3)},
         }
         write_json(temporary / "manifest.json", sealed(manifest))
-        if shared and manifest_of(place) is not None:
-            shutil.rmtree(temporary)
-            return
-        if place.exists():
-            shutil.rmtree(place)
-        temporary.replace(place)
-        _sync_directory(place.parent)
-    except BaseException:
+        with alone_in(place.parent) if shared else nullcontext():
+            if shared and manifest_of(place) is not None:
+                return
+            if place.exists():
+                shutil.rmtree(place)
+            put_in_place(temporary, place)
+
+
+@contextmanager
+def _partial(place: Path) -> Iterator[Path]:
+    """The folder that becomes `place`, which this process alone writes to."""
+    temporary = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+
+
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """A new folder beside `place` that is this process's own, to be moved there; removed in the end where it was not. What
+    processes that died have left of such folders is removed first."""
+    prefix = f".{place.name[:100]}."
+    for left in place.parent.glob(f"{glob.escape(prefix)}*partial"):
+        with suppress(OSError), alone_in(left, 0):
+            shutil.rmtree(left)
+    with ExitStack() as hold:
+        temporary = place
+        while temporary == place or not temporary.exists():  # taken for a dead one's, before it was held
+            temporary = place.with_name(f"{prefix}{os.getpid()}-{os.urandom(4).hex()}.partial")
+            temporary.mkdir()
+            with suppress(FileNotFoundError):
+                hold.enter_context(alone_in(temporary))
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(temporary: Path, place: Path) -> bool:
+    """Moves a folder to its place; False where something is there already, which stays."""
+    try:
+        temporary.replace(place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
         raise
+    _flush(place.parent)
+    return True
+
+
+@contextmanager
+def alone_in(folder: Path, wait: float = 60.0) -> Iterator[None]:
+    """Holds the system's lock of a folder; on a file system without such locks nothing is held.
+
+    Raises BlockingIOError where another process has it for longer than `wait` seconds; with 0, OSError for no locks too."""
+    handle, ends = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), time.monotonic() + wait
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= ends:
+                    raise BlockingIOError(errno.EWOULDBLOCK, "another process writes there", str(folder)) from None
+                time.sleep(0.02)
+            except OSError:
+                if not wait:
+                    raise
+                break
+        yield
+    finally:
+        os.close(handle)
 
 
 def _flushed(folder: Path) -> dict[str, Any]:

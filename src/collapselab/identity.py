@@ -108,6 +108,21 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
     return value | {"seal": digest({key: held for key, held in value.items() if key != "seal"})}
 
 
+def parse(text: str) -> Any:
+    """JSON in the strict sense. Raises ValueError for NaN and Infinity, which this lab never writes, and for whole numbers
+    of thousands of digits; RecursionError for depths that nothing needs."""
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no number of JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def is_sealed(value: dict[str, Any]) -> bool:
+    """Whether a value is as `sealed` gave it; one of an older version, without a seal, is taken as it is."""
+    return "seal" not in value or sealed(value) == value
+
+
 def json_text(value: Any) -> str:
     """How JSON is written: one way, so that a file is compared by its bytes."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -17,6 +17,13 @@ from types import FrameType
 
 ONE_EVENT = 0.5  # seconds within which two signals are one: a key that was pressed twice by mistake
 LAUNCHED = 5.0  # the same under a launcher, which passes on what the terminal has sent to all already
+LAUNCHERS = (
+    ("WORLD_SIZE", "RANK"),
+    ("PMI_SIZE", "PMI_RANK"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+)
+"""What launchers say of the number of processes and of which one this is, in the order in which accelerate reads them."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -93,6 +100,22 @@ def handled() -> Iterator[None]:
         theirs.close()  # ends the thread, which closes its own
 
 
+@contextmanager
+def over() -> Iterator[None]:
+    """Signals that come while the last line is said change nothing: the process ends as the first one asked."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
     first = not _state.asked or _state.again
     _state.asked, _state.again = _state.asked or number, False
@@ -111,7 +134,7 @@ def _once_more() -> None:
 def _watch(numbers: socket.socket) -> None:
     """Ends the process at a second signal, also while the main thread is in a long computation that Python's own handlers
     wait for."""
-    first, apart = 0.0, LAUNCHED if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ONE_EVENT
+    first, apart = 0.0, ONE_EVENT if os.environ.get("WORLD_SIZE", "1") in ("", "0", "1") else LAUNCHED
     with numbers:
         while number := numbers.recv(1):
             if number[0] not in (signal.SIGINT, signal.SIGTERM):

@@ -1,7 +1,8 @@
-"""One writer: a file that a process holds locked as long as it writes, and that says who does.
+"""One writer: a folder and a file in it that a process holds locked as long as it writes; the file says who does.
 
-The lock is the system's (flock) and ends with the process. What the file says is for people: it is emptied when the lock
-is given back, so words in a file that nobody holds are those of a process that died.
+The locks are the system's (flock) and end with the process. A file can be removed under its holder, a folder that holds
+something cannot: where the file system locks folders, nobody else gets in. What the file says is for people: it is emptied
+when the lock is given back, so words in a file that nobody holds are those of a process that died.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +28,13 @@ GRACE = 0.3  # seconds for a process that is just ending, or has taken the lock 
 POLL = 0.05
 LONGEST = 200  # characters of a command that are kept
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+NO_FOLDER_LOCKS = (
+    *NO_LOCKS,
+    errno.EBADF,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.EACCES,
+)  # NFS locks what is open for writing
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ class Lock:
 
     path: Path
     handle: int
+    folder: int | None
+    """Descriptor of the folder, locked too; None where the file system cannot do that."""
     before: Holder | None
     """A process that died with it."""
 
@@ -93,12 +103,40 @@ class Lock:
         gone = "which does not hold it (on another machine, or this is a copy)" if runs else "which no longer runs"
         return f"{self.path}: took over the lock of {who}, {gone}"
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it keeps nobody away any more: the folder was moved or removed, or the file was and is all there is."""
+        try:
+            if self.folder is not None and not os.path.samestat(os.fstat(self.folder), self.path.parent.stat()):
+                return True
+            return not os.path.samestat(os.fstat(self.handle), self.path.lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            return self.folder is None or not self.path.parent.is_dir()
+
     def release(self) -> None:
-        """Gives it back, also where a child still has the descriptor that it inherited."""
+        """Gives it back, also where a child still has the descriptors that it inherited."""
+        _mine.remove(self)
         with suppress(OSError):  # a full or vanished disk: the lock ends with the descriptor all the same
             os.ftruncate(self.handle, 0)
-            fcntl.flock(self.handle, fcntl.LOCK_UN)
-        os.close(self.handle)
+        for handle in (self.handle, self.folder):
+            if handle is not None:
+                with suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_UN)
+                os.close(handle)
+
+
+_mine: list[Lock] = []
+
+
+def check_held() -> None:
+    """Raises UserError where a lock that this process has taken no longer keeps others away. To be called before anything
+    is published."""
+    for lock in _mine:
+        if lock.is_lost:
+            raise UserError(
+                f"{lock.path.parent}: was moved or removed, or lost its lock, while this process ran it; stopped, with "
+                "nothing written there since; the same command goes on"
+            )
 
 
 def holder(path: Path) -> Holder | None:
@@ -114,10 +152,12 @@ def take(path: Path) -> Lock:
     Raises OSError where the file cannot be written, UserError where the file system has no locks."""
     began = time.monotonic()
     while True:
-        handle, before = _try(path)
-        if handle is not None:
-            _say(handle)
-            return Lock(path, handle, before)
+        found = _try(path)
+        if isinstance(found, Lock):
+            _say(found.handle)
+            _mine.append(found)
+            return found
+        before = found
         if time.monotonic() - began >= (DYING if before is not None and before.ended else GRACE):
             raise HeldError(path.parent, before or Holder())
         time.sleep(POLL)
@@ -148,19 +188,21 @@ def waiting(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _try(path: Path) -> tuple[int | None, Holder | None]:
-    """(descriptor, or None where another process has the lock; what the file says)."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        mine = False
+def _try(path: Path) -> Lock | Holder | None:
+    """The lock; where another process has it, what its file says."""
+    with ExitStack() as undo:
+        folder: int | None = None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):  # a refused start may have removed the file in between
-                mine = os.path.samestat(os.fstat(handle), path.stat())
-            if mine:
-                return handle, _read(os.pread(handle, 4096, 0))
-        except BlockingIOError:
-            return None, _read(os.pread(handle, 4096, 0))
+            folder = _locked(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno not in NO_FOLDER_LOCKS:
+                raise
+        else:
+            if folder is None:
+                return holder(path)
+            undo.callback(os.close, folder)
+        try:
+            handle = _locked(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
@@ -168,6 +210,25 @@ def _try(path: Path) -> tuple[int | None, Holder | None]:
                 f"{path}: this file system has no locks ({error.strerror}), so that two processes could write at once; "
                 "choose a runs_dir on another one"
             ) from None
+        if handle is None:  # of a version that locks the file alone
+            return holder(path)
+        undo.pop_all()
+        return Lock(path, handle, folder, _read(os.pread(handle, 4096, 0)))
+
+
+def _locked(path: Path, flags: int) -> int | None:
+    """A descriptor of a file or folder that holds the system's lock of it; None where another one has it. Raises OSError."""
+    while True:
+        handle = os.open(path, flags | os.O_CLOEXEC, 0o644)
+        mine = False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):  # a refused start may have removed it in between
+                mine = os.path.samestat(os.fstat(handle), path.stat())
+            if mine:
+                return handle
+        except BlockingIOError:
+            return None
         finally:
             if not mine:
                 os.close(handle)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ warnings.filterwarnings("ignore", message="CUDA initialization: ")  # `unused_gp
 warnings.filterwarnings(
     "ignore", message="TensorFloat32 tensor cores"
 )  # a hint of the compiler's: fp32 means fp32 here
+PATIENCE = 300.0  # seconds for all processes of a launch to be there: machines of a cluster start at different times
+QUIET = 5.0  # seconds of that without a word
 
 
 class Processes:
@@ -41,6 +44,7 @@ class Processes:
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         chosen = ("fp32" if on_cpu else "bf16") if precision == "auto" else precision
         self.precision: str = chosen
+        self.store = _met(on_cpu)  # kept: process 0 serves the others with it
         # Others wait for process 0 while it tokenises or counts: longer than the ten minutes that NCCL would wait.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
         strict_arithmetic(deterministic and not on_cpu)
@@ -158,10 +162,56 @@ def unused_gpu() -> str | None:
     return f"note: {said}: computing on the CPU; --device cpu leaves this line out"
 
 
-def end_with_parent(parent: int) -> None:
+def _met(on_cpu: bool) -> Any:
+    """Waits until all processes of a launch are there, where a signal ends the wait at once; returns what they meet at.
+
+    Raises UserError where they are not within PATIENCE: variables of a launcher may be left in a shell without one."""
+    world = next((int(os.environ[name]) for name, _ in interrupts.LAUNCHERS if name in os.environ), 1)
+    if world == 1 or "MASTER_ADDR" not in os.environ or torch.distributed.is_initialized():
+        return None
+    if not on_cpu and "LOCAL_RANK" not in os.environ:  # accelerate takes no notice then
+        return None
+    rank = next((int(os.environ[name]) for _, name in interrupts.LAUNCHERS if name in os.environ), 0)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher started this very process
+        end_with_parent(os.getppid(), signal.SIGTERM)
+    os.environ.setdefault("MASTER_PORT", "29500")  # as accelerate does
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    found: list[Any] = []
+
+    def meet() -> None:
+        try:
+            wait = timedelta(seconds=PATIENCE)
+            store = next(torch.distributed.rendezvous("env://", rank, world, timeout=wait))[0]
+            count = f"collapselab-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+            if store.add(count, 1) % world == 0:
+                store.set(f"{count}-met", "")
+            store.wait([f"{count}-met"], wait)
+            found.append(store)
+        except Exception as error:  # its own thread's, to be raised in the main one
+            found.append(error)
+
+    threading.Thread(target=meet, daemon=True).start()
+    started, told = time.monotonic(), False
+    while not found and time.monotonic() - started < PATIENCE:
+        time.sleep(0.01)
+        if not told and time.monotonic() - started > QUIET:
+            told = True
+            left = "where nobody launched any, unset RANK, WORLD_SIZE and MASTER_ADDR"
+            print(f"process {rank} waits for {world} processes at {place[:60]}; {left}", file=sys.stderr, flush=True)
+    if not found or isinstance(found[0], Exception):
+        said = f" ({first_line(found[0])[:60]})" if found else ""
+        os.environ.pop("RANK", None)  # each says it: there may be no process 0
+        raise UserError(
+            f"WORLD_SIZE={world}: not all of these processes came to MASTER_ADDR={place[:60]} within {PATIENCE:g} s{said}; "
+            "unset RANK, WORLD_SIZE and MASTER_ADDR, or start with accelerate launch"
+        )
+    return found[0]
+
+
+def end_with_parent(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
     """Has the system end this process with the one that started it (Linux): no orphan holds a chain's lock."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, how)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(1)
 

@@ -19,9 +19,8 @@ import yaml
 
 from collapselab.config import UserError
 from collapselab.console import PROGRESS
-from collapselab.folders import parse
 from collapselab.guards import BROKEN, number, reading, refuse_strange, text, whole
-from collapselab.identity import plain_bytes
+from collapselab.identity import parse, plain_bytes
 from collapselab.lock import Holder, holder
 from collapselab.rundir import STAGES, Chain, NoRunError, find_chains, read_metrics, run_root, settled
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import UserError
+from collapselab.interrupts import LAUNCHERS
 
 VERBS = {
     "run": "run a chain: train, sample, and train again on the samples; continues where it stopped",
@@ -25,6 +26,7 @@ VERBS = {
     "bench": "measure this machine: sampling, training, metrics, or a whole generation",
     "theory": "what exact theory predicts: a law's values for a schedule, a size and a regime",
 }
+NUMBERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 RUN_HELP = "run directory (runs/NAME) or chain directory"
 
 
@@ -53,12 +55,20 @@ def quiet() -> None:
 
 def check_launch() -> None:
     """What a launcher sets in the environment of each process; raises UserError where it cannot be one's work."""
-    for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+    for key in (*NUMBERS, *(name for pair in LAUNCHERS for name in pair)):
         value = os.environ.get(key)
         if value is not None and re.fullmatch("[0-9]{1,9}", value) is None:
             os.environ.pop("RANK", None)  # or the line would be left to another process
-            raise UserError(f"{key}={value!r}: must be a whole number; unset it, or start with accelerate launch")
-    many = [key for key in ("WORLD_SIZE", "LOCAL_RANK") if os.environ.get(key, "0") not in ("0", "1")]
+            raise UserError(f"{key}={value[:80]!r}: must be a whole number; unset it, or start with accelerate launch")
+    size, rank = next((pair for pair in LAUNCHERS if pair[0] in os.environ), LAUNCHERS[0])
+    world, at = (os.environ.get(key) for key in (size, rank))
+    if int(world or 1) > 1 and "MASTER_ADDR" in os.environ and (at is None or int(at) >= int(world or 1)):
+        os.environ.pop("RANK", None)
+        wrong = f"{rank} is not set" if at is None else f"{rank}={at} is not below it"
+        raise UserError(
+            f"{size}={world!r}: {wrong}, so nobody launched processes; unset it, or start with accelerate launch"
+        )
+    many = [key for key in (*(key for key, _ in LAUNCHERS), "LOCAL_RANK") if os.environ.get(key, "0") not in ("0", "1")]
     many += ["LOCAL_RANK"] if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ else []
     if many and "MASTER_ADDR" not in os.environ:
         os.environ.pop("RANK", None)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from collapselab.config import UserError, digest
 from collapselab.console import Console
-from collapselab.folders import write_bytes, write_text
+from collapselab.folders import alone_in, write_bytes, write_text
 from collapselab.report import figures, overlay, page, series, tables
 from collapselab.report.controls import controls
 from collapselab.report.files import ChainFiles, Opened, open_run, open_runs, opened
@@ -74,7 +74,8 @@ def attempt_report(run: Path, console: Console) -> Path | None:
 def _written(found: Opened, out: Path) -> Path:
     try:
         out.mkdir(parents=out.parent.name == "compared", exist_ok=True)
-        return _publish(found, out)
+        with alone_in(out):
+            return _publish(found, out)
     except OSError as error:
         from collapselab.faults import FULL, of_disk  # torch comes with it
 

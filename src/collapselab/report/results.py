@@ -11,7 +11,7 @@ import pandas as pd
 
 from collapselab.config import UserError
 from collapselab.console import inert
-from collapselab.folders import manifest_of, read_json, write_bytes, write_text
+from collapselab.folders import alone_in, manifest_of, read_json, write_bytes, write_text
 from collapselab.guards import number, reading, text, whole
 from collapselab.report import compare, draw_figures, headline, open_run, overlay, remove, series, tables
 from collapselab.report.files import ChainFiles
@@ -33,14 +33,15 @@ def write_results(run: Path, out: Path, command: str) -> Path:
     """
     chains, baseline = open_run(run)
     try:
-        return _write(chains, baseline, out, command)
+        out.mkdir(parents=True, exist_ok=True)
+        with alone_in(out):
+            return _write(chains, baseline, out, command)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from None
 
 
 def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: str) -> Path:
     root = run_root(chains[0].path)
-    out.mkdir(parents=True, exist_ok=True)
     laws, metrics = overlay.agreement(chains), tables.tidy(chains)
     shown = [*headline(chains).values(), *series.tails(chains), *overlay.TITLES, "real_share"]
     kept = metrics[metrics["metric"].isin(shown)]

@@ -15,7 +15,7 @@ import pandas as pd
 
 from collapselab.config import UserError
 from collapselab.console import inert
-from collapselab.folders import read_json, write_bytes, write_json, write_text
+from collapselab.folders import alone_in, read_json, write_bytes, write_json, write_text
 from collapselab.reproduce import Judged, Verdict
 from collapselab.reproduce.courses import Measured
 from collapselab.reproduce.entries import Entry
@@ -46,14 +46,15 @@ def write(verdict: Verdict, out: Path, command: str, workers: int | None) -> Pat
     kept = record(verdict, command, workers)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if verdict.measured is not None:
-            table = tidy(verdict.measured, verdict.entry)
-            write_bytes(place / "metrics.csv", table.to_csv(index=False, float_format="%.6g").encode())
-            write_bytes(place / "figure.png", _picture(verdict.entry, verdict.measured))
-            name = "experiment.yaml" if verdict.entry.simulation is None else "simulation.yaml"
-            write_text(place / name, verdict.settings)
-        write_text(place / "table.md", page(verdict.entry, kept))
-        write_json(place / "verdict.json", kept)  # last: who reads it finds the rest
+        with alone_in(place):
+            if verdict.measured is not None:
+                table = tidy(verdict.measured, verdict.entry)
+                write_bytes(place / "metrics.csv", table.to_csv(index=False, float_format="%.6g").encode())
+                write_bytes(place / "figure.png", _picture(verdict.entry, verdict.measured))
+                name = "experiment.yaml" if verdict.entry.simulation is None else "simulation.yaml"
+                write_text(place / name, verdict.settings)
+            write_text(place / "table.md", page(verdict.entry, kept))
+            write_json(place / "verdict.json", kept)  # last: who reads it finds the rest
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from None
     return place

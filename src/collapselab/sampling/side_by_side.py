@@ -96,4 +96,7 @@ def _work(write: Callable[[int], np.ndarray], indices: list[int], writer: Connec
             result = error
         except Exception:  # not every exception can be sent through a pipe, its text can
             result = RuntimeError(f"in a sampling process: {traceback.format_exc()}")
-        writer.send((index, result))
+        try:
+            writer.send((index, result))
+        except OSError:  # the parent is gone, and the system is about to end this process with it
+            return
