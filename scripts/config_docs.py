@@ -16,9 +16,10 @@ from unittest.mock import patch
 from collapselab.cli import handler
 from collapselab.commands import VERBS
 from collapselab.config import RunConfig
+from collapselab.config.keys import in_words
 from collapselab.identity import HARMLESS
 from collapselab.opening import FORK_MAY_CHANGE
-from collapselab.options import Options, in_words
+from collapselab.options import Options, as_option
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 NAMES_THE_CHAIN = ("name", "arm", "runs_dir", "seed")
@@ -111,7 +112,7 @@ def _option_rows(options: Options, run_keys: dict[str, Any]) -> list[str]:
             continue
         positional = name == options.positional
         shown = "" if positional or name in options.switches else _shown(action.default)
-        rows.append(_row((f"`{name.upper()}`" if positional else f"`--{name}`", shown, action.help)))
+        rows.append(_row((f"`{name.upper()}`" if positional else f"`{as_option(name)}`", shown, action.help)))
     return rows if len(rows) > 1 else ["No options of its own.\n"]
 
 

@@ -33,7 +33,6 @@ ONLY_IN = {
         "parallel",
         "bench",
     },  # commands silences it, parallel notes its version
-    "jsonargparse": {"options"},
     "datasets": {"corpus", "hf_metrics"},
     "evaluate": {"hf_metrics"},
     "sacrebleu": {"metrics"},
@@ -116,7 +115,7 @@ def dotted(node: ast.AST) -> str:
 def test_nothing_reads_or_writes_pickles_or_runs_strangers_code() -> None:
     """Of files. The pipes of multiprocessing and the object collectives of torch.distributed pickle between our own processes,
     in memory: nobody else can write there, and nothing of it reaches a file."""
-    shells = set()
+    shells, calls = set(), []
     for path in SOURCE.rglob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -127,7 +126,8 @@ def test_nothing_reads_or_writes_pickles_or_runs_strangers_code() -> None:
                 if {a.name for a in node.names} != {"CalledProcessError"}:  # which starts nothing
                     shells |= {(path.relative_to(SOURCE).parts[0], name) for name in names & SHELLS}
             if isinstance(node, ast.Name | ast.Attribute):
-                assert dotted(node) not in CALLS, f"{path}:{node.lineno} {dotted(node)}"
+                if dotted(node) in CALLS:
+                    calls.append((path.name, dotted(node)))
                 assert not dotted(node).endswith((".to_pickle", ".read_pickle")), f"{path}:{node.lineno} {dotted(node)}"
             if isinstance(node, ast.keyword):
                 fixed = node.value.value if isinstance(node.value, ast.Constant) else None
@@ -144,6 +144,7 @@ def test_nothing_reads_or_writes_pickles_or_runs_strangers_code() -> None:
         text = path.read_text()
         assert text.count("trust_remote_code") == text.count('"trust_remote_code": False'), path
     assert shells == {("bench", "subprocess")}, shells  # git and the machine's name
+    assert calls == [("cli.py", "os.execv")], calls  # itself once more, where Python would read names as ASCII
 
 
 def test_every_yaml_loader_of_ours_is_a_safe_one() -> None:

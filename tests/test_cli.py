@@ -19,7 +19,7 @@ from collapselab.commands.chains import read_experiment
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, digest
 from collapselab.identity import flatten, identity
 from collapselab.options import config_from
-from collapselab.yaml_files import load_yaml
+from collapselab.yaml_files import as_text, load_yaml
 
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
 SWEEPS = set((ROOT / "configs" / "sweeps").glob("*.yaml"))  # tests/test_sweeps.py
@@ -99,9 +99,10 @@ def test_help_of_run_documents_every_key_with_its_default(lab: Lab) -> None:
     assert code == 0
     joined = " ".join(text.split())
     for key, default in flatten(as_dict(RunConfig())).items():
-        assert f"--{key} " in joined
-        shown = "null" if default is None else str(default)
-        found = re.match(r".*?[(,] ?default: (.*?)\)(?: |$)", joined[joined.rindex(f" --{key} ") :])
+        option = f"--{key.replace('_', '-')} "
+        assert option in joined
+        shown = as_text(default)
+        found = re.match(r".*?[(,] ?default: (.*?)\)(?: |$)", joined[joined.rindex(f" {option}") :])
         assert found and found[1] == shown, key
     assert "Passes over the training set" in joined  # what stands under a field
 
@@ -163,14 +164,14 @@ def test_print_config_refuses_unknown_keys_too(lab: Lab) -> None:
         ("lr", "training.lr"),
         ("generation", "generations"),
         ("training.batchsize", "training.batch_size"),
-        ("sampling.top-p", "sampling.top_p"),
+        ("sampling.topp", "sampling.top_p"),
         ("Seed", "seed"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_name(
     lab: Lab, tmp_path: Path, wrong: str, meant: str
 ) -> None:
-    refused(lab("run", f"--{wrong}=1"), f"--{wrong}", f"'{meant}'")
+    refused(lab("run", f"--{wrong}=1"), f"--{wrong}", f"'{meant.replace('_', '-')}'")
     nested = f"{wrong}: 1" if "." not in wrong else "{}:\n  {}: 1".format(*wrong.split("."))
     path = write(tmp_path / "a.yaml", nested)
     refused(lab("run", "--config", path), path, wrong, f"'{meant}'")

@@ -26,11 +26,11 @@ from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadMode
 
 from collapselab import families, memory
 from collapselab.config import ModelConfig, RunConfig, UserError, as_dict
+from collapselab.config.keys import run_keys
 from collapselab.corpus import readers
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.identity import flatten
 from collapselab.lock import Lock, take
-from collapselab.options import run_keys
 
 BASE: dict[str, Any] = {
     "name": "tried", "generations": 1, "progress": False, "corpus.tokenizer": "bytes", "corpus.vocab_size": 300,
@@ -308,6 +308,12 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a key without a value": lambda k: k.lab("run", "--name"),
     "a value of another type": lambda k: k.run(training__lr="fast"),
     "a value of another type in a file": lambda k: k.yaml("seed: true\n"),
+    "a number that others read in another way": lambda k: k.run(seed="010"),
+    "an old word for true or false": lambda k: k.run(progress="yes"),
+    "a home directory that nobody has": lambda k: k.run(runs_dir="~nosuch/runs"),
+    "two arms of one name": lambda k: k.lab(
+        "experiment", '--arms={"x0.5": {}, "x{mixing.start}": {"mixing.start": 0.5}}', "--seeds=[1]"
+    ),
     "a word that is no choice": lambda k: k.run(device="gpu"),
     "a value out of its range": lambda k: k.run(training__beta1=2),
     "a value out of its range, under --print_config": lambda k: k.lab("run", "--mixing.floor=-1", "--print_config"),
@@ -320,7 +326,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a file that is no YAML": lambda k: k.yaml("name: [a\n"),
     "a file that grows without end by its own names": lambda k: k.yaml(_bomb()),
     "a file that is no settings at all": lambda k: k.lab("run", "--config", "/dev/zero"),
-    "a NUL, or half a character, in a value": lambda k: k.yaml('runs_dir: "a\\0b"\n'),
+    "a NUL, or bytes that are no text, in a value": lambda k: k.yaml('runs_dir: "a\\0b"\n'),
     "a name that leads elsewhere": lambda k: k.run(name="../up"),
     "a name with a key that is none": lambda k: k.run(name="{mixing.flor}"),
     "a folder for runs without a name": lambda k: k.run(runs_dir=""),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from collapselab import __version__, interrupts
 from collapselab.commands import VERBS
@@ -39,46 +42,24 @@ def handler(verb: str) -> Callable[[list[str]], int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, or 2 for something the user can mend, said in one line."""
+    if argv is None:
+        _streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Threads that spin while they wait make a run ten times slower as soon as another process wants a core. A benchmark
     # leaves it as it is: what it compares with is faster so.
     if arguments[:1] != ["bench"]:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            _usage()
-            return 0
-        if arguments[0] == "--version":
-            print(__version__)
-            return 0
-        verb = arguments[0]
-        if verb not in VERBS:
-            from collapselab.options import nearest
-
-            raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
-        with interrupts.handled():
-            try:
-                code = handler(verb)(arguments[1:])
-            except Exception:
-                interrupts.check()  # it may be what a library made of a signal that came while it was at work
-                raise
-            sys.stdout.flush()  # here a disk that is full can still be said
-            interrupts.check()
-            return code
+        code = _run(arguments)
+        sys.stdout.flush()  # here a disk that is full can still be said
+        return code
     except UserError as error:
         return _refused(str(error))
-    except SystemExit as leaving:  # --help and --print_config
-        return int(leaving.code or 0)
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever read has read enough
         _say_no_more()
         return 1
     except OSError as error:  # what no room has put into words: a full disk, a name that is too long
-        from collapselab.faults import of_disk
-
-        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
-        if named is None:  # the terminal's side: where the output goes to
-            _say_no_more()
-        return _refused(of_disk(named or Path("standard output"), error))
+        return _refused(_of_disk(error))
     except interrupts.Stopped as stopped:
         with interrupts.over():
             _say_stopped(stopped, arguments)
@@ -88,12 +69,97 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _usage()
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    verb = arguments[0]
+    if verb not in VERBS:
+        from collapselab.options import nearest
+
+        raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
+    with interrupts.handled():
+        try:
+            code = handler(verb)(arguments[1:])
+        except SystemExit as leaving:  # --help and --print-config
+            code = int(leaving.code or 0)
+        except Exception:
+            interrupts.check()  # it may be what a library made of a signal that came while it was at work
+            raise
+        interrupts.check()
+        return code
+
+
+class _Stream(io.TextIOWrapper):
+    """A stream that names itself where it cannot be written, and escapes what its terminal cannot show."""
+
+    called: str
+
+    @classmethod
+    def of(cls, stream: Any, called: str) -> Any:
+        if not isinstance(stream, io.TextIOWrapper):
+            return stream
+        stream.flush()
+        line_buffering, encoding = stream.line_buffering, stream.encoding
+        made = cls(stream.detach(), encoding, "backslashreplace", line_buffering=line_buffering)
+        made.called = called
+        return made
+
+    def write(self, text: str) -> int:
+        with self._named():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._named():
+            super().flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or self.called
+            raise
+
+
+def _streams() -> None:
+    """Has the process read its arguments and names of files as UTF-8, and write whatever it has to say: a stream that was
+    closed leads nowhere, and a character that a terminal cannot show is escaped."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:  # the number is free: without this the next file that is opened would get what is printed
+                os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    sys.stdout, sys.stderr = _Stream.of(sys.stdout, "standard output"), _Stream.of(sys.stderr, "standard error")
+    if sys.getfilesystemencoding() == "ascii":  # LC_ALL=C, and Python's own remedies for that switched off
+        os.environ["PYTHONIOENCODING"] = f"{sys.stdout.encoding}:backslashreplace"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def _refused(text: str) -> int:
     if os.environ.get("RANK", "0") == "0":  # one process speaks for all
-        from collapselab.console import inert
+        from collapselab.console import one_line
 
-        print(f"collapselab: error: {inert(' '.join(text.split()))}", file=sys.stderr)
+        with suppress(BrokenPipeError):
+            print(one_line(f"collapselab: error: {text}"), file=sys.stderr)
     return 2
+
+
+def _of_disk(error: OSError) -> str:
+    """One line for an error of the system that came as far as this."""
+    from collapselab.faults import of_disk
+
+    if error.filename in ("standard output", "standard error"):
+        _say_no_more()
+        return f"{error.filename}: cannot be written ({error.strerror}); send it elsewhere"
+    if isinstance(error.filename, (str, bytes)):
+        return of_disk(Path(os.fsdecode(error.filename)), error)
+    return f"a file could not be read or written ({error.strerror or error}); look at the disks of this machine"
 
 
 def _say_no_more() -> None:
@@ -104,7 +170,7 @@ def _say_no_more() -> None:
 def _say_stopped(stopped: interrupts.Stopped, arguments: list[str]) -> None:
     """Where a run was stopped, and the command that goes on from there."""
     if os.environ.get("RANK", "0") == "0":
-        from collapselab.console import inert
+        from collapselab.console import LONGEST, inert, one_line
 
         where = f" ({stopped.where})" if stopped.where else ""
         again = inert(shlex.join(["collapselab", *arguments]))
@@ -112,7 +178,11 @@ def _say_stopped(stopped: interrupts.Stopped, arguments: list[str]) -> None:
             again = f"the same accelerate launch of: {again}"
         name = signal.Signals(stopped.number).name
         to = "to go on" if arguments[:1] in (["run"], ["experiment"]) else "again"
-        print(f"collapselab: stopped by {name}{where}; {to}: {again}", file=sys.stderr)
+        line = f"collapselab: stopped by {name}{where}; {to}: {again}"
+        if len(line) > LONGEST:  # half a command is none
+            line = one_line(f"collapselab: stopped by {name}{where}; {to}: the same command")
+        with suppress(BrokenPipeError):
+            print(line, file=sys.stderr)
 
 
 def _usage() -> None:

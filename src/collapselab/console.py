@@ -23,6 +23,34 @@ def inert(text: str) -> str:
     return UNSAFE.sub("\ufffd", text)
 
 
+LONGEST = 300  # characters of a line that says something
+LONG_PART = re.compile(
+    r"""  (?<!\w)(['"])(?:(?!\1|\\).|\\.){60,}\1(?!\w)  # a value in quotes
+        | \((?:[^()]|\([^()]*\)){60,}\)                 # what a library said
+        | \[[^]]{60,}\] | \{[^}]{60,}\}                 # a list, a mapping
+        | [^\s'"]{61,}                                  # a path, a name""",
+    re.VERBOSE,
+)
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """Text as one inert line. Where it is too long, its long values are cut in the middle, the longest ones first; then the
+    line itself is, whose beginning names the key and whose end the remedy."""
+    line = cut(inert(" ".join(text.split())), 20 * longest)
+    while len(line) > longest and (parts := [found[0] for found in LONG_PART.finditer(line)]):
+        part = max(parts, key=len)
+        line = line.replace(part, cut(part, max(60, len(part) - (len(line) - longest))))
+    return cut(line, longest, longest // 3)
+
+
+def cut(text: str, longest: int, begin: int | None = None) -> str:
+    """Text of at most `longest` characters, what is over left out of its middle."""
+    if len(text) <= longest:
+        return text
+    begin = longest // 2 if begin is None else begin
+    return f"{text[:begin]}…{text[len(text) - (longest - begin - 1) :]}"
+
+
 PROGRESS = "progress.json"  # in a chain's folder while a bar runs; what `collapselab watch` reads
 FIRST_NOTE = 0.5  # seconds that a bar runs before it writes there: a stage that is over by then costs no file
 EVERY_NOTE = 1.0
@@ -51,7 +79,7 @@ class Console:
         """One line to the terminal and, with the time, to events.log."""
         if not self.speaks:
             return
-        tqdm.write(inert(text), file=sys.stderr)
+        tqdm.write(one_line(text), file=sys.stderr)
         self.record(text)
 
     def record(self, text: str) -> None:
@@ -59,7 +87,7 @@ class Console:
         if self.log is not None:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
             with suppress(OSError), self.log.open("a", encoding="utf-8") as stream:
-                stream.writelines(f"{stamp} {line}\n" for line in inert(text).splitlines())
+                stream.write(f"{stamp} {one_line(text)}\n")
 
     def bar(self, title: str, total: int) -> Bar:
         """A progress bar in tokens; shows the rate and the time left."""

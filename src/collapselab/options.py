@@ -1,89 +1,73 @@
 """Options of a verb: defaults < YAML files from left to right < the command line, wherever a value stands on it.
 
-jsonargparse knows the types and the help. YAML files become options of their own here, so that an unknown key, a null where
-none is allowed and a wrong type are each one clear line.
+argparse writes the help. Files and command line are read by the same rules (`yaml_files`), so that an unknown key, a null
+where none is allowed and a wrong type are each one clear line. Hyphen and underscore are equal in an option's name.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 import difflib
-import inspect
-import itertools
-import json
 import re
 import sys
 import typing
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
-from typing import Any
-
-import jsonargparse
+from typing import Any, NoReturn
 
 from collapselab.config import RunConfig, UserError
+from collapselab.config.keys import docstrings, in_words, run_keys, sections
+from collapselab.config.values import home
 from collapselab.identity import filled, flatten
-from collapselab.yaml_files import load_yaml
+from collapselab.yaml_files import as_text, dump_yaml, load_yaml, read, taken_for
 
 BUILT_IN = ("help", "config", "print_config")
+PATHS = (
+    *("config", "runs_dir", "data_dir", "out", "plot", "papers", "base", "fork", "run", "target"),
+    *("model.pretrained", "corpus.tokenizer"),
+)
+"""Keys and options that name a file or a folder, or may: `~` is written out in them."""
 
 
-def _sections() -> dict[str, Any]:
-    """{"corpus": CorpusConfig, ...}: the fields of RunConfig that hold keys of their own."""
-    return {
-        f.name: f.default_factory
-        for f in dataclasses.fields(RunConfig)
-        if f.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(f.default_factory)
-    }
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
-def run_keys() -> dict[str, str]:
-    """Every key of a run, dotted, with its annotation as written."""
-    sections = _sections()
-    keys = {name: text for name, text in RunConfig.__annotations__.items() if name not in sections}
-    return keys | {f"{s}.{name}": text for s, made in sections.items() for name, text in made.__annotations__.items()}
+class _Formatter(argparse.HelpFormatter):
+    """Puts type and default behind what an option means."""
 
-
-@cache
-def _docstrings(made: type) -> dict[str, str]:
-    """{field: the string that stands under it}, of a dataclass."""
-    tree = ast.parse(inspect.getsource(sys.modules[made.__module__]))
-    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == made.__name__)
-    return {
-        field.target.id: inspect.cleandoc(text.value.value)
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
-    }
+    def _get_help_string(self, action: argparse.Action) -> str:
+        about = getattr(action, "about", "")
+        return f"{action.help}{f' ({about})' if about else ''}".replace("%", "%%")
 
 
 class Options:
     """The parser of one verb. `keys` may stand in a YAML file; other options only on the command line."""
 
     def __init__(self, verb: str, description: str):
-        self.parser: Any = jsonargparse.ArgumentParser(
-            prog=f"collapselab {verb}", description=description, exit_on_error=False, allow_abbrev=False
+        self.parser = _Parser(
+            prog=f"collapselab {verb}", description=description, formatter_class=_Formatter, allow_abbrev=False
         )
-        self.parser.add_argument(
-            "--config", action="config", help="YAML file; may be given several times, later ones win"
-        )
+        self.kinds: dict[str, Any] = {}
         self.keys: dict[str, str] = {}
         self.switches: set[str] = set()
         self.line_only: dict[str, str] = {}
         self.sections: set[str] = set()
         self.positional: str | None = None
         self.origin: dict[str, Path] = {}  # the YAML file that a value came from
+        self.parser.add_argument("--config", help="YAML file; may be given several times, later ones win")
+        self.parser.add_argument("--print-config", action="store_true", help="show the settings that result, and stop")
 
     def add_run_keys(self) -> None:
-        sections = _sections()
+        found = sections()
         self._add_fields(RunConfig, "", self.parser)
-        for name, made in sections.items():
-            title = _docstrings(RunConfig)[name].rstrip(".")
+        for name, made in found.items():
+            title = docstrings(RunConfig)[name].rstrip(".")
             self._add_fields(made, f"{name}.", self.parser.add_argument_group(title))
         self.keys |= run_keys()
-        self.sections = set(sections)
+        self.sections = set(found)
 
     def add_class(self, made: type) -> None:
         """An option for each field of a flat dataclass; its docstring is the help."""
@@ -91,12 +75,19 @@ class Options:
         self.keys |= made.__annotations__
 
     def _add_fields(self, made: Any, prefix: str, group: Any) -> None:
-        # jsonargparse's own reader of classes takes three times as long, a third of what --help may take
-        types, texts, standard = typing.get_type_hints(made), _docstrings(made), made()
+        types, texts, standard = typing.get_type_hints(made), docstrings(made), made()
         for name in (
             field.name for field in dataclasses.fields(made) if not dataclasses.is_dataclass(types[field.name])
         ):
-            group.add_argument(f"--{prefix}{name}", type=types[name], default=getattr(standard, name), help=texts[name])
+            annotation = made.__annotations__[name]
+            self._add(group, f"{prefix}{name}", types[name], annotation, getattr(standard, name), texts[name])
+
+    def _add(self, group: Any, name: str, kind: Any, annotation: str, default: Any, text: str) -> None:
+        words = ["true", "false"] if kind is bool else re.findall(r"""["']([^"']+)["']""", annotation)
+        shown = f"{{{','.join(words)}}}" if words else name.rpartition(".")[2].upper()
+        action = group.add_argument(as_option(name), default=default, metavar=shown, help=text)
+        action.about = f"type: {in_words(annotation)}, default: {as_text(default)}"
+        self.kinds[name] = kind
 
     def accept(self, keys: dict[str, str]) -> None:
         """Keys that are passed on, not parsed here."""
@@ -104,24 +95,24 @@ class Options:
 
     def add(self, name: str, kind: Any, default: Any, help_text: str, *, line_only: bool = False) -> None:
         """An option `--name`; with `line_only` it cannot stand in a YAML file."""
-        self.parser.add_argument(f"--{name}", type=kind, default=default, help=help_text)
-        (self.line_only if line_only else self.keys)[name] = getattr(kind, "__name__", str(kind))
+        annotation = kind.__name__ if isinstance(kind, type) else str(kind)
+        self._add(self.parser, name, kind, annotation, default, help_text)
+        (self.line_only if line_only else self.keys)[name] = annotation
 
     def add_switch(self, name: str, help_text: str) -> None:
-        self.parser.add_argument(f"--{name}", action="store_true", help=help_text)
+        self.parser.add_argument(as_option(name), action="store_true", help=help_text)
         self.switches.add(name)
 
     def add_positional(self, name: str, help_text: str, *, nargs: str | None = None) -> None:
-        self.parser.add_argument(name, type=str, help=help_text, nargs=nargs)
+        self.parser.add_argument(name, help=help_text, nargs=nargs)
         self.positional = name
         self.keys[name] = "str"
 
     def parse_run(self, arguments: list[str]) -> tuple[Any, RunConfig]:
-        """Parsed values and the configuration they make. What cannot work is refused under --print_config too."""
-        shown = [item for item in arguments if item != "--print_config"]
-        parsed = self.parse(shown)
+        """Parsed values and the configuration they make. What cannot work is refused under --print-config too."""
+        parsed = self.parse(without_printing(arguments))
         config = run_config(parsed)
-        if len(shown) < len(arguments):
+        if PRINT in arguments:
             self.parse(arguments)  # prints, and exits
         return parsed, config
 
@@ -133,29 +124,47 @@ class Options:
         settings: dict[str, str] = {}
         for path in files:
             found = self._from_yaml(Path(path))
-            settings |= {key: f"--{key}={_as_option(value)}" for key, value in found.items()}
+            settings |= {key: f"--{key}={_place(key, as_text(value))}" for key, value in found.items()}
             self.origin |= dict.fromkeys(found, Path(path))
         for item in line:
-            self.origin.pop(item[2:].split("=", 1)[0], None)
+            self.origin.pop(key_of(item), None)
         if self.positional in settings:
             value = settings.pop(self.positional).split("=", 1)[1]
             line = line if any(not item.startswith("--") for item in line) else [value, *line]
-        typed = {item[2:].split("=", 1)[0] for item in line}  # what a file says of these does not count
+        typed = {key_of(item) for item in line}  # what a file says of these does not count
         return [*(option for key, option in settings.items() if key not in typed), *line]
 
-    def parse(self, arguments: list[str]) -> Any:
-        """Parsed values of gathered options, as a jsonargparse namespace. Raises UserError, one line."""
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """Values of gathered options, by their names. Raises UserError, one line; with --print-config prints them and raises
+        SystemExit."""
         for item in arguments:
             if not _is_text(item):
-                raise UserError(f"{item[:80]!r}: holds a NUL or half a character, which no file can keep; take it out")
+                raise UserError(
+                    f"{item!r}: holds a NUL or is not UTF-8, and settings are kept as text; take it out, or rename"
+                )
             if item.startswith("--out=") and not item[6:].strip():  # the folder that one stands in, to pathlib
                 raise UserError(f"--out {item[6:]!r}: name a folder, or a file where the verb writes one")
+        for action in self.parser._actions:
+            action.required = action.required and PRINT not in arguments
+        parsed = self.parser.parse_args([_hyphened(item) if item.startswith("--") else item for item in arguments])
+        for key in dict.fromkeys(map(key_of, arguments)):
+            if key in self.kinds:
+                setattr(parsed, key, self._value(key, getattr(parsed, key)))
+        if PRINT in arguments:
+            sys.stdout.write(dump_yaml(_nested({k: v for k, v in vars(parsed).items() if k not in BUILT_IN})))
+            raise SystemExit(0)
+        return parsed
+
+    def _value(self, key: str, text: str) -> Any:
         try:
-            return self.parser.parse_args(arguments)
-        except UserError:
-            raise
-        except (argparse.ArgumentError, ValueError, TypeError) as error:
-            raise self._one_line(error, arguments) from None
+            return read(text, self.kinds[key])
+        except UserError as error:  # in a mapping
+            wrong = f"{key}: {error}"
+        except ValueError as error:
+            annotation = (self.keys | self.line_only)[key]
+            shown = f"{as_option(key) if key in self.line_only else key}={text!r}"
+            wrong = f"{shown}: must be {in_words(annotation)}{taken_for(str(error))}"
+        raise UserError(f"--config {self.origin[key]}: {wrong}" if key in self.origin else wrong)
 
     def _command_line(self, arguments: list[str]) -> tuple[list[str], list[str]]:
         files, line = [], []
@@ -163,26 +172,27 @@ class Options:
         rest = iter(arguments)
         for item in rest:
             if not item.startswith("--") or item == "--":
-                line.append(item)
+                line.append(_place(self.positional, item) if item[:1] != "-" else item)
                 continue
-            key, has_value, value = item[2:].partition("=")
+            typed, has_value, value = item[2:].partition("=")
+            key = typed.replace("-", "_")
             if key not in known or key == self.positional:
-                raise UserError(f"--{key}: no such option{nearest(key, known)}; `--help` lists them")
-            if key in self.switches:
+                options = [as_option(name)[2:] for name in known]
+                raise UserError(f"--{typed}: no such option{nearest(as_option(key)[2:], options)}; `--help` lists them")
+            if key in self.switches or key in ("help", "print_config"):
                 if has_value:
-                    raise UserError(f"--{key}: takes no value")
-                line.append(item)
-            elif key in ("help", "print_config"):
-                line.append(item)
+                    raise UserError(f"--{typed}: takes no value")
+                line.append(f"--{key}")
+                continue
+            if not has_value:
+                value = next(rest, "--")
+                if value.startswith("--"):
+                    raise UserError(f"--{typed}: give a value, as in --{typed}=VALUE")
+            value = _place(key, value)
+            if key == "config":
+                files.append(value)
             else:
-                if not has_value:
-                    value = next(rest, "--")
-                    if value.startswith("--"):
-                        raise UserError(f"--{key}: give a value, as in --{key}=VALUE")
-                if key == "config":
-                    files.append(value)
-                else:
-                    line.append(f"--{key}={value}")
+                line.append(f"--{key}={value}")
         return files, line
 
     def _from_yaml(self, path: Path) -> dict[str, Any]:
@@ -200,7 +210,7 @@ class Options:
                     walk(value or {}, f"{name}.")
                 elif name in {*self.line_only, *self.switches}:
                     if value not in (None, False):
-                        raise UserError(f"--config {path}: {name}: give it on the command line, as --{name}")
+                        raise UserError(f"--config {path}: {name}: give it on the command line, as {as_option(name)}")
                 elif name not in self.keys:
                     within = [str(k) for k in value][:1] if isinstance(value, dict) else []
                     raise refuse(".".join([name, *within]), self.keys)
@@ -208,36 +218,64 @@ class Options:
                     raise UserError(f"--config {path}: {name}: stands twice; keep one")
                 elif value is None and "None" not in self.keys[name]:
                     raise UserError(f"--config {path}: {name}=null: needs a value; leave the key out for its default")
+                elif isinstance(value, list | dict) and self.keys[name].startswith("str"):
+                    raise UserError(f"--config {path}: {name}={value!r}: must be {in_words(self.keys[name])}")
                 else:
                     flat[name] = value
 
-        walk(load_yaml(path), "")
+        walk(load_yaml(path, as_written=True), "")
         return flat
 
-    def _one_line(self, error: Exception, arguments: list[str]) -> UserError:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):
-                return cause
-            cause = cause.__cause__ or cause.__context__
-        text = " ".join(str(error).split())
-        found = re.search(r'[Pp]arser key "([^"]+)"|argument --([\w.]+)', text)
-        key = (found.group(1) or found.group(2)) if found else ""
-        if annotation := (self.keys | self.line_only).get(key):
-            given = [a.split("=", 1)[1] for a in arguments if a.startswith(f"--{key}=")]
-            said = (
-                f"{'--' * (key in self.line_only)}{key}={given[-1] if given else ''!r}: must be {in_words(annotation)}"
-            )
-            return UserError(f"--config {self.origin[key]}: {said}" if key in self.origin else said)
-        return UserError(f"{text[:300]}; see `{self.parser.prog} --help`")
+
+PRINT = "--print_config"
+
+
+def as_option(key: str) -> str:
+    """How an option is written."""
+    return f"--{key.replace('_', '-')}"
+
+
+def key_of(item: str) -> str:
+    """The key of an option, `--key=value` or `--key`; of anything else what is no key."""
+    return item[2:].partition("=")[0]
+
+
+def without_printing(arguments: list[str]) -> list[str]:
+    """Gathered options without --print-config."""
+    return [item for item in arguments if item != PRINT]
+
+
+def _hyphened(item: str) -> str:
+    name, equals, value = item.partition("=")
+    return f"{as_option(name[2:])}{equals}{value}"
+
+
+def _place(key: str | None, text: str) -> str:
+    """The value of a key that names a file or folder with `~` written out. Raises UserError where nobody is called that.
+
+    A corpus keeps its pattern as it is given, for it is a part of what a chain is.
+    """
+    kind, colon, path = text.rpartition(":") if key == "corpus.source" else ("", "", text)
+    if key not in PATHS and kind != "path":
+        return text
+    found = home(str(key), path)
+    return text if colon else found
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return tree
 
 
 def run_config(namespace: Any) -> RunConfig:
     """The dataclass from parsed values."""
-    values, sections = namespace.as_dict(), _sections()
+    values, parts = _nested(vars(namespace)), sections()
     made = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
     made |= {key: filled(values[key], flatten(made)) for key in ("name", "arm")}
-    return RunConfig(**{key: sections[key](**value) if key in sections else value for key, value in made.items()})
+    return RunConfig(**{key: parts[key](**value) if key in parts else value for key, value in made.items()})
 
 
 def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
@@ -260,8 +298,9 @@ def arms_of(
         arms: {name: {key: value, ...}}, keys dotted or nested.
     """
     known = run_keys()
-    typed = {item[2:].split("=", 1)[0] for item in gathered} - options.origin.keys()
-    made, changes = {}, {}
+    typed = {key_of(item) for item in gathered} - options.origin.keys()
+    made: dict[str, RunConfig] = {}
+    changes = {}
     for arm, settings in arms.items():
         if not isinstance(settings or {}, dict):
             raise UserError(f"arms.{arm}={settings!r}: must hold keys and values, as in {{mixing.regime: accumulate}}")
@@ -279,13 +318,19 @@ def arms_of(
                 raise UserError(f"arms.{arm}.{key}=null: needs a value; leave the key out for its default")
             if key in typed:
                 raise UserError(f"--{key}: arm {arm} sets it, and so would be another arm; change the arm in its file")
-        common = [item for item in gathered if item[2:].split("=", 1)[0] in known]
-        line = [*common, f"--arm={arm}", *(f"--{key}={_as_option(value)}" for key, value in overrides.items())]
+        common = [item for item in gathered if key_of(item) in known and key_of(item) not in overrides]
+        line = [
+            *common,
+            f"--arm={arm}",
+            *(f"--{key}={_place(key, as_text(value))}" for key, value in overrides.items()),
+        ]
         try:
-            made[str(arm)] = run_config(options.parse(line))
+            config = run_config(options.parse(line))
         except UserError as error:
             raise UserError(f"arms.{arm}: {error}") from None
-        changes[str(arm)] = list(overrides)
+        if config.arm in made:  # by a {key} in its name
+            raise UserError(f"arms.{arm}: the name of another arm too, {config.arm!r}; give each arm a name of its own")
+        made[config.arm], changes[config.arm] = config, list(overrides)
     return made, changes
 
 
@@ -299,18 +344,3 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 def _is_text(item: str) -> bool:
     return "\0" not in item and not any("\ud800" <= character <= "\udfff" for character in item)
-
-
-def _as_option(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def in_words(annotation: str) -> str:
-    """`Literal["a", "b"] | None` becomes `a, b or null`."""
-    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
-    choices = re.findall(r"""["']([^"']+)["']""", annotation)
-    plain = [
-        names.get(p.strip(), p.strip()) for p in re.sub(r"Literal\[[^]]*\]", "", annotation).split("|") if p.strip()
-    ]
-    parts = choices + [("a list of numbers" if p.startswith("list") else p) for p in plain]
-    return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]

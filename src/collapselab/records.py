@@ -28,6 +28,7 @@ from collapselab.identity import (
     unsealed,
 )
 from collapselab.rundir import Chain, batch_of, keep_batch
+from collapselab.yaml_files import dump_yaml
 
 # What the last bits of a number depend on; `cuda`, the name of a card, only where it computes.
 COMPARED = ("torch", "device", "precision", "processes", "threads", "machine", "cpus", "cuda")
@@ -58,7 +59,7 @@ def keep(
         said.append(
             f"{path}: {'gone' if before is None else 'damaged, or edited'}; written again from the settings given"
         )
-    _renew(path, before, sealed_text(yaml.safe_dump(as_dict(config), sort_keys=False)))
+    _renew(path, before, sealed_text(dump_yaml(as_dict(config))))
     said += _environment(chain, environment, was_sealed)
     if known is None or wrong or not was_sealed or known.facts != facts:
         for name in (IDENTITY, COPY):
@@ -168,7 +169,7 @@ def keep_asked(root: Path, tree: dict[str, Any]) -> list[str]:
         if timing.exists() or before is not None:
             said.append(f"{timing}: {'damaged' if timing.exists() else 'gone'}; begun anew")
         write_json(timing, sealed({"calls": []}))
-    write_text(asked, sealed_text(yaml.safe_dump(tree, sort_keys=False)))
+    write_text(asked, sealed_text(dump_yaml(tree)))
     return said
 
 

@@ -93,9 +93,10 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
         folder = options.origin["base"].parent if "base" in options.origin else Path()
         gathered = options.gather(["--config", str(folder / base), *arguments])
     line = _where_it_is(options, gathered)
-    gathered = [item for item in line if item != "--print_config"]
+    from collapselab.options import arms_of, run_config, without_printing
+
+    gathered = without_printing(line)
     parsed = options.parse(gathered)
-    from collapselab.options import arms_of, run_config
 
     if len(gathered) < len(line):  # what cannot work is refused here too
         arms_of(options, gathered, parsed.arms) if parsed.arms else run_config(parsed)

@@ -69,7 +69,7 @@ def theory(arguments: list[str]) -> int:
     if parsed.list:
         show.listing()
         return 0
-    values = parsed.as_dict()
+    values = vars(parsed)
     parameters = Parameters(**{key: values[key] for key in Parameters.__annotations__})
     given = [item[2:].split("=", 1)[0] for item in gathered if item.startswith("--")]
     figure = Path(parsed.plot) if parsed.plot else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from collapselab.commands import RUN_HELP, check_out, make_options, one_chain, quiet
 from collapselab.config import UserError
+from collapselab.config.keys import run_keys
 
 
 def sample(arguments: list[str]) -> int:
@@ -16,7 +17,7 @@ def sample(arguments: list[str]) -> int:
     options.add("out", str | None, None, "folder for shards and meta.json; null writes none")
     options.add("show", int, 3, "how many samples to print")
     options.add("tokens", int | None, None, "tokens to write; null means a few, or the run's budget with --out")
-    from collapselab.options import config_from, run_keys
+    from collapselab.options import config_from
 
     passed_on = {k: v for k, v in run_keys().items() if k.startswith("sampling.") or k == "seed"}
     options.accept(passed_on)
@@ -45,7 +46,7 @@ def score(arguments: list[str]) -> int:
     options.add("run", str | None, None, f"{RUN_HELP} whose protocol and text a model is scored under")
     options.add("out", str | None, None, "with --run: JSON file for protocol, sums and values")
     options.add("device", str | None, None, "where to compute: auto, cpu or cuda; null means auto, or the run's own")
-    from collapselab.options import config_from, run_keys
+    from collapselab.options import config_from
 
     passed_on = {k: v for k, v in run_keys().items() if k.startswith("evaluation.")}
     options.accept(passed_on)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 
@@ -49,3 +50,15 @@ def digest(value: Any) -> str:
     """SHA-256 of a value's canonical JSON form, in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def home(key: str, path: str) -> str:
+    """A path with `~` or `~name` at its beginning written out; raises UserError where nobody knows that home directory."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        raise UserError(
+            f"{key}={path!r}: {path.split('/')[0]} is no home directory known here; write the path out"
+        ) from None
