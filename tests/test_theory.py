@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from helpers import cpu_units
 
 from collapselab.config import SamplingConfig, UserError
 from collapselab.sampling.draw import truncated
-from collapselab.theory import discrete, entropy, gaussian, regression, selection, sharpening, simulate, tails
+from collapselab.theory import discrete, entropy, gaussian, laws, regression, selection, sharpening, simulate, tails
 from collapselab.theory.pipeline import History, diversity
 from collapselab.theory.survivors import kept, realised, survivors
 
@@ -267,13 +268,14 @@ def test_linear_drift_follows_its_law_and_its_closed_forms() -> None:
     assert discrete.linear_drift([0.3] * 100, 25, 2.0)[-1] == pytest.approx(4 / (25 * 0.3 * 1.7))
 
 
-def test_the_time_to_one_atom_is_a_few_per_cent_below_the_diffusion_approximation() -> None:
+def test_the_time_to_one_atom_is_exact_and_a_few_per_cent_below_the_diffusion_approximation() -> None:
     for n, high in ((60, 0.04), (300, 0.012)):
         step = kept(n, n)[1:-1, 1:-1]  # counts that are not yet 0 or N
         exact = np.linalg.solve(np.eye(n - 1) - step, np.ones(n - 1))
         for count in (n // 2, n // 5):
             p = np.array([count, n - count]) / n
-            over = discrete.fixation_time(p, n) / exact[count - 1] - 1
+            assert discrete.fixation_time(p, n) == pytest.approx(1 + kept(n, n)[count, 1:-1] @ exact, rel=1e-9)
+            over = discrete.diffusion_time(p, n) / exact[count - 1] - 1
             assert 0.2 * high < over < 1.5 * high
         wins = np.linalg.solve(np.eye(n - 1) - step, kept(n, n)[1:-1, -1])
         np.testing.assert_allclose(wins, np.arange(1, n) / n, atol=1e-9)  # in proportion to its share
@@ -283,7 +285,17 @@ def test_the_time_to_one_atom_is_a_few_per_cent_below_the_diffusion_approximatio
     while (alive := counts.max(1) < 60).any():
         counts[alive] = rng.multinomial(60, counts[alive] / 60)
         steps += alive
-    assert discrete.fixation_time(three, 60) == pytest.approx(steps.mean() * 1.03, rel=0.05)
+    assert discrete.fixation_time(three, 60) == pytest.approx(
+        steps.mean(), rel=4 * steps.std() / steps.mean() / 3000**0.5
+    )
+    # Two draws: the first pair is equal or not, and so is every pair after it, each with probability 1/2.
+    assert discrete.fixation_time(np.array([0.5, 0.5]), 2) == pytest.approx(2)
+    assert discrete.diffusion_time(np.array([0.5, 0.5]), 2) == pytest.approx(2.7726, abs=1e-4)
+    assert discrete.fixation_time(np.array([1.0, 0.0]), 7) == 0
+    uniform = np.full(20, 0.05)
+    over = [discrete.diffusion_time(uniform, n) / discrete.fixation_time(uniform, n) - 1 for n in (10, 100, 1000)]
+    assert over == pytest.approx([0.0826, 0.0116, 0.0015], abs=1e-4)
+    assert discrete.fixation_time(uniform, 1001) == discrete.diffusion_time(uniform, 1001)
     assert counts.mean(0) / 60 == pytest.approx(three, abs=0.03)
 
 
@@ -604,6 +616,37 @@ def test_hacks_make_accuracy_peak_and_an_anchor_holds_it() -> None:
         )
         assert less[2] > 0.05 and more[2] < 1e-9
     assert critical == pytest.approx(1 / (0.7 * 1.5 + 0.3 * 6))
+
+
+@pytest.mark.parametrize(
+    ("prior", "spread"), [(0.3, 2.0), (0.5, 0.5), (0.3, 0.05), (0.4, 30.0), (0.48, 1000.0), (0.02, 20.0)]
+)
+def test_self_reward_is_exact(prior: float, spread: float) -> None:
+    """Against adaptive integration of the same thing, cut at the vote's edge."""
+    from scipy.integrate import quad
+    from scipy.stats import beta
+
+    found = find_table("self_reward", prior=prior, spread=spread, gain=1.5, attempts=8, generations=9)
+    law = beta(spread * prior, spread * (1 - prior))
+    assert found.facts["plurality_correct"] == pytest.approx(law.sf(0.5), rel=1e-9)
+    for t in (0, 3, 9):
+
+        def among(u: float, t: int = t) -> float:
+            p = law.ppf(u)
+            weight = np.array([p, 1 - p]) * ([1, 1.5**-t] if p > 0.5 else [1.5**-t, 1])
+            return float(1 - (1 - weight[0] / weight.sum()) ** 8)
+
+        edge = float(law.cdf(0.5))
+        whole = sum(quad(among, *ends, limit=200)[0] for ends in ((0, edge), (edge, 1)))
+        assert found.columns["pass_at_k"][t] == pytest.approx(whole, abs=2e-6)
+    rough = find_table("self_reward", prior=0.3, spread=5000.0, gain=1.5, attempts=8, generations=1)
+    assert np.isfinite(rough.columns["pass_at_1"]).all() and rough.columns["pass_at_1"][0] == pytest.approx(
+        0.3, abs=1e-6
+    )
+
+
+def find_table(name: str, **parameters: Any) -> laws.Table:
+    return laws.LAWS[name].table(laws.Parameters(**parameters))
 
 
 def test_self_reward_ends_at_what_the_vote_knew() -> None:

@@ -9,6 +9,7 @@ results/NAME/ has table, plot, figures, settings, machine, date and command
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,7 +50,7 @@ class Verdict:
     word: Word
     seeds: list[int]
     reason: str = ""
-    """Why it was not run."""
+    """Why it was not run, or is no PASS whatever the criteria say."""
     unfinished: bool = False
     """Whether it was begun and could not be finished, which is no matter of what is missing here."""
     judged: list[Judged] = field(default_factory=list)
@@ -89,10 +90,12 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
         settings = (asked.root / "experiment.yaml").read_text(encoding="utf-8")
         seconds = call_seconds(asked.root)
     judged, power = judge(entry, entry.criteria, measured), judge(entry, entry.power, measured)
+    same = twins(measured, seeds)
     return Verdict(
         entry,
-        word_of(judged, power),
+        "FAIL" if same else word_of(judged, power),
         seeds,
+        same,
         judged=judged,
         power=power,
         measured=measured,
@@ -107,6 +110,16 @@ def word_of(judged: list[Judged], power: list[Judged]) -> Word:
     if not all(one.holds for one in power):
         return "NO POWER"
     return "PASS" if all(one.holds for one in judged) else "FAIL"
+
+
+def twins(measured: Measured, seeds: list[int]) -> str:
+    """Two seeds that measured the very same numbers, in words; empty where there are none. Chains that are not independent
+    have no interval, and a mean over them is one chain's."""
+    courses = [course.values for table in measured.arms.values() for course in table.values()]
+    for one, other in itertools.combinations(range(len(seeds)), 2):
+        if all(np.array_equal(values[one], values[other], equal_nan=True) for values in courses):
+            return f"seeds {seeds[one]} and {seeds[other]} measured the very same numbers: their chains are not independent"
+    return ""
 
 
 def judge(entry: Entry, criteria: list[Criterion], measured: Measured) -> list[Judged]:

@@ -195,12 +195,36 @@ def accumulate_subsample(documents: int, generations: int, replacement: bool = F
     return np.asarray(models), np.asarray(pools)
 
 
-def fixation_time(p: np.ndarray, documents: float) -> float:
-    """Mean number of steps until one atom is left, without real text: about -2 N sum (1 - p_i) ln(1 - p_i).
+MOST_EXACT = 1000  # documents: a linear system of that size is solved in a tenth of a second
 
-    The diffusion approximation: f(p) = that sum solves (1/2N) sum p_i (1 - p_i) d^2 f/dp_i^2 = -1 and vanishes at the
-    corners (for two alleles: Ewens 2004, chapter 3). A few per cent high at N = 60. Atom i wins with probability p_i, for
-    its share is a martingale. Diversity lives as long: r falls to 1/e in N steps.
+
+def fixation_time(p: np.ndarray, documents: float) -> float:
+    """Mean number of steps until one atom is left, without real text; step 1 is the first N draws of p.
+
+    Exact up to MOST_EXACT documents. A letter's count alone is a Markov chain: with w(j) the sum over t of
+    P(it wins) - P(it is alone after t steps), from count j, (I - Q) w = h on the counts 1 .. N - 1, where h(j) = j/N is the
+    probability that it wins. The sum over letters of what they have not yet won is P(not yet one letter), and the sum of that
+    over t is the mean time. For more documents, or N that is not whole, `diffusion_time`.
+    """
+    from scipy.stats import binom  # here: most of a second that nothing else of this module needs
+
+    if documents > MOST_EXACT or documents != int(documents):
+        return diffusion_time(p, documents)
+    n = int(documents)
+    share = np.arange(n + 1) / n
+    inner = binom.pmf(np.arange(1, n), n, share[1:-1, None])
+    waits = np.zeros(n + 1)
+    waits[1:-1] = np.linalg.solve(np.eye(n - 1) - inner, share[1:-1])
+    return float(1 + (binom.pmf(np.arange(n + 1), n, p[:, None]) @ waits).sum()) if p.max() < 1 else 0.0
+
+
+def diffusion_time(p: np.ndarray, documents: float) -> float:
+    """The same by diffusion: -2 N sum (1 - p_i) ln(1 - p_i). For two equal letters it is too long by 39 % at N = 2, 10 % at 10,
+    1.5 % at 100 and .2 % at 1,000; where one letter has nine tenths, by up to twice that from N = 30 on.
+
+    f(p) = that sum solves (1/2N) sum p_i (1 - p_i) d^2 f/dp_i^2 = -1 and vanishes at the corners (for two alleles: Ewens
+    2004, chapter 3). Atom i wins with probability p_i, for its share is a martingale. Diversity lives as long: r falls to 1/e in
+    N steps.
     """
     rest = 1 - p[p < 1]
     return float(-2 * documents * np.sum(rest * np.log(rest)))
