@@ -130,8 +130,7 @@ class Stages:
         self.trainer = training.Counter(config) if counts else training.Trainer(config, processes, console)
         self.sampler = sampling.Sampler(config, processes, console, chain.batch_file)
         self.published = modeling.Published(config.model.pad_vocabulary, corpus.tokenizer)
-        # Generation 0's, beside that of a later one.
-        self.published_0 = modeling.Published(config.model.pad_vocabulary, corpus.tokenizer)
+        self.published_0 = modeling.Published(config.model.pad_vocabulary, corpus.tokenizer)  # generation 0's
         self.unfinished: Unfinished  # what the stage at hand has made so far
         self.base: tuple[modeling.LanguageModel, str] | None = None  # start weights that do not change, their digest
 
