@@ -423,7 +423,7 @@ def test_a_row_of_the_heat_map_with_too_few_tokens_is_white_and_others_have_coun
     assert trace["z"][0] == [None, None] and trace["z"][1] == pytest.approx([0.0, 0.2])
     assert spec["layout"]["coloraxis"]["cmax"] == pytest.approx(0.2)
     remarks = [note["text"] for note in spec["layout"]["annotations"]]
-    assert "44 tokens: too few" in remarks
+    assert "too few tokens (44)" in remarks
     half = 0.2 - stats.ttest_1samp([0.1, 0.3], 0).confidence_interval(0.95).low
     assert trace["customdata"][1][1] == [pytest.approx(2.2), 64_980.0, f"+0.200 ± {half:.3f}"]
     rows = spec["layout"]["meta"]["table"]["rows"]

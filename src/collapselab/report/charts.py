@@ -106,7 +106,7 @@ def frequency(chains: list[Any]) -> Spec | None:
         )  # fmt: skip
         for bucket, tokens in zip(heat.buckets, heat.scored, strict=True):
             if tokens < series.LEAST_TOKENS:
-                figure.remark(axis, escaped(bucket), f"{tokens:,.0f} tokens: too few")
+                figure.remark(axis, escaped(bucket), f"too few tokens ({tokens:,.0f})")
         if len(heat.generations) <= 8:
             figure.traces[-1]["texttemplate"] = "%{z:+.2f}"
         ends = [
@@ -297,7 +297,7 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "diversity",
         "Diversity of the samples",
         "The grey dashed line is real text at the same budget. Read each curve by its distance to that line: both a fall and "
-        "a rise away from it are a loss.",
+        "a rise away from it are a loss, as far as the grey control does not share them.",
         diversity,
     ),
     (
