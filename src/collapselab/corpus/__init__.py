@@ -16,7 +16,7 @@ import numpy as np
 from collapselab.config import CorpusConfig, UserError, digest
 from collapselab.console import Console
 from collapselab.corpus.cache import being_made, cached, clear, show, tidy
-from collapselab.corpus.files import Digests, cache_root
+from collapselab.corpus.files import Digests, cache_root, in_words
 from collapselab.corpus.shards import smaller, tokenise
 from collapselab.corpus.sources import SPLITS, open_source
 from collapselab.corpus.tokenizers import (
@@ -110,9 +110,12 @@ def prepare(
         tidy()
         size = sum(path.stat().st_size for path in folder.glob("*.bin"))
         manifest, flaw = examine(folder, check="digests" if size < VERIFY_LIMIT else "sizes")
+        console = Console(speaks=int(os.environ.get("RANK", "0")) == 0)
         if flaw:
-            Console(speaks=int(os.environ.get("RANK", "0")) == 0).say(f"{folder}: {flaw}; tokenised again")
+            console.say(f"{folder}: {flaw}; tokenised again")
         if manifest is None:
+            if source.listing.get("skipped"):
+                console.say(f"corpus.source={config.source!r}: {in_words(source.listing['skipped'])}")
             with publishing(folder, inputs={}, shared=True) as out, being_made(out):
                 tokenise(source, config, tokenizer, out)
                 if open_source(config, data_dir, digests).fingerprint != source.fingerprint:

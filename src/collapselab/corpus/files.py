@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from collapselab.config import UserError
+from collapselab.config import UserError, digest
 from collapselab.folders import sha256_of, write_text
 
 MAGIC = re.compile(r"[*?\[]")
@@ -147,9 +147,15 @@ def once(named: dict[Path, Any], skipped: Skipped) -> dict[Path, Any]:
     return kept
 
 
-def in_words(skipped: Skipped) -> str:
+def counted(skipped: Skipped) -> dict[str, dict[str, Any]]:
+    """What was passed over, for records: how many by reason, and the first names."""
+    return {reason: {"count": len(names), "names": names[:SHOWN]} for reason, names in skipped.items()}
+
+
+def in_words(found: dict[str, dict[str, Any]]) -> str:
     """What was passed over, for a line: `hidden (2, as .a.txt), folder (1, as b)`."""
-    return ", ".join(f"{reason} ({len(names)}, as {Path(names[0]).name[:40]})" for reason, names in skipped.items())
+    parts = [f"{reason} ({part['count']:,}, as {Path(part['names'][0]).name[:40]})" for reason, part in found.items()]
+    return f"passed over: {', '.join(parts)}"
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------
@@ -197,14 +203,12 @@ def _state(path: Path) -> list[int]:
 
 def listing(paths: list[Path], digests: list[str], skipped: Skipped) -> dict[str, Any]:
     """What a corpus is read from, for records: files, bytes and a digest of all, and what was passed over."""
-    from collapselab.config import digest
-
     return {
         "files": len(paths),
         "bytes": sum(path.stat().st_size for path in paths),
         "digest": digest(digests),
         "names": [str(path) for path in paths[:SHOWN]],
-        "skipped": {reason: {"count": len(names), "names": names[:SHOWN]} for reason, names in skipped.items()},
+        "skipped": counted(skipped),
     }
 
 

@@ -19,7 +19,7 @@ from collapselab.metrics.overlap import Wanted, hashes_of, overlap_sums
 
 WINDOW = 64  # letters and digits; with STRIDE about 15 English words (Brown et al. 2020 take 13)
 STRIDE = 8
-SLICE = 1 << 20  # characters that are looked at together
+SLICE = 1 << 21  # characters that are looked at together: more than a batch of documents, or a part of a long one
 LEFT_ORDER = 50  # tokens (Carlini et al. 2023)
 LEFT_SAMPLE = 1 << 22  # tokens of a split that the share of what is left is measured on
 
@@ -42,7 +42,10 @@ class Passages:
     def remember(self, split: str, texts: list[str]) -> None:
         for letters, _ in _slices(_HELD.join(texts)):
             if len(letters) >= WINDOW:
-                self.gathered[split].append(hashes_of(letters, WINDOW)[::STRIDE].copy())
+                places = np.arange(len(letters) - WINDOW + 1)
+                joints = letters[: len(places)] == _numbers()[ord(_HELD)]
+                begins = np.maximum.accumulate(np.where(joints, places + 1, 0))  # counted in each document by itself
+                self.gathered[split].append(hashes_of(letters, WINDOW)[(places - begins) % STRIDE == 0])
 
     def look(self, texts: list[str], splits: tuple[str, ...]) -> None:
         """Marks the passages of some held-out splits that stand in these texts."""

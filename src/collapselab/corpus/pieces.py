@@ -10,9 +10,8 @@ from functools import cache
 import numpy as np
 
 PIECE = 1 << 20  # characters: longer texts are cut, at a line's end where there is one within as many more
-RUN = (
-    1 << 10
-)  # characters of one kind (letters, digits, spaces, others) on end: longer runs are cut, in no ordinary text
+REACH = 1 << 20  # characters after a piece in which a place to cut is looked for
+RUN = 1 << 10  # characters of one kind (letters, digits, spaces, others) on end: longer runs are cut, anywhere
 # Where byte-level pre-tokenisers cut anyway, the best place first.
 CUTS = tuple(map(re.compile, (r"(?:\n|(?<=\n) )(?=\S)", r"(?<=\S) (?=\S)", r"(?<=[^\W_])(?=[^\w\s])")))
 
@@ -33,7 +32,7 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def _stop(text: str, start: int) -> int:
-    last = start + 2 * PIECE
+    last = start + PIECE + REACH
     if len(text) - start > PIECE:
         for pattern in CUTS:
             if cut := pattern.search(text, start + PIECE, last):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from collapselab.config import CorpusConfig, UserError, digest, first_line
 from collapselab.config.corpus import LANGUAGES
-from collapselab.corpus.files import Digests, Skipped, in_words, inside, listing, matching, no_skips, once
+from collapselab.corpus.files import Digests, Skipped, counted, in_words, inside, listing, matching, no_skips, once
 from collapselab.corpus.readers import as_text, format_of, listed, read_documents
 from collapselab.languages import LANGUAGE_VERSION, language_of
 
@@ -132,7 +132,7 @@ def _language(config: CorpusConfig) -> Source:
 
 def _files(config: CorpusConfig, paths: list[Path], shown: str, skipped: Skipped, digests: Digests) -> Source:
     if not paths:
-        passed = f"; passed over: {in_words(skipped)}" if skipped else ""
+        passed = f"; {in_words(counted(skipped))}" if skipped else ""
         more = "; of a folder, name the files: path:FOLDER/*.txt" if "folder" in skipped else ""
         raise UserError(
             f"corpus.source={config.source!r}: no file found at {shown}{passed}; check the path and the pattern{more}"
