@@ -255,7 +255,7 @@ def fetched(name: str, asked: str, *, weights: bool = False) -> str:
         speaks = os.environ.get("RANK", "0") == "0" and not constants.HF_HUB_OFFLINE
         Console(speaks=speaks).say(f"{asked}: no such folder here; asking the Hugging Face hub")
     try:
-        return snapshot_download(name, **options)
+        return str(snapshot_download(name, **options))
     except LocalEntryNotFoundError:
         raise OSError(
             "no such folder, not in the cache, and the Hugging Face hub cannot be reached: name a folder, or fetch it where "
