@@ -158,6 +158,13 @@ def test_links_to_files_are_followed(folder: Path) -> None:
     assert modeling.load(str(linked)).vocab == modeling.pretrained_tokenizer(str(linked)).size == 257
 
 
+def test_a_link_to_nothing_is_said(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("gone")
+    with refused("cannot be loaded"):
+        modeling.load(str(folder))
+
+
 @pytest.mark.parametrize("key", ["n_layer", "n_head", "n_embd", "vocab_size", "n_positions"])
 @pytest.mark.parametrize("value", [0, -1, 0.0, 0.5])
 def test_a_network_without_parts_is_refused(key: str, value: float, folder: Path) -> None:

@@ -19,7 +19,9 @@ from collapselab.corpus import tokenizers
 from collapselab.corpus.tokenizers import bytes_tokenizer, load_tokenizer
 from collapselab.opening import open_corpus
 from collapselab.sampling.draw import uniforms
+from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
+from collapselab.sampling.weights import Weights
 
 HOLES = [7, 257, 258, 259]  # 7 is a control character, which English text does not have
 
@@ -77,6 +79,18 @@ def test_ids_that_are_no_token_are_not_sampled(folder: Path, sampler: str, optio
         written = write_batch(model, prompts, u, SamplingConfig(**options), torch.device("cpu"))
     assert len(np.unique(written)) > 100
     assert not np.isin(written, HOLES).any() and written.max() < 261
+
+
+def test_a_gpus_step_does_not_see_them_either(folder: Path) -> None:
+    """Triton's kernels; without a GPU its interpreter runs them."""
+    model = modeling.fitted(modeling.load(str(folder), pad=64), load_tokenizer(str(folder)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    engine = Engine(Weights(model, 4, device, torch.float32), 2, SamplingConfig(), kernels=True)
+    seen: list[torch.Tensor] = []
+    engine.write(np.full((2, 1), 65), 1, 0, lambda logits: seen.append(logits[:, :261].cpu().clone()))
+    kept = torch.tensor([i not in HOLES for i in range(261)])
+    assert len(seen) == 3
+    assert all((logits[:, ~kept] == -torch.inf).all() and logits[:, kept].isfinite().all() for logits in seen)
 
 
 @pytest.fixture

@@ -136,12 +136,11 @@ def implausible(folder: Path) -> str:
         tree = flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, RecursionError):
         return ""  # said by the library
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
     if tree.get("transformers_weights") is not None and wrong_name(folder, tree["transformers_weights"]):
         return f"config.json, transformers_weights: {wrong_name(folder, tree['transformers_weights'])}"
-    sizes = (
-        SIZES if tree.get("model_type") != "collapselab_bigram" else ()
-    )  # a table of counts has no layers and no width
+    counted = tree.get("model_type") == "collapselab_bigram"  # a table of counts has no layers and no width
+    sizes = {"vocab_size"} if counted else SIZES
     for key, value in tree.items():
         if key in sizes and type(value) in (int, float) and value < 1:
             return f"config.json, {key}: {value}, and no model has less than 1"
