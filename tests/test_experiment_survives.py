@@ -27,6 +27,7 @@ def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -
         assert first.wait(30) == code
         assert wanted <= finished(root) < 6
         assert within(10, lambda: not held(root))  # its worker ends with it
+        assert "Traceback" not in (tmp_path / "exp" / "workers.log").read_text()
     before = {p: p.stat().st_mtime_ns for p in root.glob("gen_*/*/manifest.json")}
     assert Forked(*command, output=tmp_path / "said.log").wait(120) == 0
     assert before.items() <= {p: p.stat().st_mtime_ns for p in root.glob("gen_*/*/manifest.json")}.items()
