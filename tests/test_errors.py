@@ -412,6 +412,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "COLLAPSELAB_DATA that is not there": lambda k: (k.set_env("COLLAPSELAB_DATA", "/none"), k.run(corpus__source="x"))[1],
     "a rank that is no number": lambda k: k.env("RANK", "first"),
     "processes that nobody launched": lambda k: k.env("WORLD_SIZE", "2"),
+    "a process without a number": lambda k: (k.set_env("MASTER_ADDR", "localhost"), k.env("WORLD_SIZE", "2"))[1],
     "ACCELERATE_USE_CPU that is no yes or no": lambda k: k.env("ACCELERATE_USE_CPU", "maybe"),
     # disk
     "a disk with less room than a chain takes": lambda k: k.run(generations=10**5, sampling__tokens=10**8, mixing__start=0),

@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
-from helpers import Forked
+import pytest
+from helpers import Forked, small_config
 from test_experiment import ARMS, asked, finished, held, within
 
+from collapselab import experiment
 from collapselab.folders import read_json
 from collapselab.rundir import read_metrics
 
@@ -27,6 +31,7 @@ def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -
         assert first.wait(30) == code
         assert wanted <= finished(root) < 6
         assert within(10, lambda: not held(root))  # its worker ends with it
+        assert "Traceback" not in (tmp_path / "exp" / "workers.log").read_text()
     before = {p: p.stat().st_mtime_ns for p in root.glob("gen_*/*/manifest.json")}
     assert Forked(*command, output=tmp_path / "said.log").wait(120) == 0
     assert before.items() <= {p: p.stat().st_mtime_ns for p in root.glob("gen_*/*/manifest.json")}.items()
@@ -62,3 +67,22 @@ def test_what_befalls_one_chain_leaves_the_others_alone(tmp_path: Path) -> None:
     assert len(read_metrics(homes[3])) == 3
     (call,) = read_json(tmp_path / "exp" / "timing.json")["calls"]
     assert call["generations"] >= 4 and call["workers"] == 1
+
+
+def test_ctrl_c_while_a_worker_begins_is_for_the_parent_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal sends it to all: a process that still imports would answer with a traceback."""
+    worker = experiment._Worker(0, 1, [], tmp_path / "workers.log")
+    worker.give(small_config(runs_dir=str(tmp_path), model__family="bigram", generations=0, device="cpu"))
+    assert worker.process is not None and worker.process.pid is not None
+    until, outcome = time.monotonic() + 60, None
+    while outcome is None and time.monotonic() < until:
+        with suppress(ProcessLookupError):
+            os.kill(worker.process.pid, signal.SIGINT)
+        time.sleep(0.005)
+        outcome = worker.outcome()
+    worker.ask_to_end()
+    worker.end()
+    assert outcome == ("done", "done") and "Traceback" not in capfd.readouterr().err
+    assert "Traceback" not in (tmp_path / "workers.log").read_text()

@@ -20,6 +20,7 @@ from helpers import Watched, alone, fragile_config, left, on_a_disk, waited_for
 from collapselab import folders, space
 from collapselab.chain import run
 from collapselab.config import RunConfig, UserError, as_dict
+from collapselab.faults import OUTPUT, of_disk
 
 PATIENCE = 120.0  # seconds for a chain that takes one
 CHAIN = Path("test", "arm=main", "seed=1")
@@ -345,3 +346,10 @@ def test_two_crashes_in_a_row(tmp_path, whole) -> None:
         crashes = [(draw.randrange(1, len(calls)), draw.choice(CRASHES)) for _ in range(2)]
         survives(fragile_config(tmp_path / "runs"), crashes, wanted)
     print(f"{200 // EVERY} pairs of crashes")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_an_output_that_cannot_be_written_says_nothing_of_another_disk(number: int) -> None:
+    said = of_disk(OUTPUT, OSError(number, os.strerror(number)))
+    assert said.startswith(f"standard output: {os.strerror(number)}; ")
+    assert "MB free" not in said and "retain" not in said and len(said) <= 300

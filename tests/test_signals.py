@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import Lab
 from helpers import Forked, left
 from kill_again import CHAIN, ended, started
 
@@ -159,3 +160,37 @@ except interrupts.Stopped as stopped:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 143 and "Traceback" not in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.01, 0.05, 0.07])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_three_signals_at_once_are_one(tmp_path: Path, gap: float, sign: signal.Signals) -> None:
+    """Also while the last line is said: exit status 128 + the signal, and no traceback."""
+    one = Forked("run", "--name=x", "--runs_dir", str(tmp_path), "--progress=false", *LONGER, output=tmp_path / "x.log")
+    until = time.monotonic() + 60
+    while not (tmp_path / "x" / "events.log").exists():
+        assert one.poll() is None and time.monotonic() < until, one.said()
+        time.sleep(0.002)
+    for _ in range(3):
+        if one.poll() is None:
+            one.send_signal(sign)
+        time.sleep(gap)
+    code = one.wait(60)
+    assert code in (128 + sign, -sign), one.said()  # a shell says the same of both
+    assert "Traceback" not in one.said() and "Error" not in one.said(), one.said()
+
+
+def test_signals_while_the_last_line_is_said_change_nothing(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+    def stopped(arguments: list[str]) -> int:
+        raise interrupts.Stopped(signal.SIGTERM)
+
+    def slow(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(cli, "handler", lambda name: stopped)
+    monkeypatch.setattr(cli, "_say_stopped", slow)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert lab("corpus")[0] == 143
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -17,6 +17,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -194,7 +195,12 @@ class _Worker:
             self.pipe, theirs = CONTEXT.Pipe()
             arguments = (theirs, self.slot, self.count, self.gpus, str(self.log), os.getpid())
             self.process = CONTEXT.Process(target=_work, args=arguments)
-            self.process.start()
+            resource_tracker.ensure_running()  # where `start` does so, it lets signals through
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, until `_work` ignores it
+            try:
+                self.process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         with suppress(OSError):  # it died in between: `outcome` says so
             self.pipe.send(config)
@@ -244,6 +250,7 @@ def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, 
     """Runs the chains that are sent, in a worker's own share of cores and GPUs, set before torch is imported; what it says
     goes to a file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(stream, 1)
     os.dup2(stream, 2)

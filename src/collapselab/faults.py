@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collapselab.parallel import Processes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+OUTPUT = Path("standard output")
 KEPT = "what is published is whole, and the same command goes on from there"
 
 
@@ -56,7 +57,13 @@ def as_os_errors() -> Iterator[None]:
 
 
 def of_disk(where: Path, error: OSError) -> str:
-    """One line for an error of the file system."""
+    """One line for an error of the file system.
+
+    Args:
+        where: what was written to; OUTPUT is no file of a run, and may be on any disk.
+    """
+    if where == OUTPUT:
+        return f"{where}: {error.strerror or first_line(error)}; free some room there, or send it elsewhere; files are whole"
     found = where
     while not os.path.lexists(found):
         found = found.parent
