@@ -5,6 +5,7 @@ Every value is stored with the protocol that made it and with the sums it was de
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from collapselab.evaluation.samples import score_samples, text_metrics
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_base import embedding_values, mean_states, reference_nll
 from collapselab.folders import SCHEMA, write_bytes, write_json
-from collapselab.guards import reading
+from collapselab.guards import number, reading
 from collapselab.metrics.tails import words
 from collapselab.mixing import TrainingSet, read_meta, read_samples
 from collapselab.modeling import LanguageModel
@@ -92,6 +93,8 @@ def evaluate(
         sums |= base_sums | more_sums
         values |= base_values | more
         values |= expected_slot(config, chain, generation, corpus, sums)
+        if config.training.loss_below is not None:
+            values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
         values |= expected_tails(config, chain, generation, counts, sums)
         if states is not None:
             with reading(reference / STATES):
@@ -172,6 +175,15 @@ def publish_reference(
         shared = protocol(config, corpus, count)
         write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values, "text": "fresh real text"})
     processes.barrier()
+
+
+def masked_shares(log: Path) -> dict[str, float]:
+    """`training/masked_targets` and `training/masked_loss` of a generation that was trained with a truncated cross-entropy: means
+    over the steps of its training log. Empty where an older log has neither."""
+    with reading(log):
+        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        keys = [key for key in ("masked_targets", "masked_loss") if all(key in row for row in rows)]
+        return {f"training/{key}": float(np.mean([number(row[key]) for row in rows])) for key in keys}
 
 
 def _sample_scores(
