@@ -14,6 +14,7 @@ from helpers import one_process, quiet, small_config
 from test_mixing import mix, tokens_of
 
 from collapselab import modeling, training
+from collapselab.chain import run
 from collapselab.config import ModelConfig, TrainingConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Tokens
@@ -588,3 +589,14 @@ def test_a_block_that_does_not_fit_is_the_users_to_mend(tmp_path, monkeypatch) -
         UserError, match=r"a single block does not fit into GPU memory; set gradient_checkpointing=true"
     ):
         training.Trainer(config, one_process(), quiet()).train(model(config), data, 0)
+
+
+def test_a_chain_says_how_much_its_truncation_leaves_out(tmp_path) -> None:
+    """What a truncated cross-entropy can be judged by: `training/masked_...` in metrics.jsonl, and in no other chain's."""
+    small = {"generations": 1, "model__layers": 1, "mixing__tokens": 1024, "training__epochs": 2}
+    _, rows = run(small_config(runs_dir=str(tmp_path / "cut"), training__loss_below=0.02, **small))
+    for row in rows:
+        assert 0 < row["metrics"]["training/masked_targets"] < 1
+        assert 0 < row["metrics"]["training/masked_loss"] < row["metrics"]["training/masked_targets"]
+    _, rows = run(small_config(runs_dir=str(tmp_path / "whole"), **small))
+    assert not any(key.startswith("training/") for key in rows[1]["metrics"])
