@@ -32,8 +32,8 @@ criterion on a mean over seeds is one number and has none). *Narrowly*: a bound 
 turn it. A **FAIL** stays, with what differs. **NO POWER** means that the run could not have told either way: a condition that is
 stated with the criteria, such as how much of the loss a method touches at all, does not hold. **NOT RUN** says what was
 missing: a GPU, a corpus (`--data_dir`), weights from a hub. Most entries are small forms for two cores, with as many seeds as
-six minutes allow; each says how it differs from the paper. A published figure beside ours is a line of the table below it, or
-computed by us from its lines. A source that is *unverified* was not read in the paper itself.
+six minutes allow (ten with a null line); each says how it differs from the paper. A published figure beside ours is a line of
+the table below it, or computed by us from its lines. A source that is *unverified* was not read in the paper itself.
 
 Where there is a law, a criterion is the distance from it, to both sides, with a bound that follows from the law's own sampling
 error; elsewhere it has a bound on both sides and an arm of real text as its null line. What one-sided criteria are left are

@@ -108,12 +108,6 @@ MUTATIONS = [
         seeds=FIVE,
     ),
     Mutation(
-        "held-out text read from the training split",
-        "kazdan", ("replace",),
-        (("evaluation/real_text.py", "tokens: Tokens = corpus.split(settings.split)", 'tokens: Tokens = corpus.split("train")'),),
-        seeds=FIVE,
-    ),
-    Mutation(
         "one seed for all chains",
         "kazdan", ("replace",),
         (("seeds.py", 'text = f"{seed}/{generation}/{stage}/{index}"', 'text = f"1/{generation}/{stage}/{index}"'),),

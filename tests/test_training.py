@@ -14,16 +14,18 @@ from helpers import one_process, quiet, small_config
 from test_mixing import mix, tokens_of
 
 from collapselab import modeling, training
+from collapselab.chain import run
 from collapselab.config import ModelConfig, TrainingConfig, UserError
 from collapselab.console import Console
 from collapselab.corpus import Tokens
+from collapselab.evaluation import masked_shares
 from collapselab.folders import Unfinished
 from collapselab.mixing import TrainingSet
 from collapselab.modeling import true_state, weights_digest
 from collapselab.parallel import Processes
 from collapselab.rundir import Chain
 from collapselab.seeds import batch_order
-from collapselab.training import learning_rate
+from collapselab.training import learning_rate, write_log
 
 
 def model(config, vocab: int = 61, seed: int = 0):
@@ -166,10 +168,12 @@ def test_truncated_cross_entropy_and_its_gradient_target_by_target(below: float,
     with torch.no_grad():
         for place in range(1, 32, 2):
             ids[:, place] = ours.logits(ids)[:, place - 1].argmax(-1)
-    loss = training.Loss(ours, first, "cpu", "fp32", below)(ids)
+    loss, masked, its_loss, whole = training.Loss(ours, first, "cpu", "fp32", below)(ids)
     expected, left, count = by_hand(plain, ids, first, below)
     assert 0 < left < count
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert masked.item() == left and (its_loss + loss).item() == pytest.approx(whole.item(), rel=1e-5)
+    assert whole.item() == pytest.approx(training.Loss(ours, first, "cpu", "fp32")(ids).item(), rel=1e-5)
     loss.backward()
     expected.backward()
     for a, b in zip(ours.net.parameters(), plain.net.parameters(), strict=True):
@@ -194,7 +198,7 @@ def test_a_target_at_the_threshold_itself_stays_in_the_loss() -> None:
     ids = torch.zeros(1, 5, dtype=torch.int64)
 
     def of(below, logit=0.0):
-        return training.Loss(TwoTokens(logit), 1, "cpu", "fp32", below)(ids).item()
+        return training.Loss(TwoTokens(logit), 1, "cpu", "fp32", below)(ids).reshape(-1)[0].item()
 
     assert of(0.5) == of(1.0) == of(None) == pytest.approx(4 * math.log(2))
     assert of(0.49999) == 0.0
@@ -222,12 +226,19 @@ def test_left_out_targets_count_in_the_denominator_and_the_ledger_however_a_step
         lm, facts = trained(config, data)
         assert facts["in_loss"] == 20 * 21 * 20 == data.ledger["real"]["loss"]
         found.append([row["loss"] for row in facts["log"]])
+        assert all(0 <= row["masked_targets"] <= 1 and 0 <= row["masked_loss"] < 1 for row in facts["log"])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
     ids = torch.from_numpy(data[np.arange(21)])
     total, left, count = by_hand(lm, ids, 12, 0.05)
     assert left > 0 and count == 20 * 21
     again = training.Trainer(config, one_process(), quiet()).train(lm, data, 0)
     assert again["log"][0]["loss"] == pytest.approx(float(total) / count, rel=1e-4)
+    assert again["log"][0]["masked_targets"] == pytest.approx(left / count, rel=1e-5)
+    write_log(again["log"], tmp_path / "log.jsonl")
+    shares = masked_shares(tmp_path / "log.jsonl")
+    assert shares["training/masked_targets"] == pytest.approx(np.mean([row["masked_targets"] for row in again["log"]]))
+    write_log([{"step": 0, "loss": 1.0}], tmp_path / "log.jsonl")
+    assert masked_shares(tmp_path / "log.jsonl") == {}  # of a chain made before they were noted
     _, whole = trained(*prepared(tmp_path, training__epochs=20, **(options | {"training__loss_below": None})))
     assert whole["last_loss"] > 1.1 * found[0][-1]
 
@@ -245,7 +256,7 @@ def test_truncation_is_one_graph_with_the_rest_of_the_step() -> None:
     ids = torch.from_numpy(np.asarray(small_text().ids[: 2 * 32], np.int64)).reshape(2, 32)
     module = training.Loss(lm, 1, "cpu", "fp32", 0.05)
     whole = torch.compile(module, fullgraph=True, dynamic=False, backend="eager")
-    assert float(whole(ids)) == pytest.approx(float(module(ids)), rel=1e-6)
+    assert whole(ids).tolist() == pytest.approx(module(ids).tolist(), rel=1e-6)
     torch._dynamo.reset()
 
 
@@ -636,3 +647,14 @@ def test_a_block_that_does_not_fit_is_the_users_to_mend(tmp_path, monkeypatch) -
         UserError, match=r"a single block does not fit into GPU memory; set gradient_checkpointing=true"
     ):
         training.Trainer(config, one_process(), quiet()).train(model(config), data, 0)
+
+
+def test_a_chain_says_how_much_its_truncation_leaves_out(tmp_path) -> None:
+    """What a truncated cross-entropy can be judged by: `training/masked_...` in metrics.jsonl, and in no other chain's."""
+    small = {"generations": 1, "model__layers": 1, "mixing__tokens": 1024, "training__epochs": 2}
+    _, rows = run(small_config(runs_dir=str(tmp_path / "cut"), training__loss_below=0.005, **small))
+    for row in rows:
+        assert 0 < row["metrics"]["training/masked_targets"] < 1
+        assert 0 < row["metrics"]["training/masked_loss"] < row["metrics"]["training/masked_targets"]
+    _, rows = run(small_config(runs_dir=str(tmp_path / "whole"), **small))
+    assert not any(key.startswith("training/") for key in rows[1]["metrics"])

@@ -5,6 +5,7 @@ Every value is stored with the protocol that made it and with the sums it was de
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from collapselab.evaluation.samples import score_samples, text_metrics
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_base import embedding_values, mean_states, reference_nll
 from collapselab.folders import SCHEMA, write_bytes, write_json
-from collapselab.guards import drawable, reading
+from collapselab.guards import drawable, number, reading
 from collapselab.metrics.in_context import LEAST_SEEN
 from collapselab.metrics.intervals import draw_interval
 from collapselab.metrics.tails import LEAST_TYPES, first_words, words
@@ -104,6 +105,8 @@ def evaluate(
         sums |= base_sums | more_sums
         values |= base_values | more
         values |= expected_slot(config, chain, generation, corpus, sums)
+        if config.training.loss_below is not None:
+            values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
         values |= expected_tails(config, chain, generation, counts, sums)
         if states is not None:
             with reading(reference / STATES):
@@ -243,6 +246,15 @@ def _recorded(values: dict[str, float], config: RunConfig, what: str, console: C
         )
         kept["real/overflow"] = float(len(lost))
     return kept
+
+
+def masked_shares(log: Path) -> dict[str, float]:
+    """`training/masked_targets` and `training/masked_loss` of a generation that was trained with a truncated cross-entropy: means
+    over the steps of its training log. Empty where an older log has neither."""
+    with reading(log):
+        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        keys = [key for key in ("masked_targets", "masked_loss") if all(key in row for row in rows)]
+        return {f"training/{key}": float(np.mean([number(row[key]) for row in rows])) for key in keys}
 
 
 def _sample_scores(

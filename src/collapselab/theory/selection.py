@@ -148,9 +148,14 @@ def beta_questions(a: float, b: float, nodes: int = 200) -> tuple[np.ndarray, np
     is smooth on either side of 1/2, where the vote turns.
 
     Gauss-Jacobi on each half, whose weight takes in the density's end at 0 or 1; each half has its exact mass. What `self_reward`
-    gives with them is exact to 1e-9 for a + b up to 1,000.
+    gives with them is exact to 1e-8 for a + b up to 1,000. Beyond, where the density is narrow, they are equally likely
+    quantiles, 100 times as many: exact to 1e-4.
     """
-    from scipy.special import betainc, roots_jacobi  # here: half a second
+    from scipy.special import betainc, betaincinv, roots_jacobi  # here: half a second
+
+    if a + b > 1000:
+        places = (np.arange(200 * nodes) + 0.5) / (200 * nodes)
+        return np.asarray(betaincinv(a, b, places)), np.full(len(places), 1 / len(places))
 
     def half(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
         x, weight = roots_jacobi(nodes, 0.0, a - 1)

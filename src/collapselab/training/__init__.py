@@ -53,7 +53,8 @@ class Loss(nn.Module):
         self.autocast = precision == "bf16"
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Cross-entropy in nats, summed over the targets of a batch, truncated where that is asked for; a scalar."""
+        """Cross-entropy in nats, summed over the targets of a batch, a scalar. Where it is truncated, (4,): what is left of it,
+        the number of targets without loss, what theirs was, and the whole."""
         with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
             # Cut before the head: logits are by far the largest tensor, and a cut of them is a copy, and another back.
             features = self.model.features(ids_BT)[:, self.first - 1 : -1]
@@ -62,7 +63,9 @@ class Loss(nn.Module):
         if self.least is None:
             return F.cross_entropy(logits, targets, reduction="sum")
         losses = F.cross_entropy(logits, targets, reduction="none")
-        return losses.masked_fill(losses < self.least, 0.0).sum()  # a loss that is not a number stays one, and is seen
+        sure, whole = losses < self.least, losses.detach()
+        left = losses.masked_fill(sure, 0.0).sum()  # a loss that is not a number stays one, and is seen
+        return torch.stack([left, sure.sum(), whole.masked_fill(~sure, 0.0).sum(), whole.sum()])
 
 
 class Trainer:
@@ -164,10 +167,10 @@ class Trainer:
                 if config.model.dropout:  # a function of seed and step, so that a checkpoint has no state of it
                     index = step * processes.world + processes.rank
                     torch.manual_seed(derive(config.seed, generation, "dropout", index) % 2**63)
-                loss, norm = self._step(parts, blocks * targets_per_block)
+                sums, norm = self._step(parts, blocks * targets_per_block)
                 for ids, counts in parts:
                     given += (ids.numel(), len(ids) * targets_per_block) if counts else (0, 0)
-                log.add(step, loss, norm)
+                log.add(step, sums, norm)
                 bar.update(blocks * settings.block)
                 stop, due = interrupts.asked() > 0, unfinished is not None and self._due(unfinished, step + 1 - saved)
                 last = step + 1 == steps
@@ -242,23 +245,23 @@ class Trainer:
     # --- a step ---------------------------------------------------------------------------------------------------
 
     def _step(self, parts: list[tuple[Tensor, bool]], targets: int) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; returns the loss in nats per token and the norm of the gradients, 0 where it is not asked
-        for.
+        """One step of the optimiser; returns its sums (`Loss`) over targets, the first of them the loss in nats per token, and the
+        norm of the gradients, 0 where it is not asked for.
 
         Args:
             targets: tokens in the loss, of all processes.
         """
         # Processes' gradients are averaged; times world gives the sum over the batch.
-        loss_sum = self._gradients(parts, self.processes.world / targets)
+        sums = self._gradients(parts, self.processes.world / targets)
         norm = torch.zeros((), device=self.processes.device)
         if self.settings.clip:
             norm = nn.utils.clip_grad_norm_(self.model.net.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss_sum / targets, norm
+        return sums / targets, norm
 
     def _gradients(self, parts: list[tuple[Tensor, bool]], scale: float) -> Tensor:
-        """Adds up the gradients of a step; returns its summed loss. Micro-batches that do not fit into GPU memory are halved
+        """Adds up the gradients of a step; returns its sums (`Loss`). Micro-batches that do not fit into GPU memory are halved
         from then on."""
         if self.processes.world > 1 and not self.rehearsed and self.processes.device.type == "cuda":
             # Later a process that runs out of memory cannot take back what others have summed up with it.
@@ -288,14 +291,15 @@ class Trainer:
             )
 
     def _attempt(self, pieces: list[tuple[Tensor, bool]], scale: float, *, sync: bool) -> Tensor:
-        loss_sum = torch.zeros((), device=self.processes.device)
+        total: Tensor | None = None
         for index, (ids, counts) in enumerate(pieces):
             alone = index + 1 < len(pieces) or not sync
             with self.processes.accelerator.no_sync(self.loss) if alone else nullcontext():
-                loss = self._forward(ids) * counts
-                (loss * scale).backward()
-            loss_sum += loss.detach()
-        return loss_sum
+                sums = self._forward(ids).reshape(-1) * counts
+                (sums[0] * scale).backward()
+            total = sums.detach() if total is None else total + sums.detach()
+        assert total is not None
+        return total
 
     def _batches(
         self, data: TrainingSet | np.ndarray, order: np.ndarray, first: int, steps: int
@@ -326,7 +330,7 @@ class Trainer:
                 yield step, [(ids.to(processes.device, non_blocking=True), counts) for ids, counts in ready]
 
     def _forward(self, ids: Tensor) -> Tensor:
-        """The summed loss of a micro-batch. Another size than the usual is not worth a compilation of its own."""
+        """The sums of a micro-batch (`Loss`). Another size than the usual is not worth a compilation of its own."""
         usual = not self.compiled_rows or len(ids) == -(-self.compiled_rows // self.split)
         try:
             with nullcontext() if usual else torch.compiler.set_stance("force_eager"):

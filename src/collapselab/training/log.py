@@ -44,7 +44,8 @@ class Log:
         self.recent: list[tuple[int, Tensor, Tensor]] = []
 
     def add(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Notes a step without waiting for the device: its loss (this process's share, nats per token) and gradient norm."""
+        """Notes a step without waiting for the device: its sums over targets (`Loss`; this process's share, per target of the whole
+        batch) and gradient norm."""
         self.recent.append((step, loss, norm))
 
     def look(self, *flags: bool) -> list[bool]:
@@ -52,20 +53,26 @@ class Log:
         not finite."""
         device = self.processes.device
         asked = torch.tensor([float(flag) for flag in flags], device=device)
-        losses = torch.stack([loss for _, loss, _ in self.recent])
-        reduced = self.processes.accelerator.reduce(torch.cat([losses, asked.to(losses.dtype)]), "sum").tolist()
-        values = reduced[: len(losses)]
+        sums = torch.stack([sums for _, sums, _ in self.recent])
+        both = torch.cat([sums.flatten(), asked.to(sums.dtype)])
+        reduced = self.processes.accelerator.reduce(both, "sum")
+        values, counts = reduced[: sums.numel()].reshape(sums.shape).tolist(), reduced[sums.numel() :].tolist()
         norms = torch.stack([norm for _, _, norm in self.recent]).tolist()
-        for (step, _, _), value, norm in zip(self.recent, values, norms, strict=True):
+        for (step, _, _), (value, *truncated), norm in zip(self.recent, values, norms, strict=True):
             _check_finite(value, step, self.settings, self.steps)
             if step % self.every == 0 or step + 1 == self.steps:
                 lr = learning_rate(self.settings, step, self.steps)
-                self.rows.append({"step": step, "loss": value, "lr": lr})
+                self.rows.append({"step": step, "loss": value, "lr": lr, **_masked(*truncated)})
                 if math.isfinite(norm):  # the squares of large gradients overflow; the next loss says what came of it
                     self.rows[-1]["grad_norm"] = norm
-        self.last = values[-1]
+        self.last = values[-1][0]
         self.recent = []
-        return [count > 0 for count in reduced[len(losses) :]]
+        return [count > 0 for count in counts]
+
+
+def _masked(targets: float | None = None, loss: float = 0.0, whole: float = 0.0) -> dict[str, float]:
+    """Of a truncated cross-entropy: the share of targets that have no loss, and the share of the whole loss that was theirs."""
+    return {} if targets is None else {"masked_targets": targets, "masked_loss": loss / whole if whole else 0.0}
 
 
 def _check_finite(value: float, step: int, settings: TrainingConfig, steps: int) -> None:
