@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import io
 import os
+import pwd
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any
 from collapselab import __version__, interrupts
 from collapselab.commands import VERBS
 from collapselab.config import UserError
+from collapselab.config.values import MADE_UP_HOME
 
 HANDLERS = {  # module:function in collapselab.commands; only the verb that was asked for is imported
     "run": "chains:run",
@@ -44,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, or 2 for something the user can mend, said in one line."""
     if argv is None:
         _streams()
+        _person()
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Threads that spin while they wait make a run ten times slower as soon as another process wants a core. A benchmark
     # leaves it as it is: what it compares with is faster so.
@@ -139,6 +145,27 @@ def _streams() -> None:
     if sys.getfilesystemencoding() == "ascii":  # LC_ALL=C, and Python's own remedies for that switched off
         os.environ["PYTHONIOENCODING"] = f"{sys.stdout.encoding}:backslashreplace"
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _person() -> None:
+    """Gives libraries a home and a name where the system knows none for this user, as in a container: a folder that is gone
+    when the process ends."""
+    try:
+        Path.home()
+    except RuntimeError:
+        folder = tempfile.mkdtemp(prefix=Path(MADE_UP_HOME).name, dir=Path(MADE_UP_HOME).parent)
+        os.environ["HOME"] = folder
+        atexit.register(_remove_home, folder, os.getpid())
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        try:
+            pwd.getpwuid(os.getuid())
+        except KeyError:
+            os.environ["USER"] = f"uid-{os.getuid()}"
+
+
+def _remove_home(folder: str, process: int) -> None:
+    if os.getpid() == process:  # one that was forked leaves it alone
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refused(text: str) -> int:

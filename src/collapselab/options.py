@@ -223,7 +223,10 @@ class Options:
                 else:
                     flat[name] = value
 
-        walk(load_yaml(path, as_written=True), "")
+        tree = load_yaml(path, as_written=True)
+        if isinstance(tree.get("arms"), dict) and "arms" not in self.keys:
+            raise UserError(f"--config {path}: arms: an experiment's file; `collapselab experiment --config` runs it")
+        walk(tree, "")
         return flat
 
 

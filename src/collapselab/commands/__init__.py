@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from collapselab.config import UserError
+from collapselab.config import RunConfig, UserError
+from collapselab.config.values import home
 from collapselab.interrupts import LAUNCHERS
 
 VERBS = {
@@ -51,6 +52,16 @@ def quiet() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed comes as one line
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
+
+
+def check_given(config: RunConfig) -> None:
+    """Raises UserError where a folder or file that the settings name is not there: seconds before a library says so."""
+    source, model = config.corpus.source, config.model.pretrained
+    kind, _, rest = source.partition(":")
+    if kind == "path" and not re.search(r"[*?[]", rest) and not os.path.lexists(home("corpus.source", rest)):
+        raise UserError(f"corpus.source={source!r}: no file found at {source}; check the path and the pattern")
+    if model is not None and model.startswith(("/", "./", "../")) and not os.path.lexists(model):
+        raise UserError(f"model.pretrained={model!r}: no such folder or file; check the path")
 
 
 def check_launch() -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapselab.commands import last, make_options, print_table, quiet
+from collapselab.commands import check_given, last, make_options, print_table, quiet
 from collapselab.config import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def run(arguments: list[str]) -> int:
     parsed, config = options.parse_run(_where_it_is(options, gathered))
     if (parent is None) != (parsed.at is None):
         raise UserError("--fork and --at go together: --fork RUN --at GENERATION")
+    check_given(config)
     quiet()
     if parsed.dry_run:
         from collapselab import plan
@@ -125,6 +126,8 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
 
 def run_experiment(arguments: list[str]) -> int:
     asked, parsed = read_experiment(arguments)
+    for config in asked.arms.values():
+        check_given(config)
     from collapselab import experiment
 
     quiet()

@@ -17,6 +17,10 @@ def report(arguments: list[str]) -> int:
     parsed = options.parse(options.gather(arguments))
     runs = [Path(run) for run in parsed.run]
     from collapselab.console import inert
+    from collapselab.rundir import find_chains
+
+    for run in runs:
+        find_chains(run)  # before the libraries that draw are imported
     from collapselab.report import write_comparison, write_report
     from collapselab.report.results import write_results
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+MADE_UP_HOME = f"{tempfile.gettempdir()}/collapselab-home-"
+"""How the folder begins that libraries get where a user has no home directory, as in a container."""
+
+
 def home(key: str, path: str) -> str:
     """A path with `~` or `~name` at its beginning written out; raises UserError where nobody knows that home directory."""
     if not path.startswith("~"):
         return path
     try:
+        if path.split("/")[0] == "~" and os.environ.get("HOME", "").startswith(MADE_UP_HOME):
+            raise RuntimeError
         return str(Path(path).expanduser())
     except RuntimeError:
         raise UserError(
