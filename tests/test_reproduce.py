@@ -427,3 +427,9 @@ def test_prose_does_not_change_what_was_judged(tmp_path: Path) -> None:
     assert digest() == digest(title="Another", open="something")
     looser = [{"says": "it falls", "of": "closed.r[1] - closed.r[0]", "at_most": 0.5}]
     assert digest() != digest(criteria=looser)
+
+
+def test_the_picture_of_an_entry_has_its_controls_in_grey() -> None:
+    folder = ROOT / "configs" / "papers"
+    found = {name: results.controls_of(entries.read(folder, name)) for name in ("kazdan", "guo", "gaussian")}
+    assert found == {"kazdan": ["control", "control_accumulate"], "guo": ["control"], "gaussian": []}

@@ -16,9 +16,11 @@ import pandas as pd
 from collapselab.config import UserError
 from collapselab.console import inert
 from collapselab.folders import alone_in, read_json, write_bytes, write_json, write_text
+from collapselab.identity import flatten
 from collapselab.reproduce import Judged, Verdict
 from collapselab.reproduce.courses import Measured
 from collapselab.reproduce.entries import Entry
+from collapselab.yaml_files import load_yaml
 
 SCHEMA = 1
 LAW = "law_"  # a quantity law_x is what theory expects of x
@@ -142,7 +144,14 @@ def _picture(entry: Entry, measured: Measured) -> bytes:
         {quantity: arrays(f"{LAW}{quantity}") for quantity in entry.plot},
         {quantity: value for quantity, value in real.items() if np.isfinite(value)},
         entry.quantities,
+        controls_of(entry),
     )
+
+
+def controls_of(entry: Entry) -> list[str]:
+    """The arms of an entry that are all-real controls."""
+    arms = load_yaml(entry.path).get("arms") or {}
+    return [arm for arm, changes in arms.items() if flatten(changes or {}).get("sampling.source") == "real"]
 
 
 # --- in words -----------------------------------------------------------------------------------------------------------
