@@ -379,11 +379,11 @@ def test_a_packed_parquet_bomb_does_not_fill_the_disk(tmp_path: Path, small_limi
 
 @pytest.mark.parametrize("space", [" ", ""])
 def test_a_long_line_takes_a_few_bytes_for_each_of_its_own(tmp_path: Path, space: str) -> None:
-    """In a process of its own, whose memory is measured: a line of 14 MB."""
+    """In a process of its own, whose memory is measured: a line of 7 MB."""
     chance = random.Random(1)
     words = ["".join(chance.choices("abcdefghij", k=6)) for _ in range(5000)]
     for name in ("train", "valid", "test"):
-        size = 2_000_000 if name == "train" else 200
+        size = 1_000_000 if name == "train" else 200
         write(tmp_path / f"{name}.txt", f"{name}{space or ','}" + (space or ",").join(chance.choices(words, k=size)))
     code = (
         "import resource, sys\n"
