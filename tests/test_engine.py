@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -470,10 +471,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_said(tmp_path, monkeypatch, cap
     config = small_config(sampling__batch_size=32, sampling__length=24, sampling__prompt="bos")
     write = Engine.write
 
-    def full(self: Engine, prompts: np.ndarray, key: int, first: int) -> torch.Tensor:
+    def full(self: Engine, prompts: np.ndarray, key: int, first: int, *more: Any) -> torch.Tensor:
         if self.rows > 8 and first >= 32:  # not at once: a shard is half written by then
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return write(self, prompts, key, first)
+        return write(self, prompts, key, first, *more)
 
     monkeypatch.setattr(Engine, "write", full)
     sampler = sampling.Sampler(config, one_process(), Console(bars=False), tmp_path / "batch.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,25 @@ def test_it_is_said_once_that_there_is_no_cache(tmp_path: Path, capsys: pytest.C
         assert (samples_of(out).reshape(8, 12) == by_whole_texts(net, np.ones((8, 1), np.int64), u)).all()
     said = [line for line in capsys.readouterr().err.splitlines() if "cache" in line]
     assert len(said) == 1 and "RwkvForCausalLM" in said[0] and len(said[0]) <= 300
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_engine_that_computes_something_else_does_not_write(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variant of a family that nobody has named yet: here one with another scale of its attention."""
+    net = network(family)
+    sampler = sampling.Sampler(small_config(sampling__precision="fp32"), one_process(), Console(bars=False))
+    prompts = np.random.default_rng(0).integers(3, VOCAB, (4, 3))
+    u = uniforms(stream_key(1, 1), range(4), range(3, 3 + NEW))
+    for writes in ("engine", "plain"):
+        for module in net.modules() if writes == "plain" else []:
+            if hasattr(module, "scaling"):
+                module.scaling *= 3
+        net = net if writes == "engine" else copy.deepcopy(net)
+        written = sampler.writer(modeling.LanguageModel(net, VOCAB), 1, 3, NEW, 4)(prompts, 0)
+        assert sampler.writes == writes and (written == by_whole_texts(net, prompts, u)).all()
+    assert capsys.readouterr().err.count("is not for the fast engine") == 1
 
 
 # --- one head, whatever the vocabulary is padded to ------------------------------------------------------------------------

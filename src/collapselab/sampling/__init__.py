@@ -27,7 +27,7 @@ from collapselab.modeling import LanguageModel
 from collapselab.parallel import Processes, out_of_memory
 from collapselab.rundir import batch_of, keep_batch
 from collapselab.sampling.draw import stream_key, uniforms
-from collapselab.sampling.engine import Engine
+from collapselab.sampling.engine import Engine, engine_flaw
 from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
 from collapselab.sampling.room import row_bytes, rows_that_fit
 from collapselab.sampling.shards import Batches, write_shard
@@ -131,7 +131,7 @@ class Sampler:
         if model.counted and not config.shapes:
             self.writes = "counts"
             return self._counted_writer(model, key, read, new)
-        why = f"beam search ({config.beams} beams)" if config.beams > 1 else unsupported(model.net)
+        why = f"beam search ({config.beams} beams)" if config.beams > 1 else engine_flaw(model)
         if why is None:
             return self._engine_writer(model, key, read + new, batch)
         if not self.told and not model.counted:

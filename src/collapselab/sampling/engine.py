@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,10 +40,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collapselab.config import SamplingConfig
+from collapselab.modeling import LanguageModel
+from collapselab.pretrained import TOLERANCE, distance, logits_of, probe
 from collapselab.sampling.draw import draw, penalised, truncated, uniforms
-from collapselab.sampling.weights import Weights
+from collapselab.sampling.weights import Weights, unsupported
 
+TRIED = 6  # tokens of the sequences that an engine is tried on
 PREFILL_TOKENS = 1 << 17  # prompt tokens that are read at once: what a prefill needs beside the cache
+
+
+_flaws: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()  # by network
+
+
+@torch.inference_mode()
+def engine_flaw(model: LanguageModel) -> str | None:
+    """Why the engine cannot run this network, or None: its configuration says so, or a step does not give the logits that
+    the network gives for the whole text. Computed once for a network."""
+    net = model.net
+    if net not in _flaws:
+        _flaws[net] = unsupported(net) or _tried(model)
+    return _flaws[net]
+
+
+def _tried(model: LanguageModel) -> str | None:
+    prompts = probe(model.net)[:, : TRIED // 2]
+    longest = getattr(model.net.config, "max_position_embeddings", None) or TRIED
+    length = min(TRIED, longest)
+    if length <= prompts.shape[1]:
+        return None  # too short for a step
+    weights = Weights(model, length, model.net.device, torch.float32)
+    engine = Engine(weights, len(prompts), SamplingConfig(), kernels=False)
+    seen: list[Tensor] = []
+    engine.write(prompts.numpy(), 0, 0, lambda logits: seen.append(logits[:, : model.vocab].clone()))
+    right = model.true_columns(logits_of(model.net, engine.tokens[:, :-1]))[:, prompts.shape[1] - 1 :]
+    off = distance(torch.stack(seen, 1), right)
+    return (
+        None
+        if off <= TOLERANCE
+        else f"{type(model.net).__name__} of this kind (off by {off:.2g} of its logits' spread)"
+    )
 
 
 class Engine:
