@@ -29,7 +29,7 @@ compares, and keeps the verdict:
 
 **PASS** means that every criterion holds in the mean over seeds; the interval beside it is the 95 % t-interval over seeds (a
 criterion on a mean over seeds is one number and has none). *Narrowly*: a bound lies within the interval, and other seeds may
-turn it. A **FAIL** stays, with what differs. **NOT RUN** says what was missing: a GPU, a corpus (`--data_dir`), weights from a
+turn it. A **FAIL** stays, with what differs. **NOT RUN** says what was missing: a GPU, a corpus (`--data-dir`), weights from a
 hub. Most entries are small forms for two cores, with as many seeds as six minutes allow; each says how it differs from the
 paper. A published figure beside ours is a line of the table below it, or computed by us from its lines. A source that is
 *unverified* was not read in the paper itself.
