@@ -10,7 +10,7 @@ command="collapselab experiment --config configs/experiments/choices.yaml --work
 score() { # chain. Only the likelihood of real text is looked at: what costs time beside it is left out
   for other in "stride 64" "stride 32" "context 32" "prefix bos" "split valid" "tokens 8192" "precision bf16"; do
     .venv/bin/collapselab eval "$1" --evaluation.${other% *} "${other#* }" \
-      --evaluation.reference_tokens 0 --evaluation.self_bleu_samples 0 --evaluation.overlap false
+      --evaluation.reference-tokens 0 --evaluation.self-bleu-samples 0 --evaluation.overlap false
   done
 }
 export -f score

@@ -37,7 +37,7 @@ mixing.start: 0.5
 ```
 
 Files overrule defaults, a later file an earlier one, and the command line all of them. `null` stands for "not set".
-`--print_config` shows the settings that result, `--dry_run` what the run will take.
+`--print-config` shows the settings that result, `--dry-run` what the run will take.
 
 The column **may change** says whether a chain that has begun may go on with another value:
 
@@ -55,7 +55,7 @@ VERBS_HEAD = """
 ## Options of the verbs
 
 `run` and `experiment` also take every key above, `sample` those of `sampling` and `seed`, `eval` those of `evaluation`.
-Every verb has `--help`, `--config` and `--print_config`.
+Every verb has `--help`, `--config` and `--print-config`.
 """
 
 

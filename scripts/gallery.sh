@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Reruns every published result (docs/papers.md) and writes results/ and the page anew; what is done in runs/ is not done
 # again. Options go to the verb, as in
-# scripts/gallery.sh --data_dir /path/to/DIR (an absolute path: the script goes to the repository's root). One of them: collapselab reproduce NAME.
+# scripts/gallery.sh --data-dir /path/to/DIR (an absolute path: the script goes to the repository's root). One of them: collapselab reproduce NAME.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -72,17 +72,17 @@ step "generate, 128 tokens" 30 "$python" scripts/gpu_figures.py "$out" generate
 
 # Generations 0 and 1 as Drayson et al. ran them, but for the weights: GPT-2's size, drawn at random.
 text=(--mixing.tokens 1984512)
-[ -d "${WIKITEXT:-/nowhere}/wikitext-2" ] && text=(--data_dir "$WIKITEXT" --corpus.source wikitext-2 --mixing.tokens null)
-step "two generations of GPT-2 124M" 190 bash -c 'lab "$@"' lab run --name gpt2 --runs_dir "$out/runs" --device cuda \
+[ -d "${WIKITEXT:-/nowhere}/wikitext-2" ] && text=(--data-dir "$WIKITEXT" --corpus.source wikitext-2 --mixing.tokens null)
+step "two generations of GPT-2 124M" 190 bash -c 'lab "$@"' lab run --name gpt2 --runs-dir "$out/runs" --device cuda \
   --generations 1 "${text[@]}" --corpus.tokenizer gpt2 --model.layers 12 --model.width 768 --model.heads 12 \
-  --model.context 1024 --training.block 512 --training.batch_size 8 --training.precision bf16_pure --training.lr 5e-5 \
-  --training.schedule linear --training.min_lr_ratio 0 --training.weight_decay 0 --training.beta2 0.999 \
-  --training.loss_on_last 256 --mixing.start 0 --sampling.prompt real_prefix --sampling.prompt_tokens 256 \
-  --sampling.top_k 50 --evaluation.precision bf16
+  --model.context 1024 --training.block 512 --training.batch-size 8 --training.precision bf16_pure --training.lr 5e-5 \
+  --training.schedule linear --training.min-lr-ratio 0 --training.weight-decay 0 --training.beta2 0.999 \
+  --training.loss-on-last 256 --mixing.start 0 --sampling.prompt real_prefix --sampling.prompt-tokens 256 \
+  --sampling.top-k 50 --evaluation.precision bf16
 
 # A chain that is killed in training, ended in training and gone on with has the bits of one that was left alone.
-small=(run --config configs/smoke.yaml --runs_dir "$out/runs" --device cuda --deterministic true --generations 1
-  --mixing.tokens 98304 --training.checkpoint_steps 8)
+small=(run --config configs/smoke.yaml --runs-dir "$out/runs" --device cuda --deterministic true --generations 1
+  --mixing.tokens 98304 --training.checkpoint-steps 8)
 strike() { # SIGNAL GENERATION VERB ...: sends the signal when the generation has its first checkpoint
   local signal=$1 generation=$2 chain="$out/runs/struck/arm=main/seed=1"
   shift 2

@@ -27,9 +27,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 HANGS = 60.0  # seconds that no start may take
 CHAIN = [
     *("--generations=3", "--corpus.tokenizer=bytes", "--model.layers=2", "--model.width=32", "--model.heads=2"),
-    *("--training.block=32", "--training.batch_size=4", "--training.lr=3e-3", "--training.checkpoint_steps=7"),
-    *("--training.checkpoint_seconds=0.05", "--mixing.tokens=4096", "--mixing.start=0.5", "--mixing.ratio=0.5"),
-    *("--sampling.batch_size=16", "--evaluation.tokens=1024", "--evaluation.sample_tokens=1024", "--model.dropout=0.1"),
+    *("--training.block=32", "--training.batch-size=4", "--training.lr=3e-3", "--training.checkpoint-steps=7"),
+    *("--training.checkpoint-seconds=0.05", "--mixing.tokens=4096", "--mixing.start=0.5", "--mixing.ratio=0.5"),
+    *("--sampling.batch-size=16", "--evaluation.tokens=1024", "--evaluation.sample-tokens=1024", "--model.dropout=0.1"),
     *("--model.start=previous", "--retain=last"),
 ]
 
@@ -127,7 +127,7 @@ def left(chain: Path) -> dict[str, object]:
 def tried(root: Path, kills: int, seed: int, fork: bool, settings: list[str]) -> dict[str, object]:
     """Kills chains below `root` until there were `kills`; returns what happened. Raises AssertionError for a difference."""
     draw = random.Random(seed)
-    home, log = ["--runs_dir", str(root), "--progress=false", *settings], root / "output.log"
+    home, log = ["--runs-dir", str(root), "--progress=false", *settings], root / "output.log"
     clock = time.monotonic()
     assert ended(started(["run", "--name=whole", *home], log, fork), 10 * HANGS) == 0, log.read_text()[-2000:]
     whole = time.monotonic() - clock

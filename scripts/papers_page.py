@@ -31,7 +31,7 @@ compares, and keeps the verdict:
 criterion on a mean over seeds is one number and has none). *Narrowly*: a bound lies within the interval, and other seeds may
 turn it. A **FAIL** stays, with what differs. **NO POWER** means that the run could not have told either way: a condition that is
 stated with the criteria, such as how much of the loss a method touches at all, does not hold. **NOT RUN** says what was
-missing: a GPU, a corpus (`--data_dir`), weights from a hub. Most entries are small forms for two cores, with as many seeds as
+missing: a GPU, a corpus (`--data-dir`), weights from a hub. Most entries are small forms for two cores, with as many seeds as
 six minutes allow (ten with a null line); each says how it differs from the paper. A published figure beside ours is a line of
 the table below it, or computed by us from its lines. A source that is *unverified* was not read in the paper itself.
 

@@ -316,9 +316,9 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     ),
     "a word that is no choice": lambda k: k.run(device="gpu"),
     "a value out of its range": lambda k: k.run(training__beta1=2),
-    "a value out of its range, under --print_config": lambda k: k.lab("run", "--mixing.floor=-1", "--print_config"),
-    "an arm's value out of its range, under --print_config": lambda k: k.lab(
-        "experiment", '--arms={"a": {"mixing.floor": 2}}', "--seeds=[1]", "--print_config"
+    "a value out of its range, under --print-config": lambda k: k.lab("run", "--mixing.floor=-1", "--print-config"),
+    "an arm's value out of its range, under --print-config": lambda k: k.lab(
+        "experiment", '--arms={"a": {"mixing.floor": 2}}', "--seeds=[1]", "--print-config"
     ),
     "null where a value is needed": lambda k: k.yaml("seed: null\n"),
     "a key twice in a file": lambda k: k.yaml("seed: 1\nseed: 2\n"),

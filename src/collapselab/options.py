@@ -140,7 +140,7 @@ class Options:
         for item in arguments:
             if not _is_text(item):
                 raise UserError(
-                    f"{item!r}: holds a NUL or is not UTF-8, and settings are kept as text; take it out, or rename"
+                    f"{_hyphened(item)!r}: holds a NUL or is not UTF-8, and settings are kept as text; take it out, or rename"
                 )
             if item.startswith("--out=") and not item[6:].strip():  # the folder that one stands in, to pathlib
                 raise UserError(f"--out {item[6:]!r}: name a folder, or a file where the verb writes one")

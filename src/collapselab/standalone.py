@@ -54,7 +54,7 @@ def sample(
     kept = chain.batch_file
     if config.sampling.batch_size is None and kept.is_file():  # the chain's own text, to the bit
         if (batch := rundir.batch_of(kept)) is None:
-            raise UserError(f"{kept}: damaged; continue the run to have it made again, or give --sampling.batch_size")
+            raise UserError(f"{kept}: damaged; continue the run to have it made again, or give --sampling.batch-size")
         config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(processes.share(out or scratch))

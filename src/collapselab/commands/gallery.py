@@ -85,7 +85,7 @@ def _one(entry: Entry, asked: Experiment | None, seeds: list[int] | None, parsed
     command = ["collapselab", "reproduce", entry.name]
     command += ["--seeds", str(seeds)] if verdict.seeds != entry.seeds else []
     local = asked is not None and ":" not in (source := next(iter(asked.arms.values())).corpus.source)
-    command += ["--data_dir", "DIR"] if local and source not in (*LANGUAGES, "sotu") else []
+    command += ["--data-dir", "DIR"] if local and source not in (*LANGUAGES, "sotu") else []
     place = results.write(verdict, out, shlex.join(command), parsed.workers if asked is not None else None)
     kept = results.record(verdict, "", None)
     rows = [

@@ -85,7 +85,7 @@ def _find(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Sourc
         )
     raise UserError(
         f"corpus.source={config.source!r}: use sotu, planted, facts, logic, path:GLOB or hub:NAME; "
-        "a bare name needs --data_dir or COLLAPSELAB_DATA"
+        "a bare name needs --data-dir or COLLAPSELAB_DATA"
     )
 
 
