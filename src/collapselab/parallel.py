@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from accelerate.utils.memory import should_reduce_batch_size
+from torch.distributed.rendezvous import rendezvous
 
 from collapselab import interrupts
 from collapselab.config import UserError, first_line
@@ -147,7 +148,7 @@ def _met(on_cpu: bool) -> Any:
     def meet() -> None:
         try:
             wait = timedelta(seconds=PATIENCE)
-            store = next(torch.distributed.rendezvous("env://", rank, world, timeout=wait))[0]
+            store = next(rendezvous("env://", rank, world, timeout=wait))[0]
             count = f"collapselab-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
             if store.add(count, 1) % world == 0:
                 store.set(f"{count}-met", "")

@@ -173,7 +173,7 @@ def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:
     if whole(row["generation"]) != generation:
         raise ValueError(f"generation {row['generation']} stands in the place of {generation}")
     number(row["real_share"])
-    return row | {"metrics": metrics(row["metrics"])}
+    return dict(row) | {"metrics": metrics(row["metrics"])}
 
 
 def settled(path: Path) -> Path:
