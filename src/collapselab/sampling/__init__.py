@@ -32,7 +32,7 @@ from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
 from collapselab.sampling.room import row_bytes, rows_that_fit
 from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
-from collapselab.sampling.weights import Weights, unsupported
+from collapselab.sampling.weights import Weights
 from collapselab.seeds import generator
 
 __all__ = ["Sampler", "make_prompts", "row_bytes"]
