@@ -6,9 +6,11 @@ keyed by digests, and returns a `Corpus` of memory maps: a corpus larger than me
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +73,19 @@ class Corpus:
 
 
 def prepare(
-    config: CorpusConfig, *, data_dir: str | None = None, model_tokenizer: Tokenizer | None = None, block: int = 2
+    config: CorpusConfig,
+    *,
+    data_dir: str | None = None,
+    model_tokenizer: Tokenizer | None = None,
+    block: int = 2,
+    tries: int = 10,
 ) -> Corpus:
     """Opens the corpus, tokenising it first where the cache does not hold it.
 
     Args:
         model_tokenizer: the pretrained model's own, used where `corpus.tokenizer` is null.
         block: every split must hold more tokens than this.
+        tries: looks at a cache that other processes are repairing.
 
     Raises:
         UserError: missing, empty or unreadable text, no text left for a split, overlapping splits.
@@ -109,6 +117,10 @@ def prepare(
             with publishing(folder, inputs={}, shared=True) as out:
                 tokenise(source, config, tokenizer, out)
     except OSError as error:
+        replaced = error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY) and str(folder) in str(error.filename)
+        if replaced and tries > 1:  # another process has just made a damaged one again
+            time.sleep(0.05)
+            return prepare(config, data_dir=data_dir, model_tokenizer=model_tokenizer, block=block, tries=tries - 1)
         raise UserError(
             f"COLLAPSELAB_CACHE={cache_root()}: cannot be written ({error.strerror}); name another folder"
         ) from None
