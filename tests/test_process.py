@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from conftest import ROOT, Lab
 from helpers import Forked
 
 from collapselab.commands import VERBS
+from collapselab.config import CorpusConfig
 from collapselab.console import LONGEST, Console, one_line
+from collapselab.corpus import prepare
 
 TINY = {
     "name": "t", "generations": 0, "corpus": {"source": "planted", "documents": 200}, "model": {"family": "bigram"},
@@ -210,3 +213,29 @@ def test_every_line_of_a_console_is_short_and_one_line(tmp_path: Path, capsys: p
 def test_no_line_is_longer_than_300_characters(lab: Lab, line: list[str]) -> None:
     code, _, err = lab(*line)
     assert code == 2 and err.count("\n") == 1 and len(err) <= LONGEST + 1
+
+
+# --- a cache that several processes find damaged --------------------------------------------------------------------------
+
+
+def test_six_starts_at_once_on_a_damaged_cache_all_have_their_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLLAPSELAB_CACHE", str(tmp_path / "cache"))
+    config = CorpusConfig(source="planted", documents=50)
+    folder = prepare(config).folder
+
+    def open_it(_: list[str]) -> int:
+        while not (tmp_path / "go").exists():
+            time.sleep(0.001)
+        return 0 if len(prepare(config).train.ids) else 1
+
+    for turn in range(8):
+        if turn % 2:
+            (folder / "train.ids.bin").write_bytes(b"damaged")
+        else:
+            (folder / "manifest.json").unlink()
+        (tmp_path / "go").unlink(missing_ok=True)
+        starts = [Forked(output=tmp_path / f"said{at}", call=open_it) for at in range(6)]
+        (tmp_path / "go").touch()
+        assert [one.wait(60) for one in starts] == [0] * 6, [one.said() for one in starts]

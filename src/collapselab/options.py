@@ -320,7 +320,9 @@ def arms_of(
             if value is None and "None" not in known[key]:
                 raise UserError(f"arms.{arm}.{key}=null: needs a value; leave the key out for its default")
             if key in typed:
-                raise UserError(f"--{key}: arm {arm} sets it, and so would be another arm; change the arm in its file")
+                raise UserError(
+                    f"{as_option(key)}: arm {arm} sets it, and so would be another arm; change the arm in its file"
+                )
         common = [item for item in gathered if key_of(item) in known and key_of(item) not in overrides]
         line = [
             *common,
