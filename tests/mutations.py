@@ -182,6 +182,13 @@ MUTATIONS = [
         (("sampling/draw.py", "    if config.temperature != 1:\n", "    if False:\n"),),
         dear=True,
     ),
+    Mutation(
+        "held-out text read from the training split",
+        "gerstgrasser", ("replace",),
+        (("corpus/__init__.py", '"test": self.test}[name]', '"test": self.train}[name]'),),
+        seeds=(1, 2),
+        dear=True,
+    ),
 ]  # fmt: skip
 
 
