@@ -183,7 +183,7 @@ def test_reading_an_entry_takes_no_room_for_its_generations(generations: Any, tm
         ({"name": "x" * 5000}, "name=.*must be the file's own"),
         ({"comment": __import__("datetime").date(2026, 1, 1)}, ""),  # text, as it stands there
         ({"comment": {1: 2, "a": 3}}, ""),
-        ({"comment": {"a", "b"}}, ""),
+        ({"comment": {"a", "b"}}, "not valid YAML"),
     ],
 )
 def test_what_is_strange_in_an_entry_is_one_line(keys: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -286,9 +286,8 @@ def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
     options = Options("run", "")
     options.add_run_keys()
     gathered = options.gather(["--config", str(path), *(overrides or [])])
-    if not any(item.startswith("--corpus.shared_passages=") for item in gathered):
-        gathered.append("--corpus.shared_passages=keep")  # an older version, which left held-out text whole
-    return run_config(options.parse(gathered))
+    older = not any(item.startswith("--corpus.shared_passages=") for item in gathered)  # which left held-out text whole
+    return run_config(options.parse(gathered + ["--corpus.shared_passages=keep"] * older))
 
 
 def arms_of(
