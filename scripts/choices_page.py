@@ -29,8 +29,6 @@ OWN = "own"  # the protocol that the chain was scored under while it ran
 PARTS = ("split", "context", "stride", "prefix", "tokens", "precision")  # of a protocol: what a likelihood depends on
 ARMS = {
     "baseline": "baseline: restart from base, a tenth of fresh real text, T = 1",
-    "control": "all-real control: fresh real text in the place of what the models write",
-    "scratch_control": "all-real control with new random weights",
     "reuse": "the tenth is generation 0's text again",
     "closed": "no real text after generation 0",
     "continued": "go on from the generation before",
