@@ -362,7 +362,10 @@ def test_search_filters_rare_words_and_marks_them_in_the_samples(opened: Pages, 
     assert cells == sorted(cells, reverse=True)
     everything = "\n".join(text).lower()
     once = next(
-        part for n in range(2, 40) for part in [everything[:n]] if everything.count(part) == 1 and part.strip() == part
+        part
+        for n in range(2, 80)
+        for part in [everything.strip()[:n]]
+        if everything.count(part) == 1 and part.strip() == part
     )
     one.page.locator("#x-search").fill(once)
     assert one.text("#x-found").startswith("1 place in the text shown, ")

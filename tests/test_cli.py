@@ -429,17 +429,20 @@ def test_every_file_in_configs_experiments_is_an_experiment(lab: Lab, path: Path
     code, _, err = lab("experiment", "--config", str(path), "--print_config")
     assert code == 0, err
     asked, _ = read_experiment(["--config", str(path)])
-    assert asked.arms and len(asked.seeds) >= 3 and asked.baseline in asked.arms
+    assert asked.arms and asked.baseline in asked.arms
+    assert len(asked.seeds) >= 3 or path.stem == "demo"  # which asks for one, and says how to have intervals
     assert len({digest(identity(config)) for config in asked.arms.values()}) == len(asked.arms)  # no two are the same
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_file_in_configs_is_a_run(lab: Lab, path: Path) -> None:
     built = flatten(as_dict(config_from(path)))
-    for key, value in flatten(load_yaml(path)).items():
+    asked = flatten(load_yaml(path))
+    for key, value in asked.items():
         assert built[key] == value
     shown = settings(lab("run", "--config", str(path), "--print_config"))
-    assert {key: shown[key] for key in built} == built
+    default = {} if "corpus.shared_passages" in asked else {"corpus.shared_passages": "remove"}
+    assert {key: shown[key] for key in built} == built | default  # a chain's file without it is of an older version
 
 
 def test_there_are_files_in_configs() -> None:
