@@ -276,7 +276,7 @@ def test_report_shows_every_generation_and_the_reference(copied) -> None:
     assert [float(v) for v in values] == [read_metrics(path)[2]["metrics"]["real/perplexity"]]
     real = (page.parent / "reference.csv").read_text().splitlines()
     assert any(line.startswith("main,1,diversity/words/distinct_2,") for line in real)
-    assert {p.name for p in page.parent.glob("*.png")} >= {"likelihood.png", "tails.png", "diversity.png"}
+    assert {p.name for p in page.parent.glob("*.png")} >= {"likelihood.png", "diversity.png"}
 
 
 def test_markup_in_samples_is_shown_inert(copied) -> None:
