@@ -12,7 +12,7 @@ from collapselab.metrics.overlap import OVERLAP_ORDERS
 from collapselab.metrics.richness import ZIPF_RANKS
 from collapselab.metrics.tails import WORD_SHARE
 
-METRICS_VERSION = 3  # part of the protocol: raise it when a metric is added or changes
+METRICS_VERSION = 3  # part of the protocol: raise it when a definition or a budget changes, not when a metric is added
 
 
 def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> dict[str, Any]:
