@@ -30,7 +30,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*PAGES, *sorted((ROOT / "results").rglob("*.md")), *sorted((ROOT / "data").rglob("*.md"))]
 BLOCK = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```$", re.M | re.S)
 SHELL = ("bash", "sh", "bash run")
-SCRIPTS = {"demo.sh": "run", "launch.sh": "run", "train_base.sh": "run", "benchmarks.sh": "bench sampling"}
+SCRIPTS = {"demo.sh": "experiment", "launch.sh": "run", "train_base.sh": "run", "benchmarks.sh": "bench sampling"}
 """Scripts that hand their options to a verb."""
 
 
