@@ -155,6 +155,13 @@ def _encoder(folder: Path) -> None:
     BertLMHeadModel(BertConfig(vocab_size=257, max_position_embeddings=16, **sizes)).save_pretrained(folder)
 
 
+def _twin(kitchen: Kitchen) -> str:
+    """A second run: a copy of the first beside it."""
+    first = Path(_made(kitchen))
+    shutil.copytree(first, first.with_name("twin"))
+    return str(first.with_name("twin"))
+
+
 def _endless(kitchen: Kitchen) -> Result:
     """Four hundred times as large unpacked as packed, which is allowed up to the size of a document: here a small one."""
     with patch.object(readers, "LONGEST", 1 << 20):
@@ -440,7 +447,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a run compared with itself": lambda k: k.lab("report", _made(k), _made(k)),
     "two runs of one name": lambda k: k.lab("report", _made(k), str(shutil.copytree(_made(k), k.here / "b" / "tried"))),
     "an empty --out": lambda k: k.lab("report", "runs/tried", "--out", ""),
-    "tables kept of several runs": lambda k: k.lab("report", _made(k), str(k.here), "--out", str(k.here / "kept")),
+    "tables kept of several runs": lambda k: k.lab("report", _made(k), _twin(k), "--out", str(k.here / "kept")),
     "an export into what is there": lambda k: k.lab("export", _made(k), "--out", str(k.good)),
     "an export of what is not finished": lambda k: k.lab("export", _made(k), "--generation", "7"),
     "an export of something else": lambda k: k.lab("export", "runs/tried", "--what", "weights"),
@@ -449,6 +456,9 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a time between looks that is no number": lambda k: k.lab("watch", "runs/tried", "--every", "nan"),
     "nothing to rerun": lambda k: k.lab("reproduce", "--papers", PAPERS),
     "an entry that there is not": lambda k: k.lab("reproduce", "kazda", "--papers", PAPERS),
+    "a criterion that is not arithmetic over what the entry measures": lambda k: _entry(
+        k, criteria=[{"says": "one", "of": "open('x')", "at_most": 1}]
+    ),
     "entries that are elsewhere": lambda k: k.lab("reproduce", "gaussian", "--papers", "nowhere"),
     "a wrong entry": lambda k: _entry(k, published=[{"what": "a", "value": "1"}]),
     "a criterion that cannot be computed": lambda k: _entry(

@@ -181,7 +181,10 @@ def settled(path: Path) -> Path:
     of what it returns are those of the folders themselves. A relative path stays relative where it can."""
     with suppress(RuntimeError):  # `~` of a user that is not known: a folder of that name
         path = path.expanduser()
-    found, here = Path(os.path.realpath(path)), Path.cwd()
+    try:
+        found, here = Path(os.path.realpath(path)), Path.cwd()
+    except ValueError:  # it holds a NUL: who reads the settings says so
+        return path
     if path.is_absolute() or not found.is_relative_to(here):
         return found
     inside = found.relative_to(here)
