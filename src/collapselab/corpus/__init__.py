@@ -117,7 +117,7 @@ def prepare(
             with publishing(folder, inputs={}, shared=True) as out:
                 tokenise(source, config, tokenizer, out)
     except OSError as error:
-        replaced = error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY) and str(folder) in str(error.filename)
+        replaced = error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY) and cache_root().is_dir()
         if replaced and tries > 1:  # another process has just made a damaged one again
             time.sleep(0.05)
             return prepare(config, data_dir=data_dir, model_tokenizer=model_tokenizer, block=block, tries=tries - 1)
