@@ -200,9 +200,6 @@ class Options:
     def _from_yaml(self, path: Path) -> dict[str, Any]:
         flat: dict[str, Any] = {}
 
-        def refuse(name: str, known: Iterable[str]) -> UserError:
-            return UserError(f"--config {path}: {name}: no such key{nearest(name, known)}")
-
         def walk(tree: dict[Any, Any], prefix: str) -> None:
             for key, value in tree.items():
                 name = f"{prefix}{key}"
@@ -215,7 +212,8 @@ class Options:
                         raise UserError(f"--config {path}: {name}: give it on the command line, as {as_option(name)}")
                 elif name not in self.keys:
                     within = [str(k) for k in value][:1] if isinstance(value, dict) else []
-                    raise refuse(".".join([name, *within]), self.keys)
+                    name = ".".join([name, *within])
+                    raise UserError(f"--config {path}: {name}: no such key{nearest(name, self.keys)}")
                 elif name in flat:
                     raise UserError(f"--config {path}: {name}: stands twice; keep one")
                 elif value is None and "None" not in self.keys[name]:
