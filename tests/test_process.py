@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 from conftest import ROOT, Lab
 from helpers import Forked
 
+import collapselab
 from collapselab.commands import VERBS
 from collapselab.config import CorpusConfig
 from collapselab.console import LONGEST, Console, one_line
@@ -25,11 +27,19 @@ TINY = {
 SECONDS = 120  # after which a verb counts as hanging; all of these take one or two
 
 
+SOURCE = str(Path(collapselab.__file__).parents[1])  # these processes start elsewhere, and are to run this very tree
+
+
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """A command line of a shell, with `lab` for the lab's own command."""
-    line = line.replace("lab ", f"{sys.executable} -m collapselab ")
+    line = re.sub(r"(?<!\w)lab ", f"{sys.executable} -m collapselab ", line)
     return subprocess.run(
-        line, shell=True, cwd=folder, capture_output=True, env=os.environ | environment, timeout=SECONDS
+        line,
+        shell=True,
+        cwd=folder,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": SOURCE} | environment,
+        timeout=SECONDS,
     )
 
 
@@ -50,7 +60,7 @@ def test_the_closing_table_is_printed_in_a_locale_that_cannot_show_it(finished: 
         "lab report hé/t; lab watch hé/t --once; lab run --config no_é.yaml", finished, LC_ALL="C", PYTHONUTF8="0"
     )
     assert done.returncode == 2 and b"no_\\xe9.yaml: no such file" in done.stderr and done.stderr.count(b"\n") == 1
-    assert done.stdout.isascii() and b"report: h\\xe9/t/report" in done.stdout
+    assert done.stdout.isascii() and b"h\\xe9/t/report/index.html" in done.stdout
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
@@ -120,7 +130,11 @@ def test_what_is_not_there_is_said_before_a_heavy_library_is_imported(tmp_path: 
         "    assert not found, (line, found)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(NOT_THERE)], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-c", code, json.dumps(NOT_THERE)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": SOURCE},
     )
     assert done.returncode == 0 and done.stderr.count("\n") == len(NOT_THERE), done.stderr
 

@@ -31,6 +31,9 @@ PATHS = (
 
 
 class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse's own says nothing of a disk that is full
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
 
@@ -39,8 +42,7 @@ class _Formatter(argparse.HelpFormatter):
     """Puts type and default behind what an option means."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        about = getattr(action, "about", "")
-        return f"{action.help}{f' ({about})' if about else ''}".replace("%", "%%")
+        return (f"{action.help} ({action.about})" if hasattr(action, "about") else str(action.help)).replace("%", "%%")
 
 
 class Options:
@@ -76,9 +78,9 @@ class Options:
 
     def _add_fields(self, made: Any, prefix: str, group: Any) -> None:
         types, texts, standard = typing.get_type_hints(made), docstrings(made), made()
-        for name in (
-            field.name for field in dataclasses.fields(made) if not dataclasses.is_dataclass(types[field.name])
-        ):
+        for name in (field.name for field in dataclasses.fields(made)):
+            if dataclasses.is_dataclass(types[name]):
+                continue
             annotation = made.__annotations__[name]
             self._add(group, f"{prefix}{name}", types[name], annotation, getattr(standard, name), texts[name])
 
@@ -198,9 +200,6 @@ class Options:
     def _from_yaml(self, path: Path) -> dict[str, Any]:
         flat: dict[str, Any] = {}
 
-        def refuse(name: str, known: Iterable[str]) -> UserError:
-            return UserError(f"--config {path}: {name}: no such key{nearest(name, known)}")
-
         def walk(tree: dict[Any, Any], prefix: str) -> None:
             for key, value in tree.items():
                 name = f"{prefix}{key}"
@@ -213,7 +212,8 @@ class Options:
                         raise UserError(f"--config {path}: {name}: give it on the command line, as {as_option(name)}")
                 elif name not in self.keys:
                     within = [str(k) for k in value][:1] if isinstance(value, dict) else []
-                    raise refuse(".".join([name, *within]), self.keys)
+                    name = ".".join([name, *within])
+                    raise UserError(f"--config {path}: {name}: no such key{nearest(name, self.keys)}")
                 elif name in flat:
                     raise UserError(f"--config {path}: {name}: stands twice; keep one")
                 elif value is None and "None" not in self.keys[name]:
