@@ -441,8 +441,7 @@ def test_every_file_in_configs_is_a_run(lab: Lab, path: Path) -> None:
     for key, value in asked.items():
         assert built[key] == value
     shown = settings(lab("run", "--config", str(path), "--print_config"))
-    default = {} if "corpus.shared_passages" in asked else {"corpus.shared_passages": "remove"}
-    assert {key: shown[key] for key in built} == built | default  # a chain's file without it is of an older version
+    assert {key: shown[key] for key in built} == built
 
 
 def test_there_are_files_in_configs() -> None:

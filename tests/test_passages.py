@@ -201,9 +201,10 @@ def test_the_share_left_is_that_of_a_plain_search(own_cache: Path, tmp_path: Pat
 
 def test_a_chain_of_an_older_version_keeps_its_held_out_text_whole(tmp_path: Path) -> None:
     tree = as_dict(RunConfig())
-    write(tmp_path / "new.yaml", yaml.safe_dump(tree))
-    assert config_from(tmp_path / "new.yaml").corpus.shared_passages == "remove"
+    new, old = tmp_path / "new" / "config.yaml", tmp_path / "old" / "config.yaml"
+    write(new, yaml.safe_dump(tree))
+    assert config_from(new).corpus.shared_passages == "remove"
     del tree["corpus"]["shared_passages"]
-    write(tmp_path / "old.yaml", yaml.safe_dump(tree))
-    assert config_from(tmp_path / "old.yaml").corpus.shared_passages == "keep"
-    assert config_from(tmp_path / "old.yaml", ["--corpus.shared_passages=remove"]).corpus.shared_passages == "remove"
+    write(old, yaml.safe_dump(tree))
+    assert config_from(old).corpus.shared_passages == "keep"
+    assert config_from(old, ["--corpus.shared_passages=remove"]).corpus.shared_passages == "remove"

@@ -282,12 +282,11 @@ def run_config(namespace: Any) -> RunConfig:
 
 
 def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
-    """The configuration in a chain's config.yaml, with options that override it."""
+    """The configuration in one YAML file, a chain's config.yaml say, with options that override it."""
     options = Options("run", "")
     options.add_run_keys()
-    gathered = options.gather(["--config", str(path), *(overrides or [])])
-    older = not any(item.startswith("--corpus.shared_passages=") for item in gathered)  # which left held-out text whole
-    return run_config(options.parse(gathered + ["--corpus.shared_passages=keep"] * older))
+    older = ["--corpus.shared_passages=keep"] * (path.name == "config.yaml")  # of a chain from before there was the key
+    return run_config(options.parse([*older, *options.gather(["--config", str(path), *(overrides or [])])]))
 
 
 def arms_of(
