@@ -94,7 +94,11 @@ def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bo
         def ours(lab: training.Trainer = lab, start: modeling.LanguageModel = start, data: Blocks = data) -> None:
             lab.train(start, data, 0)  # type: ignore[arg-type]
 
-        ways = {"reference (float32, .item() per step)": reference, "transformers model, eager": theirs, "ours": ours}
+        ways: dict[str, Callable[[], None]] = {
+            "reference (float32, .item() per step)": reference,
+            "transformers model, eager": theirs,
+            "ours": ours,
+        }
         rows = [
             measured(name, work, amount, device, repeats)
             for name, work in ways.items()
