@@ -35,11 +35,11 @@ def test_a_bench_from_the_command_line(lab, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("what", "rows"), [("training", 1), ("sampling", 2), ("generation", 1)])
 def test_ours_alone_is_measured_once(lab, monkeypatch, what: str, rows: int) -> None:
-    monkeypatch.setattr(cases, "SMALL", [TINY] * 2)
+    monkeypatch.setattr(cases, "SMALL", [dataclasses.replace(TINY, vocab=2048)] * 2)
     monkeypatch.setattr(sampler, "SMALL", [TINY])
     monkeypatch.setattr(cases, "_generation", functools.partial(short_generation, cases._generation))
-    code, out, _ = lab("bench", what, "--device", "cpu", "--ours", "--repeats", "1", "--only", "1")
-    assert code == 0
+    code, out, err = lab("bench", what, "--device", "cpu", "--ours", "--repeats", "1", "--only", "1")
+    assert code == 0, err
     (case,) = json.loads(out.splitlines()[-1])["cases"]
     assert [row["name"].split()[0].strip(",") for row in case["rows"]] == ["ours"] * rows
     assert all(len(row["seconds"]) == 1 and row["rate"] > 0 for row in case["rows"])
