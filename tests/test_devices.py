@@ -231,7 +231,7 @@ def test_the_plain_sampler_leaves_cudnn_out(monkeypatch, beams: int) -> None:
             beam_batch(model, np.zeros((2, 1), np.int64), 3, beams, torch.device("cpu"))
         else:
             write_batch(model, np.zeros((2, 1), np.int64), np.zeros((2, 3)), SamplingConfig(), torch.device("cpu"))
-    assert used == [(False, True)] * 6 and torch.backends.cuda.cudnn_sdp_enabled()
+    assert len(used) >= 6 and set(used) == {(False, True)} and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_a_dry_run_takes_the_steps_of_training(monkeypatch, tmp_path) -> None:
@@ -254,7 +254,9 @@ def test_a_dry_run_takes_the_steps_of_training(monkeypatch, tmp_path) -> None:
 def test_a_dry_run_halves_a_sampling_batch_that_does_not_fit(monkeypatch, tmp_path) -> None:
     rows, write = [], sampling.Engine.write
 
-    def short_of_memory(self, prompts, key, first):
+    def short_of_memory(self, prompts, key, first, *more):
+        if more:  # the trial of the network
+            return write(self, prompts, key, first, *more)
         rows.append(len(prompts))
         if len(prompts) > 16:
             raise torch.OutOfMemoryError("CUDA out of memory")
