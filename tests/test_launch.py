@@ -90,9 +90,10 @@ def test_ledgers_are_equal_and_perplexities_near(two_and_one) -> None:
         assert read_json(path / "environment.json")["processes"] == n
     one, two = (Chain(two_and_one[n]) for n in (1, 2))
     for g in range(3):
-        assert (
-            read_json(one.stage(g, "mixture") / "mixture.json") == read_json(two.stage(g, "mixture") / "mixture.json")
-        )  # fmt: skip
+        mine, theirs = (read_json(chain.stage(g, "mixture") / "mixture.json") for chain in (one, two))
+        # Of the written text itself a token or two may differ: two processes add up gradients in another order.
+        digests, others = mine.pop("sources"), theirs.pop("sources")
+        assert mine == theirs and digests.keys() == others.keys() and digests.get("real") == others.get("real")
     rows = [read_metrics(two_and_one[n]) for n in (1, 2)]
     nll = [r[0]["metrics"]["real/nll_nats"] for r in rows]
     assert nll[1] == pytest.approx(nll[0], rel=1e-3)
