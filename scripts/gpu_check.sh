@@ -41,6 +41,7 @@ step() { # NAME SECONDS COMMAND ...: runs a command for so long at most; a line 
 figures() { # FILE COMMAND ...: keeps the JSON document that a bench ends with
   local file=$1
   shift
+  set -o pipefail # in the shell of its own that a step has
   "$@" | tee "$file.txt" && tail -n 1 "$file.txt" >"$file" && rm "$file.txt"
 }
 finish() {
@@ -48,11 +49,11 @@ finish() {
   cat "$out/table.txt"
   "$python" scripts/gpu_figures.py "$out" || true
   printf '=== complaints\n'
-  grep -aE 'error|Error|FAILED|STUB CARD: [a-z]' "$out/log.txt" | grep -av "'launches'" | tail -n 8
+  grep -aE '[Ee]rror:|FAILED|STUB CARD: [a-z]' "$out/log.txt" | cut -c1-300 | tail -n 8
 }
 trap finish EXIT
 export -f lab figures
-export python module out
+export python module out STUB=${STUB:-0}
 
 {
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader

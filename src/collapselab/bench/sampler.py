@@ -107,6 +107,7 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
         row = measured(f"ours, batch {batch}", ours, sequences * (length - 1), device, repeats)
         rows.append(row)
         sizes.append(batch)
+    sampler.release()  # its batch fills a card, and parity needs room of its own
     # What a step must move at least: half a cache on average, logits once each way, weights once.
     for row, batch in zip(rows, sizes, strict=True):
         step = form_of(model).cache_bytes(length, dtype) / 2 * batch + 2 * 4 * batch * size.vocab
