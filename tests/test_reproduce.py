@@ -354,7 +354,7 @@ def test_absent_text_is_said_and_not_an_error(lab: Lab, tmp_path: Path) -> None:
     code, said, _ = lab(*line)
     assert code == 0 and "tiny: NOT RUN (corpus.source='books'" in said
     found = results.read(out / "tiny")
-    assert found is not None and found["verdict"] == "NOT RUN" and "data_dir" in found["reason"]
+    assert found is not None and found["verdict"] == "NOT RUN" and "data-dir" in found["reason"]
     assert "it falls" in (out / "tiny" / "table.md").read_text()
     weights = {"pretrained": "nobody/has-this-model"}  # and no network, or no such name on the hub
     (papers / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"model": weights}))

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Lab
 from helpers import Forked, left
 from kill_again import CHAIN, ended, started
@@ -26,11 +27,22 @@ LONGER = [*CHAIN, "--generations=1", "--training.epochs=4", "--training.checkpoi
 LONGER += ["--training.checkpoint_seconds=null"]
 
 
+def in_a_file(folder: Path) -> list[str]:
+    """The options of LONGER as a file of settings: a line that names them all would be cut."""
+    tree: dict = {}
+    for item in LONGER:
+        key, value = item[2:].split("=", 1)
+        section, _, name = key.replace("-", "_").rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = yaml.safe_load(value)
+    (folder / "longer.yaml").write_text(yaml.safe_dump(tree))
+    return ["--config", str(folder / "longer.yaml")]
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What four runs said and left that were asked to end in their second generation and then went on."""
     root = tmp_path_factory.mktemp("runs")
-    home = ["--runs_dir", str(root), "--progress=false", *LONGER]
+    home = ["--runs_dir", str(root), "--progress=false", *in_a_file(root)]
     assert ended(started(["run", "--name=whole", *home], root / "whole.log", True), 120) == 0
     wanted, found = left(root / "whole/arm=main/seed=1"), []
     for stage, signs in (("train", (2, 15)), ("samples", (15,)), ("eval", (2,))):

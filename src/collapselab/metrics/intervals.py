@@ -69,7 +69,7 @@ def differences(values: dict[int, float], baseline: dict[int, float]) -> list[fl
 
 def with_interval(mean: float, low: float) -> str:
     """`28.01 ± 0.12`: two digits of the half-width and as many of the mean; the mean alone where there is one chain."""
-    if math.isnan(low) or mean == low:
+    if math.isnan(low) or mean - low <= 1e-12 * abs(mean):  # equal values but for rounding
         return np.format_float_positional(mean, precision=4, unique=False, fractional=False, trim="-")
     decimals = max(0, 1 - math.floor(math.log10(mean - low)))
     return f"{mean:.{decimals}f} ± {mean - low:.{decimals}f}"
