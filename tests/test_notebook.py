@@ -39,6 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arms = {"replace": 0.0, "half": 0.5}
     for arm, seed in (("replace", 1), ("half", 1), ("replace", 2)):
         asked = {"runs_dir": str(folder), "name": "regimes", "arm": arm, "seed": seed, "mixing__start": arms[arm]}
+        asked["mixing__tokens"] = 8192  # with rare words enough for a law
         chain.run(small_config(**QUICK, **asked), share=True)
     asked = {
         "seeds": [1, 2],
