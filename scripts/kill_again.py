@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -44,6 +45,14 @@ def imported() -> None:
     import collapselab.report.figures  # noqa: F401
 
 
+def own_bars() -> None:
+    """Gives progress bars a lock of this process's own: the one that a forked process shares with its parent stays taken for
+    ever where the process is killed while it holds it."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
+
+
 def started(arguments: list[str], log: Path, fork: bool) -> int:
     """Starts `collapselab` in a process of its own; returns its number."""
     if not fork:
@@ -58,6 +67,7 @@ def started(arguments: list[str], log: Path, fork: bool) -> int:
 
     torch.set_num_threads(1)  # the threads of the process that this one was forked from are not there
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    own_bars()
     os.setsid()
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(stream, 1)

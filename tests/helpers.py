@@ -27,7 +27,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from kill_again import ended, left  # noqa: F401 - `left` is for tests that compare
+from kill_again import ended, left, own_bars  # noqa: F401 - `left` is for tests that compare
 
 from collapselab import experiment
 from collapselab.cli import main
@@ -215,6 +215,7 @@ def alone() -> None:
     """To be called first in a process that was forked from a test's: the threads of libraries are not there in it."""
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    own_bars()
 
 
 class Forked:

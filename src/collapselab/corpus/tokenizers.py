@@ -333,7 +333,9 @@ def _tried(raw: RawTokenizer) -> str:
             raw.decode(ids, skip_special_tokens=False)
             code = 0
         except BaseException as error:
-            if "Missing [UNK]" not in str(error):  # a closed vocabulary, as of our own languages: other text is no fault
+            if "Missing [UNK]" not in str(
+                error
+            ):  # a closed vocabulary, as of our own languages: other text is no fault
                 os.write(write, first_line(error)[:200].encode())
         finally:
             os._exit(code)
