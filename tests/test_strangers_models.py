@@ -22,7 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from collapselab import modeling, pretrained
 from collapselab.config import UserError
-from collapselab.corpus import tokenizers
+from collapselab.corpus import tokenizers, trial
 from collapselab.corpus.tokenizers import bytes_tokenizer, load_tokenizer
 
 LONGEST = 20  # seconds that anything here may take; what hangs would take for ever
@@ -223,7 +223,7 @@ def test_a_token_of_a_million_characters_is_refused(folder: Path) -> None:
 
 
 def test_a_trial_that_hangs_or_eats_memory_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizers, "TRIAL_SECONDS", 1)
+    monkeypatch.setattr(trial, "TRIAL_SECONDS", 1)
 
     class Turns:
         def encode(self, *_: Any, **__: Any) -> Any:
@@ -232,10 +232,10 @@ def test_a_trial_that_hangs_or_eats_memory_is_ended(folder: Path, monkeypatch: p
 
     class Eats:
         def encode(self, *_: Any, **__: Any) -> Any:
-            return bytearray(10 * tokenizers.TRIAL_BYTES)
+            return bytearray(10 * trial.TRIAL_BYTES)
 
-    assert "more than 1 seconds" in tokenizers._tried(Turns())  # type: ignore[arg-type]
-    assert tokenizers._tried(Eats())  # type: ignore[arg-type]
+    assert "more than 1 seconds" in trial.tried(Turns())  # type: ignore[arg-type]
+    assert trial.tried(Eats())  # type: ignore[arg-type]
 
 
 def test_a_panic_later_on_is_one_line(folder: Path) -> None:
