@@ -106,3 +106,27 @@ def test_what_stands_for_samples_is_counted(tmp_path: Path) -> None:
     config = planted(tmp_path)
     needs = [check_supply(one, available=2000)["real_needed"] for one in (config, control_of(config))]
     assert needs[1] - needs[0] == GENERATIONS * (config.mixing.tokens or 0)
+
+
+@pytest.mark.parametrize("regime", ["replace", "accumulate", "incremental"])
+def test_generation_0_is_the_same_whichever_arm_makes_it(tmp_path: Path, regime: str) -> None:
+    """Its scores, laws among them, depend on nothing that arms which share it may differ in."""
+    found = []
+    for order in ("forth", "back"):
+        config = planted(tmp_path, name=order, generations=1, mixing__regime=regime, sampling__temperature=0.8)
+        arms = [config, control_of(config)]
+        for one in arms if order == "forth" else reversed(arms):
+            chain.run(one, share=True)
+        found.append([Chain(tmp_path / order / f"arm={one.arm}" / "seed=1").digest_of(0, "eval") for one in arms])
+    assert found[0] == found[1] and len(set(found[0])) == 1
+
+
+def test_a_control_is_not_forked_to_a_loop(tmp_path: Path) -> None:
+    """What stood for samples would count as text never shown."""
+    config = planted(tmp_path, generations=1)
+    control, _ = chain.run(control_of(config))
+    with pytest.raises(UserError, match="an all-real control, whose text would count as unused again"):
+        chain.run(dataclasses.replace(config, name="forked"), (control, 1))
+    loop, _ = chain.run(config)
+    forked, _ = chain.run(dataclasses.replace(control_of(config), name="forked", generations=2), (loop, 1))
+    assert read_mixture(Chain(forked).stage(2, "mixture"))["tokens"].keys() <= {"real", "control_0", "control_1"}

@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from fabricated import fabricate
 from helpers import small_config, undrawn
 
 from collapselab import report
 from collapselab.chain import run
+from collapselab.commands.chains import read_experiment
+from collapselab.config import as_dict
 from collapselab.folders import read_json, write_json
+from collapselab.identity import flatten
 from collapselab.metrics.tails import LEAST_TYPES
 from collapselab.report import charts, colours, figures, files, overlay, page, protocols, series, tables, words
 from collapselab.report.controls import Control, controls
@@ -516,3 +520,17 @@ def test_the_picture_of_an_entry_has_its_control_in_grey(monkeypatch: pytest.Mon
     shades = {line.get_label(): line.get_color() for line in kept[0].axes[0].lines}
     assert shades == {"real": colours.NEUTRAL, "closed": colours.PALETTE[0]}
     assert not math.isnan(kept[0].axes[0].lines[0].get_ydata()[0])
+
+
+def test_every_arm_of_the_regimes_has_its_control() -> None:
+    """Of several controls the one whose training sets grow like the arm's, as configs/experiments/regimes.yaml has them."""
+    asked, _ = read_experiment(["--config", str(ROOT / "configs" / "experiments" / "regimes.yaml")])
+    chains = [
+        SimpleNamespace(arm=arm, run="r", settings=flatten(as_dict(one)), is_control=one.sampling.source == "real")
+        for arm, one in asked.arms.items()
+    ]
+    found = controls(chains)  # type: ignore[arg-type]
+    others = [arm for arm in asked.arms if not arm.startswith("control")]
+    assert {arm: control.arm for arm, control in found.items()} == {
+        arm: "control_accumulate" if arm == "accumulate" else "control" for arm in others
+    }

@@ -68,6 +68,7 @@ def samples_card(chain: ChainFiles, config: RunConfig, generation: int, meta: di
         meta: meta.json of the samples.
     """
     count = meta["sequences"]
+    given = "" if config.sampling.source == "real" else ": what later generations were trained on"
     head = {
         "pretty_name": _plain(f"{run_root(chain.path).name}, {chain.name}, generation {generation}: samples"),
         "task_categories": ["text-generation"],
@@ -96,7 +97,7 @@ def samples_card(chain: ChainFiles, config: RunConfig, generation: int, meta: di
             ["column", "holds"],
             [
                 ["`text`", "the sequence as text; separators between documents are blank lines"],
-                ["`tokens`", "its token ids, prompt included: what later generations were trained on"],
+                ["`tokens`", f"its token ids, prompt included{given}"],
                 ["`sequence`", "its number in this generation, from 0"],
                 ["`generation`, `arm`, `seed`", "which model wrote it"],
                 ["`prompt_tokens`", "how many tokens at its head no model wrote"],
@@ -122,6 +123,9 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
     ledger = chain.ledgers[generation]
     counts = [[_code(source), *(f"{entry[k]:,}" for k in ("set", "shown", "loss"))] for source, entry in ledger.items()]
     shares = ", ".join(f"{row['generation']}: {row['real_share']:.4g}" for row in chain.rows[: generation + 1])
+    stood = ""
+    if config.sampling.source == "real":
+        stood = " An all-real control: fresh real text stood in the place of all the rest (`control_...` below)."
     machine = [f"{key} {_code(chain.environment[key])}" for key in MACHINE if key in chain.environment]
     fork = (recorded(chain.path) or Recorded({}, True, {})).facts.get("fork")
     taken = f" Generations 0 to {whole(fork['at'])} were taken from another chain." if fork else ""
@@ -129,7 +133,7 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
     return [
         "## What it was trained on",
         f"Real text: {_code(_portable(config.corpus.source))}. Share of real text in the training set of each generation: "
-        f"{shares}.",
+        f"{shares}.{stood}",
         f"Tokens in the training set of generation {generation}, by source: in the set, shown (all epochs), in the loss.",
         _table(["source", "set", "shown", "in the loss"], counts),
         "## Metrics",

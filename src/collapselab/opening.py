@@ -274,6 +274,11 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     changed = drift(known.facts["config"], mine)
     if fixed := {k: v for k, v in changed.items() if k not in FORK_MAY_CHANGE}:
         raise UserError(f"--fork {parent}: these keys must stay as they were: {_listed(fixed)}")
+    if changed.get("sampling.source", ("",))[0] == "real":
+        raise UserError(
+            f"--fork {parent}: an all-real control, whose text would count as unused again; keep sampling.source=real, or "
+            "fork the arm that it controls"
+        )
     if known.facts["corpus"] != corpus.digest:
         raise UserError(
             f"--fork {parent}: its corpus is not this one; use the same text and tokenizer"

@@ -75,11 +75,6 @@ def cannot_be_loaded(pretrained: str, error: Exception) -> UserError:
     return UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({said}); check the folder or name")
 
 
-def longest_of(pretrained: str) -> int | None:
-    """Longest sequence a pretrained model reads, in tokens, from its configuration alone. Raises as `size_of`."""
-    return size_of(pretrained)[1]
-
-
 def check_vocabulary(vocab: int, tokenizer: Tokenizer, pretrained: str | None) -> None:
     """Raises UserError where a model of `vocab` entries has fewer than its tokenizer has tokens.
 

@@ -67,7 +67,9 @@ def _walk(
     links: list[tuple[Path, list[str]]],
 ) -> Iterator[Path]:
     head, rest = parts[0], parts[1:]
-    if not MAGIC.search(head) or ("[" in head and os.path.lexists(folder / head)):
+    if not MAGIC.search(head) or (
+        head.strip("*") and os.path.lexists(folder / head)
+    ):  # what is there by this very name
         path = folder / head
         if not rest and os.path.lexists(path):
             yield path

@@ -232,6 +232,8 @@ def as_text(value: object, column: str, place: str) -> str:
         raise UserError(
             f"corpus.column={column!r}: {place} holds half a surrogate pair, which is not text; mend it"
         ) from None
+    if "\0" in value:
+        raise UserError(f"corpus.column={column!r}: {place} holds a NUL, which is not text; take it out")
     if len(value) > longest():
         raise UserError(
             f"corpus.column={column!r}: {place} holds over {longest() // 10**6:,} MB as one document; divide it"

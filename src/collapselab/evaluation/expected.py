@@ -8,6 +8,7 @@ saw once, so it starts below the survival law, and it loses more slowly.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -71,6 +72,14 @@ def shaped(sampling: SamplingConfig) -> dict[str, float] | None:
 def is_control(config: RunConfig) -> bool:
     """Whether a chain is an all-real control: real text stands in the place of all that its models write."""
     return config.sampling.source == "real"
+
+
+def as_first(config: RunConfig, generation: int) -> RunConfig:
+    """The settings that laws of a generation may read: of generation 0, which arms share, nothing of what comes after it."""
+    if generation:
+        return config
+    mixing = dataclasses.replace(config.mixing, regime="replace", real="fresh", replaced=None, added=None)
+    return dataclasses.replace(config, mixing=mixing, sampling=dataclasses.replace(config.sampling, source="model"))
 
 
 def law_of(config: RunConfig) -> tuple[str, bool]:
@@ -165,6 +174,7 @@ def expected_slot(
     Args:
         sums: of `truth/slot`, one number per context.
     """
+    config = as_first(config, generation)
     language = language_of(config.corpus)
     if not isinstance(language, Planted) or "truth/slot" not in sums or why_no_slot_law(config):
         return {}
@@ -214,6 +224,7 @@ def expected_tails(
     Args:
         sums: of `tails/<unit>`, with the occurrences in the text under test.
     """
+    config = as_first(config, generation)
     if isinstance(language_of(config.corpus), Planted) or why_no_tail_law(config):
         return {}
     if why_no_law_of_fork(chain):
@@ -280,6 +291,7 @@ def expected_entropy(
     """The sharpening law beside `real/next_token_entropy`: generation 0's next-token distributions at the fixed contexts
     with the sampler's temperature and truncation applied once per generation; empty where it has neither, or where the
     regime's sources have other parts than equal ones, or a fork changed what the law reads. All processes take part."""
+    config = as_first(config, generation)
     does, mixing = shaped(config.sampling), config.mixing
     of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
     if does is None or is_control(config) or of_unequal_parts or mixing.regime not in HAVE_SHARPENED:

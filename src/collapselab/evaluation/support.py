@@ -1,8 +1,8 @@
 """Held-out text in two parts that share no document: one that samples are compared with, and the support text of coverage in
 context, which says what real text knows.
 
-The support text is the other held-out split and one half of the scored one; which half a document falls to depends on its
-own text alone.
+The support text is the other held-out split and one half of the scored one. Documents that are neighbours fall to one half
+together, which depends on their text: it is fixed for a corpus, and another one for other held-out text.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from collapselab.report.protocols import NO_REASON
 
 # How models write: no model of a control is trained on that, but it is measured.
 OF_WRITING = {f"sampling.{key}" for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")}
+GROWING = ("accumulate", "keep_real", "expanding")
 IGNORED = {*NO_REASON, *HARMLESS, *(f"sampling.{key}" for key in ("source", "precision", "batch_size"))}
 
 
@@ -28,7 +29,7 @@ class Control:
 
 def controls(chains: list[ChainFiles]) -> dict[str, Control]:
     """The control of each arm that has one: that with the arm's own settings; else with those that are not about how models
-    write; else the only one of its run, or of all runs.
+    write; else the only one of its run, or of all runs, or the only one of these whose training sets grow like the arm's.
 
     Args:
         chains: of one protocol.
@@ -43,6 +44,8 @@ def controls(chains: list[ChainFiles]) -> dict[str, Control]:
         gaps = {other: _differing(chain, arms[other]) for other in [*near, *of_real_text]}
         own = [other for other, gap in gaps.items() if not gap]
         own = own or [other for other, gap in gaps.items() if OF_WRITING.issuperset(gap)]
+        if not own and len(near) > 1:
+            near = [other for other in near if _growth(arms[other]) == _growth(chain)]
         if own or len(near) == 1:
             chosen = min(own or near, key=lambda other: len(gaps[other]))
             found[arm] = Control(chosen, gaps[chosen])
@@ -52,6 +55,12 @@ def controls(chains: list[ChainFiles]) -> dict[str, Control]:
 def grey_first(arms: dict[str, Any]) -> dict[str, Any]:
     """Arms in the order in which their curves are drawn: controls first, so that they lie beneath the others."""
     return dict(sorted(arms.items(), key=lambda arm: not arm[1][0].is_control))
+
+
+def _growth(chain: ChainFiles) -> str:
+    """The regime of a chain whose training sets grow; empty for one whose sets stay as large as they were."""
+    regime = str(chain.settings.get("mixing.regime", ""))
+    return regime if regime in GROWING else ""
 
 
 def _differing(one: ChainFiles, other: ChainFiles) -> tuple[str, ...]:

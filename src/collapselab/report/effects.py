@@ -27,6 +27,7 @@ def per_cent(share: float) -> str:
     """`+31 %`; of what has become many times as much, how many times."""
     if share >= MANY - 1:
         return f"{1 + share:.0f} times as much"
+    share = share or 0.0  # no minus before nothing
     return f"{100 * share:+.{0 if abs(share) >= 0.01 else 1}f} %"
 
 

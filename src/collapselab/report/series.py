@@ -10,7 +10,7 @@ import numpy as np
 
 from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import mean_interval
-from collapselab.metrics.likelihood import BUCKETS, HISTOGRAM_STEP
+from collapselab.metrics.likelihood import BUCKETS
 from collapselab.report.overlay import by_generation
 
 LIKELIHOOD = {
@@ -229,11 +229,6 @@ def _added(total: np.ndarray | None, counts: np.ndarray) -> np.ndarray:
     wide[: len(total)] += total
     wide[: len(counts)] += counts
     return wide
-
-
-def bin_ends(bins: int) -> np.ndarray:
-    """(bins + 1,) nats; the last bin is open and is drawn as wide as the others."""
-    return np.arange(bins + 1) * HISTOGRAM_STEP
 
 
 def evenly(values: list[int], most: int) -> list[int]:

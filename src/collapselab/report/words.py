@@ -210,8 +210,8 @@ def _beside(members: list[ChainFiles], key: str) -> str:
     value = f"; real text has {with_interval(real.value, math.nan)}" if key in HAS_REAL else "; real text"
     if math.isnan(real.low):
         return value
-    joint = ", equal draws of it" if key in HAS_REAL else " itself"
-    return f"{value}{joint} scatters from {real.low:.3g} to {real.high:.3g}"
+    joint, verb = (", equal draws of it", "scatter") if key in HAS_REAL else (" itself", "scatters")
+    return f"{value}{joint} {verb} from {real.low:.3g} to {real.high:.3g}"
 
 
 def _companions(row: Any, numbers: Numbers) -> list[str]:
