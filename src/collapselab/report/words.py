@@ -83,7 +83,9 @@ def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
     in the arms that changed most and least, and how much of that their control does not have."""
     every_arm = by_arm(chains)
     arms = {arm: members for arm, members in every_arm.items() if not members[0].is_control} or every_arm
-    key = next((key for key in SAID if all((arm, key) in numbers.common for arm in arms)), None)
+    known = [key for key in SAID if all((arm, key) in numbers.common for arm in arms)]
+    told_of = [key for key in known if not all(_is_none(numbers.common[arm, key], numbers) for arm in arms)]
+    key = next(iter([*told_of, *known]), None)
     if key is None:
         every = len(arms) > 1 and any(len(chain.rows) > 1 for chain in chains)
         return f"{'Not every' if every else 'No'} arm has two finished generations yet: there is no change to speak of."
