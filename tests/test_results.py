@@ -56,8 +56,11 @@ def test_the_pages_say_which_command_made_them() -> None:
     everything = sorted((ROOT / "results").rglob("table.md"))
     verdicts = [page for page in everything if (page.parent / "verdict.json").is_file() or "earlier" in page.parts]
     pages = [page for page in everything if page not in verdicts]  # of verdicts see test_reproduce.py
-    assert len(pages) == 6
+    assert len(pages) == 7
     for page in pages:
+        assert (page.parent / "experiment.yaml").is_file()
+        if page.parent.name == "demo":
+            assert "Made by `./scripts/demo.sh --seeds '[1,2,3]'`" in page.read_text()
+            continue
         command = re.search(r"Made by `(collapselab experiment --config (\S+) --workers 2)`", page.read_text())
         assert command is not None and (ROOT / command.group(2)).is_file(), page
-        assert (page.parent / "experiment.yaml").is_file()
