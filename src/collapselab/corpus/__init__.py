@@ -15,7 +15,7 @@ import numpy as np
 
 from collapselab.config import CorpusConfig, UserError, digest
 from collapselab.console import Console
-from collapselab.corpus.cache import being_made, cached, clear, show, tidy
+from collapselab.corpus.cache import being_made, bytes_below, cached, clear, show, tidy
 from collapselab.corpus.files import Digests, cache_root, in_words
 from collapselab.corpus.shards import smaller, tokenise
 from collapselab.corpus.sources import SPLITS, open_source
@@ -108,7 +108,7 @@ def prepare(
     folder = cache_root() / key
     try:
         tidy()
-        size = sum(path.stat().st_size for path in folder.glob("*.bin"))
+        size = bytes_below(folder, "*.bin")
         manifest, flaw = examine(folder, check="digests" if size < VERIFY_LIMIT else "sizes")
         console = Console(speaks=int(os.environ.get("RANK", "0")) == 0)
         if flaw:

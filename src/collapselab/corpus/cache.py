@@ -45,6 +45,16 @@ def tidy() -> None:
                 os.close(handle)
 
 
+def bytes_below(folder: Path, pattern: str = "*") -> int:
+    """Bytes of the files below a folder, which another process may remove meanwhile: what is gone counts nothing."""
+    size = 0
+    with suppress(FileNotFoundError):
+        for path in folder.rglob(pattern):
+            with suppress(FileNotFoundError):
+                size += path.stat().st_size if path.is_file() else 0
+    return size
+
+
 def cached() -> list[dict[str, Any]]:
     """What lies in the cache: digest, source, tokenizer, tokens and bytes on disk, one dict per corpus."""
     rows = []
@@ -58,9 +68,11 @@ def cached() -> list[dict[str, Any]]:
         if not folder.name.startswith(".") and (folder / "corpus.json").is_file():
             try:
                 facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue  # another process has just removed it
             except ValueError:
                 facts = {"source": "(broken)", "tokenizer": {"name": "?"}, "splits": {}}
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            size = bytes_below(folder)
             tokens = sum(split["tokens"] for split in facts["splits"].values())
             rows.append(
                 {
@@ -85,7 +97,8 @@ def clear(prefix: str) -> list[str]:
         doomed += [path.name for path in cache_root().glob(".*.partial")]
         (cache_root() / ".digests.json").unlink(missing_ok=True)
     for name in doomed:
-        shutil.rmtree(cache_root() / name)
+        with suppress(FileNotFoundError):  # another process clears it too
+            shutil.rmtree(cache_root() / name)
     return doomed
 
 
