@@ -98,7 +98,9 @@ def check_out(folder: Path, option: str) -> None:
         raise UserError(f"--out {option}: lies in a chain, whose files are its own; name a folder elsewhere")
     try:
         there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        with tempfile.TemporaryDirectory(dir=there, prefix=".") if there != folder else tempfile.TemporaryFile(dir=there):
+        with (
+            tempfile.TemporaryDirectory(dir=there, prefix=".") if there != folder else tempfile.TemporaryFile(dir=there)
+        ):
             pass  # not at the place itself: another process that tries it too would take it for its own
     except OSError as error:
         raise UserError(f"--out {option}: cannot be written ({error.strerror}); choose another place") from None
