@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,11 @@ def _measure(
 def lines(config: RunConfig, found: dict[str, Any]) -> list[str]:
     """The plan in words, for a terminal."""
     splits = ", ".join(f"{name} {part['tokens']:,}" for name, part in found["corpus"].items())
-    shares = [("by the pool" if s is None else f"{s:.3f}") for s in found["supply"]["shares"]]
+    shares = [
+        f"{share} ({count} times)" if (count := len([*equal])) > 3 else " ".join([share] * count)
+        for share, equal in groupby("by the pool" if s is None else f"{s:.3f}" for s in found["supply"]["shares"])
+    ]
+    control = "; an all-real control: the rest is fresh real text too" if config.sampling.source == "real" else ""
     rates = found["rates"]
     trained = found["trained_tokens"]
     span = f"{trained[0]:,}" if len(set(trained)) == 1 else f"{min(trained):,} to {max(trained):,}"
@@ -149,7 +154,7 @@ def lines(config: RunConfig, found: dict[str, Any]) -> list[str]:
         f"corpus      {config.corpus.source}: tokens {splits}; tokenizer {found['tokenizer']}",
         f"real text   needs {found['supply']['real_needed']:,} tokens, has {found['supply']['real_had']:,} ({config.mixing.real})",
         f"model       {found['parameters']:,} parameters; starts from {config.model.start}; device {found['device']}",
-        f"regime      {config.mixing.regime}; real share by generation: {' '.join(shares)}",
+        f"regime      {config.mixing.regime}; real share by generation: {' '.join(shares)}{control}",
         f"generation  trains on {span} tokens, writes {found['sampled_tokens']:,}, "
         f"scores {found['scored_tokens']:,} real and {found['sample_metrics_tokens']:,} written ones",
         f"time        about {_duration(found['seconds'])}: training {rates['train']:,.0f}, sampling {rates['sample']:,.0f}, "
