@@ -16,7 +16,7 @@ from unittest.mock import patch
 from collapselab.cli import handler
 from collapselab.commands import VERBS
 from collapselab.config import RunConfig
-from collapselab.config.keys import in_words
+from collapselab.config.keys import in_words, sections
 from collapselab.identity import HARMLESS
 from collapselab.opening import FORK_MAY_CHANGE
 from collapselab.options import Options, as_option
@@ -82,11 +82,9 @@ def page() -> str:
     run = options_of("run")
     helps = {action.dest: action for action in run.parser._actions}
     made = [HEAD, "\n## A run\n\n", *_key_rows(run, helps, dataclasses.fields(RunConfig), "")]
-    for field in dataclasses.fields(RunConfig):
-        if field.name in run.sections:
-            section: Any = field.default_factory
-            made += [f"\n## `{field.name}`\n\n{section.__doc__}\n\n"]
-            made += _key_rows(run, helps, dataclasses.fields(section), f"{field.name}.")
+    for name, section in sections().items():
+        made += [f"\n{'#' * (2 + name.count('.'))} `{name}`\n\n{section.__doc__}\n\n"]
+        made += _key_rows(run, helps, dataclasses.fields(section), f"{name}.")
     made.append(VERBS_HEAD)
     for verb, text in VERBS.items():
         made += [f"\n### `{verb}`\n\n{text[0].upper()}{text[1:]}.\n\n", *_option_rows(options_of(verb), helps)]
@@ -95,7 +93,8 @@ def page() -> str:
 
 def _key_rows(run: Options, helps: dict[str, Any], fields: Any, prefix: str) -> list[str]:
     rows = ["| key | type | default | may change | meaning |\n|---|---|---|---|---|\n"]
-    for key in (f"{prefix}{field.name}" for field in fields if field.name not in run.sections):
+    names = [f"{prefix}{field.name}" for field in fields]
+    for key in (name for name in names if name not in run.sections):
         cells = f"`{key}`", in_words(run.keys[key]), _shown(helps[key].default), _may_change(key), helps[key].help
         rows.append(_row(cells))
     return rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import ctypes
-import dataclasses
 import functools
 import gc
 import io
@@ -32,6 +31,7 @@ from kill_again import ended, left, own_bars  # noqa: F401 - `left` is for tests
 from collapselab import experiment
 from collapselab.cli import main
 from collapselab.config import RunConfig
+from collapselab.config.keys import built
 from collapselab.console import Console
 from collapselab.parallel import Processes
 
@@ -50,14 +50,9 @@ def small_config(**changes: Any) -> RunConfig:
     tree: dict[str, Any] = {name: dict(section) for name, section in SMALL.items()}
     tree |= {"name": "test", "generations": 2, "progress": False}
     for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            tree.setdefault(section, {})[name] = value
-        else:
-            tree[key] = value
-    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
-    made = {k: fields[k].default_factory(**v) if isinstance(v, dict) else v for k, v in tree.items()}  # type: ignore[misc]
-    return RunConfig(**made)
+        *within, name = key.split("__")
+        functools.reduce(lambda part, section: part.setdefault(section, {}), within, tree)[name] = value
+    return built(RunConfig, tree)
 
 
 def quiet() -> Console:

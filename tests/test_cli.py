@@ -17,6 +17,7 @@ from collapselab.cli import VERBS
 from collapselab.commands import check_out
 from collapselab.commands.chains import read_experiment
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, digest
+from collapselab.config.keys import RENAMED, run_keys
 from collapselab.identity import flatten, identity
 from collapselab.options import config_from
 from collapselab.yaml_files import as_text, load_yaml
@@ -311,6 +312,19 @@ def test_a_setting_that_cannot_work_is_one_line(lab: Lab, tmp_path: Path) -> Non
     refused(lab("run", "--mixing.regime", "accumulate", "--mixing.schedule", "constant"), "mixing.schedule='constant'")
     path = write(tmp_path / "a.yaml", "training: {beta1: 2}\n")
     refused(lab("run", "--config", path), "training.beta1=2")
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_key_that_was_renamed_is_refused_with_its_new_name(old: str, lab: Lab, tmp_path: Path) -> None:
+    now = f"it is {RENAMED[old]} now"
+    refused(lab("run", f"--{old}=1"), f"--{old}: no such option", now)
+    refused(lab("run", f"--{old.replace('_', '-')}=1"), now)
+    path = write(tmp_path / "old.yaml", yaml.safe_dump({"corpus": {old.removeprefix("corpus."): 1}}))
+    refused(lab("run", "--config", path), f"{old}: no such key", now)
+    path = write(tmp_path / "arms.yaml", yaml.safe_dump({"name": "x", "seeds": [1], "arms": {"a": {old: 1}}}))
+    refused(lab("experiment", "--config", path), f"arms.a.{old}: ", now)
+    new = re.findall(r"corpus\.[\w.]+", RENAMED[old])
+    assert new and set(new) <= run_keys().keys() and old not in run_keys()
 
 
 def test_a_missing_value_is_named(lab: Lab) -> None:

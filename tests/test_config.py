@@ -6,38 +6,29 @@ import dataclasses
 import hashlib
 import inspect
 import re
+from functools import reduce
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import config as cfg
 from collapselab.config import RunConfig, UserError, as_dict, digest
+from collapselab.config.keys import built, sections
 from collapselab.identity import LATER, drift, flatten, identity, shared_digests
 from collapselab.opening import FORK_MAY_CHANGE
 from collapselab.regimes import REGIMES
 
-SECTIONS = {
-    "corpus": cfg.CorpusConfig,
-    "model": cfg.ModelConfig,
-    "training": cfg.TrainingConfig,
-    "mixing": cfg.MixingConfig,
-    "sampling": cfg.SamplingConfig,
-    "evaluation": cfg.EvaluationConfig,
-    "tracking": cfg.TrackingConfig,
-}
 NAN, INF = float("nan"), float("inf")
 
 
 def build(flat: dict[str, Any]) -> RunConfig:
     """RunConfig from flat keys."""
-    groups: dict[str, dict[str, Any]] = {}
-    top: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for key, value in flat.items():
-        section, _, name = key.rpartition(".")
-        (groups.setdefault(section, {}) if section else top)[name] = value
-    return RunConfig(**top, **{section: SECTIONS[section](**values) for section, values in groups.items()})
+        *within, name = key.split(".")
+        reduce(lambda part, section: part.setdefault(section, {}), within, tree)[name] = value
+    return built(RunConfig, tree)
 
 
 REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
@@ -180,7 +171,7 @@ def test_settings_are_frozen_and_keyword_only() -> None:
 
 
 def test_every_key_has_a_docstring() -> None:
-    for owner in (RunConfig, *SECTIONS.values()):
+    for owner in (RunConfig, *sections().values()):
         source = inspect.getsource(owner)
         for field in dataclasses.fields(owner):
             assert re.search(rf"^    {field.name}: (Literal\[\n.*\n    \].*|.*)\n    \"\"\"\S", source, re.M), (

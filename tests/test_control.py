@@ -12,6 +12,7 @@ from helpers import one_process, small_config
 
 from collapselab import chain
 from collapselab.config import CorpusConfig, RunConfig, UserError
+from collapselab.config.corpus import PlantedConfig
 from collapselab.identity import identity, shared_digests
 from collapselab.mixing import read_blocks, read_mixture, real_order
 from collapselab.opening import open_corpus
@@ -31,7 +32,9 @@ def planted(folder: Path, **changes: Any) -> RunConfig:
         "sampling__prompt": "real_prefix", "sampling__prompt_tokens": 3,
     }  # fmt: skip
     config = small_config(**keys | changes)
-    return dataclasses.replace(config, corpus=CorpusConfig(source="planted", contexts=8, values=16, documents=2000))
+    return dataclasses.replace(
+        config, corpus=CorpusConfig(source="planted", documents=2000, planted=PlantedConfig(contexts=8, values=16))
+    )
 
 
 def control_of(config: RunConfig) -> RunConfig:

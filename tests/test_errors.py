@@ -312,6 +312,8 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     # configuration
     "a verb that is none": lambda k: k.lab("rnu"),
     "a key that is none": lambda k: k.lab("run", "--lr", "1"),
+    "a key that has another name now": lambda k: k.yaml("corpus: {contexts: 4}\n"),
+    "a key of another source of text": lambda k: k.run(corpus__planted__contexts=4),
     "a key without a value": lambda k: k.lab("run", "--name"),
     "a value of another type": lambda k: k.run(training__lr="fast"),
     "a value of another type in a file": lambda k: k.yaml("seed: true\n"),

@@ -13,6 +13,7 @@ from helpers import small_config
 
 from collapselab import chain
 from collapselab.config import CorpusConfig, RunConfig
+from collapselab.config.corpus import PlantedConfig
 from collapselab.evaluation.expected import HAVE_LAWS, HAVE_SHARPENED, law_of, why_no_slot_law, why_no_tail_law
 from collapselab.folders import read_json
 from collapselab.identity import COPY, IDENTITY, json_text, sealed
@@ -35,7 +36,9 @@ def planted(folder: Path, **changes: Any) -> RunConfig:
         "sampling__prompt": "real_prefix", "sampling__prompt_tokens": 3,
     }  # fmt: skip
     config = small_config(**keys | changes)
-    return dataclasses.replace(config, corpus=CorpusConfig(source="planted", contexts=128, values=16, documents=16000))
+    return dataclasses.replace(
+        config, corpus=CorpusConfig(source="planted", documents=16000, planted=PlantedConfig(contexts=128, values=16))
+    )
 
 
 def found(path: Path, generation: int) -> dict[str, float]:

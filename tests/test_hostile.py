@@ -29,7 +29,8 @@ from collapselab.console import UNSAFE
 from collapselab.folders import manifest_of
 
 PLANTED = {
-    "corpus__source": "planted", "corpus__documents": 500, "corpus__contexts": 4, "corpus__values": 16, "corpus__tokenizer": None,
+    "corpus__source": "planted", "corpus__documents": 500, "corpus__planted__contexts": 4, "corpus__planted__values": 16,
+    "corpus__tokenizer": None,
     "training__block": 13, "mixing__tokens": 1300, "mixing__unit": "documents",
     "sampling__prompt": "real_prefix", "sampling__prompt_tokens": 3, "evaluation__prefix": "bos",
 }  # fmt: skip

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from collapselab import mixing, modeling, regimes
 from collapselab.chain import run
 from collapselab.config import CorpusConfig, RunConfig, UserError
-from collapselab.config.corpus import LANGUAGE_RANGES
+from collapselab.config.corpus import FactsConfig, LogicConfig, PlantedConfig
+from collapselab.config.keys import built
 from collapselab.corpus import Corpus, prepare
 from collapselab.evaluation.truth import written_documents
 from collapselab.folders import read_json
@@ -49,7 +50,7 @@ from collapselab.rundir import Chain
 ROOT = Path(__file__).parents[1]
 BANDS = ("head", "middle", "tail")
 LARGEST = (
-    Planted(contexts=LANGUAGE_RANGES["contexts"][1], values=LANGUAGE_RANGES["values"][1]),
+    Planted(contexts=400, values=1500),
     Facts(entities=4096),
     Logic(depth=6),
 )
@@ -263,7 +264,11 @@ def test_bands_by_hand() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"source": "planted", "language_seed": 2}, {"source": "facts", "entities": 2}, {"source": "logic", "depth": 2}],
+    [
+        {"source": "planted", "planted": PlantedConfig(seed=2)},
+        {"source": "facts", "facts": FactsConfig(entities=2)},
+        {"source": "logic", "logic": LogicConfig(depth=2)},
+    ],
 )
 def test_a_word_is_a_token_and_a_document_a_block(settings: dict[str, Any]) -> None:
     count = 4000
@@ -291,20 +296,21 @@ def test_other_tokenizers_read_the_same_text(tokenizer: str) -> None:
 
 def test_keys_that_a_source_lacks_are_refused_by_name() -> None:
     for settings, named in (
-        ({"contexts": 4}, "corpus.contexts=4"),
-        ({"source": "facts", "values": 8}, "corpus.values=8"),
-        ({"source": "planted", "entities": 8}, "corpus.entities=8"),
+        ({"planted": {"contexts": 4}}, "corpus.planted.contexts=4: only corpus.source=planted has it"),
+        ({"source": "facts", "planted": {"values": 8}}, "corpus.planted.values=8"),
+        ({"source": "planted", "facts": {"entities": 9}}, "corpus.facts.entities=9"),
+        ({"source": "planted", "hub": {"subset": "x"}}, "corpus.hub.subset='x': only corpus.source=hub:NAME has it"),
         ({"documents": 100}, "corpus.documents=100"),
-        ({"source": "planted", "contexts": 401}, "must lie in [1, 400]"),
-        ({"source": "planted", "zipf": -0.5}, "corpus.zipf=-0.5"),
+        ({"source": "planted", "planted": {"contexts": 401}}, "corpus.planted.contexts=401: must lie in [1, 400]"),
+        ({"source": "planted", "planted": {"zipf": -0.5}}, "corpus.planted.zipf=-0.5"),
         ({"source": "planted", "joiner": ""}, "corpus.joiner=''"),
-        ({"source": "logic", "zipf": 1.0}, "corpus.zipf=1.0"),
-        ({"source": "facts", "depth": 2}, "corpus.depth=2"),
-        ({"source": "logic", "depth": 7}, "must lie in [1, 6]"),
+        ({"source": "logic", "facts": {"zipf": 1.5}}, "corpus.facts.zipf=1.5"),
+        ({"source": "facts", "logic": {"depth": 2}}, "corpus.logic.depth=2"),
+        ({"source": "logic", "logic": {"depth": 7}}, "corpus.logic.depth=7: must lie in [1, 6]"),
         ({"tokenizer": "words"}, "corpus.tokenizer='words'"),
     ):
         with pytest.raises(UserError) as error:
-            CorpusConfig(**settings)  # type: ignore[arg-type]
+            built(CorpusConfig, settings)
         assert named in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -554,7 +560,7 @@ def test_a_chain_of_expressions_is_scored_from_its_samples_alone(tmp_path: Path)
     config = smoke(
         "planted",
         tmp_path,
-        corpus={"source": "logic", "contexts": None, "values": None, "documents": 400, "depth": 2},
+        corpus={"source": "logic", "planted": PlantedConfig(), "documents": 400, "logic": LogicConfig(depth=2)},
         training={"block": 14},
         mixing={"tokens": 200 * 14, "regime": "incremental", "schedule": None, "replaced": 0.5},
         sampling={"prompt": "bos"},

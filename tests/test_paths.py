@@ -19,7 +19,7 @@ from collapselab.rundir import Chain, find_chains, parent_of, run_root, settled
 
 SETTINGS = {
     "generations": 1,
-    "corpus": {"source": "planted", "documents": 600, "contexts": 2, "values": 8},
+    "corpus": {"source": "planted", "documents": 600, "planted": {"contexts": 2, "values": 8}},
     "model": {"family": "bigram"},
     "training": {"block": 16},
     "mixing": {"tokens": 1024, "start": 0.5, "ratio": 0.5},

@@ -84,7 +84,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     verb = arguments[0]
     if verb not in VERBS:
-        from collapselab.options import nearest
+        from collapselab.config.keys import nearest
 
         raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
     with interrupts.handled():

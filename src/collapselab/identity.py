@@ -24,7 +24,7 @@ HARMLESS = (
 )
 # Keys that came later, with what older versions did: at that value no part of a shared digest, so that an arm that is added
 # to an old experiment finds the generation 0 that its other arms share.
-LATER = {"training.loss_below": None, "corpus.depth": None}
+LATER = {"training.loss_below": None}
 OF_LATER_SETS = ("sampling.source",)  # of `sampling`, but nothing that generation 0 is or writes
 
 

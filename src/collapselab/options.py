@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 import sys
 import typing
-from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
 from collapselab.config import RunConfig, UserError
-from collapselab.config.keys import docstrings, in_words, run_keys, sections
+from collapselab.config.keys import built, docstrings, in_words, nearest, run_keys, sections
 from collapselab.config.values import home
 from collapselab.identity import filled, flatten
 from collapselab.yaml_files import as_text, dump_yaml, load_yaml, read, taken_for
@@ -66,7 +65,8 @@ class Options:
         found = sections()
         self._add_fields(RunConfig, "", self.parser)
         for name, made in found.items():
-            title = docstrings(RunConfig)[name].rstrip(".")
+            outer, _, inner = name.rpartition(".")
+            title = docstrings(found.get(outer, RunConfig))[inner].rstrip(".")
             self._add_fields(made, f"{name}.", self.parser.add_argument_group(title))
         self.keys |= run_keys()
         self.sections = set(found)
@@ -268,17 +268,17 @@ def _place(key: str | None, text: str) -> str:
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in flat.items():
-        section, _, name = key.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[name] = value
+        *within, name = key.split(".")
+        reduce(lambda part, section: part.setdefault(section, {}), within, tree)[name] = value
     return tree
 
 
 def run_config(namespace: Any) -> RunConfig:
     """The dataclass from parsed values."""
-    values, parts = _nested(vars(namespace)), sections()
+    values = _nested(vars(namespace))
     made = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
     made |= {key: filled(values[key], flatten(made)) for key in ("name", "arm")}
-    return RunConfig(**{key: parts[key](**value) if key in parts else value for key, value in made.items()})
+    return built(RunConfig, made)
 
 
 def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
@@ -335,14 +335,6 @@ def arms_of(
             raise UserError(f"arms.{arm}: the name of another arm too, {config.arm!r}; give each arm a name of its own")
         made[config.arm], changes[config.arm] = config, list(overrides)
     return made, changes
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...?", or nothing."""
-    known = list(known)
-    found = [k for k in known if "." not in key and k.split(".")[-1] == key][:1]  # `lr` for `training.lr`
-    found = found or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _is_text(item: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, is_dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from collapselab.config.corpus import CorpusConfig
 from collapselab.config.generations import MixingConfig, SamplingConfig
@@ -142,10 +142,12 @@ class RunConfig:
             }.items():
                 check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
 
-    def _whole_numbers(self) -> list[tuple[str, int]]:
-        sections = {"": self, **{f"{key}.": part for key, part in vars(self).items() if is_dataclass(part)}}
-        pairs = [(f"{prefix}{key}", value) for prefix, part in sections.items() for key, value in vars(part).items()]
-        return [(key, value) for key, value in pairs if isinstance(value, int)]
+    def _whole_numbers(self, part: Any = None, prefix: str = "") -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        for key, value in vars(part or self).items():
+            found += self._whole_numbers(value, f"{prefix}{key}.") if is_dataclass(value) else []
+            found += [(f"{prefix}{key}", value)] if isinstance(value, int) else []
+        return found
 
     @property
     def sequence_length(self) -> int:

@@ -2,30 +2,80 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from collapselab.config.values import check, check_no_secret
 
 LANGUAGES = ("planted", "facts", "logic")  # sources whose distribution is known exactly
-LANGUAGE_KEYS: dict[str, tuple[str, ...]] = {
-    "documents": LANGUAGES,
-    "language_seed": LANGUAGES,
-    "zipf": ("planted", "facts"),
-    "contexts": ("planted",),
-    "values": ("planted",),
-    "entities": ("facts",),
-    "depth": ("logic",),
-}
-LANGUAGE_RANGES: dict[str, tuple[int, int]] = {
-    "documents": (1, 10**8),
-    "language_seed": (0, 2**63 - 1),
-    "zipf": (0, 10),
-    "contexts": (1, 400),  # the towns there are names for
-    "values": (2, 1500),
-    "entities": (2, 4096),
-    "depth": (1, 6),
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubConfig:
+    """A data set of the Hugging Face hub, for `corpus.source=hub:NAME`."""
+
+    subset: str | None = None
+    """Configuration name of the data set."""
+    split: str | None = None
+    """The one split to read documents from; null uses the data set's own train, validation and test."""
+
+    def __post_init__(self) -> None:
+        for key in ("subset", "split"):
+            check_no_secret(f"corpus.hub.{key}", getattr(self, key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantedConfig:
+    """The planted channel, for `corpus.source=planted`: towns, each with a law of goods of its own."""
+
+    seed: int = 0
+    """Which language of its kind, and which documents; 0 or more."""
+    contexts: int = 8
+    """Towns, 1 to 400."""
+    values: int = 64
+    """Goods, 2 to 1500."""
+    zipf: float = 1.0
+    """Exponent of the Zipf law of goods, [0, 10]."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "planted", seed=SEEDS, contexts=(1, 400), values=(2, 1500), zipf=(0, 10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactsConfig:
+    """The world of facts, for `corpus.source=facts`: people, each with facts of their own."""
+
+    seed: int = 0
+    """Which language of its kind, and which documents; 0 or more."""
+    entities: int = 512
+    """People, 2 to 4096."""
+    zipf: float = 1.0
+    """Exponent of the Zipf law of people, [0, 10]."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "facts", seed=SEEDS, entities=(2, 4096), zipf=(0, 10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogicConfig:
+    """True expressions, for `corpus.source=logic`."""
+
+    seed: int = 0
+    """Which documents; 0 or more."""
+    depth: int = 5
+    """Operators above a constant of an expression at most, 1 to 6."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "logic", seed=SEEDS, depth=(1, 6))
+
+
+SEEDS = (0, 2**63 - 1)
+
+
+def _check_ranges(section: object, name: str, **ranges: tuple[int, int]) -> None:
+    for key, (least, most) in ranges.items():
+        value = getattr(section, key)
+        check(least <= value <= most, f"corpus.{name}.{key}", value, f"must lie in [{least}, {most}]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +89,6 @@ class CorpusConfig:
     documents: int | None = None
     """`planted`, `facts` and `logic` only: documents of the training split; null means 20000. The other splits are
     independent draws of `valid_share` and `test_share` times as many."""
-    language_seed: int | None = None
-    """`planted`, `facts` and `logic` only: which language of its kind, and which documents; null means 0."""
-    zipf: float | None = None
-    """`planted` and `facts` only: exponent of the Zipf law of goods, or of people, [0, 10]; null means 1."""
-    contexts: int | None = None
-    """`planted` only: towns, each with a law of goods of its own, 1 to 400; null means 8."""
-    values: int | None = None
-    """`planted` only: goods, 2 to 1500; null means 64."""
-    entities: int | None = None
-    """`facts` only: people, 2 to 4096; null means 512."""
-    depth: int | None = None
-    """`logic` only: operators above a constant of an expression at most, 1 to 6; null means 5."""
-    subset: str | None = None
-    """`hub:` only: configuration name of the data set."""
-    split: str | None = None
-    """`hub:` only: the one split to read documents from; null uses the data set's own train, validation and test."""
     column: str = "text"
     """Column that holds the text, for jsonl, parquet and `hub:`."""
     document: Literal["file", "paragraph", "line"] = "file"
@@ -77,28 +111,31 @@ class CorpusConfig:
     for those languages and `bpe` for all other sources."""
     vocab_size: int = 2048
     """Size of a trained `bpe` vocabulary, 257 or more (256 bytes and the document separator)."""
+    hub: HubConfig = field(default_factory=HubConfig)
+    """A data set of the Hugging Face hub (`corpus.source=hub:NAME` only)."""
+    planted: PlantedConfig = field(default_factory=PlantedConfig)
+    """The planted channel (`corpus.source=planted` only)."""
+    facts: FactsConfig = field(default_factory=FactsConfig)
+    """The world of facts (`corpus.source=facts` only)."""
+    logic: LogicConfig = field(default_factory=LogicConfig)
+    """Expressions that are true (`corpus.source=logic` only)."""
 
     def __post_init__(self) -> None:
-        for key in ("source", "subset", "split", "tokenizer"):
+        for key in ("source", "tokenizer"):
             check_no_secret(f"corpus.{key}", getattr(self, key))
         check(bool(self.source.strip()), "corpus.source", self.source, "name a source: sotu, path:GLOB or hub:NAME")
-        for key in ("subset", "split"):
-            check(
-                getattr(self, key) is None or self.source.startswith("hub:"),
-                f"corpus.{key}",
-                getattr(self, key),
-                "only a hub: source has it; set null",
-            )
-        for key, sources in LANGUAGE_KEYS.items():
-            check(
-                getattr(self, key) is None or self.source in sources,
-                f"corpus.{key}",
-                getattr(self, key),
-                f"only corpus.source={' or '.join(sources)} has it; set null",
-            )
-        for key, (least, most) in LANGUAGE_RANGES.items():
-            value = getattr(self, key)
-            check(value is None or least <= value <= most, f"corpus.{key}", value, f"must lie in [{least}, {most}]")
+        for section in (self.hub, self.planted, self.facts, self.logic):
+            source = type(section).__name__.removesuffix("Config").lower()
+            others = [] if self.source.partition(":")[0] == source else vars(section)
+            for key in others:
+                value, standard = getattr(section, key), getattr(type(section)(), key)
+                only = f"only corpus.source={source}{':NAME' * (source == 'hub')} has it; leave it out"
+                check(value == standard, f"corpus.{source}.{key}", value, only)
+        drawn = self.source in LANGUAGES
+        only = f"only corpus.source={' or '.join(LANGUAGES)} has it; set null"
+        check(self.documents is None or drawn, "corpus.documents", self.documents, only)
+        count = 1 if self.documents is None else self.documents
+        check(1 <= count <= 10**8, "corpus.documents", count, "must lie in [1, 100000000]")
         if self.source not in LANGUAGES:
             check(
                 self.tokenizer != "words",

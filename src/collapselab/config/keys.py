@@ -4,30 +4,58 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import inspect
 import itertools
 import re
 import sys
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from collapselab.config import RunConfig
 
+T = TypeVar("T")
 
-def sections() -> dict[str, Any]:
-    """{"corpus": CorpusConfig, ...}: the fields of RunConfig that hold keys of their own."""
-    return {
-        f.name: f.default_factory
-        for f in dataclasses.fields(RunConfig)
-        if f.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(f.default_factory)
-    }
+
+RENAMED = {
+    "corpus.language_seed": "corpus.planted.seed, corpus.facts.seed or corpus.logic.seed",
+    "corpus.zipf": "corpus.planted.zipf or corpus.facts.zipf",
+    "corpus.contexts": "corpus.planted.contexts",
+    "corpus.values": "corpus.planted.values",
+    "corpus.entities": "corpus.facts.entities",
+    "corpus.depth": "corpus.logic.depth",
+    "corpus.subset": "corpus.hub.subset",
+    "corpus.split": "corpus.hub.split",
+}
+"""Keys that have another name now, and which."""
+
+
+def sections(made: Any = RunConfig, prefix: str = "") -> dict[str, Any]:
+    """{"corpus": CorpusConfig, "corpus.hub": HubConfig, ...}: the fields that hold keys of their own, outer ones first."""
+    found: dict[str, Any] = {}
+    for part in dataclasses.fields(made):
+        if dataclasses.is_dataclass(part.default_factory):
+            name = f"{prefix}{part.name}"
+            found |= {name: part.default_factory, **sections(part.default_factory, f"{name}.")}
+    return found
 
 
 def run_keys() -> dict[str, str]:
     """Every key of a run, dotted, with its annotation as written."""
     found = sections()
-    keys = {name: text for name, text in RunConfig.__annotations__.items() if name not in found}
-    return keys | {f"{s}.{name}": text for s, made in found.items() for name, text in made.__annotations__.items()}
+    every = {
+        f"{section}.{name}".lstrip("."): text
+        for section, made in {"": RunConfig, **found}.items()
+        for name, text in made.__annotations__.items()
+    }
+    return {name: text for name, text in every.items() if name not in found}
+
+
+def built(made: type[T], values: dict[str, Any]) -> T:
+    """A dataclass from a tree of values, sections built first."""
+    inner = {key.partition(".")[0]: part for key, part in sections(made).items() if "." not in key}
+    return made(**{key: built(inner[key], value) if key in inner else value for key, value in values.items()})
 
 
 @cache
@@ -52,3 +80,13 @@ def in_words(annotation: str) -> str:
     ]
     parts = choices + [("a list of numbers" if p.startswith("list") else p) for p in plain]
     return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?", or nothing."""
+    if renamed := RENAMED.get(key.replace("-", "_")):
+        return f"; it is {renamed} now"
+    known = list(known)
+    found = [k for k in known if "." not in key and k.split(".")[-1] == key][:1]  # `lr` for `training.lr`
+    found = found or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""

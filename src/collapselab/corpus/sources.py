@@ -188,7 +188,7 @@ def _hub(config: CorpusConfig, name: str, digests: Digests) -> Source:
     try:
         # The library takes a local file for the same by its name and time stamp: each content has a cache of its own.
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"collapselab-{digest(here)[:16]}") if here else None
-        loaded = datasets.load_dataset(name, config.subset, split=config.split, cache_dir=cache)
+        loaded = datasets.load_dataset(name, config.hub.subset, split=config.hub.split, cache_dir=cache)
     except Exception as error:  # the library raises many kinds, for the network, the name and the files
         raise UserError(
             f"corpus.source='hub:{name}': cannot be loaded ({first_line(error)}); check name, subset and network"
@@ -201,7 +201,7 @@ def _hub(config: CorpusConfig, name: str, digests: Digests) -> Source:
             parts = {None: parts["train"]}
         if not parts or (None not in parts and "train" not in parts):
             have = listed(loaded)
-            raise UserError(f"corpus.split=None: hub:{name} has no train split; name one of: {have}")
+            raise UserError(f"corpus.hub.split=None: hub:{name} has no train split; name one of: {have}")
     for part in parts.values():
         if config.column not in part.column_names:
             have = listed(part.column_names)

@@ -14,14 +14,11 @@ LANGUAGE_VERSION = 1  # of words and laws: raise it when the same keys give othe
 
 def language_of(config: CorpusConfig) -> Language | None:
     """The language that `corpus.source` names, or None for natural text."""
+    planted, facts, logic = config.planted, config.facts, config.logic
     if config.source == "planted":
-        return Planted(config.contexts or 8, config.values or 64, _exponent(config), config.language_seed or 0)
+        return Planted(planted.contexts, planted.values, planted.zipf, planted.seed)
     if config.source == "facts":
-        return Facts(config.entities or 512, _exponent(config), config.language_seed or 0)
+        return Facts(facts.entities, facts.zipf, facts.seed)
     if config.source == "logic":
-        return Logic(config.depth or 5, config.language_seed or 0)
+        return Logic(logic.depth, logic.seed)
     return None
-
-
-def _exponent(config: CorpusConfig) -> float:
-    return 1.0 if config.zipf is None else config.zipf

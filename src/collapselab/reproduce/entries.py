@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import UserError, digest
-from collapselab.options import nearest
+from collapselab.config.keys import nearest
 from collapselab.reproduce.courses import Course, Measured, check, short, value_of
 from collapselab.yaml_files import load_yaml
 
