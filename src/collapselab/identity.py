@@ -22,9 +22,6 @@ HARMLESS = (
     *("name", "arm", "runs_dir", "data_dir", "progress", "retain", "generations", "tracking.wandb", "tracking.project"),
     *("training.checkpoint_seconds", "training.checkpoint_steps", "corpus.shared_passages"),
 )
-# Keys that came later, with what older versions did: at that value no part of a shared digest, so that an arm that is added
-# to an old experiment finds the generation 0 that its other arms share.
-LATER = {"training.loss_below": None}
 OF_LATER_SETS = ("sampling.source",)  # of `sampling`, but nothing that generation 0 is or writes
 
 
@@ -88,7 +85,6 @@ def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
         mine: the identity of a chain, as it is recorded. corpus: its digest.
     """
     of_model = {k: v for k, v in mine.items() if k.split(".")[0] in ("corpus", "model", "training")}
-    of_model = {k: v for k, v in of_model.items() if k not in LATER or v != LATER[k]}
     of_model |= {k: mine[k] for k in ("mixing.tokens", "mixing.unit", "device", "deterministic")} | {"text": corpus}
     if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
         of_model["model.start"] = "base"  # generation 0 has no weights before it
