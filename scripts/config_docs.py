@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from collapselab.cli import handler
-from collapselab.commands import VERBS
+from collapselab.commands import verbs
 from collapselab.config import RunConfig
 from collapselab.config.keys import in_words, sections
 from collapselab.identity import HARMLESS
@@ -86,7 +86,7 @@ def page() -> str:
         made += [f"\n{'#' * (2 + name.count('.'))} `{name}`\n\n{section.__doc__}\n\n"]
         made += _key_rows(run, helps, dataclasses.fields(section), f"{name}.")
     made.append(VERBS_HEAD)
-    for verb, text in VERBS.items():
+    for verb, text in verbs().items():
         made += [f"\n### `{verb}`\n\n{text[0].upper()}{text[1:]}.\n\n", *_option_rows(options_of(verb), helps)]
     return "".join(made)
 

@@ -40,7 +40,7 @@ def imported() -> None:
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
     import collapselab.chain
-    import collapselab.commands.chains
+    import collapselab.commands.run
     import collapselab.options
     import collapselab.report.figures  # noqa: F401
 

@@ -13,9 +13,8 @@ import pytest
 import yaml
 from conftest import ROOT, Lab
 
-from collapselab.cli import VERBS
-from collapselab.commands import check_out
-from collapselab.commands.chains import read_experiment
+from collapselab.commands import check_out, verbs
+from collapselab.commands.experiment import read_experiment
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, digest
 from collapselab.config.keys import RENAMED, run_keys
 from collapselab.identity import flatten, identity
@@ -67,7 +66,7 @@ def _timed(*arguments: str) -> tuple[float, str]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", verbs())
 def test_help_takes_under_300_ms_of_cpu_and_shows_defaults(verb: str) -> None:
     """300 ms, or three times the reference where a host is too slow to do that in 100."""
     for _ in range(3):
@@ -90,7 +89,7 @@ def test_help_imports_no_heavy_library() -> None:
         " ('torch', 'transformers', 'tokenizers', 'datasets', 'wandb', 'accelerate', 'pandas', 'matplotlib', 'pyarrow',"
         " 'numpy')], file=sys.stderr)"
     )
-    for verb in VERBS:
+    for verb in verbs():
         done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, check=True)
         assert done.stderr == "[]\n", verb
 
@@ -110,7 +109,7 @@ def test_help_of_run_documents_every_key_with_its_default(lab: Lab) -> None:
 
 def test_usage_lists_the_verbs(lab: Lab) -> None:
     assert lab()[1] == lab("--help")[1]
-    for verb, text in VERBS.items():
+    for verb, text in verbs().items():
         assert f"{verb:<11} {text}" in lab("--help")[1]
 
 
@@ -129,7 +128,7 @@ def test_help_survives_a_closed_pipe() -> None:
 # --- print_config ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", verbs())
 def test_print_config_works_for_each_verb(lab: Lab, verb: str) -> None:
     shown = settings(lab(verb, "--print_config"))
     needs = {"sample": "run", "eval": "target", "report": "run", "sync": "run"}

@@ -17,7 +17,7 @@ from helpers import small_config, undrawn
 
 from collapselab import report
 from collapselab.chain import run
-from collapselab.commands.chains import read_experiment
+from collapselab.commands.experiment import read_experiment
 from collapselab.config import as_dict
 from collapselab.folders import read_json, write_json
 from collapselab.identity import flatten

@@ -22,7 +22,7 @@ from helpers import undrawn
 sys.path.insert(0, str(ROOT / "scripts"))
 import config_docs
 
-from collapselab.cli import HANDLERS
+from collapselab.commands import verbs
 
 options_of = functools.cache(config_docs.options_of)  # tens of milliseconds a time
 
@@ -128,7 +128,7 @@ def check(line: str) -> None:
     if rest and rest[0] in ("--help", "--version"):
         return
     verb, *arguments = rest
-    assert verb in HANDLERS, f"{verb} is not a verb"
+    assert verb in verbs(), f"{verb} is not a verb"
     options = options_of(verb)
     gathered = options.gather([a for a in arguments if a not in ("--help", "--print_config")])
     own = {action.dest for action in options.parser._actions}
@@ -155,7 +155,7 @@ def test_verbs_and_options_in_the_running_text_exist(page: Path) -> None:
     for code in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", BLOCK.sub("", page.read_text())):
         words = code.split()
         if len(words) > 1 and words[0] == "collapselab" and words[1].isalpha() and words[1].islower():
-            assert words[1] in HANDLERS, code
+            assert words[1] in verbs(), code
             options = options_of(words[1])
             known = {*options.keys, *options.line_only, *options.switches, "config", "help", "print_config"}
             asked = re.findall(r"--([\w.]*\w)", code)

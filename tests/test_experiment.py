@@ -24,7 +24,7 @@ from scipy import stats
 from collapselab import report
 from collapselab.chain import run
 from collapselab.commands import one_chain, print_table
-from collapselab.commands.chains import read_experiment
+from collapselab.commands.experiment import read_experiment
 from collapselab.config import UserError, as_dict
 from collapselab.folders import read_json
 from collapselab.metrics.intervals import differences, mean_interval, mean_intervals

@@ -15,7 +15,7 @@ from conftest import ROOT, Lab
 from helpers import Forked
 
 import collapselab
-from collapselab.commands import VERBS
+from collapselab.commands import verbs
 from collapselab.config import CorpusConfig
 from collapselab.console import LONGEST, Console, one_line
 from collapselab.corpus import prepare
@@ -150,7 +150,7 @@ def test_an_experiment_given_to_run_is_told_apart(lab: Lab) -> None:
 POSITIONAL = {"run": [], "experiment": [], "corpus": [], "reproduce": [], "theory": ["noise"], "bench": ["metrics"]}
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", verbs())
 def test_no_verb_hangs_on_a_pipe_or_a_loop_of_links(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")

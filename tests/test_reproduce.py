@@ -57,7 +57,7 @@ def read_back(place: Path) -> Measured:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_entry_can_be_run_as_the_experiment_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from collapselab.commands.chains import read_experiment
+    from collapselab.commands.experiment import read_experiment
 
     monkeypatch.chdir(ROOT)
     entry = entries.read(PAPERS, name)

@@ -31,7 +31,7 @@ from helpers import quiet, small_config, undrawn, wandb_files, wandb_items, wand
 
 from collapselab import tracking
 from collapselab.chain import run
-from collapselab.commands.chains import _compare
+from collapselab.commands.experiment import _compare
 from collapselab.config import TrackingConfig, UserError
 from collapselab.console import UNSAFE
 from collapselab.experiment import Experiment

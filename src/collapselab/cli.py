@@ -18,30 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from collapselab import __version__, interrupts
-from collapselab.commands import VERBS
+from collapselab.commands import verbs
 from collapselab.config import UserError
 from collapselab.config.values import MADE_UP_HOME
 
-HANDLERS = {  # module:function in collapselab.commands; only the verb that was asked for is imported
-    "run": "chains:run",
-    "experiment": "chains:run_experiment",
-    "reproduce": "gallery:reproduce",
-    "sample": "stages:sample",
-    "eval": "stages:score",
-    "watch": "watch:watch",
-    "report": "files:report",
-    "export": "export:export",
-    "sync": "files:sync",
-    "corpus": "files:corpus",
-    "bench": "measure:bench",
-    "theory": "measure:theory",
-}
-
 
 def handler(verb: str) -> Callable[[list[str]], int]:
-    """The function of a verb: takes the arguments after it, returns the exit code."""
-    module, name = HANDLERS[verb].split(":")
-    found: Callable[[list[str]], int] = getattr(importlib.import_module(f"collapselab.commands.{module}"), name)
+    """The function of a verb: takes the arguments after it, returns the exit code. No other verb is imported."""
+    found: Callable[[list[str]], int] = importlib.import_module(f"collapselab.commands.{verb}").main
     return found
 
 
@@ -83,10 +67,10 @@ def _run(arguments: list[str]) -> int:
         print(__version__)
         return 0
     verb = arguments[0]
-    if verb not in VERBS:
+    if verb not in (known := verbs()):
         from collapselab.config.keys import nearest
 
-        raise UserError(f"{verb!r} is not a verb{nearest(verb, VERBS)}; `collapselab --help` lists them")
+        raise UserError(f"{verb!r} is not a verb{nearest(verb, known)}; `collapselab --help` lists them")
     with interrupts.handled():
         try:
             code = handler(verb)(arguments[1:])
@@ -214,6 +198,6 @@ def _say_stopped(stopped: interrupts.Stopped, arguments: list[str]) -> None:
 
 def _usage() -> None:
     print("usage: collapselab VERB [options]\n\nWhat happens to a language model that learns from its own output?\n")
-    for verb, text in VERBS.items():
+    for verb, text in verbs().items():
         print(f"  {verb:<11} {text}")
     print("\n`collapselab VERB --help` shows the options of a verb and their defaults.")

@@ -1,4 +1,5 @@
-"""The verbs, one function each: from a command line to a call. Heavy imports happen inside them."""
+"""The verbs, one module each, named as the verb: `main` takes the arguments after it and returns the exit code. Heavy
+imports happen inside them. Here is what several of them share."""
 
 from __future__ import annotations
 
@@ -7,34 +8,32 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from collapselab.config import RunConfig, UserError
 from collapselab.config.values import home
 from collapselab.interrupts import LAUNCHERS
 
-VERBS = {
-    "run": "run a chain: train, sample, and train again on the samples; continues where it stopped",
-    "experiment": "run arms x seeds: chains that differ in named settings, compared with intervals",
-    "reproduce": "rerun a published result, compare it with what was published, and keep the verdict",
-    "sample": "write text with a published model; --seed and every --sampling.* option of `run` are accepted too",
-    "eval": "score an old run with today's metrics beside its own, or any model folder under a run's protocol",
-    "watch": "look at a run or an experiment while it runs, or afterwards: stage, tokens/s, time left, last metrics",
-    "report": "make the report of a run, or one that compares several: index.html, PNGs, CSV",
-    "export": "hand a generation on: samples as Parquet, the model as a folder, each with a card",
-    "sync": "replay a run's metrics.jsonl to wandb",
-    "corpus": "list or clear the cache of tokenised text",
-    "bench": "measure this machine: sampling, training, metrics, or a whole generation",
-    "theory": "what exact theory predicts: a law's values for a schedule, a size and a regime",
-}
+if TYPE_CHECKING:
+    from collapselab.options import Options
+
 NUMBERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 RUN_HELP = "run directory (runs/NAME) or chain directory"
 
 
-def make_options(verb: str) -> Any:
+def verbs() -> dict[str, str]:
+    """Every verb with what it does: the modules of this folder, each with the first line of its docstring."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        line = path.open(encoding="utf-8").readline().strip().strip('"')
+        found[path.stem] = line[0].lower() + line[1:].removesuffix(".")
+    return found
+
+
+def make_options(verb: str) -> Options:
     from collapselab.options import Options
 
-    return Options(verb, VERBS[verb])
+    return Options(verb, verbs()[verb])
 
 
 def quiet() -> None:
@@ -162,3 +161,17 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], left: tup
             console.width, sum(max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True)) + 1
         )
     console.print(table)
+
+
+def where_it_is(options: Options, gathered: list[str]) -> list[str]:
+    """The options with `runs_dir`, `name` and `arm` from a run's own file as they are now: the run may have been moved, or
+    is named from another working directory than it was begun in. What stands on the command line counts as it is."""
+    from collapselab.rundir import keys_of_place, settled
+
+    said = dict(item[2:].split("=", 1) for item in gathered if item.startswith("--") and "=" in item)
+    for key in [key for key in ("runs_dir", "name", "arm") if key in options.origin]:
+        now = keys_of_place(options.origin[key]).get(key, said[key])
+        same = key == "runs_dir" and settled(Path(now)).absolute() == settled(Path(said[key])).absolute()
+        if now != said[key] and not same:
+            gathered = [f"--{key}={now}" if item.startswith(f"--{key}=") else item for item in gathered]
+    return gathered

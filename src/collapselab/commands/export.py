@@ -1,4 +1,4 @@
-"""The verb that hands a generation on: export."""
+"""Hand a generation on: samples as Parquet, the model as a folder, each with a card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collapselab.commands import RUN_HELP, check_out, make_options, one_chain, q
 from collapselab.config import UserError
 
 
-def export(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     options = make_options("export")
     options.add_positional("run", RUN_HELP)
     options.add("generation", int | None, None, "which generation; null means the last finished one")

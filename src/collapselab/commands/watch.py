@@ -1,4 +1,4 @@
-"""The verb that looks on: watch."""
+"""Look at a run or an experiment while it runs, or afterwards: stage, tokens/s, time left, last metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAR = 24  # characters
 FIRST_SHOWN = ("running", "waiting", "process died", "unreadable", "stopped")  # where there is no room for all chains
 
 
-def watch(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     options = make_options("watch")
     options.add_positional("run", RUN_HELP)
     options.add_switch("once", "say where it stands, and stop")

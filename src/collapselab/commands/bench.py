@@ -1,4 +1,4 @@
-"""Verbs that are no part of a run: bench, theory."""
+"""Measure this machine: sampling, training, metrics, or a whole generation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collapselab.commands import make_options, quiet
 from collapselab.config import UserError
 
 
-def bench(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     options = make_options("bench")
     options.add_positional("what", "sampling, training, metrics or generation")
     options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
@@ -46,32 +46,4 @@ def bench(arguments: list[str]) -> int:
     if not document["cases"]:
         raise UserError(f"--only={parsed.only}: bench {parsed.what} has no such case here")
     print(bench.last_line(document))
-    return 0
-
-
-def theory(arguments: list[str]) -> int:
-    from collapselab.theory.parameters import Parameters
-
-    options = make_options("theory")
-    options.add_positional("law", "name of a law; --list shows them", nargs="?")
-    options.add_switch("list", "list all laws, one line each, and stop")
-    options.add_switch("json", "print one JSON document instead of a table")
-    options.add("plot", str | None, None, "write a figure to this .png or .svg file instead of a table")
-    options.add("simulate", int | None, None, "chains to simulate beside the law (with torch); null simulates none")
-    options.add("seed", int, 1, "seed of the simulation, 0 or more")
-    options.add_class(Parameters)
-    gathered = options.gather(arguments)
-    parsed = options.parse(gathered)
-    if parsed.simulate is not None and parsed.simulate > 10**6:
-        raise UserError(f"--simulate={parsed.simulate}: must be at most 1000000; fewer chains say enough")
-    from collapselab.theory import show
-
-    if parsed.list:
-        show.listing()
-        return 0
-    values = vars(parsed)
-    parameters = Parameters(**{key: values[key] for key in Parameters.__annotations__})
-    given = [item[2:].split("=", 1)[0] for item in gathered if item.startswith("--")]
-    figure = Path(parsed.plot) if parsed.plot else None
-    show.show(parsed.law, given, parameters, parsed.json, figure, parsed.simulate, parsed.seed)
     return 0

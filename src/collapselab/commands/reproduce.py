@@ -1,4 +1,4 @@
-"""The verb that reruns published results: reproduce."""
+"""Rerun a published result, compare it with what was published, and keep the verdict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapselab.commands import make_options, print_table, quiet
-from collapselab.commands.chains import read_experiment
+from collapselab.commands.experiment import read_experiment
 from collapselab.config import UserError
 from collapselab.config.corpus import LANGUAGES
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PASSED_ON = ("data_dir", "runs_dir", "device")  # keys of a run that are no part of a protocol
 
 
-def reproduce(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     options = make_options("reproduce")
     options.add_positional("name", "entries to rerun, by name; --list shows them", nargs="*")
     options.add_switch("list", "list the entries with what they take and their verdicts, and stop")
