@@ -225,7 +225,6 @@ def _check_identity(
         if known.facts["corpus"] != corpus.digest:
             raise UserError(
                 f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name"
-                + (", or corpus.shared_passages=keep if an older version began it" if corpus.was_cut else "")
             )
         if max(chain.finished(), default=0) > config.generations:
             last = max(chain.finished())
@@ -280,10 +279,7 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
             "fork the arm that it controls"
         )
     if known.facts["corpus"] != corpus.digest:
-        raise UserError(
-            f"--fork {parent}: its corpus is not this one; use the same text and tokenizer"
-            + (", and corpus.shared_passages=keep if an older version began it" if corpus.was_cut else "")
-        )
+        raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
     theirs = Chain(parent)
     if at < 0 or at not in theirs.finished():
         raise UserError(f"--at {at}: {parent} has finished generations {theirs.finished()}; choose one of them")
