@@ -250,7 +250,8 @@ def _recorded(values: dict[str, float], config: RunConfig, what: str, console: C
 
 def masked_shares(log: Path) -> dict[str, float]:
     """`training/masked_targets` and `training/masked_loss` of a generation that was trained with a truncated cross-entropy: means
-    over the steps of its training log. Empty where an older log has neither."""
+    over the steps of its training log. Empty where that has neither: a fork took the generation from a parent that trained
+    on the whole loss."""
     with reading(log):
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         keys = [key for key in ("masked_targets", "masked_loss") if all(key in row for row in rows)]
