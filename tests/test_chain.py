@@ -239,7 +239,7 @@ def test_a_second_writer_is_told_who_holds_the_chain(copied) -> None:
     with (path / "lock").open("a+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         held.truncate(0)
-        held.write("4242")
+        held.write('{"pid": 4242}')
         held.flush()
         with pytest.raises(UserError, match="process 4242 has this chain; wait for it or stop it"):
             run(config)
@@ -328,12 +328,13 @@ def test_changed_samples_redo_all_that_was_made_from_them(copied) -> None:
 
     config, path = copied
     before = digests(path, 2)
-    old = (path / "gen_000" / "samples" / "meta.json").read_bytes()
+    kept = {n: (path / "gen_000" / "samples" / n).read_bytes() for n in ("meta.json", "continuations.json")}
     tokens = np.fromfile(path / "gen_000" / "samples" / "tokens-00000.bin", "<u2")
     inputs = manifest_of(path / "gen_000" / "samples")["inputs"]
     with publishing(path / "gen_000" / "samples", inputs=inputs) as out:
         tokens[::-1].tofile(out / "tokens-00000.bin")
-        (out / "meta.json").write_bytes(old)
+        for name, data in kept.items():
+            (out / name).write_bytes(data)
     run(config)
     after = digests(path, 2)
     assert after["0/train"] == before["0/train"]

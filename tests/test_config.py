@@ -208,12 +208,12 @@ def test_other_chains_may_grow(schedule: str | None) -> None:
     assert drift(short, long) == {}
 
 
-def test_a_chain_of_an_older_version_had_todays_defaults_for_keys_it_did_not_have() -> None:
+def test_a_key_that_an_identity_lacks_has_todays_default() -> None:
     now = identity(RunConfig())
-    older = {key: value for key, value in now.items() if key != "evaluation.self_bleu_samples"}
-    assert drift(older, now) == {}
+    lacks = {key: value for key, value in now.items() if key != "evaluation.self_bleu_samples"}
+    assert drift(lacks, now) == {}
     other = identity(build({"evaluation.self_bleu_samples": 7}))
-    assert drift(older, other) == {"evaluation.self_bleu_samples": (200, 7)}
+    assert drift(lacks, other) == {"evaluation.self_bleu_samples": (200, 7)}
 
 
 def test_truncated_cross_entropy_is_another_model() -> None:

@@ -28,7 +28,7 @@ from collapselab.report.effects import per_cent, uncontrolled
 from collapselab.report.gallery import draw
 from collapselab.rundir import Chain, read_metrics
 
-PERPLEXITY, (OF_WORDS, OF_TOKENS, OLD) = "real/perplexity", series.TAIL_HEADLINES
+PERPLEXITY, (OF_WORDS, OF_TOKENS, PLAIN) = "real/perplexity", series.TAIL_HEADLINES
 REAL = {"sampling.source": "real"}
 
 
@@ -350,26 +350,28 @@ def test_a_band_that_this_lab_never_writes_is_refused(real: Path, tmp_path: Path
 # --- the tail measure ------------------------------------------------------------------------------------------------------
 
 
-def test_the_headline_is_coverage_in_context_of_words_else_of_tokens_else_the_old_one_by_its_name() -> None:
-    names = [series.headline([{PERPLEXITY, *tails}]) for tails in ({OF_WORDS, OF_TOKENS, OLD}, {OF_TOKENS, OLD}, {OLD})]
+def test_the_headline_is_coverage_in_context_of_words_else_of_tokens_else_the_plain_one_by_its_name() -> None:
+    names = [
+        series.headline([{PERPLEXITY, *tails}]) for tails in ({OF_WORDS, OF_TOKENS, PLAIN}, {OF_TOKENS, PLAIN}, {PLAIN})
+    ]
     assert names == [
         {"perplexity": PERPLEXITY, "rare words": OF_WORDS},
         {"perplexity": PERPLEXITY, "rare tokens": OF_TOKENS},
-        {"perplexity": PERPLEXITY, "rare words anywhere": OLD},
+        {"perplexity": PERPLEXITY, "rare words anywhere": PLAIN},
     ]
     assert series.headline([{PERPLEXITY, *series.COMPANIONS["words"]}]) == {"perplexity": PERPLEXITY}  # beside nothing
-    both = series.headline([{OF_WORDS, OLD}, {OLD}])  # an arm that was scored before is not left out
-    assert list(both.values()) == [OF_WORDS, OLD]
+    both = series.headline([{OF_WORDS, PLAIN}, {PLAIN}])  # an arm that has no other is not left out
+    assert list(both.values()) == [OF_WORDS, PLAIN]
 
 
-def test_an_old_run_shows_the_old_value_with_its_warning(real: Path, tmp_path: Path) -> None:
+def test_a_run_without_coverage_in_context_shows_the_plain_one_with_its_warning(real: Path, tmp_path: Path) -> None:
     folder = fabricate(
-        real, tmp_path / "old", ["main"], 2, 1, drop=(OF_WORDS[:31], "tails/tokens/", "tails/words/known")
+        real, tmp_path / "plain", ["main"], 2, 1, drop=(OF_WORDS[:31], "tails/tokens/", "tails/words/known")
     )
     found = files.opened(folder)
     text = " ".join(rendered(found).split())
     assert "rare words anywhere (1 is unseen real text; noise raises it)" in text
-    assert "Coverage in context of main: scored before it was measured." in text
+    assert "Coverage in context of main: not measured." in text
     assert set(series.tails(found.chains)) == set(series.ANYWHERE)
 
 
@@ -383,12 +385,12 @@ def test_word_tails_with_too_few_types_are_in_no_sentence_chart_or_table(real: P
         for name, part in found["sums"]["tails/words"].items():
             part["types"] = {"1": 3.0, "5": 12.0, "20": float(LEAST_TYPES)}.get(name, part["types"])
         write_json(path, found)
-    with_metrics(chain, {OLD: [0.0, 0.25], OF_WORDS: [0.0, 0.25], "theory/tails/words/coverage_5": [0.1, 0.1]})
+    with_metrics(chain, {PLAIN: [0.0, 0.25], OF_WORDS: [0.0, 0.25], "theory/tails/words/coverage_5": [0.1, 0.1]})
     found = files.opened(folder)
     has = series.keys_of(found.chains[0])
     assert {"tails/words/coverage_20_normalised", "tails/words/tail_mass_20"} <= has
     assert not has & {
-        OLD,
+        PLAIN,
         OF_WORDS,
         "tails/words/coverage_1",
         "tails/words/tail_mass_5",

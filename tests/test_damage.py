@@ -14,7 +14,7 @@ from helpers import Watched, fragile_config, left
 from collapselab import folders, rundir, training
 from collapselab.chain import run
 from collapselab.config import RunConfig, UserError
-from collapselab.folders import manifest_of
+from collapselab.folders import examine, manifest_of, read_json, write_json
 from collapselab.rundir import STAGES
 
 CHAIN = Path("test", "arm=main", "seed=1")
@@ -110,6 +110,16 @@ def test_a_damaged_file_is_named_and_its_stage_made_again(finished, tmp_path: Pa
 
 def test_a_strange_file_in_a_stage_is_named_and_removed(copied: Copied, finished) -> None:
     mended(copied, "gen_002/train", "adapter_config.json", "added", finished[1])
+
+
+def test_a_manifest_without_a_seal_is_a_damaged_one(copied: Copied, finished) -> None:
+    place = copied.path / "gen_001" / "mixture"
+    manifest = read_json(place / "manifest.json")
+    write_json(place / "manifest.json", {key: value for key, value in manifest.items() if key != "seal"})
+    assert examine(place) == (None, "manifest.json is damaged")
+    lines, made = copied.again()
+    assert f"{place}: manifest.json is damaged; made again" in lines and made == {"gen_001/mixture"}
+    assert left(copied.path) == finished[1]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from collapselab import modeling, sampling
 from collapselab.config import ModelConfig, SamplingConfig, UserError
 from collapselab.console import Console
 from collapselab.folders import read_json
+from collapselab.rundir import keep_batch
 from collapselab.sampling.draw import draw, truncated, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch
@@ -461,7 +462,7 @@ def test_the_batch_size_is_recorded_and_taken_again(tmp_path) -> None:
     assert (
         sampler.batch_size(tiny(), 32, 1000) == sampling.CPU_BATCH == read_json(tmp_path / "batch.json")["batch_size"]
     )
-    (tmp_path / "batch.json").write_text('{"batch_size": 24}')
+    keep_batch(tmp_path / "batch.json", 24)
     assert sampler.batch_size(tiny(), 32, 1000) == 24
     assert sampling.Sampler(config, one_process(), quiet()).batch_size(tiny(), 32, 1000) == sampling.CPU_BATCH
 

@@ -263,6 +263,12 @@ def _without_identity(chain: Path) -> None:
     (chain / "identity.copy.json").write_text("")
 
 
+def _unsealed(chain: Path) -> None:
+    known = json.loads((chain / "identity.json").read_text())
+    (chain / "identity.json").write_text(json.dumps({key: value for key, value in known.items() if key != "seal"}))
+    (chain / "identity.copy.json").unlink()
+
+
 def _linked(chain: Path) -> None:
     (chain / "metrics.jsonl").unlink()
     (chain / "metrics.jsonl").symlink_to("/etc/hostname")
@@ -302,6 +308,7 @@ def _entry(kitchen: Kitchen, **paper: Any) -> Result:
 FINISHED = (  # a finished run is there, and stays
     *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
     *("a run that another process has", "a chain that nobody can tell", "a link in a run", "settings that were edited"),
+    "an identity without a seal",
     *("weights that were not kept", "weights that were not kept, for new scores", "a fork of what is not finished"),
     *("a run compared with itself", "tables kept of several runs", "an export into what is there"),
     *("an export of what is not finished", "an export of something else", "two runs of one name"),
@@ -471,6 +478,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "fewer generations": lambda k: _again(k, generations=0),
     "a run that another process has": _held,
     "a chain that nobody can tell": lambda k: _again(k, _without_identity),
+    "an identity without a seal": lambda k: _again(k, _unsealed),
     "a link in a run": lambda k: _again(k, _linked),
     "settings that were edited": _edited,
     "weights that were not kept": lambda k: _pruned(k, "sample", "--generation", "1"),

@@ -424,7 +424,7 @@ def test_a_run_is_scored_by_one_process_at_a_time_and_within_its_text(done: Path
     with (chain / "lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
-        lock.write("4242")
+        lock.write('{"pid": 4242}')
         lock.flush()
         code, _, err = lab("eval", str(chain), "--evaluation.tokens", "256")
     assert code == 2 and err.count("\n") == 1 and "process 4242 has this chain" in err

@@ -50,7 +50,7 @@ def test_what_befalls_one_chain_leaves_the_others_alone(tmp_path: Path) -> None:
     (homes[1] / "shared.json").write_text("[]")
     with (homes[2] / "lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("4242")
+        lock.write('{"pid": 4242}')
         lock.flush()
         command = [sys.executable, "-m", "collapselab", "experiment", "--config", path, "--workers", "1"]
         made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -24,7 +24,7 @@ from collapselab.console import inert
 from collapselab.corpus import Corpus
 from collapselab.corpus.tokenizers import bytes_tokenizer, words_tokenizer
 from collapselab.evaluation.explorer import explored, pieces, read_continuations
-from collapselab.folders import manifest_of, publishing, read_json, write_json
+from collapselab.folders import read_json, write_json
 from collapselab.metrics.tails import words
 from collapselab.opening import open_corpus
 from collapselab.options import config_from
@@ -33,7 +33,6 @@ from collapselab.rundir import Chain
 from collapselab.sampling.continuations import FIRST, PROMPTS, prompt_places, write_continuations
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.plain import write_batch
-from collapselab.standalone import rescore
 
 ROOT = Path(__file__).parents[1]
 Made = tuple[RunConfig, Path, Corpus]
@@ -214,32 +213,9 @@ def test_a_token_that_counts_give_no_probability_has_no_surprise(counted: Made, 
     saved["ids"] = [[*row[:-1], 0] for row in saved["ids"]]  # NUL, which no speech has
     write_json(tmp_path / "continuations.json", saved)
     continued = read_continuations(tmp_path, 257)
-    assert continued is not None
     shown = explored(continued, model_of(path, 0), corpus.tokenizer, config, one_process(), quiet())
     assert [one["nll"][-1] for one in shown["prompts"]] == [None] * PROMPTS
     assert all(one["pieces"][-1].endswith("\0") for one in shown["prompts"])
-
-
-def test_samples_of_an_earlier_version_are_scored_without_it(made: Made, tmp_path: Path) -> None:
-    config, path, _ = made
-    shutil.copytree(path.parents[1], tmp_path / "test")
-    chain = Chain(tmp_path / "test" / path.relative_to(path.parents[1]))
-    old = chain.stage(2, "samples")
-    manifest = manifest_of(old)
-    assert manifest is not None
-    kept = {file.name: file.read_bytes() for file in old.iterdir() if file.name.startswith(("tokens", "meta"))}
-    with publishing(old, inputs=manifest["inputs"]) as out:
-        for name, data in kept.items():
-            (out / name).write_bytes(data)
-    shutil.rmtree(chain.stage(2, "eval"))
-    config = dataclasses.replace(config, runs_dir=str(tmp_path))
-    _, rows = run(config)
-    names = {file.name for file in chain.stage(2, "eval").iterdir()}
-    assert "tail_words.bin" in names and "explorer.json" not in names and len(rows) == 3
-    scores, again = rescore(config, chain.root)
-    assert [row["metrics"] for row in again] == [row["metrics"] for row in rows]
-    assert (chain.rescored(1, scores, "eval") / "explorer.json").is_file()
-    assert not (chain.rescored(2, scores, "eval") / "explorer.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -312,7 +288,6 @@ def published(folder: Path, arm: str, seed: int, generations: int, *, rare: int 
             for p in range(2)
         ]
         write_json(place / "explorer.json", {"prompt_length": 1, "prompts": prompts})
-        write_json(place / "examples.json", ["one two", "<b>three</b>"])
         np.packbits(np.arange(rare) >= g).tofile(place / "tail_words.bin")
     return Files(arm, seed, chain, [{}] * generations)
 
@@ -331,7 +306,7 @@ def test_payload_of_a_real_chain_is_what_its_files_say(made: Made) -> None:
     (found,), text, counts = every["groups"], every["vocabulary"]["text"], every["vocabulary"]["count"]
     assert found["generations"] == [0, 1, 2] and found["notes"] == [] and len(found["arms"]) == 1
     arm = found["arms"][0]
-    assert (arm["name"], arm["seed"], arm["generations"], arm["coloured"]) == ("main", 1, 3, True)
+    assert (arm["name"], arm["seed"], arm["generations"]) == ("main", 1, 3)
     real = read_json(path / "reference" / "tails.json")["tokens"]
     for g in range(3):
         for p, one in enumerate(explorer(path, g)["prompts"]):
@@ -403,32 +378,13 @@ def test_a_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path, monkeypat
         found = only_group([chain])
         assert found["generations"] == generations and len(found["prompts"]) == prompts
         cells = [cell for arm in found["arms"] for prompt in arm["cells"] for cell in prompt.values()]
-        assert found["arms"][0]["coloured"] and sum(len(places) for places, *_ in cells) <= most
+        assert sum(len(places) for places, *_ in cells) <= most
         assert f"{len(generations)} of 9 generations" in found["notes"][0]
         assert found["tails"]["total"] == 100 and sum(found["tails"]["arms"][0]["histogram"]) == 100
         counts = found["tails"]["counts"]
         assert len(counts) == 30 == len(set(found["tails"]["words"])) and set(counts) == set(range(1, 21))
     shorter = published(tmp_path, "b", 1, 6)
     assert 5 in only_group([chain, shorter])["generations"]  # where a page opens
-
-
-def test_runs_of_an_earlier_version_show_their_first_samples_without_colours(tmp_path: Path) -> None:
-    old, new = published(tmp_path, "old", 1, 2), published(tmp_path, "new", 1, 2)
-    for g in range(2):
-        (old.chain.stage(g, "eval") / "explorer.json").unlink()
-        (old.chain.stage(g, "eval") / "tail_words.bin").unlink()
-    every = payload([old, new])  # type: ignore[list-item]
-    assert every is not None
-    found = every["groups"][0]
-    assert found["prompts"] == [1, 2, "Prompt 0", "Prompt 1"]
-    first, second = found["arms"]
-    assert not first["coloured"] and second["coloured"] and found["notes"][0].startswith("old: made before")
-    places, surprises, _ = first["cells"][1][0]
-    assert "".join(every["vocabulary"]["text"][p] for p in places) == "<b>three</b>" and set(surprises) == {-1}
-    assert found["tails"]["arms"][0] is None and found["tails"]["arms"][1]["histogram"] == [0, 1, 2]
-    for g in range(2):
-        (old.chain.stage(g, "eval") / "examples.json").unlink()
-    assert payload([old]) is None  # type: ignore[list-item]
 
 
 def test_text_of_the_page_is_inert_and_short(tmp_path: Path) -> None:

@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import Lab
 from helpers import one_process, small_config
 
 from collapselab import folders
 from collapselab import lock as lock_module
 from collapselab.chain import run
-from collapselab.config import RunConfig, UserError, as_dict
+from collapselab.config import RunConfig, UserError
 from collapselab.corpus import Corpus
 from collapselab.experiment import Experiment
 from collapselab.folders import read_json, write_json
-from collapselab.identity import COPY, IDENTITY, recorded, sealed, unsealed
+from collapselab.identity import COPY, IDENTITY, TEXT_SEAL, json_text, recorded, sealed, unsealed
 from collapselab.lock import HeldError, take, waiting
 from collapselab.opening import chain_path, open_corpus, opened
 from collapselab.records import keep_call
@@ -50,6 +49,12 @@ def flipped(data: bytes) -> bytes:
     changed = bytearray(data)
     changed[len(data) // 3] ^= 4
     return bytes(changed)
+
+
+def without_seal(data: bytes) -> bytes:
+    if data.startswith(TEXT_SEAL.encode()):
+        return data.partition(b"\n")[2]
+    return json_text({key: held for key, held in json.loads(data).items() if key != "seal"}).encode()
 
 
 DAMAGES: list[Callable[[bytes], bytes | None]] = [truncated, halved, flipped, lambda data: b"", lambda data: None]
@@ -131,7 +136,7 @@ def test_each_file_of_a_chain_is_missed_where_it_is_damaged_and_comes_back(
         path = Chain(path.parent).batch_file
     opens(config, corpus)  # the copy lies in another runs_dir, and config.yaml says so
     before, whole = content(folder), path.read_bytes()
-    for how in DAMAGES:
+    for how in DAMAGES if path.name in ("shared.json", "fork.json") else [*DAMAGES, without_seal]:
         capsys.readouterr()
         damage(path, how)
         opens(config, corpus)
@@ -184,30 +189,19 @@ def test_readers_take_what_is_shared_from_the_identity_and_refuse_other_settings
         )
 
 
-def test_a_chain_of_an_older_version_is_taken_as_it_is(
-    folder: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It kept its identity once, without a seal, and the other files without seals too."""
-    for config in (settings(folder), of_fork(folder)):
-        root = opens(config, corpus)
-        whole = content(root)
-        facts = unsealed((root / IDENTITY).read_bytes())
-        assert facts is not None
-        write_json(root / IDENTITY, {"config": facts["config"], "corpus": facts["corpus"]})
-        (root / COPY).unlink()
-        (root / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
-        environment = unsealed((root / "environment.json").read_bytes())
-        write_json(root / "environment.json", {k: v for k, v in (environment or {}).items() if k != "machine"})
-        write_json(Chain(root).batch_file, {"batch_size": 64})
-        opens(config, corpus)
-        err = capsys.readouterr().err
-        assert "damaged" not in err and "gone" not in err and "note: threads" not in err
-        assert content(root) == whole
-    write_json(root / IDENTITY, {"config": facts["config"], "corpus": facts["corpus"]})
+def test_a_chain_without_a_seal_is_refused_and_left_as_it_is(folder: Path, corpus: Corpus, lab: Lab) -> None:
+    config = settings(folder)
+    root = chain_path(config)
+    for name in (IDENTITY, "config.yaml"):
+        damage(root / name, without_seal)
     (root / COPY).unlink()
-    (root / "fork.json").write_text("[]")
-    with pytest.raises(UserError, match=r"fork\.json: damaged"):
+    before = content(folder, ())
+    line = f"{root}/{IDENTITY}: not in this lab's format (no seal); make the run again under another name"
+    with pytest.raises(UserError) as refused:
         opens(config, corpus)
+    assert str(refused.value) == line
+    assert lab("report", str(folder / "test")) == (2, "", f"collapselab: error: {line}\n")
+    assert content(folder, ()) == before
 
 
 def test_a_start_that_was_stopped_before_the_identity_is_begun_anew(tmp_path: Path, corpus: Corpus, made: Path) -> None:
@@ -296,7 +290,7 @@ def test_each_file_of_an_experiment_is_missed_where_it_is_damaged(
     experiment = Experiment({"a": settings(tmp_path, arm="a")}, {"a": []}, [1], "a")
     experiment.save()
     path = experiment.root / name
-    for how in DAMAGES:
+    for how in [*DAMAGES, without_seal]:
         keep_call(experiment.root, {"seconds": 1.0})
         experiment.save()
         assert capsys.readouterr().err == ""
@@ -307,19 +301,6 @@ def test_each_file_of_an_experiment_is_missed_where_it_is_damaged(
         assert err.count("\n") == 1 and err.startswith((f"{path}: gone; ", f"{path}: damaged")), err
         calls = read_json(experiment.root / "timing.json")["calls"]
         assert path.read_bytes() == whole if name == "experiment.yaml" else calls == []
-
-
-def test_an_experiment_of_an_older_version_is_taken_as_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    experiment = Experiment({"a": settings(tmp_path, arm="a")}, {"a": []}, [1], "a")
-    experiment.root.mkdir()
-    (experiment.root / "experiment.yaml").write_text(yaml.safe_dump(experiment.asked()))
-    write_json(experiment.root / "timing.json", {"calls": [{"seconds": 1.0}]})
-    experiment.save()
-    keep_call(experiment.root, {"seconds": 2.0})
-    assert capsys.readouterr().err == ""
-    assert [call["seconds"] for call in read_json(experiment.root / "timing.json")["calls"]] == [1.0, 2.0]
 
 
 # --- other settings, another machine ----------------------------------------------------------------------------------
@@ -484,8 +465,7 @@ def test_a_torn_or_strange_lock_file_is_no_error(tmp_path: Path, said: bytes) ->
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(HeldError) as refused:
             take(path)
-    who = "process 4242" if said == b"4242" else "another process"
-    assert str(refused.value) == f"{tmp_path}: {who} has this chain; wait for it or stop it"
+    assert str(refused.value) == f"{tmp_path}: another process has this chain; wait for it or stop it"
     lock = take(path)
     assert lock.line is not None and "took over the lock of" in lock.line and "\x1b" not in lock.line
     lock.release()
@@ -596,7 +576,7 @@ def test_an_identity_from_a_stranger_leads_nowhere_else(folder: Path, corpus: Co
     (root / COPY).unlink()
     for strange in ("[" * 100_000, json.dumps({"config": [], "corpus": 5, "seal": 1}), '{"config": NaN}'):
         (root / IDENTITY).write_text(strange)
-        with pytest.raises(UserError, match="cannot be told"):
+        with pytest.raises(UserError, match=r"cannot be told|no seal"):
             opens(settings(folder), corpus)
 
 

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from test_corpus import check, opened, own_cache, texts, write  # noqa: F401 - a fixture
 
 from collapselab import pretrained
-from collapselab.config import CorpusConfig, RunConfig, UserError, as_dict
+from collapselab.config import CorpusConfig, UserError
 from collapselab.corpus import passages, prepare
 from collapselab.corpus.passages import STRIDE, WINDOW, Passages
-from collapselab.options import config_from
 
 ROOT = Path(__file__).parents[1]
 ALWAYS = WINDOW + STRIDE - 1  # letters of a passage that is always found
@@ -65,9 +63,7 @@ def test_the_base_model_has_seen_the_training_text_alone(tmp_path: Path) -> None
     corpus = opened(files(tmp_path, train=words(1), valid=words(2), test=words(3)))
     for facts, seen in (
         ({"training_text": corpus.train_digest}, True),
-        ({"training_text": "0" * 64, "corpus": corpus.digest}, False),
-        ({"corpus": corpus.digest}, True),  # as older versions wrote it
-        ({"corpus": "0" * 64}, False),
+        ({"training_text": "0" * 64}, False),
         ({}, False),
     ):
         write(tmp_path / "model" / "collapselab.json", json.dumps(facts))
@@ -197,14 +193,3 @@ def test_the_share_left_is_that_of_a_plain_search(own_cache: Path, tmp_path: Pat
     assert corpus.facts["shared_passages"]["test"]["left"] == pytest.approx(
         sum(window in training for window in windows) / len(windows)
     )
-
-
-def test_a_chain_of_an_older_version_keeps_its_held_out_text_whole(tmp_path: Path) -> None:
-    tree = as_dict(RunConfig())
-    new, old = tmp_path / "new" / "config.yaml", tmp_path / "old" / "config.yaml"
-    write(new, yaml.safe_dump(tree))
-    assert config_from(new).corpus.shared_passages == "remove"
-    del tree["corpus"]["shared_passages"]
-    write(old, yaml.safe_dump(tree))
-    assert config_from(old).corpus.shared_passages == "keep"
-    assert config_from(old, ["--corpus.shared_passages=remove"]).corpus.shared_passages == "remove"

@@ -510,8 +510,7 @@ def test_prompts_and_continuations_are_told_apart_where_the_explorer_has_them(tr
     stage = path / "gen_001" / "eval"
     prompts = [{"ids": [1, 2, 3], "pieces": ["The ", "union", " is\x1b[2J"], "nll": [1.0]}] * 2
     republished(stage, "explorer.json", {"prompt_length": 2, "prompts": prompts})
-    for name in ("explorer.json", "examples.json"):
-        (path / "gen_002" / "eval" / name).write_text('["not what was published"]')
+    (path / "gen_002" / "eval" / "explorer.json").write_text('["not what was published"]')
     write_json(path / "gen_000" / "eval" / "explorer.json", {"prompt_length": 1, "prompts": prompts})  # not published
     assert replay(small_config(), path, quiet(), "offline") == 3
     file = wandb_files(path)[-1]

@@ -229,7 +229,7 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     path.write_text(text, encoding="utf-8")
     assert config_from(path) == config
     assert yaml.safe_load(text) == as_dict(config) == load_yaml(path)  # by another reader too
-    path.write_text(yaml.safe_dump(as_dict(config), sort_keys=False), encoding="utf-8")  # how older versions wrote it
+    path.write_text(yaml.safe_dump(as_dict(config), sort_keys=False), encoding="utf-8")  # as others write it
     assert config_from(path) == config
 
 

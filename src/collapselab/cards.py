@@ -127,7 +127,7 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
     if config.sampling.source == "real":
         stood = " An all-real control: fresh real text stood in the place of all the rest (`control_...` below)."
     machine = [f"{key} {_code(chain.environment[key])}" for key in MACHINE if key in chain.environment]
-    fork = (recorded(chain.path) or Recorded({}, True, {})).facts.get("fork")
+    fork = (recorded(chain.path) or Recorded({}, {})).facts.get("fork")
     taken = f" Generations 0 to {whole(fork['at'])} were taken from another chain." if fork else ""
     command = f"collapselab run --config settings.yaml\ncollapselab export RUN --generation {generation}"
     return [

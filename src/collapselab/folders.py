@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from collapselab.config import UserError, digest, first_line
 from collapselab.guards import BROKEN, number
-from collapselab.identity import is_sealed, json_text, parse, sealed
+from collapselab.identity import json_text, parse, sealed
 
 SCHEMA = 1
 COST_SHARE = 0.05  # of the time that may go into checkpoints
@@ -216,7 +216,7 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
             return None, f"manifest.json has schema {manifest['schema']!r}, this version reads {SCHEMA}"
         number(manifest["time"]["seconds"])
         strange = [value for value in manifest["inputs"].values() if not isinstance(value, str)]
-        if strange or not is_sealed(manifest) or manifest["digest"] != _digest_of(manifest["files"]):
+        if strange or sealed(manifest) != manifest or manifest["digest"] != _digest_of(manifest["files"]):
             return None, "manifest.json is damaged"
         for name, entry in manifest["files"].items() if check != "nothing" else ():
             if name not in manifest.get("pruned", ()) and (wrong := _flaw(stage, name, entry, check)):

@@ -4,7 +4,6 @@ or pipe in it leads to other places."""
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import stat
@@ -65,21 +64,16 @@ def text(value: Any) -> str:
 
 
 def metrics(table: Any) -> dict[str, float]:
-    """Numbers by names that mean nothing to a spreadsheet or a path; finite ones beyond what can be drawn, which older
-    versions wrote, are left out. Raises ValueError for anything else."""
+    """Numbers that can be drawn, by names that mean nothing to a spreadsheet or a path. Raises ValueError for anything
+    else."""
     if not isinstance(table, dict) or not all(METRIC.fullmatch(name) for name in table):
         raise ValueError("metrics have plain names, as in real/loss")
-    kept = drawable(table)
-    return {name: number(value) for name, value in table.items() if name in kept or not _is_finite(value)}
+    return {name: number(value) for name, value in table.items()}
 
 
 def drawable(values: dict[str, Any]) -> dict[str, Any]:
     """The values that can be drawn, and so are recorded: what a model that has diverged makes of a loss may be too large."""
-    return {name: value for name, value in values.items() if _is_finite(value) and abs(value) <= LARGEST}
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return {name: value for name, value in values.items() if type(value) in (int, float) and abs(value) <= LARGEST}
 
 
 def refuse_strange(place: Path, root: Path) -> None:

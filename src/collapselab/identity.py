@@ -61,8 +61,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def drift(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys of two identities that differ, with both values; a list of shares may grow at its end. A key that an older
-    version did not write had the value that is the default now."""
+    """Keys of two identities that differ, with both values; a list of shares may grow at its end. A key that one of them
+    lacks has the value that is the default now."""
     changed = {}
     defaults = flatten(as_dict(RunConfig()))
     for key in sorted(old.keys() | new.keys()):
@@ -112,11 +112,6 @@ def parse(text: str) -> Any:
         raise ValueError(f"{word} is no number of JSON")
 
     return json.loads(text, parse_constant=refuse)
-
-
-def is_sealed(value: dict[str, Any]) -> bool:
-    """Whether a value is as `sealed` gave it; one of an older version, without a seal, is taken as it is."""
-    return "seal" not in value or sealed(value) == value
 
 
 def json_text(value: Any) -> str:
@@ -174,9 +169,8 @@ class Recorded:
     """What a chain's folder says of what the chain is."""
 
     facts: dict[str, Any]
-    """config (flat), corpus (digest); `shared`, digests by stage, in an experiment; `fork`: parent, name, at, batch."""
-    is_sealed: bool
-    """False for a chain of an older version, which kept one file without a seal, and shared and fork beside it."""
+    """config (flat), corpus (digest); `shared`, digests by stage, in an experiment; `fork`: parent, name, at, batch, changed,
+    path."""
     wrong: dict[str, str]
     """The one of the two files that is to be written again, and what is wrong with it."""
 
@@ -184,7 +178,7 @@ class Recorded:
 def recorded(root: Path) -> Recorded | None:
     """What a chain is, from either of the two files; None where there is neither.
 
-    Raises UserError where none of them holds, or one cannot be read."""
+    Raises UserError where none of them holds, or has a seal, or one cannot be read."""
     found: dict[str, dict[str, Any] | None] = {}
     said: dict[str, str] = {}
     for name in (IDENTITY, COPY):
@@ -201,12 +195,12 @@ def recorded(root: Path) -> Recorded | None:
         said[COPY] = "older"
     facts = first or second
     if facts is not None:
-        return Recorded(facts, True, said)
+        return Recorded(facts, said)
     if said == {IDENTITY: "gone", COPY: "gone"}:
         return None
-    old = parsed(plain_bytes(root / IDENTITY))
-    if said[COPY] == "gone" and isinstance(old, dict) and old.keys() == {"config", "corpus"} and _is_identity(old):
-        return Recorded(old, False, {})
+    value = parsed(plain_bytes(root / IDENTITY))
+    if said[COPY] == "gone" and isinstance(value, dict) and "seal" not in value:
+        raise UserError(f"{root / IDENTITY}: not in this lab's format (no seal); make the run again under another name")
     names = " and ".join(f"{name} is {how}" for name, how in said.items())
     raise UserError(
         f"{root / IDENTITY}: {names}, so what chain this is cannot be told; put one of them back from a copy, or use "
@@ -215,11 +209,13 @@ def recorded(root: Path) -> Recorded | None:
 
 
 def _is_identity(value: dict[str, Any]) -> bool:
-    shared, fork = value.get("shared", {}), value.get("fork", {"at": 0})
+    shared, fork = value.get("shared", {}), value.get("fork", {"at": 0, "path": "", "changed": []})
     return (
         isinstance(value.get("config"), dict)
         and isinstance(value.get("corpus"), str)
         and isinstance(shared, dict)
         and isinstance(fork, dict)
         and isinstance(fork.get("at"), int)
+        and isinstance(fork.get("path"), str)
+        and isinstance(fork.get("changed"), list)
     )

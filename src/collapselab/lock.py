@@ -210,7 +210,7 @@ def _try(path: Path) -> Lock | Holder | None:
                 f"{path}: this file system has no locks ({error.strerror}), so that two processes could write at once; "
                 "choose a runs_dir on another one"
             ) from None
-        if handle is None:  # of a version that locks the file alone
+        if handle is None:  # by one that cannot lock the folder
             return holder(path)
         undo.pop_all()
         return Lock(path, handle, folder, _read(os.pread(handle, 4096, 0)))
@@ -251,8 +251,6 @@ def _read(data: bytes) -> Holder | None:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return Holder()
-    if type(found) is int:  # an older version wrote its process alone
-        return Holder(found)
     if not isinstance(found, dict) or type(found.get("pid")) is not int:
         return Holder()
     words = (" ".join(inert(str(found.get(key, ""))).split())[:LONGEST] for key in ("host", "started", "command"))

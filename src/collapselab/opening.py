@@ -21,7 +21,7 @@ from collapselab.identity import drift, identity, recorded, shared_digests
 from collapselab.lock import Lock, take, waiting
 from collapselab.mixing import Past, read_mixture
 from collapselab.parallel import Processes, environment
-from collapselab.records import keep, upgraded, used_batch
+from collapselab.records import keep, used_batch
 from collapselab.rundir import Chain
 
 # What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
@@ -216,7 +216,7 @@ def _check_identity(
     facts: dict[str, Any] = {"config": mine, "corpus": corpus.digest}
     known = recorded(chain.root)
     if known is not None:
-        facts = upgraded(chain, known) | {"config": mine}
+        facts = known.facts | {"config": mine}
         changed = drift(known.facts["config"], mine)
         if changed:
             raise UserError(
@@ -225,7 +225,6 @@ def _check_identity(
         if known.facts["corpus"] != corpus.digest:
             raise UserError(
                 f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name"
-                + (", or corpus.shared_passages=keep if an older version began it" if corpus.was_cut else "")
             )
         if max(chain.finished(), default=0) > config.generations:
             last = max(chain.finished())
@@ -280,10 +279,7 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
             "fork the arm that it controls"
         )
     if known.facts["corpus"] != corpus.digest:
-        raise UserError(
-            f"--fork {parent}: its corpus is not this one; use the same text and tokenizer"
-            + (", and corpus.shared_passages=keep if an older version began it" if corpus.was_cut else "")
-        )
+        raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
     theirs = Chain(parent)
     if at < 0 or at not in theirs.finished():
         raise UserError(f"--at {at}: {parent} has finished generations {theirs.finished()}; choose one of them")
@@ -294,11 +290,11 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
         shutil.copytree(place, here, dirs_exist_ok=True, symlinks=True)
     batch = None
     if inherits_batch(known.facts["config"], mine):
-        batch = rundir.batch_of(theirs.batch_file) or used_batch(theirs, upgraded(theirs, known))
+        batch = rundir.batch_of(theirs.batch_file) or used_batch(theirs, known.facts)
     if batch is not None:
         rundir.keep_batch(chain.batch_file, batch)
-    before = known.facts.get("fork", {"changed": []}).get("changed")  # of a parent that is a fork itself
-    every = [key for key in FORK_MAY_CHANGE if key in changed or key in before] if isinstance(before, list) else None
+    before = known.facts.get("fork", {"changed": []})["changed"]  # of a parent that is a fork itself
+    every = [key for key in FORK_MAY_CHANGE if key in changed or key in before]
     made = {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
     # Seen from the fork too: it holds in other working directories, and where both have moved.
     return made | {"changed": every, "path": os.path.relpath(parent.resolve(), chain.root.resolve())}

@@ -285,8 +285,7 @@ def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
     """The configuration in one YAML file, a chain's config.yaml say, with options that override it."""
     options = Options("run", "")
     options.add_run_keys()
-    older = ["--corpus.shared_passages=keep"] * (path.name == "config.yaml")  # of a chain from before there was the key
-    return run_config(options.parse([*older, *options.gather(["--config", str(path), *(overrides or [])])]))
+    return run_config(options.parse(options.gather(["--config", str(path), *(overrides or [])])))
 
 
 def arms_of(

@@ -130,11 +130,7 @@ def has_seen_only(pretrained: str, corpus: Corpus) -> bool:
         known = read_json(facts) if facts.is_file() else None
     except UserError:  # a note that nobody can read says nothing
         return False
-    if not isinstance(known, dict):
-        return False
-    if "training_text" in known:
-        return bool(known["training_text"] == corpus.train_digest)
-    return known.get("corpus") == corpus.digest  # an older version named the whole corpus
+    return isinstance(known, dict) and known.get("training_text") == corpus.train_digest
 
 
 def check_weights(net: Any, missing: list[str]) -> None:

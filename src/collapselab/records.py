@@ -10,9 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from collapselab.config import RunConfig, UserError, as_dict
+from collapselab.config import RunConfig, as_dict
 from collapselab.folders import manifest_of, sha256_of, write_json, write_text
 from collapselab.guards import number, reading, whole
 from collapselab.identity import (
@@ -49,19 +47,19 @@ def keep(
         left.unlink()
     wrong = known.wrong if known is not None else {}
     said = [f"{chain.root / name}: {how}; written again from the other copy" for name, how in wrong.items()]
-    was_sealed = known is not None and known.is_sealed
+    has_begun = known is not None
     for name in ("shared", "fork"):
-        said += _derived(chain.root / f"{name}.json", facts.get(name), was_sealed)
+        said += _derived(chain.root / f"{name}.json", facts.get(name), has_begun)
     said += _batch(chain, facts)
     path = chain.root / "config.yaml"
     before = plain_bytes(path)
-    if was_sealed and not text_holds(before):
+    if has_begun and not text_holds(before):
         said.append(
             f"{path}: {'gone' if before is None else 'damaged, or edited'}; written again from the settings given"
         )
     _renew(path, before, sealed_text(dump_yaml(as_dict(config))))
-    said += _environment(chain, environment, was_sealed)
-    if known is None or wrong or not was_sealed or known.facts != facts:
+    said += _environment(chain, environment, has_begun)
+    if known is None or wrong or known.facts != facts:
         for name in (IDENTITY, COPY):
             write_json(chain.root / name, sealed(facts))
     return said
@@ -72,20 +70,7 @@ def _renew(path: Path, before: bytes | None, text: str) -> None:
         write_text(path, text)
 
 
-def upgraded(chain: Chain, known: Recorded) -> dict[str, Any]:
-    """The facts of a chain of an older version, with those that stood in files of their own. Raises UserError where one
-    of these is damaged, for there is no other copy."""
-    facts = dict(known.facts)
-    for name in ("shared", "fork") if not known.is_sealed else ():
-        path = chain.root / f"{name}.json"
-        if (data := plain_bytes(path)) is not None:
-            facts[name] = parsed(data)
-            if not isinstance(facts[name], dict) or (name == "fork" and type(facts[name].get("at")) is not int):
-                raise UserError(f"{path}: damaged; restore it from a copy, or use another name")
-    return facts
-
-
-def _derived(path: Path, wanted: dict[str, Any] | None, was_sealed: bool) -> list[str]:
+def _derived(path: Path, wanted: dict[str, Any] | None, has_begun: bool) -> list[str]:
     """Writes a file that repeats a part of the identity, or removes it where there is nothing to repeat."""
     data = plain_bytes(path)
     if data == (None if wanted is None else json_text(wanted).encode()):
@@ -94,25 +79,21 @@ def _derived(path: Path, wanted: dict[str, Any] | None, was_sealed: bool) -> lis
         path.unlink()
         return [f"{path}: not of this chain; removed"]
     write_json(path, wanted)
-    return [f"{path}: {'gone' if data is None else 'damaged'}; written again from {IDENTITY}"] if was_sealed else []
+    return [f"{path}: {'gone' if data is None else 'damaged'}; written again from {IDENTITY}"] if has_begun else []
 
 
 def _batch(chain: Chain, facts: dict[str, Any]) -> list[str]:
     """Remakes batch.json where it is damaged or gone, from the last text that the chain wrote by it."""
     path = chain.batch_file
-    data, batch = plain_bytes(path), batch_of(path)
-    if unsealed(data) is not None and batch is not None:
+    if batch_of(path) is not None:
         return []
-    used = used_batch(chain, facts)
+    data, used = plain_bytes(path), used_batch(chain, facts)
     if data is None and used is None:  # nothing was chosen yet
         return []
-    if used is not None and used != batch:
+    if used is not None:
         keep_batch(path, used)
         how = "gone" if data is None else "damaged"
         return [f"{path}: {how}; written again: batches of {used} sequences, as in the samples that are there"]
-    if batch is not None:
-        keep_batch(path, batch)
-        return []
     path.unlink()
     return [f"{path}: damaged; a batch size is chosen anew"]
 
@@ -130,15 +111,15 @@ def used_batch(chain: Chain, facts: dict[str, Any]) -> int | None:
     return fork.get("batch") if fork else None
 
 
-def _environment(chain: Chain, now: dict[str, Any], was_sealed: bool) -> list[str]:
+def _environment(chain: Chain, now: dict[str, Any], has_begun: bool) -> list[str]:
     """Writes environment.json; says what differs from the last start, and keeps what that was in `earlier`."""
     path = chain.root / "environment.json"
     data = plain_bytes(path)
-    before = unsealed(data) if was_sealed else parsed(data)
-    if not isinstance(before, dict):
+    before = unsealed(data)
+    if before is None:
         write_json(path, sealed(now))
         lost = f"{path}: {'gone' if data is None else 'damaged'}; written anew, without the machines of earlier starts"
-        return [lost] if was_sealed else []
+        return [lost] if has_begun else []
     earlier = found if isinstance(found := before.get("earlier"), list) else []
     changed = [
         f"{key} was {before[key]}, is {now[key]}"
@@ -146,7 +127,7 @@ def _environment(chain: Chain, now: dict[str, Any], was_sealed: bool) -> list[st
         if key in before and before[key] != now[key] and (key != "cuda" or now["device"] == "cuda")
     ]
     if changed:
-        facts = {key: value for key, value in before.items() if key not in ("earlier", "corpus", "note", "seal")}
+        facts = {key: value for key, value in before.items() if key not in ("earlier", "corpus", "note")}
         earlier = [*earlier, facts | {"generations": chain.finished()}]
     _renew(path, data, json_text(sealed(now | ({"earlier": earlier} if earlier else {}))))
     ends = "what is made from here on may differ in the last bits from an uninterrupted run"
@@ -163,7 +144,7 @@ def keep_asked(root: Path, tree: dict[str, Any]) -> list[str]:
     said = []
     if before is None and calls is not None:
         said.append(f"{asked}: gone; written again from the settings given")
-    if before is not None and not (text_holds(before) or _is_older(before)):
+    if before is not None and not text_holds(before):
         said.append(f"{asked}: damaged, or edited; written again from the settings given")
     if calls is None:  # written before the other, so that it is missed where it is gone
         if timing.exists() or before is not None:
@@ -188,16 +169,5 @@ def call_seconds(root: Path) -> float:
 
 def _calls(path: Path) -> list[Any] | None:
     """What timing.json holds; None where it is damaged or not there."""
-    data = plain_bytes(path)
-    older = parsed(data)  # without a seal
-    kept = older if isinstance(older, dict) and older.keys() == {"calls"} else unsealed(data)
-    calls = (kept or {}).get("calls")
+    calls = (unsealed(plain_bytes(path)) or {}).get("calls")
     return calls if isinstance(calls, list) else None
-
-
-def _is_older(data: bytes) -> bool:
-    """Whether an experiment.yaml is whole, though without a seal."""
-    with suppress(ValueError, yaml.YAMLError, RecursionError):
-        tree = None if data.startswith(b"#") else yaml.safe_load(data.decode("utf-8"))
-        return isinstance(tree, dict) and isinstance(tree.get("arms"), dict)
-    return False

@@ -33,7 +33,7 @@ class Chain:
         self.root = root
         self.shared: dict[str, Path] = {}
         with suppress(UserError):  # who opens the chain says what is wrong with its identity
-            if (known := recorded(root)) is not None and known.is_sealed:
+            if (known := recorded(root)) is not None:
                 self.share(known.facts.get("shared", {}))
                 return
         if (data := plain_bytes(root / "shared.json")) is not None:
@@ -230,9 +230,9 @@ def parent_of(chain: Path, fork: dict[str, Any]) -> Path:
     """
     with reading(chain / "fork.json"):
         named = Path(text(fork["name"]))
-        seen = [chain / text(fork["path"])] if "path" in fork else []  # older versions did not record it
+        seen = chain / text(fork["path"])
         beside = run_root(chain).parent.joinpath(*named.parts[-3:])
-    for place in (named, *seen, beside):
+    for place in (named, seen, beside):
         with suppress(UserError, OSError):  # a damaged one, or another's
             if (known := recorded(place)) is not None and digest(known.facts["config"]) == fork.get("parent"):
                 return settled(place)
@@ -263,10 +263,8 @@ def _readable(chain: Path) -> None:
     path = chain / "config.yaml"
     if (data := plain_bytes(path)) is None:
         raise UserError(f"{path}: gone; continue the run to have it written again")
-    known = None
-    with suppress(UserError):  # who opens the chain says what is wrong with its identity
-        known = recorded(chain)
-    if known is not None and known.is_sealed and not text_holds(data):
+    if not text_holds(data):
+        recorded(chain)  # where its identity is no better, that is said
         raise UserError(
             f"{path}: damaged, or edited; continue the run to have it written again (settings are changed in a copy)"
         )
@@ -274,10 +272,7 @@ def _readable(chain: Path) -> None:
 
 def batch_of(path: Path) -> int | None:
     """The sampling batch that a batch.json holds; None where there is none, or it is damaged."""
-    data = plain_bytes(path)
-    older = parsed(data)  # without a seal
-    kept = older if isinstance(older, dict) and older.keys() == {"batch_size"} else unsealed(data)
-    batch = (kept or {}).get("batch_size")
+    batch = (unsealed(plain_bytes(path)) or {}).get("batch_size")
     return batch if type(batch) is int and batch >= 1 else None
 
 

@@ -239,18 +239,15 @@ def _staged(folder: Path) -> Iterator[None]:
 
 
 def _texts(chain: Path, generation: int) -> list[tuple[str, str]]:
-    """(prompt, text) of the first samples of a generation: of the explorer's fixed prompts where there are such; otherwise
-    whole sequences, whose prompt is not told apart. None where a stage does not hold what it was published with."""
+    """(prompt, text) of a generation: the explorer's fixed prompts. None where a stage does not hold what it was published
+    with."""
     found: list[tuple[str, str]] = []
     with suppress(UserError, OSError, *BROKEN):
         stage = Chain(chain).stage(generation, "eval")
         explored = read_published(stage, "explorer.json")
-        if explored is not None:
-            head = whole(explored["prompt_length"])
-            pieces = [[text(piece) for piece in one["pieces"]] for one in explored["prompts"][:MOST_TEXTS]]
-            found = [("".join(some[:head]), "".join(some[head:])) for some in pieces]
-        else:
-            found = [("", text(one)) for one in (read_published(stage, "examples.json") or [])[:MOST_TEXTS]]
+        head = whole(explored["prompt_length"])
+        pieces = [[text(piece) for piece in one["pieces"]] for one in explored["prompts"][:MOST_TEXTS]]
+        found = [("".join(some[:head]), "".join(some[head:])) for some in pieces]
     return [(inert(prompt)[:LONGEST_TEXT], inert(words)[:LONGEST_TEXT]) for prompt, words in found]
 
 

@@ -65,11 +65,6 @@ class Corpus:
     facts: dict[str, Any]
     """Documents, tokens and bytes per split, and where they came from."""
 
-    @property
-    def was_cut(self) -> bool:
-        """Whether passages of its held-out text were removed (`corpus.shared_passages`)."""
-        return any(part.get("passages") for part in (self.facts["shared_passages"] or {}).values())
-
     def split(self, name: str) -> Tokens:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 

@@ -88,9 +88,8 @@ def evaluate(
         whole = generated_places(samples, wanted * (meta["length"] - head))
         states = mean_states(base, stream, whole, precision, processes, console)
     values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
-    continued, shown = read_continuations(samples, model.vocab), None
-    if continued is not None:
-        shown = explored(continued, base, corpus.tokenizer, config, processes, console)
+    continued = read_continuations(samples, model.vocab)
+    shown = explored(continued, base, corpus.tokenizer, config, processes, console)
     sums |= halved(processes)
     if base is not model:
         base.net.to("cpu")  # the next generation trains and samples in the memory of the device
@@ -138,8 +137,7 @@ def evaluate(
         write_json(out / "examples.json", corpus.tokenizer.decode(examples))
         used = first_words(word_rows, counts.word_budget)
         write_bytes(out / "tail_words.bin", still_written(counts.word_c0, used).data)
-        if shown is not None:
-            write_json(out / "explorer.json", shown)
+        write_json(out / "explorer.json", shown)
     processes.barrier()
 
 
@@ -250,7 +248,8 @@ def _recorded(values: dict[str, float], config: RunConfig, what: str, console: C
 
 def masked_shares(log: Path) -> dict[str, float]:
     """`training/masked_targets` and `training/masked_loss` of a generation that was trained with a truncated cross-entropy: means
-    over the steps of its training log. Empty where an older log has neither."""
+    over the steps of its training log. Empty where that has neither: a fork took the generation from a parent that trained
+    on the whole loss."""
     with reading(log):
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         keys = [key for key in ("masked_targets", "masked_loss") if all(key in row for row in rows)]

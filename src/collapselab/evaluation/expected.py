@@ -147,8 +147,6 @@ def why_no_law_of_fork(chain: Chain) -> str:
     fork = _fork(chain)
     if fork is None:
         return ""
-    if not isinstance(fork.get("changed"), list):
-        return "it was forked by an earlier version of the lab, which did not record what a fork changes"
     mixed = LAWS_READ_OF_MIXING if fork["at"] else ()  # generation 0 is mixed by no regime
     read = [key for key in (*LAWS_READ, *mixed) if key in fork["changed"]]
     return f"its fork changed {', '.join(read)}" if read else ""

@@ -33,12 +33,10 @@ class Continuations:
     """Tokens of each prompt, 1 or more."""
 
 
-def read_continuations(samples: Path, vocab: int) -> Continuations | None:
-    """continuations.json of a samples folder; None where there is none (runs of earlier versions). Raises UserError where its
-    numbers cannot be those of continuations."""
+def read_continuations(samples: Path, vocab: int) -> Continuations:
+    """continuations.json of a samples folder. Raises UserError where there is none, or its numbers cannot be those of
+    continuations."""
     path = samples / "continuations.json"
-    if not path.exists():
-        return None
     saved = read_json(path)
     with reading(path):
         rows = [[whole(token, 0, vocab - 1) for token in row] for row in saved["ids"]]

@@ -101,7 +101,6 @@ def _publish(found: Opened, out: Path) -> Path:
             tables.publish(table, out / name)
         else:
             remove(out, f"{name}.csv", f"{name}.parquet")
-    remove(out, "frequency.png", "ledger.png")  # of older versions
     drawn = draw_figures(groups, out, [name for name, *_ in figures.FIGURES])
     files = {"tables": [f"{name}.csv" for name, table in made.items() if len(table)], "figures": drawn}
     write_text(out / "index.html", page.render(found, groups, parts, files))

@@ -280,8 +280,8 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "In context: the share of generation 0's rare words that the samples use between neighbours that real text knows, over "
         "that share in unseen real text. 1.0 means as good as unseen real text; copying training text can exceed it, and random "
         "words cannot reach it. Read it beside the triples (they fall where words are strung together), the mass of rare words, "
-        "and the share of copied passages. Anywhere, in older runs: a word counts wherever it stands, so noise raises it. The "
-        "light strip is how far equal draws of real text scatter.",
+        "and the share of copied passages. Anywhere, where an arm has no other: a word counts wherever it stands, so noise "
+        "raises it. The light strip is how far equal draws of real text scatter.",
         tails,
     ),
     (

@@ -39,18 +39,16 @@
 
   // --- tokens ---------------------------------------------------------------------------------------------------------
 
-  const infinite = (cell, arm) => arm.coloured && cell < 0;
-  function level(count, nats, arm) {
-    if (!arm.coloured || state.colour === "none") return 0;
+  function level(count, nats) {
+    if (state.colour === "none") return 0;
     if (state.colour === "frequency") return COUNTS.filter((most) => count <= most).length;
-    return infinite(nats, arm) ? NATS.length : NATS.filter((least) => nats / 100 >= least).length;
+    return nats < 0 ? NATS.length : NATS.filter((least) => nats / 100 >= least).length;
   }
 
-  function described(text, count, nats, arm, where) {
+  function described(text, count, nats, where) {
     const shown = text.trim() ? `“${text.trim()}”` : text.includes("\n") ? "a line's end" : "a space";
-    if (!arm.coloured) return `${shown} · no numbers were kept · ${where}`;
     const bits = (nats / 100 / Math.LN2).toFixed(2);
-    const surprise = infinite(nats, arm) ? "impossible under generation 0" : `surprise ${(nats / 100).toFixed(2)} nats = ${bits} bits`;
+    const surprise = nats < 0 ? "impossible under generation 0" : `surprise ${(nats / 100).toFixed(2)} nats = ${bits} bits`;
     return `${shown} · ${surprise} · ${count === 0 ? "never" : number(count) + (count === 1 ? " time" : " times")} in real text · ${where}`;
   }
 
@@ -74,9 +72,9 @@
     const shown = listed() ? [] : sharing();
     const without = listed() ? [] : X.arms.filter((arm) => !shown.includes(arm));
     if (without.length) said.push(`Without text for this prompt, and so not shown: ${names(without)}.`);
-    const bases = [...new Set(shown.filter((arm) => arm.coloured).map((arm) => arm.base))];
+    const bases = [...new Set(shown.map((arm) => arm.base))];
     if (bases.length > 1) {
-      const sets = bases.map((base) => names(shown.filter((arm) => arm.coloured && arm.base === base))).join(" | ");
+      const sets = bases.map((base) => names(shown.filter((arm) => arm.base === base))).join(" | ");
       said.push(`These arms began with ${bases.length} different models of generation 0 (${sets}): surprise and nats per token compare only among arms that began with the same one.`);
     }
     by("why").textContent = said.join(" ");
@@ -95,21 +93,18 @@
     }
     const [places, surprises, [tokens]] = cell;
     const said = listed() ? [] : [`generation ${generation}`];
-    if (arm.coloured) {
-      const mean = surprises.reduce((sum, nats) => sum + nats, 0) / tokens / 100;
-      said.push(surprises.some((nats) => nats < 0) ? "some of it impossible under generation 0" : `${mean.toFixed(2)} nats per token`);
-    }
+    const mean = surprises.reduce((sum, nats) => sum + nats, 0) / tokens / 100;
+    said.push(surprises.some((nats) => nats < 0) ? "some of it impossible under generation 0" : `${mean.toFixed(2)} nats per token`);
     title.append(element("span", { class: "x-soft" }, said.join(" · ")));
-    const head = X.prompts[state.prompt];
-    if (typeof head === "string") body.append(element("span", { class: "x-head" }, head.replace(/^\n+/, "")));
+    body.append(element("span", { class: "x-head" }, X.prompts[state.prompt].replace(/^\n+/, "")));
     places.forEach((place, i) => {
       const text = ALL.vocabulary.text[place];
       const count = ALL.vocabulary.count[place];
       const token = element("span", { class: "x-token", tabindex: "-1" }, text);
       if (!text.trim() && text.includes("\n")) token.classList.add("x-newline");
-      token.dataset.level = level(count, surprises[i], arm);
+      token.dataset.level = level(count, surprises[i]);
       const where = `${i + 1} of ${places.length}, ${arm.name}, generation ${generation}`;
-      facts.set(token, described(text, count, surprises[i], arm, where));
+      facts.set(token, described(text, count, surprises[i], where));
       body.append(token);
     });
     return made;
@@ -257,7 +252,6 @@
     const pages = Math.max(1, Math.ceil(found.length / ROWS));
     state.page = Math.min(state.page, pages - 1);
     const shown = found.slice(state.page * ROWS, (state.page + 1) * ROWS);
-    const named = X.arms.map((arm, a) => [arm, X.tails.arms[a]]).filter(([, tail]) => tail);
     by("words").tHead.replaceChildren(element("tr", { role: "row" }, ...[...heads].map(([key, label]) => heading(key, label()))));
     by("words").tBodies[0].replaceChildren(
       ...shown.map((i) =>
@@ -266,7 +260,7 @@
           { role: "row" },
           element("th", { scope: "row", role: "rowheader" }, element("bdi", {}, X.tails.words[i])),
           cell(["in real text: "], number(X.tails.counts[i])),
-          ...named.map(([arm, tail]) => cell([armName(arm), ": "], ...lastSeen(tail, arm, i))),
+          ...X.arms.map((arm, a) => cell([armName(arm), ": "], ...lastSeen(X.tails.arms[a], arm, i))),
         ),
       ),
     );
@@ -285,8 +279,7 @@
 
   function bars() {
     const made = X.arms.map((arm, a) => {
-      const histogram = X.tails.arms[a]?.histogram;
-      if (!histogram) return "";
+      const { histogram, of } = X.tails.arms[a];
       const total = histogram.reduce((sum, words) => sum + words, 0) || 1;
       const said = histogram.map((words, i) => (i ? `last used by generation ${i - 1}: ${number(words)}` : `never used: ${number(words)}`));
       const bar = element("div", { class: "x-bar", role: "img", "aria-label": `${arm.name}: ${said.join("; ")}` });
@@ -301,11 +294,11 @@
       const share = (words) => (total < LEAST_TYPES ? `${words} of ${total}` : `${((100 * words) / total).toFixed(0)} %`);
       const still = histogram.length > 1 ? histogram[histogram.length - 1] : 0;
       const gone = total - still - histogram[0];
-      const seed = X.tails.arms[a].of.some((seeds) => seeds > 1) ? `seed ${arm.seed}: ` : "";
+      const seed = of.some((seeds) => seeds > 1) ? `seed ${arm.seed}: ` : "";
       const text = `${seed}${share(histogram[0])} never used · ${share(gone)} lost along the way · ${share(still)} still used by generation ${histogram.length - 2}`;
       return element("div", { class: "x-bar-row" }, armName(arm), bar, element("span", { class: "x-soft" }, text));
     });
-    by("bars").replaceChildren(...made.filter(Boolean));
+    by("bars").replaceChildren(...made);
   }
 
   // --- controls -------------------------------------------------------------------------------------------------------
@@ -346,7 +339,7 @@
   function select(group) {
     X = group;
     const options = (all) => all.map((text, i) => element("option", { value: i }, text.length > 90 ? `${text.slice(0, 90)}…` : text));
-    const opening = (prompt, i) => (typeof prompt === "string" ? `${i + 1}. ${prompt.trim().replace(/\s+/g, " ")}` : `Sample ${prompt}`);
+    const opening = (prompt, i) => `${i + 1}. ${prompt.trim().replace(/\s+/g, " ")}`;
     by("prompt").replaceChildren(...options(X.prompts.map(opening)));
     by("arm").replaceChildren(...options(X.arms.map((arm) => arm.name)));
     by("generation").max = X.generations.length - 1;
@@ -363,8 +356,8 @@
   function rare() {
     heads.clear();
     heads.set("word", () => "word").set("count", () => "in real text");
-    X.arms.forEach((arm, a) => X.tails.arms[a] && heads.set(a, () => armName(arm)));
-    state.sort = X.tails.arms.findIndex((tail) => tail);
+    X.arms.forEach((arm, a) => heads.set(a, () => armName(arm)));
+    state.sort = 0;
     const of = ALL.groups.length > 1 ? ` of protocol ${X.label}` : "";
     const some = X.tails.words.length < X.tails.total ? ` ${number(X.tails.words.length)} of them are listed, chosen evenly over their counts.` : "";
     by("tails-caption").textContent =

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 MOST_TOKENS, MOST_WORDS = 300_000, 5_000  # of a page: about 4 MB
 MOST_PROMPTS, LONGEST = 64, 4096  # prompts, and tokens of each, that one generation may have
-LONGEST_PIECE, LONGEST_SAMPLE = 100, 1500  # characters shown of a token or word, and of a sample without tokens
+LONGEST_PIECE = 100  # characters shown of a token or word
 HIGHEST = 999.0  # nats; a model that is surer of the opposite is not to be told from a broken one
-NOTHING = -1  # in the place of a surprise or a count that is not known
+INFINITE = -1  # in the place of a surprise
 
 
 @dataclass
@@ -88,10 +88,9 @@ def _group(
 ) -> dict[str, Any]:
     """The arms of one protocol.
 
-    `prompts`: their texts, or the number of a sample that continues none of them. `arms`: name, seed, generations (how many
-    it has), `base` (equal where generation 0's model is), `coloured`, and `cells`: for each prompt, by generation, [places
-    in the vocabulary, surprises in hundredths of a nat, [tokens, also those within a character]]; -1 is unknown or, for a
-    surprise of a coloured arm, infinite. `generations`: those on the slider, among them the last that all arms have.
+    `prompts`: their texts. `arms`: name, seed, generations (how many it has), `base` (equal where generation 0's model is),
+    and `cells`: for each prompt, by generation, [places in the vocabulary, surprises in hundredths of a nat (-1: infinite),
+    [tokens, also those within a character]]. `generations`: those on the slider, among them the last that all arms have.
     `tails`: see `_tails`. `notes`: sentences about what was left out.
     """
     by_arm: dict[str, list[ChainFiles]] = {}
@@ -100,44 +99,32 @@ def _group(
     firsts = [found[0] for found in by_arm.values()]
     notes: list[str] = []
     shown, prompts = _within_bounds(firsts, most_tokens, notes)
-    heads: dict[str | int, int] = {}
+    heads: dict[str, int] = {}
     bases: dict[tuple[str, int], int] = {}
     left = most_tokens
     arms: list[dict[str, Any]] = []
     for chain in firsts:
         cells: dict[int, dict[int, list[list[int]]]] = {}
-        coloured = False
         for g in shown:
-            continued = read_continued(chain, g) if g < len(chain.rows) else None
-            coloured |= continued is not None
-            for one in (continued or [])[:prompts]:
+            for one in read_continued(chain, g)[:prompts] if g < len(chain.rows) else []:
                 left -= len(one.tokens)
                 if left >= 0:
                     place = heads.setdefault(one.prompt, len(heads))
                     cells.setdefault(place, {})[g] = _cell(one, counts.of(chain).tokens, vocabulary)
-        if not coloured:
-            cells = _samples(chain, shown, heads, vocabulary)
         arms.append(
             {
                 "name": inert(chain.arm),
                 "seed": chain.seed,
                 "generations": len(chain.rows),
                 "base": bases.setdefault(_base(chain), len(bases)),
-                "coloured": coloured,
                 "cells": cells,
             }
         )
     if left < 0:
         notes.append(f"Text beyond {most_tokens:,} tokens is left out.")
-    plain = [arm["name"] for arm in arms if not arm["coloured"] and arm["cells"]]
-    if plain:
-        notes.append(
-            f"{', '.join(plain)}: made before continuations of fixed prompts were kept; the first samples stand here, without "
-            "colours and each from a prompt of its own."
-        )
     return {
         "generations": shown,
-        "prompts": [inert(head) if isinstance(head, str) else head for head in heads],
+        "prompts": [inert(head) for head in heads],
         "arms": [arm | {"cells": [arm["cells"].get(i, {}) for i in range(len(heads))]} for arm in arms],
         "tails": _tails(list(by_arm.values()), most_words, counts),
         "notes": notes,
@@ -157,7 +144,7 @@ def _within_bounds(chains: list[ChainFiles], most_tokens: int, notes: list[str])
     """(generations on the slider, prompts) that fit into a page; says in `notes` what does not."""
     last = max(len(chain.rows) for chain in chains) - 1
     common = min(len(chain.rows) for chain in chains) - 1
-    sizes = [[len(one.tokens) for one in read_continued(chain, 0) or []] for chain in chains]
+    sizes = [[len(one.tokens) for one in read_continued(chain, 0)] for chain in chains]
     most = max(map(len, sizes))
     prompts = most
     while prompts > 1 and 2 * sum(sum(size[:prompts]) for size in sizes) > most_tokens:
@@ -177,12 +164,10 @@ def _within_bounds(chains: list[ChainFiles], most_tokens: int, notes: list[str])
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def read_continued(chain: ChainFiles, generation: int) -> list[Continued] | None:
-    """explorer.json of a generation; None where there is none. A token that ends within a character is one with those that
-    complete it, and their surprises add up. Raises UserError for what this lab never writes."""
+def read_continued(chain: ChainFiles, generation: int) -> list[Continued]:
+    """explorer.json of a generation. A token that ends within a character is one with those that complete it, and their
+    surprises add up. Raises UserError for what this lab never writes."""
     path = chain.chain.stage(generation, "eval") / "explorer.json"
-    if not path.exists():
-        return None
     saved = read_json(path)
     with reading(path):
         head, rows = whole(saved["prompt_length"], 1, LONGEST), list(saved["prompts"])
@@ -208,28 +193,8 @@ def _continued(ids: list[Any], pieces: list[Any], nats: list[Any], head: int) ->
 
 def _cell(one: Continued, counts: dict[str, int], vocabulary: Vocabulary) -> list[list[int]]:
     places = [vocabulary.place(piece, min(counts.get(str(i), 0) for i in ids)) for piece, ids, _ in one.tokens]
-    surprises = [NOTHING if nats is None else round(100 * min(nats, HIGHEST)) for *_, nats in one.tokens]
+    surprises = [INFINITE if nats is None else round(100 * min(nats, HIGHEST)) for *_, nats in one.tokens]
     return [places, surprises, [sum(len(ids) for _, ids, _ in one.tokens)]]
-
-
-def _samples(
-    chain: ChainFiles, shown: list[int], heads: dict[str | int, int], vocabulary: Vocabulary
-) -> dict[int, dict[int, list[list[int]]]]:
-    """The first samples of a chain that kept no continuations, word by word, as if each were a prompt's continuation."""
-    cells: dict[int, dict[int, list[list[int]]]] = {}
-    for g in shown:
-        path = chain.chain.stage(g, "eval") / "examples.json"
-        if g >= len(chain.rows) or not path.exists():
-            continue
-        saved = read_json(path)
-        with reading(path):
-            for i, sample in enumerate(list(saved)[:MOST_PROMPTS]):
-                place = heads.setdefault(i + 1, len(heads))
-                words = _cut(text(sample), LONGEST_SAMPLE).split(" ")
-                pieces = [words[0], *(f" {word}" for word in words[1:])]
-                known = [vocabulary.place(piece, NOTHING) for piece in pieces]
-                cells.setdefault(place, {})[g] = [known, [NOTHING] * len(known), [len(known)]]
-    return cells
 
 
 def _cut(long: str, most: int) -> str:
@@ -257,7 +222,7 @@ class _Counted:
 
 
 def _tails(arms: list[list[ChainFiles]], most: int, counts: _Counted) -> dict[str, Any] | None:
-    """When rare words were last written; None where no chain says so.
+    """When rare words were last written; None where generation 0's text has none.
 
     `words`, `counts`: in generation 0's real text of the first arm that has the word; `total`: rare words of which these
     were chosen, evenly over counts. For each arm: `last`, for each word the last generation of its first seed that writes
@@ -266,27 +231,22 @@ def _tails(arms: list[list[ChainFiles]], most: int, counts: _Counted) -> dict[st
     those last written by generation 0, 1, ...
     """
     c0: dict[str, int] = {}
-    found: list[dict[str, Any] | None] = []
+    found: list[dict[str, Any]] = []
     for chains in arms:
         written = [_written(chains[0], g, counts) for g in range(len(chains[0].rows))]
-        if all(bits is None for bits in written):
-            found.append(None)
-            continue
         words = counts.of(chains[0]).words
         for word, count in words.items():
             c0.setdefault(word, count)
         last = np.full(len(words), -1)
         for g, bits in enumerate(written):
-            if bits is not None:
-                last[bits] = g
+            last[bits] = g
         histogram = np.bincount(last + 1, minlength=len(written) + 1).tolist()
         found.append({"last": dict(zip(words, last.tolist(), strict=True)), "histogram": histogram})
     if not c0:
         return None
     chosen = _evenly_over_counts(c0, most)
     for chains, arm in zip(arms, found, strict=True):
-        if arm is not None:
-            arm |= _seeds(chains, chosen, counts) | {"last": [arm["last"].get(word) for word in chosen]}
+        arm |= _seeds(chains, chosen, counts) | {"last": [arm["last"].get(word) for word in chosen]}
     return {
         "words": [inert(_cut(word, LONGEST_PIECE)) for word in chosen],
         "counts": [c0[word] for word in chosen],
@@ -300,18 +260,15 @@ def _seeds(chains: list[ChainFiles], chosen: list[str], counts: _Counted) -> dic
     seeds, of = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.int64)
     for chain in chains:
         bits = _written(chain, at, counts)
-        if bits is not None:
-            known = dict(zip(counts.of(chain).words, bits.tolist(), strict=True))
-            seeds += [known.get(word, False) for word in chosen]
-            of += [word in known for word in chosen]
+        known = dict(zip(counts.of(chain).words, bits.tolist(), strict=True))
+        seeds += [known.get(word, False) for word in chosen]
+        of += [word in known for word in chosen]
     return {"at": at, "seeds": seeds.tolist(), "of": of.tolist()}
 
 
-def _written(chain: ChainFiles, generation: int, counts: _Counted) -> np.ndarray | None:
-    """For each rare word whether a generation writes it, (words,) bool; None where it was not noted."""
+def _written(chain: ChainFiles, generation: int, counts: _Counted) -> np.ndarray:
+    """For each rare word whether a generation writes it, (words,) bool."""
     path = chain.chain.stage(generation, "eval") / "tail_words.bin"
-    if not path.exists():
-        return None
     words = len(counts.of(chain).words)
     with reading(path):
         bits = np.fromfile(path, np.uint8)

@@ -41,14 +41,14 @@ class ChainFiles:
             self.rows = [
                 _row(row, generation) for generation, row in enumerate(rows)
             ]  # their `metrics` without thin tails
-            self.digest = _one_protocol([text(row.get("protocol", "")) for row in rows])
+            self.digest = _one_protocol([text(row["protocol"]) for row in rows])
         with reading(path / "config.yaml"):
             self.config = (path / "config.yaml").read_text(encoding="utf-8")
         self.settings = flat_settings(self.config)
         environment = read_json(path / "environment.json")
         with reading(path / "environment.json"):
             self.environment = {text(key): value for key, value in environment.items()}
-            self.note = text(environment.get("note", "")).removeprefix("note: ").capitalize()
+            self.note = text(environment["note"]).removeprefix("note: ").capitalize()
         places = [self.chain.stage(g, "eval") / "eval.json" for g in range(len(rows))]
         scores = [_scores(place) for place in places]
         self.protocol: dict[str, Any] = scores[0]["protocol"] if scores else {}
@@ -113,8 +113,8 @@ def _scores(path: Path) -> dict[str, Any]:
         if histogram is not None and (not isinstance(histogram, list) or len(histogram) > MOST_BINS):
             raise ValueError("the histogram of reference/nll is a list of counts")
         return {
-            "metrics": metrics(found["metrics"]) if "metrics" in found else {},
-            "protocol": {text(key): _short(value) for key, value in found.get("protocol", {}).items()},
+            "metrics": metrics(found["metrics"]),
+            "protocol": {text(key): _short(value) for key, value in found["protocol"].items()},
             "scored": {text(b): number(s["tokens"]) for b, s in sums.get("real/nll_by_frequency", {}).items()},
             "histogram": None if histogram is None else [whole(count) for count in histogram],
             "thin": _thin(sums.get("tails/words", {})),
@@ -266,11 +266,11 @@ def _asked(path: Path) -> tuple[list[str], str | None, list[int], str]:
             raise ValueError("a few lines of references to references can stand for more than fits in memory")
         tree = yaml.safe_load(asked)
         arms, baseline = list(map(text, tree["arms"].keys())), tree["baseline"]
-        seeds = [whole(seed) for seed in tree.get("seeds", [])]
+        seeds = [whole(seed) for seed in tree["seeds"]]
         if baseline is not None:
             text(baseline)
     except (OSError, ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError):
         raise UserError(
-            f"{path}: not written by this lab (it needs arms and baseline); run the experiment again to have it rewritten"
+            f"{path}: not written by this lab (it needs arms, seeds and baseline); run the experiment again to have it rewritten"
         ) from None
     return arms, baseline, seeds, asked

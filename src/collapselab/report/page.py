@@ -27,7 +27,7 @@ from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
 from collapselab.report.controls import Control, controls
 from collapselab.report.files import ChainFiles, Opened
 from collapselab.report.protocols import Group
-from collapselab.report.series import DIVERSITY, LEAST_TOKENS, LIKELIHOOD, OLD_TAIL, TAIL_HEADLINES, present, real_value
+from collapselab.report.series import ANY_TAIL, DIVERSITY, LEAST_TOKENS, LIKELIHOOD, TAIL_HEADLINES, present, real_value
 from collapselab.report.spec import GAP, HEAD
 
 LEFT_OUT = {
@@ -35,7 +35,7 @@ LEFT_OUT = {
     "tails": f"no coverage of rare words (generation 0's text has fewer than {LEAST_TYPES} of them, or they were not scored)",
     "frequency": f"no loss by frequency with {LEAST_TOKENS} scored tokens in a bucket",
     "diversity": "no measures of diversity",
-    "distribution": "no histogram of the samples' losses (evaluation.reference_tokens is 0, or the scores are older)",
+    "distribution": "no histogram of the samples' losses (evaluation.reference_tokens is 0)",
     "theory": "no metric of these chains has a law",
     "ledger": "no training set with a source",
 }
@@ -189,19 +189,19 @@ def _lacking_tails(chains: list[ChainFiles]) -> list[str]:
             f"Rare words: too few in generation 0's text for a share of them to say anything (words by occurrences: {counts}; "
             f"least {LEAST_TYPES})"
         )
-    old = [
-        arm for arm, members in overlay.by_arm(chains).items() if not _in_context(members) and _has(members, OLD_TAIL)
+    plain = [
+        arm for arm, members in overlay.by_arm(chains).items() if not _in_context(members) and _has(members, ANY_TAIL)
     ]
-    if old:
+    if plain:
         said.append(
-            f"Coverage in context of {', '.join(old)}: scored before it was measured. The old measure in its place counts words "
-            "wherever they stand, so noise raises it; collapselab eval computes the new one"
+            f"Coverage in context of {', '.join(plain)}: not measured. The plain one in its place counts words wherever they "
+            "stand, so noise raises it"
         )
     return said
 
 
 def _in_context(members: list[ChainFiles]) -> bool:
-    return any(_has(members, key) for key in TAIL_HEADLINES if key != OLD_TAIL)
+    return any(_has(members, key) for key in TAIL_HEADLINES if key != ANY_TAIL)
 
 
 def _has(members: list[ChainFiles], key: str) -> bool:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict, digest
+from collapselab.config import RunConfig, as_dict
 from collapselab.identity import flatten
 from collapselab.report.files import ChainFiles
 
@@ -39,7 +39,7 @@ def grouped(chains: list[ChainFiles]) -> list[Group]:
     """The chains by the digest of their protocol, in the order in which they come."""
     found: dict[str, list[ChainFiles]] = {}
     for chain in chains:
-        found.setdefault(chain.digest or digest(chain.protocol), []).append(chain)
+        found.setdefault(chain.digest, []).append(chain)
     return [Group(_label(i), key, members[0].protocol, members) for i, (key, members) in enumerate(found.items())]
 
 
@@ -69,8 +69,8 @@ def _name(key: str, group: Group) -> str:
 
 
 def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list[str]]]:
-    """(arms, rows): a row per setting in which the arms differ, the key and its value in each. A setting that an older
-    version did not write had the value that is the default now."""
+    """(arms, rows): a row per setting in which the arms differ, the key and its value in each. A setting that a chain lacks
+    has the value that is the default now."""
     defaults = flatten(as_dict(RunConfig()))
     arms = list(dict.fromkeys(chain.arm for chain in chains))
     keys = sorted({key for chain in chains for key in chain.settings} - set(NO_REASON))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import RunConfig, as_dict
-from collapselab.folders import read_json
 from collapselab.guards import reading, text, whole
 from collapselab.identity import flatten, recorded
 from collapselab.report.files import ChainFiles, Opened, flat_settings
@@ -82,8 +81,6 @@ def _fork(path: Path) -> tuple[str, int] | None:
     """(parent, the last generation taken from it) of a chain that was forked."""
     known = recorded(path)
     fork = known.facts.get("fork") if known is not None else None
-    if fork is None and (path / "fork.json").is_file():  # of an older version
-        fork = read_json(path / "fork.json")
     if fork is None:
         return None
     with reading(path / "identity.json"):

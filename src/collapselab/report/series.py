@@ -35,8 +35,8 @@ COMPANIONS = {
     for unit in ("words", "tokens")
 }
 ANYWHERE = {f"tails/words/coverage_{k}_normalised": f"words {times}, anywhere" for k, times in TIMES.items()}
-OLD_TAIL = "tails/words/coverage_5_normalised"
-TAIL_HEADLINES = (*(next(iter(of_unit)) for of_unit in IN_CONTEXT.values()), OLD_TAIL)
+ANY_TAIL = "tails/words/coverage_5_normalised"
+TAIL_HEADLINES = (*(next(iter(of_unit)) for of_unit in IN_CONTEXT.values()), ANY_TAIL)
 TAIL_NAMES = dict(zip(TAIL_HEADLINES, ("rare words", "rare tokens", "rare words anywhere"), strict=True))
 DIVERSITY = {
     "diversity/words/distinct_2": "distinct-2 (words)",
@@ -49,7 +49,7 @@ LEAST_TOKENS = 200
 
 def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
     """The metrics that a person sees first, by name. Of the tails it is the coverage in context, of words or of tokens; the
-    old one, which counts a word wherever it stands, where a chain has no other.
+    plain one, which counts a word wherever it stands, where a chain has no other.
 
     Args:
         chains: the metrics of each of them.
@@ -73,7 +73,7 @@ def keys_of(chain: Any) -> set[str]:
 
 def tails(chains: list[Any]) -> dict[str, str]:
     """The metrics of rare words to show, with their titles: for each chain the coverage in context of words, else of tokens,
-    with its companions; else the old one."""
+    with its companions; else the plain one."""
     shown: dict[str, str] = {}
     for chain in chains:
         has = keys_of(chain)
@@ -204,7 +204,7 @@ def frequency(members: list[Any]) -> Frequency | None:
 
 
 def distribution(members: list[Any]) -> dict[int, np.ndarray]:
-    """{generation: share of the samples per bin of 0.25 nats} of an arm's chains together; none where old scores lack it."""
+    """{generation: share of the samples per bin of 0.25 nats} of an arm's chains together; none that was not scored."""
     found: dict[int, np.ndarray] = {}
     for chain in members:
         for g, histogram in enumerate(chain.histograms):

@@ -153,7 +153,7 @@ SPREAD = ["arm", "seed", "generation", "from_nats", "samples"]
 
 def distribution(chains: list[ChainFiles]) -> pd.DataFrame:
     """Samples by their mean loss under generation 0's model: how many from `from_nats` on, up to the next line (0.25 nats).
-    Real text has no generation. Empty where old scores lack it."""
+    Real text has no generation. Empty where nothing was scored under it."""
     rows: list[tuple[str, int, int | None, float, int]] = []
     for chain in chains:
         courses = [*enumerate(chain.histograms), (None, chain.reference["histogram"])]

@@ -15,7 +15,7 @@ from collapselab.report.effects import against, effects, per_cent, signed, uncon
 from collapselab.report.files import ChainFiles, Opened
 from collapselab.report.overlay import TITLES, by_arm
 from collapselab.report.protocols import Group
-from collapselab.report.series import COMPANIONS, OLD_TAIL, TAIL_HEADLINES, real_level
+from collapselab.report.series import ANY_TAIL, COMPANIONS, TAIL_HEADLINES, real_level
 from collapselab.report.tables import last_of_all
 
 OF_WORDS, OF_TOKENS, _ = TAIL_HEADLINES
@@ -26,7 +26,7 @@ SAID = {
     OF_TOKENS: "the coverage of rare tokens in context (1 is unseen real text)",
     "real/perplexity": "perplexity on held-out real text (lower is better)",
     "real/impossible": "the share of held-out real tokens that get no probability at all",
-    OLD_TAIL: "the coverage of rare words anywhere (1 is unseen real text; noise raises it)",
+    ANY_TAIL: "the coverage of rare words anywhere (1 is unseen real text; noise raises it)",
     "diversity/words/distinct_2": "distinct-2 of the samples",
 }
 SHORT = {
@@ -35,7 +35,7 @@ SHORT = {
     OF_TOKENS: "rare-token coverage in context",
     "real/perplexity": "perplexity",
     "real/impossible": "share without probability",
-    OLD_TAIL: "rare-word coverage anywhere",
+    ANY_TAIL: "rare-word coverage anywhere",
     "diversity/words/distinct_2": "distinct-2",
 }
 BESIDE = {OF_WORDS: COMPANIONS["words"], OF_TOKENS: COMPANIONS["tokens"]}
@@ -178,9 +178,9 @@ def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str 
         last: the generation at which arms are compared.
     """
     said: list[str] = []
-    new_tail = next((key for key in BESIDE if (arm, 0, key) in numbers.at), None)
+    tail = next((key for key in BESIDE if (arm, 0, key) in numbers.at), None)
     for key in SAID:
-        if key in TAIL_HEADLINES and key != (new_tail or OLD_TAIL):
+        if key in TAIL_HEADLINES and key != (tail or ANY_TAIL):
             continue
         if (arm, key) in numbers.change:
             row = numbers.change[arm, key]
@@ -189,7 +189,7 @@ def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str 
             over = "" if said and row.generation == last else _over(row)
             beside = against(numbers.common[arm, key], numbers) if (arm, key) in numbers.common else ""
             said.append(f"{_capital(_course(row, numbers))}{over}{_beside(members, key)}.{beside}")
-            if key == new_tail:
+            if key == tail:
                 said += _companions(row, numbers)
         elif (arm, 0, key) in numbers.at:
             said.append(f"{_capital(SAID[key])} is {numbers.value(arm, 0, key)} at generation 0.")
