@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from collapselab.folders import read_json
 from collapselab.metrics.intervals import mean_interval, with_interval
-from collapselab.rundir import Chain, find_chains, read_metrics
+from collapselab.store.folders import read_json
+from collapselab.store.layout import Chain, find_chains, read_metrics
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "disagreements.md"

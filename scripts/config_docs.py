@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from collapselab.cli import handler
-from collapselab.commands import verbs
+from collapselab.chain.opening import FORK_MAY_CHANGE
+from collapselab.cli.common import verbs
+from collapselab.cli.main import handler
+from collapselab.cli.options import Options, as_option
 from collapselab.config import RunConfig
+from collapselab.config.identity import HARMLESS
 from collapselab.config.keys import in_words, sections
-from collapselab.identity import HARMLESS
-from collapselab.opening import FORK_MAY_CHANGE
-from collapselab.options import Options, as_option
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 NAMES_THE_CHAIN = ("name", "arm", "runs_dir", "seed")

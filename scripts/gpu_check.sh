@@ -57,7 +57,7 @@ export python module out STUB=${STUB:-0}
 
 {
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-  "$python" -c 'from collapselab.parallel import environment, unused_gpu; print(environment(), unused_gpu() or "")'
+  "$python" -c 'from collapselab.runtime.parallel import environment, unused_gpu; print(environment(), unused_gpu() or "")'
 } 2>&1 | tee -a "$out/log.txt"
 
 # Kernels beside their definitions, the engine beside the network.

@@ -23,9 +23,10 @@ def generate(folder: Path) -> int:
         import lab  # the stub card's
 
         lab.install()
-    from collapselab.bench import Case, measured, obvious
+    from collapselab.bench import obvious
+    from collapselab.bench.run import Case, measured
     from collapselab.bench.sampler import GPT2
-    from collapselab.parallel import Processes
+    from collapselab.runtime.parallel import Processes
 
     device, length, batch = Processes("cuda").device, 128, 1024
     net = GPT2.model(length, pad=1).net.to(device, torch.bfloat16)

@@ -39,9 +39,9 @@ def imported() -> None:
     """Imports all that a run comes to import, so that a process forked from this one begins at once."""
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
-    import collapselab.chain
-    import collapselab.commands.run
-    import collapselab.options
+    import collapselab.chain.run
+    import collapselab.cli.options
+    import collapselab.cli.run
     import collapselab.report.figures  # noqa: F401
 
 
@@ -72,8 +72,8 @@ def started(arguments: list[str], log: Path, fork: bool) -> int:
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
-    from collapselab.chain import run
-    from collapselab.options import Options, run_config
+    from collapselab.chain.run import run
+    from collapselab.cli.options import Options, run_config
 
     options = Options("run", "")
     options.add_run_keys()

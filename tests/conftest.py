@@ -77,7 +77,7 @@ def lab(capsys: pytest.CaptureFixture[str]) -> Lab:
     """Runs a command line in this process: lab("run", "--seed", "2") gives (exit code, stdout, stderr)."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        from collapselab.cli import main
+        from collapselab.cli.main import main
 
         capsys.readouterr()
         try:
@@ -96,7 +96,7 @@ def workers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments that the test runs in its own process fork their workers."""
     from helpers import Forking
 
-    from collapselab import experiment
+    from collapselab.experiments import experiment
 
     monkeypatch.setattr(experiment, "CONTEXT", Forking())
 

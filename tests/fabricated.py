@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from collapselab.folders import read_json, write_json, write_text
-from collapselab.rundir import Chain, read_metrics
+from collapselab.store.folders import read_json, write_json, write_text
+from collapselab.store.layout import Chain, read_metrics
 
 FILES = ("config.yaml", "identity.json", "identity.copy.json", "environment.json")
 STAGES = {"mixture": ["mixture.json"], "eval": ["eval.json", "examples.json", "explorer.json", "tail_words.bin"]}

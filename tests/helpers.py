@@ -28,12 +28,12 @@ from accelerate.state import AcceleratorState
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from kill_again import ended, left, own_bars  # noqa: F401 - `left` is for tests that compare
 
-from collapselab import experiment
-from collapselab.cli import main
+from collapselab.cli.main import main
 from collapselab.config import RunConfig
 from collapselab.config.keys import built
-from collapselab.console import Console
-from collapselab.parallel import Processes
+from collapselab.experiments import experiment
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
 
 SMALL: dict[str, Any] = {
     "model": {"layers": 2, "width": 32, "heads": 2},

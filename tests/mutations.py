@@ -51,32 +51,32 @@ MUTATIONS = [
     Mutation(
         "alpha halved",
         "fixed_share", ("one_in_ten",),
-        (("schedules.py", SHARE, SHARE.replace("max(config.floor, ", "max(config.floor, 0.5 * ")),),
+        (("config/schedules.py", SHARE, SHARE.replace("max(config.floor, ", "max(config.floor, 0.5 * ")),),
     ),
     Mutation(
         "alpha doubled",
         "fixed_share", ("one_in_ten",),
-        (("schedules.py", SHARE, SHARE.replace("max(config.floor, ", "max(config.floor, 2 * ")),),
+        (("config/schedules.py", SHARE, SHARE.replace("max(config.floor, ", "max(config.floor, 2 * ")),),
     ),
     Mutation(
         "alpha halved where blocks are chosen, and the ledger told otherwise",
         "fixed_share", ("one_in_ten",),
         (
-            ("regimes.py", "count = real_blocks(inputs.share or 0.0,", "count = real_blocks((inputs.share or 0.0) / 2,"),
-            ("mixing.py", REALISED, '"realised": float((blocks[:, 0] == REAL).mean()) if share is None else share'),
+            ("mixing/regimes.py", "count = real_blocks(inputs.share or 0.0,", "count = real_blocks((inputs.share or 0.0) / 2,"),
+            ("mixing/sets.py", REALISED, '"realised": float((blocks[:, 0] == REAL).mean()) if share is None else share'),
         ),
     ),
     Mutation(
         "fresh real text read as reuse",
         "fixed_share", ("three_in_ten",),
-        (("regimes.py", 'first = inputs.real_used if inputs.config.real == "fresh" else 0', "first = 0"),),
+        (("mixing/regimes.py", 'first = inputs.real_used if inputs.config.real == "fresh" else 0', "first = 0"),),
     ),
     Mutation(
         "prompts counted as real text in the ledger",
         "fixed_share", ("none",),
         (
             (
-                "mixing.py",
+                "mixing/sets.py",
                 REALISED,
                 '"realised": sum(n["set"] for s, n in ledger(config, blocks, metas, generation).items()'
                 ' if s in ("real", "prompt_real")) / (len(blocks) * block)',
@@ -86,25 +86,25 @@ MUTATIONS = [
     Mutation(
         "samples of the generation before replaced by generation 0's",
         "fixed_share", ("none",),
-        (("regimes.py", "blocks_of(inputs.generation - 1, synthetic)]", "blocks_of(0, synthetic)]"),),
+        (("mixing/regimes.py", "blocks_of(inputs.generation - 1, synthetic)]", "blocks_of(0, synthetic)]"),),
     ),
     Mutation(
         "accumulate drops what was written",
         "kazdan", ("accumulate",),
-        (("regimes.py", "np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), *parts])",
+        (("mixing/regimes.py", "np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), *parts])",
           "blocks_of(REAL, inputs.real_order[: inputs.size])"),),
         seeds=FIVE,
     ),
     Mutation(
         "subsample from the wrong pool: the newest samples alone",
         "kazdan", ("accumulate_subsample",),
-        (("regimes.py", "    pool = accumulate(inputs)\n", "    pool = accumulate(inputs)[-inputs.size :]\n"),),
+        (("mixing/regimes.py", "    pool = accumulate(inputs)\n", "    pool = accumulate(inputs)[-inputs.size :]\n"),),
         seeds=FIVE,
     ),
     Mutation(
         "weights not updated in one generation",
         "kazdan", ("replace",),
-        (("training/counter.py", "self.model = LanguageModel(", "self.model = self.model if generation == 3 else LanguageModel("),),
+        (("learning/counter.py", "self.model = LanguageModel(", "self.model = self.model if generation == 3 else LanguageModel("),),
         seeds=FIVE,
     ),
     Mutation(
@@ -123,7 +123,7 @@ MUTATIONS = [
     Mutation(
         "a control that reads what was written",
         "kazdan", ("control",),
-        (("mixing.py", 'if config.sampling.source == "real":\n            blocks =', "if False:\n            blocks ="),),
+        (("mixing/sets.py", 'if config.sampling.source == "real":\n            blocks =', "if False:\n            blocks ="),),
         seeds=FIVE,
     ),
     Mutation(
@@ -158,7 +158,7 @@ MUTATIONS = [
     Mutation(
         "a word that is written a little too rarely",
         "discrete_chain", ("seen_4",),
-        (("simulations.py", "draw.binomial(p.documents, count /", "draw.binomial(p.documents, 0.97 * count /"),),
+        (("reproduce/processes.py", "draw.binomial(p.documents, count /", "draw.binomial(p.documents, 0.97 * count /"),),
         fast=True,
     ),
     Mutation(
@@ -185,7 +185,7 @@ MUTATIONS = [
     Mutation(
         "held-out text read from the training split",
         "gerstgrasser", ("replace",),
-        (("corpus/__init__.py", '"test": self.test}[name]', '"test": self.train}[name]'),),
+        (("corpus/prepared.py", '"test": self.test}[name]', '"test": self.train}[name]'),),
         seeds=(1, 2),
         dear=True,
     ),

@@ -150,7 +150,7 @@ def test_nothing_reads_or_writes_pickles_or_runs_strangers_code() -> None:
 def test_every_yaml_loader_of_ours_is_a_safe_one() -> None:
     import yaml
 
-    from collapselab.yaml_files import _UniqueKeys
+    from collapselab.store.yaml_files import _UniqueKeys
 
     assert issubclass(_UniqueKeys, yaml.SafeLoader)
     assert not any("python/" in str(tag) for tag in _UniqueKeys.yaml_constructors)

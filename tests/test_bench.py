@@ -9,7 +9,8 @@ import json
 import pytest
 import torch
 
-from collapselab.bench import Case, Row, cases, keep, measured, obvious, sampler, show
+from collapselab.bench import cases, obvious, sampler
+from collapselab.bench.run import Case, Row, keep, measured, show
 from collapselab.bench.sampler import Size, parity
 
 TINY = Size("tiny", 1, 16, 2, 64)

@@ -15,21 +15,23 @@ from conftest import ROOT, Lab
 from helpers import cpu_units, one_process, quiet, small_config
 from safetensors.torch import load_file, save_file
 
-from collapselab import bigram, mixing, modeling, pretrained, space
-from collapselab.chain import run
+from collapselab.chain import space
+from collapselab.chain.plan import plan
+from collapselab.chain.run import run
+from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, SamplingConfig, UserError
-from collapselab.corpus import Corpus, prepare
+from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.evaluation.real_text import held_out, score_real_text
-from collapselab.folders import read_json
+from collapselab.learning.trainer import Counter as Learner
 from collapselab.metrics.likelihood import frequency_sums, frequency_values, likelihood_sums, likelihood_values
-from collapselab.options import config_from
-from collapselab.plan import plan
-from collapselab.report import write_report
-from collapselab.rundir import Chain
-from collapselab.sampling import Sampler
+from collapselab.mixing import sets
+from collapselab.models import bigram, network, pretrained
+from collapselab.report.pages import write_report
 from collapselab.sampling.counted import Slices
 from collapselab.sampling.draw import stream_key, uniforms
-from collapselab.training import Counter as Learner
+from collapselab.sampling.sampler import Sampler
+from collapselab.store.folders import read_json
+from collapselab.store.layout import Chain
 
 BLOCK = 32
 
@@ -51,8 +53,8 @@ def text(sotu: Corpus) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model(sotu: Corpus, text: np.ndarray) -> modeling.LanguageModel:
-    return modeling.LanguageModel(bigram.network(bigram.count([text], sotu.tokenizer.size)), sotu.tokenizer.size)
+def model(sotu: Corpus, text: np.ndarray) -> network.LanguageModel:
+    return network.LanguageModel(bigram.network(bigram.count([text], sotu.tokenizer.size)), sotu.tokenizer.size)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_counts_of_real_text_are_those_of_a_dictionary(text: np.ndarray, sotu: C
     assert counted.loss == pytest.approx(loss, rel=1e-12)
 
 
-def test_a_network_gives_the_logarithm_of_the_ratios_of_counts(model: modeling.LanguageModel, text: np.ndarray) -> None:
+def test_a_network_gives_the_logarithm_of_the_ratios_of_counts(model: network.LanguageModel, text: np.ndarray) -> None:
     table = dense(model.net)
     ids = torch.from_numpy(text[:16])
     with np.errstate(divide="ignore"):
@@ -129,7 +131,7 @@ def test_a_published_folder_is_a_model_of_transformers(finished) -> None:
     folder = Chain(path).stage(1, "train")
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert not net.training and net.counts.dtype == net.starts.dtype == torch.int64 and bigram.flaw(net) is None
-    data = mixing.TrainingSet(config, Chain(path), 1, prepare_of(config).train)
+    data = sets.TrainingSet(config, Chain(path), 1, prepare_of(config).train)
     shown = data[np.arange(len(data))]
     exact = bigram.network(bigram.count([shown], net.config.vocab_size))
     assert (dense(net) == dense(exact)).all() and net.config.entries == len(net.counts)
@@ -140,11 +142,9 @@ def test_a_published_folder_is_a_model_of_transformers(finished) -> None:
         and facts["in_loss"] == len(shown) * (config.training.block - 1)
     )
     assert json.loads((folder / "log.jsonl").read_text()) == {"loss": facts["last_loss"], "step": 0}
-    published = modeling.load(str(folder), pad=64)
+    published = network.load(str(folder), pad=64)
     assert published.counted and published.vocab == 257 and pretrained.size_of(str(folder))[1] is None
-    assert modeling.weights_digest(published) != modeling.weights_digest(
-        modeling.load(str(Chain(path).stage(2, "train")))
-    )
+    assert network.weights_digest(published) != network.weights_digest(network.load(str(Chain(path).stage(2, "train"))))
 
 
 def prepare_of(config: RunConfig) -> Corpus:
@@ -182,14 +182,14 @@ def test_a_strangers_table_that_is_none_is_refused_in_one_line(finished, tmp_pat
     spoiled(state, how)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"model\.pretrained") as caught:
-        modeling.load(str(tmp_path))
+        network.load(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_table_of_counts_is_no_start_for_a_gradient(finished, sotu: Corpus) -> None:
     folder = str(Chain(finished[1]).stage(0, "train"))
     with pytest.raises(UserError, match=r"model\.family=bigram"):
-        modeling.start_weights(
+        network.start_weights(
             ModelConfig(pretrained=folder), previous=None, tokenizer=prepare_of(finished[0]).tokenizer, block=32, seed=0
         )
 
@@ -218,13 +218,13 @@ def test_a_chain_runs_resumes_and_forks(finished, capsys: pytest.CaptureFixture[
 
 def test_the_count_follows_what_the_ledger_says_is_shown(finished) -> None:
     config, path, _ = finished
-    data = mixing.TrainingSet(config, Chain(path), 0, prepare_of(config).train)
-    blank = modeling.LanguageModel(None, 257)
+    data = sets.TrainingSet(config, Chain(path), 0, prepare_of(config).train)
+    blank = network.LanguageModel(None, 257)
     for changes in ({"epochs": 3}, {"tokens": 1024 + 2048}, {"loss_on_last": 7}):
         settings = dataclasses.replace(config.training, **changes)
         other = dataclasses.replace(config, training=settings)
         blocks = np.stack([np.full(len(data), -1), np.arange(len(data))], 1)
-        data.ledger = mixing.ledger(other, blocks, {}, 0)
+        data.ledger = sets.ledger(other, blocks, {}, 0)
         learner = Learner(other)
         facts = learner.train(blank, data, 0)
         times = {"epochs": 3, "tokens": 1.5, "loss_on_last": 1}[next(iter(changes))]
@@ -267,12 +267,12 @@ def test_single_stages_by_hand(finished, lab: Lab) -> None:
 # --- writing -------------------------------------------------------------------------------------------------------------
 
 
-def written(model: modeling.LanguageModel, settings: SamplingConfig, prompts: np.ndarray, new: int) -> np.ndarray:
+def written(model: network.LanguageModel, settings: SamplingConfig, prompts: np.ndarray, new: int) -> np.ndarray:
     sampler = Sampler(config_of(sampling=dataclasses.asdict(settings)), one_process(), quiet())
     return sampler.writer(model, 3, prompts.shape[1], new, len(prompts))(prompts, 0)
 
 
-def test_counts_and_the_plain_sampler_write_the_same_tokens(model: modeling.LanguageModel, text: np.ndarray) -> None:
+def test_counts_and_the_plain_sampler_write_the_same_tokens(model: network.LanguageModel, text: np.ndarray) -> None:
     from collapselab.sampling.plain import write_batch
 
     prompts, new = text[:128, :3], 40
@@ -291,9 +291,7 @@ def test_counts_and_the_plain_sampler_write_the_same_tokens(model: modeling.Lang
         assert ours[row, step] == np.searchsorted(reach, u[row, step] * reach[-1], side="right")
 
 
-def test_text_does_not_depend_on_the_batch_and_borders_are_kept(
-    model: modeling.LanguageModel, text: np.ndarray
-) -> None:
+def test_text_does_not_depend_on_the_batch_and_borders_are_kept(model: network.LanguageModel, text: np.ndarray) -> None:
     slices = Slices(model.net)
     u = uniforms(7, range(40), range(1, 20))
     whole = slices.write(text[:40, 0], u)
@@ -312,7 +310,7 @@ SHAPED = [{"temperature": 0.6}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.17}, {
 
 @pytest.mark.parametrize("knobs", [*SHAPED, {"temperature": 1.3, "top_k": 8, "top_p": 0.9, "min_p": 0.05}], ids=str)
 def test_shaped_text_is_drawn_by_the_definitions(
-    model: modeling.LanguageModel, text: np.ndarray, knobs: dict, capsys: pytest.CaptureFixture[str]
+    model: network.LanguageModel, text: np.ndarray, knobs: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, prompts, new = SamplingConfig(**knobs), text[:24, :2], 12
     u = uniforms(stream_key(1, 3), range(24), range(2, 2 + new))
@@ -355,7 +353,7 @@ def test_a_loss_that_is_infinite_is_left_out_and_its_share_told() -> None:
     assert frequency_sums(nll, places)["1"] == {"nats": 1.0, "tokens": 2.0, "impossible": 1.0}
 
 
-def test_scores_on_real_text_are_those_of_the_table(model: modeling.LanguageModel, sotu: Corpus) -> None:
+def test_scores_on_real_text_are_those_of_the_table(model: network.LanguageModel, sotu: Corpus) -> None:
     config = config_of(evaluation__tokens=2000)
     sums, values = score_real_text(model, sotu, config, one_process(), quiet())
     stream = held_out(sotu, config.evaluation)[0].astype(np.int64)
@@ -372,7 +370,7 @@ def test_scores_on_real_text_are_those_of_the_table(model: modeling.LanguageMode
     np.testing.assert_allclose(nll, by_network, atol=2e-6)
     assert (correct == (logits.argmax(-1).numpy() == target)).all()
     assert not {"real/nll_nats", "real/perplexity", "real/bits_per_byte"} & values.keys()
-    whole = modeling.LanguageModel(
+    whole = network.LanguageModel(
         bigram.network(bigram.count([stream[None]], sotu.tokenizer.size)), sotu.tokenizer.size
     )
     values = score_real_text(whole, sotu, config, one_process(), quiet())[1]
@@ -383,7 +381,7 @@ def test_scores_on_real_text_are_those_of_the_table(model: modeling.LanguageMode
 
 def test_an_infinite_loss_of_a_trained_model_is_an_error_still(sotu: Corpus) -> None:
     config = small_config(evaluation__tokens=200)
-    broken = modeling.new(config.model, vocab=sotu.tokenizer.size, separator=0, block=BLOCK, seed=0)
+    broken = network.new(config.model, vocab=sotu.tokenizer.size, separator=0, block=BLOCK, seed=0)
     with torch.no_grad():
         broken.net.transformer.ln_f.weight.zero_()
         broken.net.transformer.ln_f.bias[0] = 1
@@ -407,7 +405,7 @@ def survival(config: RunConfig, path: Path) -> dict[tuple[int, int, int], tuple[
     Returns (measured, law, standard error of a share of that many independent pairs) by (t, least, most).
     """
     corpus = prepare_of(config)
-    data = mixing.TrainingSet(config, Chain(path), 0, corpus.train)
+    data = sets.TrainingSet(config, Chain(path), 0, corpus.train)
 
     def keys_of(rows: np.ndarray) -> np.ndarray:
         return rows[:, :-1].astype(np.int64) * corpus.tokenizer.size + rows[:, 1:]
@@ -416,7 +414,7 @@ def survival(config: RunConfig, path: Path) -> dict[tuple[int, int, int], tuple[
     found, q = {}, 0.0
     for t in range(1, config.generations + 2):
         q = math.exp(q - 1)
-        rows = np.asarray(mixing.read_samples(Chain(path).stage(t - 1, "samples"))).reshape(-1, config.training.block)
+        rows = np.asarray(sets.read_samples(Chain(path).stage(t - 1, "samples"))).reshape(-1, config.training.block)
         alive = np.isin(keys, keys_of(rows))
         for least, most in CLASSES:
             among = (counts >= least) & (counts <= most)

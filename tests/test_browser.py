@@ -14,9 +14,9 @@ from fabricated import fabricate, under_protocol
 from helpers import fragile_config, undrawn
 from hostile import MARKS, reseal
 
-from collapselab.chain import run
-from collapselab.folders import read_json
-from collapselab.report import write_report
+from collapselab.chain.run import run
+from collapselab.report.pages import write_report
+from collapselab.store.folders import read_json
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright drives the browser; install collapselab[dev]"

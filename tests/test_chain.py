@@ -10,12 +10,12 @@ import pytest
 import yaml
 from helpers import samples_of, small_config, wandb_files, wandb_rows
 
-from collapselab import chain as chain_module
-from collapselab.chain import run
+from collapselab.chain import run as chain_module
+from collapselab.chain.run import run
 from collapselab.config import EvaluationConfig, UserError
-from collapselab.folders import manifest_of, read_json
-from collapselab.report import write_report
-from collapselab.rundir import STAGES, Chain, read_metrics
+from collapselab.report.pages import write_report
+from collapselab.store.folders import manifest_of, read_json
+from collapselab.store.layout import STAGES, Chain, read_metrics
 
 
 def digests(path, generations: int) -> dict:
@@ -250,9 +250,9 @@ def test_each_generation_starts_where_it_is_told_to(tmp_path, start: str) -> Non
     config = small_config(runs_dir=str(tmp_path), model__start=start, generations=1, name=start)
     path, _ = run(config)
     began = [read_json(path / f"gen_00{g}" / "train" / "collapselab.json")["started_from"] for g in (0, 1)]
-    from collapselab import modeling
+    from collapselab.models import network
 
-    first = modeling.weights_digest(modeling.load(str(path / "gen_000" / "train"), pad=64))
+    first = network.weights_digest(network.load(str(path / "gen_000" / "train"), pad=64))
     assert (began[0] == began[1]) == (start == "base")
     assert (began[1] == first) == (start == "previous")
 
@@ -288,7 +288,7 @@ def test_markup_in_samples_is_shown_inert(copied) -> None:
 
 
 def test_sync_replays_every_row_to_wandb(copied, capsys) -> None:
-    from collapselab.cli import main
+    from collapselab.cli.main import main
 
     _, path = copied
     assert main(["sync", str(path), "--wandb", "offline"]) == 0
@@ -301,8 +301,8 @@ def test_sync_replays_every_row_to_wandb(copied, capsys) -> None:
 def test_no_pickle_in_a_run(copied, capsys) -> None:
     """In no file of a run, its report and its wandb folder, nor in the cache of tokenised text: neither by name, nor by the
     opcodes that a pickle begins with, nor as an archive, which is what torch.save writes."""
-    from collapselab.cli import main
-    from collapselab.corpus import cache_root
+    from collapselab.cli.main import main
+    from collapselab.corpus.prepared import cache_root
 
     _, path = copied
     run = path.parent.parent
@@ -324,7 +324,7 @@ def test_changed_samples_redo_all_that_was_made_from_them(copied) -> None:
     """Other text under a valid manifest, as when lost samples are made again on another machine."""
     import numpy as np
 
-    from collapselab.folders import publishing
+    from collapselab.store.folders import publishing
 
     config, path = copied
     before = digests(path, 2)

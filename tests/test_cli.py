@@ -13,13 +13,13 @@ import pytest
 import yaml
 from conftest import ROOT, Lab
 
-from collapselab.commands import check_out, verbs
-from collapselab.commands.experiment import read_experiment
+from collapselab.cli.common import check_out, verbs
+from collapselab.cli.experiment import read_experiment
+from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, digest
+from collapselab.config.identity import flatten, identity
 from collapselab.config.keys import RENAMED, run_keys
-from collapselab.identity import flatten, identity
-from collapselab.options import config_from
-from collapselab.yaml_files import as_text, load_yaml
+from collapselab.store.yaml_files import as_text, load_yaml
 
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
 SWEEPS = set((ROOT / "configs" / "sweeps").glob("*.yaml"))  # tests/test_sweeps.py

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collapselab.chain.opening import FORK_MAY_CHANGE
 from collapselab.config import RunConfig, UserError, as_dict, digest
+from collapselab.config.identity import drift, flatten, identity, shared_digests
 from collapselab.config.keys import built, sections
-from collapselab.identity import drift, flatten, identity, shared_digests
-from collapselab.opening import FORK_MAY_CHANGE
-from collapselab.regimes import REGIMES
+from collapselab.mixing.regimes import REGIMES
 
 NAN, INF = float("nan"), float("inf")
 
@@ -329,7 +329,7 @@ def test_a_single_value_builds_or_is_refused_by_its_own_name(key: str, data: st.
 
 
 def test_which_forks_take_the_recorded_batch_along() -> None:
-    from collapselab.opening import inherits_batch
+    from collapselab.chain.opening import inherits_batch
 
     base = identity(build({}))
     assert inherits_batch(base, base | {"sampling.temperature": 0.5})

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from helpers import one_process, small_config
 
-from collapselab import chain
+from collapselab.chain import run
+from collapselab.chain.opening import open_corpus
+from collapselab.chain.supply import check_supply
 from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.config.corpus import PlantedConfig
-from collapselab.identity import identity, shared_digests
-from collapselab.mixing import read_blocks, read_mixture, real_order
-from collapselab.opening import open_corpus
-from collapselab.regimes import REAL, REGIMES
-from collapselab.rundir import Chain, read_metrics
-from collapselab.supply import check_supply
+from collapselab.config.identity import identity, shared_digests
+from collapselab.mixing.regimes import REAL, REGIMES
+from collapselab.mixing.sets import read_blocks, read_mixture, real_order
+from collapselab.store.layout import Chain, read_metrics
 
 GENERATIONS = 3
 OWN = {"replace": {"mixing__start": 0.25, "mixing__ratio": 0.5}, "incremental": {"mixing__replaced": 0.5}}
@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_block_is_real_and_none_stands_for_two(runs: Path, regime: str) -> None:
     config = planted(runs, name=regime, generations=GENERATIONS, mixing__regime=regime, **OWN.get(regime, {}))
     control = control_of(config)
-    roots = [chain.run(one)[0] for one in (config, control)]
+    roots = [run.run(one)[0] for one in (config, control)]
     corpus = open_corpus(config, one_process())
     block = config.training.block
     order = real_order(config, len(corpus.train.ids) // block)
@@ -88,7 +88,7 @@ def test_exact_learner_of_real_text_keeps_to_the_law_of_a_real_share_of_one(runs
     gaps = []
     for seed in seeds:
         config = planted(runs, name="law", generations=4, seed=seed, mixing__start=0.0, mixing__schedule="constant")
-        rows = read_metrics(chain.run(control_of(config))[0])
+        rows = read_metrics(run.run(control_of(config))[0])
         law = [row["metrics"]["theory/truth/slot/diversity"] for row in rows]
         assert np.ptp(law) < 0.01  # every set is of the same size, and real
         gaps.append([row["metrics"]["truth/slot/diversity"] - x for row, x in zip(rows, law, strict=True)])
@@ -101,7 +101,7 @@ def test_too_little_real_text_is_said_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"sampling.source='real': .* reaches generation (\d+); set generations=\1 for this arm"
     ):
-        chain.run(config)
+        run.run(config)
     assert not (tmp_path / config.name).exists()
 
 
@@ -119,7 +119,7 @@ def test_generation_0_is_the_same_whichever_arm_makes_it(tmp_path: Path, regime:
         config = planted(tmp_path, name=order, generations=1, mixing__regime=regime, sampling__temperature=0.8)
         arms = [config, control_of(config)]
         for one in arms if order == "forth" else reversed(arms):
-            chain.run(one, share=True)
+            run.run(one, share=True)
         found.append([Chain(tmp_path / order / f"arm={one.arm}" / "seed=1").digest_of(0, "eval") for one in arms])
     assert found[0] == found[1] and len(set(found[0])) == 1
 
@@ -127,9 +127,9 @@ def test_generation_0_is_the_same_whichever_arm_makes_it(tmp_path: Path, regime:
 def test_a_control_is_not_forked_to_a_loop(tmp_path: Path) -> None:
     """What stood for samples would count as text never shown."""
     config = planted(tmp_path, generations=1)
-    control, _ = chain.run(control_of(config))
+    control, _ = run.run(control_of(config))
     with pytest.raises(UserError, match="an all-real control, whose text would count as unused again"):
-        chain.run(dataclasses.replace(config, name="forked"), (control, 1))
-    loop, _ = chain.run(config)
-    forked, _ = chain.run(dataclasses.replace(control_of(config), name="forked", generations=2), (loop, 1))
+        run.run(dataclasses.replace(config, name="forked"), (control, 1))
+    loop, _ = run.run(config)
+    forked, _ = run.run(dataclasses.replace(control_of(config), name="forked", generations=2), (loop, 1))
     assert read_mixture(Chain(forked).stage(2, "mixture"))["tokens"].keys() <= {"real", "control_0", "control_1"}

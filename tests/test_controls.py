@@ -15,18 +15,17 @@ from conftest import ROOT
 from fabricated import fabricate
 from helpers import small_config, undrawn
 
-from collapselab import report
-from collapselab.chain import run
-from collapselab.commands.experiment import read_experiment
+from collapselab.chain.run import run
+from collapselab.cli.experiment import read_experiment
 from collapselab.config import as_dict
-from collapselab.folders import read_json, write_json
-from collapselab.identity import flatten
+from collapselab.config.identity import flatten
 from collapselab.metrics.tails import LEAST_TYPES
-from collapselab.report import charts, colours, figures, files, overlay, page, protocols, series, tables, words
+from collapselab.report import charts, colours, figures, files, overlay, page, pages, protocols, series, tables, words
 from collapselab.report.controls import Control, controls
 from collapselab.report.effects import per_cent, uncontrolled
-from collapselab.report.gallery import draw
-from collapselab.rundir import Chain, read_metrics
+from collapselab.reproduce.figure import draw
+from collapselab.store.folders import read_json, write_json
+from collapselab.store.layout import Chain, read_metrics
 
 PERPLEXITY, (OF_WORDS, OF_TOKENS, PLAIN) = "real/perplexity", series.TAIL_HEADLINES
 REAL = {"sampling.source": "real"}
@@ -219,7 +218,7 @@ def as_control(found: files.Opened) -> files.Opened:
 
 def rendered(found: files.Opened) -> str:
     groups = protocols.grouped(found.chains)
-    parts = {one.label: report.tables_of(one, found.baseline) for one in groups}
+    parts = {one.label: pages.tables_of(one, found.baseline) for one in groups}
     return page.render(found, groups, parts, {"tables": [], "figures": []})
 
 
@@ -248,7 +247,7 @@ def test_every_sentence_of_an_arm_states_its_effect_and_names_the_companions(pai
 
 def arm_sentences(found: files.Opened, arm: str) -> list[str]:
     (one,) = protocols.grouped(found.chains)
-    parts = report.tables_of(one, found.baseline)
+    parts = pages.tables_of(one, found.baseline)
     numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
     return words.of_arm(arm, overlay.by_arm(found.chains)[arm], numbers, found.baseline, 1)
 
@@ -299,13 +298,13 @@ def test_real_text_is_drawn_with_its_scatter(pair: files.Opened, monkeypatch: py
 
 
 def test_tables_and_table_md_have_the_effects(pair: files.Opened, tmp_path: Path) -> None:
-    title, columns, rows = report.compare(pair.chains, "closed")
+    title, columns, rows = pages.compare(pair.chains, "closed")
     assert columns == ["metric", "arm", "chains", "mean", "minus control"] and "generation 1" in title
     at = {(row[0], row[1]): row[4] for row in rows}
     assert at["rare words", "closed"] == "-0.185 ± 0.064" and at["rare words", "control"] == "–"
-    assert report.compare(pair.chains, "control")[1][4:] == ["minus control"]  # said once
+    assert pages.compare(pair.chains, "control")[1][4:] == ["minus control"]  # said once
     with undrawn():
-        report._publish(pair, tmp_path)
+        pages._publish(pair, tmp_path)
     changes = pd.read_csv(tmp_path / "changes.csv").set_index(["arm", "metric"])
     assert changes.loc[("closed", OF_WORDS), "loop"] == pytest.approx(-0.19)
     summary = pd.read_csv(tmp_path / "summary.csv").set_index(["arm", "metric", "generation"])
@@ -513,7 +512,7 @@ def test_controls_are_told_apart_by_marker_and_dash_and_from_real_text() -> None
 
 
 def test_the_picture_of_an_entry_has_its_control_in_grey(monkeypatch: pytest.MonkeyPatch) -> None:
-    from collapselab.report import gallery
+    from collapselab.reproduce import figure as gallery
 
     kept: list[Any] = []
     monkeypatch.setattr(gallery, "png", lambda figure: kept.append(figure) or b"")

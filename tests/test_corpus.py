@@ -20,8 +20,9 @@ import pytest
 from conftest import Lab
 
 from collapselab.config import CorpusConfig, UserError
-from collapselab.corpus import Corpus, Tokens, prepare, shards
 from collapselab.corpus import pieces as cutting
+from collapselab.corpus import shards
+from collapselab.corpus.prepared import Corpus, Tokens, prepare
 from collapselab.corpus.sources import document_key, package_folder, split_of
 from collapselab.corpus.tokenizers import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
 

@@ -21,7 +21,8 @@ from conftest import ROOT, Lab
 from test_corpus import DOCUMENTS, LINES, every, jsonl, opened, own_cache, texts, write  # noqa: F401 - a fixture
 
 from collapselab.config import CorpusConfig, RunConfig, UserError
-from collapselab.corpus import cache, pieces, prepare, readers, shards
+from collapselab.corpus import cache, pieces, readers, shards
+from collapselab.corpus.prepared import prepare
 from collapselab.corpus.tokenizers import gpt2_tokenizer, train_bpe
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -11,11 +11,12 @@ import pytest
 import torch
 from helpers import Watched, fragile_config, left
 
-from collapselab import folders, rundir, training
-from collapselab.chain import run
+from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError
-from collapselab.folders import examine, manifest_of, read_json, write_json
-from collapselab.rundir import STAGES
+from collapselab.learning import trainer
+from collapselab.store import folders, layout
+from collapselab.store.folders import examine, manifest_of, read_json, write_json
+from collapselab.store.layout import STAGES
 
 CHAIN = Path("test", "arm=main", "seed=1")
 DAMAGES = ("truncated", "emptied", "flipped", "deleted")
@@ -169,7 +170,7 @@ def test_pruned_weights_that_come_out_otherwise_are_refused(copied: Copied, fini
     """As on a GPU that adds in another order: here another learning rate stands for it."""
     shutil.rmtree(copied.path / "gen_001" / "samples")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "learning_rate", lambda *_: 1e-3)
+        patch.setattr(trainer, "learning_rate", lambda *_: 1e-3)
         with pytest.raises(UserError, match=r"does not give the same ones again here; remove .*gen_001 and all later"):
             run(copied.config)
     _, made = copied.again()
@@ -181,7 +182,7 @@ def test_retain_ends_keeps_the_end_of_every_run(finished, tmp_path: Path) -> Non
     run(config)
     path, _ = run(dataclasses.replace(config, generations=3))
     assert [g for g in range(4) if (path / f"gen_{g:03d}" / "train" / "model.safetensors").exists()] == [0, 1, 3]
-    assert rundir.Chain(path).with_weights() == [0, 1, 3]
+    assert layout.Chain(path).with_weights() == [0, 1, 3]
 
 
 def test_commands_that_need_pruned_weights_name_those_that_are_kept(copied: Copied, lab) -> None:

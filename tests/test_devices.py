@@ -13,9 +13,15 @@ import torch
 from helpers import one_process, quiet, small_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from collapselab import experiment, families, faults, memory, modeling, parallel, plan, sampling, training
+from collapselab.chain import plan
 from collapselab.config import ModelConfig, UserError
-from collapselab.parallel import Processes, environment, unused_gpu
+from collapselab.experiments import experiment
+from collapselab.learning.trainer import Loss
+from collapselab.models import families
+from collapselab.models import network as modeling
+from collapselab.runtime import errors, memory, parallel
+from collapselab.runtime.parallel import Processes, environment, unused_gpu
+from collapselab.sampling import sampler
 from collapselab.sampling.weights import packed
 
 GB = 10**9
@@ -54,7 +60,7 @@ def test_deterministic_is_strict_and_is_taken_back(a_card) -> None:
 def test_an_operation_that_torch_refuses_then_is_one_line(a_card, tmp_path) -> None:
     processes = Processes("cuda", deterministic=True)
     refused = pytest.raises(UserError, match=r"^deterministic=True: torch refuses an operation \(put_ does not")
-    with refused as said, faults.in_words(tmp_path, processes):
+    with refused as said, errors.in_words(tmp_path, processes):
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert len(str(said.value)) <= 300 and "\n" not in str(said.value)
 
@@ -114,7 +120,7 @@ def test_a_run_and_a_dry_run_say_it_once(lab, monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     small = ["--runs_dir", str(tmp_path), "--corpus.tokenizer", "bytes", "--mixing.tokens", "512", "--generations", "0"]
-    small += ["--model.layers", "1", "--model.width", "16", "--model.heads", "2", "--training.block", "16"]
+    small += ["--model.layers", "1", "--model.width", "16", "--model.heads", "2", "--block", "16"]
     small += ["--evaluation.tokens", "128"]
     code, out, err = lab("run", *small, "--dry_run")
     assert code == 0 and (out + err).count("sees no usable GPU") == 1
@@ -164,10 +170,10 @@ def test_a_batch_leaves_room_for_reading_its_prompts(monkeypatch, prompt: int) -
     numbers = {"mem_get_info": (16 * GB, 17 * GB), "memory_reserved": 0, "max_memory_allocated": 0}
     for name, value in numbers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    batch = sampling.Sampler(config, processes, quiet())._fitting(model, 512, 10**6)
+    batch = sampler.Sampler(config, processes, quiet())._fitting(model, 512, 10**6)
     tokens = min(batch * (prompt - 1), 1 << 17)
     held = 4 * 2 * 3072 * tokens  # the first product of the feed-forward layer and its GELU alone
-    assert batch * sampling.row_bytes(model, 512, "fp32") + held + 4 * model.parameters <= 16 * GB
+    assert batch * sampler.row_bytes(model, 512, "fp32") + held + 4 * model.parameters <= 16 * GB
     assert batch >= 192
 
 
@@ -236,7 +242,7 @@ def test_the_plain_sampler_leaves_cudnn_out(monkeypatch, beams: int) -> None:
 
 def test_a_dry_run_takes_the_steps_of_training(monkeypatch, tmp_path) -> None:
     """The trainer's own: its precision, and its micro-batches where memory is short."""
-    weights, rows, forward = set(), [], training.Loss.forward
+    weights, rows, forward = set(), [], Loss.forward
 
     def short_of_memory(self, ids_BT):
         weights.update(p.dtype for p in self.net.parameters())
@@ -245,14 +251,14 @@ def test_a_dry_run_takes_the_steps_of_training(monkeypatch, tmp_path) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(self, ids_BT)
 
-    monkeypatch.setattr(training.Loss, "forward", short_of_memory)
+    monkeypatch.setattr(Loss, "forward", short_of_memory)
     found = plan.plan(small_config(runs_dir=str(tmp_path), training__precision="bf16_pure"))
     assert weights == {torch.bfloat16} and rows[0] == 8 and set(rows[1:]) == {4}
     assert all(rate > 0 for rate in found["rates"].values())
 
 
 def test_a_dry_run_halves_a_sampling_batch_that_does_not_fit(monkeypatch, tmp_path) -> None:
-    rows, write = [], sampling.Engine.write
+    rows, write = [], sampler.Engine.write
 
     def short_of_memory(self, prompts, key, first, *more):
         if more:  # the trial of the network
@@ -262,7 +268,7 @@ def test_a_dry_run_halves_a_sampling_batch_that_does_not_fit(monkeypatch, tmp_pa
             raise torch.OutOfMemoryError("CUDA out of memory")
         return write(self, prompts, key, first)
 
-    monkeypatch.setattr(sampling.Engine, "write", short_of_memory)
+    monkeypatch.setattr(sampler.Engine, "write", short_of_memory)
     found = plan.plan(small_config(runs_dir=str(tmp_path)))
     assert rows[:2] == [64, 32] and rows[-1] == 16 and np.isfinite(found["rates"]["sample"])
 

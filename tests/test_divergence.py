@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from helpers import small_config, undrawn
 
-from collapselab.chain import run
+from collapselab.chain.opening import chain_path
+from collapselab.chain.run import run
 from collapselab.config import UserError
-from collapselab.guards import LARGEST, drawable, metrics
-from collapselab.opening import chain_path
-from collapselab.report import write_report
-from collapselab.rundir import read_metrics
+from collapselab.report.pages import write_report
+from collapselab.store.checks import LARGEST, drawable, metrics
+from collapselab.store.layout import read_metrics
 
 SMALL: dict[str, Any] = {
     "generations": 1, "model__layers": 1, "model__width": 16, "training__warmup_steps": 0, "mixing__tokens": 1024,

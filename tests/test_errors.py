@@ -24,13 +24,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
 
-from collapselab import families, memory
 from collapselab.config import ModelConfig, RunConfig, UserError, as_dict
+from collapselab.config.identity import flatten
 from collapselab.config.keys import run_keys
 from collapselab.corpus import readers
 from collapselab.corpus.tokenizers import bytes_tokenizer
-from collapselab.identity import flatten
-from collapselab.lock import Lock, take
+from collapselab.models import families
+from collapselab.runtime import memory
+from collapselab.store.lock import Lock, take
 
 BASE: dict[str, Any] = {
     "name": "tried", "generations": 1, "progress": False, "corpus.tokenizer": "bytes", "corpus.vocab_size": 300,

@@ -18,7 +18,6 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from collapselab import mixing, modeling
 from collapselab.config import (
     CorpusConfig,
     EvaluationConfig,
@@ -30,18 +29,21 @@ from collapselab.config import (
     UserError,
     digest,
 )
-from collapselab.console import Console
-from collapselab.corpus import Corpus, prepare
-from collapselab.evaluation import publish_reference, real_text, samples, under_base
+from collapselab.corpus.prepared import Corpus, prepare
+from collapselab.evaluation import real_text, samples, under_first
 from collapselab.evaluation.contexts import context_places
+from collapselab.evaluation.generation import publish_reference
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_rows, held_out_pieces, real_rows, sample_tokens
-from collapselab.folders import publishing, read_json, write_json
 from collapselab.metrics.likelihood import windows
 from collapselab.metrics.tails import LEAST_TYPES, words
-from collapselab.parallel import Processes
-from collapselab.rundir import Chain
+from collapselab.mixing import sets
+from collapselab.models import network
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
+from collapselab.store.folders import publishing, read_json, write_json
+from collapselab.store.layout import Chain
 
 QUIET = Console(speaks=False)
 CONTEXT = 32
@@ -121,10 +123,10 @@ def settings(family: str = "gpt2", pad: int = 64, tied: bool = True, **evaluatio
 
 
 @lru_cache
-def random_model(family: str, pad: int = 64, tied: bool = True, vocab: int = 257) -> modeling.LanguageModel:
+def random_model(family: str, pad: int = 64, tied: bool = True, vocab: int = 257) -> network.LanguageModel:
     """Random weights, ten times as large as at a usual start: their predictions depend on the context."""
     config = settings(family, pad, tied)
-    model = modeling.new(config.model, vocab=vocab, separator=256, block=CONTEXT, seed=7)
+    model = network.new(config.model, vocab=vocab, separator=256, block=CONTEXT, seed=7)
     with torch.no_grad():
         for weight in model.net.parameters():
             if weight.ndim >= 2:
@@ -133,8 +135,8 @@ def random_model(family: str, pad: int = 64, tied: bool = True, vocab: int = 257
 
 
 @lru_cache
-def stories(folder: Path) -> modeling.LanguageModel:
-    return modeling.load(str(folder), pad=64)
+def stories(folder: Path) -> network.LanguageModel:
+    return network.load(str(folder), pad=64)
 
 
 @pytest.fixture(params=["gpt2", "llama", "stories260K"])
@@ -145,7 +147,7 @@ def case(request: pytest.FixtureRequest, make_corpus: Any, texts: Any) -> Simple
         story = "Once upon a time there was a little girl named Lily. She saw a big café and said: 日本! " * 2 + "\n"
         story += "One day, her mom gave her a red ball. They were very happy and played in the park.\n" * 8
         model = stories(folder)
-        found = make_corpus(texts[0], texts[1], story, modeling.pretrained_tokenizer(str(folder)))
+        found = make_corpus(texts[0], texts[1], story, network.pretrained_tokenizer(str(folder)))
         return SimpleNamespace(
             model=model, corpus=found, family="llama", plain=AutoModelForCausalLM.from_pretrained(folder)
         )
@@ -367,7 +369,7 @@ def test_result_does_not_depend_on_the_number_of_processes(
 
 def test_dropout_is_off(corpus: Corpus, cpu: Processes) -> None:
     config = ModelConfig(layers=2, width=32, heads=2, dropout=0.5)
-    model = modeling.new(config, vocab=257, separator=256, block=CONTEXT, seed=7)
+    model = network.new(config, vocab=257, separator=256, block=CONTEXT, seed=7)
     model.net.train()
     once, twice = (
         real_text.token_losses(model, corpus.test.ids[:64], CONTEXT, CONTEXT, "fp32", cpu, QUIET)[1] for _ in "12"
@@ -460,7 +462,7 @@ def test_bits_per_byte_by_hand(make_corpus: Any, texts: Any, cpu: Processes) -> 
 def test_bits_per_byte_counts_the_same_bytes_with_every_tokenizer(
     make_corpus: Any, texts: Any, cpu: Processes, shared: Path
 ) -> None:
-    own = modeling.pretrained_tokenizer(str(shared / "models" / "stories260K"))
+    own = network.pretrained_tokenizer(str(shared / "models" / "stories260K"))
     text = "née à Paris\n  two spaces\tand a tab\n日本語 and 🙂🙂!\nA<|endoftext|>b <s>c</s>\ne\u0301 ﬁn ½\n"
     expected = sum(len(line.encode()) for line in text.splitlines())
     counted = {}
@@ -608,11 +610,11 @@ def many_types(make_corpus: Any, texts: Any) -> Corpus:
     return make_corpus(zipf_lines(1500, 1), texts[1], zipf_lines(120, 3), "bpe", 900)
 
 
-def training_set(config: RunConfig, corpus: Corpus, root: Path) -> mixing.TrainingSet:
+def training_set(config: RunConfig, corpus: Corpus, root: Path) -> sets.TrainingSet:
     chain = Chain(root)
     with publishing(chain.stage(0, "mixture"), inputs={}) as out:
-        mixing.mix(config, chain, 0, corpus.train, corpus.digest, out)
-    return mixing.TrainingSet(config, chain, 0, corpus.train)
+        sets.mix(config, chain, 0, corpus.train, corpus.digest, out)
+    return sets.TrainingSet(config, chain, 0, corpus.train)
 
 
 def word_lists(tokenizer: Any, rows: list[np.ndarray]) -> list[list[str]]:
@@ -807,7 +809,7 @@ def test_reference_nll_is_that_of_plain_transformers(family: str, head: int, len
     places = [(i + head, min(i + length, len(stream))) for i in range(0, len(stream), length)]
     model, plain = random_model(family, 64), random_model(family, 1).net
     config = settings(family)
-    sums, values = under_base.reference_nll(model, config, stream, places, head, 256, cpu, QUIET, "")
+    sums, values = under_first.reference_nll(model, config, stream, places, head, 256, cpu, QUIET, "")
     found = []
     with torch.no_grad():
         for begin, end in places:
@@ -829,7 +831,7 @@ def test_reference_tokens_limit_what_is_scored(corpus: Corpus, cpu: Processes) -
     scored = {}
     for wanted in (None, 0, 30, 10**6):
         config = settings(reference_tokens=wanted)
-        sums, _ = under_base.reference_nll(
+        sums, _ = under_first.reference_nll(
             random_model("gpt2"), config, corpus.test.ids, places, 1, 256, cpu, QUIET, ""
         )
         scored[wanted] = sums.get("reference/nll", {}).get("tokens")
@@ -837,11 +839,11 @@ def test_reference_tokens_limit_what_is_scored(corpus: Corpus, cpu: Processes) -
 
 
 def test_a_base_model_that_has_diverged_is_the_users_mistake(corpus: Corpus, cpu: Processes) -> None:
-    broken = modeling.new(settings().model, vocab=257, separator=256, block=CONTEXT, seed=1)
+    broken = network.new(settings().model, vocab=257, separator=256, block=CONTEXT, seed=1)
     with torch.no_grad():
         broken.net.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(UserError, match="lower lr"):
-        under_base.reference_nll(broken, settings(), corpus.test.ids, [(1, 24)], 1, 256, cpu, QUIET, "")
+        under_first.reference_nll(broken, settings(), corpus.test.ids, [(1, 24)], 1, 256, cpu, QUIET, "")
 
 
 def test_mean_states_are_those_of_plain_transformers_on_any_number_of_processes(
@@ -849,29 +851,29 @@ def test_mean_states_are_those_of_plain_transformers_on_any_number_of_processes(
 ) -> None:
     stream = np.random.default_rng(4).integers(0, 256, 600).astype(np.uint16)
     places = [(i, i + 20) for i in range(0, 600, 20)]
-    monkeypatch.setitem(under_base.BATCH_TOKENS, "cpu", 80)
+    monkeypatch.setitem(under_first.BATCH_TOKENS, "cpu", 80)
     for family in ("gpt2", "llama"):
         model, plain = random_model(family, 64), random_model(family, 1).net
-        found = under_base.mean_states(model, stream, places, "fp32", cpu, QUIET)
+        found = under_first.mean_states(model, stream, places, "fp32", cpu, QUIET)
         with torch.no_grad():
             rows = torch.from_numpy(stream.astype(np.int64)).view(30, 20)
             expected = plain(rows, output_hidden_states=True).hidden_states[-1].mean(1)
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
         team = Threads(3)
-        for other in team.run(lambda: under_base.mean_states(model, stream, places, "fp32", team, QUIET)):  # noqa: B023
+        for other in team.run(lambda: under_first.mean_states(model, stream, places, "fp32", team, QUIET)):  # noqa: B023
             np.testing.assert_array_equal(other, found)
 
 
 def test_embeddings_need_text_and_packages(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = len(held_out_pieces(budget_config(), corpus))
     most = min(pieces // 2, 2048 // 24)
-    under_base.check_embeddings(budget_config(), corpus, 24)
-    under_base.check_embeddings(budget_config(embeddings=20), corpus, 2048)
+    under_first.check_embeddings(budget_config(), corpus, 24)
+    under_first.check_embeddings(budget_config(embeddings=20), corpus, 2048)
     with pytest.raises(UserError, match=f"at most {most}$"):
-        under_base.check_embeddings(budget_config(embeddings=most + 1), corpus, 2048)
+        under_first.check_embeddings(budget_config(embeddings=most + 1), corpus, 2048)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install collapselab\[embeddings\]"):
-        under_base.check_embeddings(budget_config(embeddings=20), corpus, 2048)
+        under_first.check_embeddings(budget_config(embeddings=20), corpus, 2048)
 
 
 # --- published models -------------------------------------------------------------------------------------------------
@@ -883,7 +885,7 @@ def test_published_model_is_the_scored_one(
     tmp_path: Path, corpus: Corpus, cpu: Processes, family: str, tied: bool
 ) -> None:
     model = random_model(family, 64, tied)
-    modeling.publish(model, corpus.tokenizer, tmp_path, {"corpus": corpus.digest})
+    network.publish(model, corpus.tokenizer, tmp_path, {"corpus": corpus.digest})
     assert model.net.config.vocab_size == 320  # the model in memory goes on as it was
     assert read_json(tmp_path / "config.json")["vocab_size"] == 257
 
@@ -896,6 +898,6 @@ def test_published_model_is_the_scored_one(
     case = SimpleNamespace(model=model, corpus=corpus, family=family)
     before = score(case, cpu, stride=20)
     assert before[1]["real/perplexity"] == pytest.approx(expected, rel=1e-4)
-    case.model = modeling.load(str(tmp_path), pad=64)
+    case.model = network.load(str(tmp_path), pad=64)
     assert case.model.vocab == 257 and case.model.net.config.vocab_size == 320
     assert score(case, cpu, stride=20) == before

@@ -21,16 +21,15 @@ from conftest import Lab
 from helpers import Forked, small_config
 from scipy import stats
 
-from collapselab import report
-from collapselab.chain import run
-from collapselab.commands import one_chain, print_table
-from collapselab.commands.experiment import read_experiment
+from collapselab.chain.run import run
+from collapselab.cli.common import one_chain, print_table
+from collapselab.cli.experiment import read_experiment
 from collapselab.config import UserError, as_dict
-from collapselab.folders import read_json
 from collapselab.metrics.intervals import differences, mean_interval, mean_intervals
-from collapselab.report import tables
+from collapselab.report import pages, tables
 from collapselab.report.results import write_results
-from collapselab.rundir import STAGES, Chain, read_metrics
+from collapselab.store.folders import read_json
+from collapselab.store.layout import STAGES, Chain, read_metrics
 
 ARMS = {
     "replace": {"mixing.schedule": "constant", "mixing.start": 0.0},
@@ -325,7 +324,7 @@ def test_arms_are_compared_at_the_last_generation_that_every_chain_has(done: Pat
     subprocess.run(["cp", "-a", str(done), str(tmp_path / "exp")], check=True)
     rows = tmp_path / "exp" / "arm=cold" / "seed=1" / "metrics.jsonl"
     rows.write_text(rows.read_text().splitlines()[0] + "\n")
-    title, columns, found = report.comparison(tmp_path / "exp")
+    title, columns, found = pages.comparison(tmp_path / "exp")
     assert title.startswith("generation 0:")
     assert {row[columns.index("chains")] for row in found} == {"2"} and {row[1] for row in found} == set(ARMS)
 

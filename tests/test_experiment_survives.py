@@ -15,9 +15,9 @@ import pytest
 from helpers import Forked, small_config
 from test_experiment import ARMS, asked, finished, held, within
 
-from collapselab import experiment
-from collapselab.folders import read_json
-from collapselab.rundir import read_metrics
+from collapselab.experiments import experiment
+from collapselab.store.folders import read_json
+from collapselab.store.layout import read_metrics
 
 
 def test_an_experiment_that_is_killed_or_interrupted_continues(tmp_path: Path) -> None:

@@ -17,22 +17,24 @@ from helpers import cpu_units, one_process, quiet, samples_of, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import mixing, modeling, sampling
-from collapselab.chain import run
+from collapselab.chain.opening import open_corpus
+from collapselab.chain.run import run
+from collapselab.cli.options import config_from
 from collapselab.config import RunConfig, UserError
-from collapselab.console import inert
-from collapselab.corpus import Corpus
+from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.tokenizers import bytes_tokenizer, words_tokenizer
 from collapselab.evaluation.explorer import explored, pieces, read_continuations
-from collapselab.folders import read_json, write_json
 from collapselab.metrics.tails import words
-from collapselab.opening import open_corpus
-from collapselab.options import config_from
+from collapselab.mixing import sets
+from collapselab.models import network
 from collapselab.report.explorer import payload
-from collapselab.rundir import Chain
+from collapselab.runtime.console import inert
 from collapselab.sampling.continuations import FIRST, PROMPTS, prompt_places, write_continuations
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.plain import write_batch
+from collapselab.sampling.sampler import Sampler
+from collapselab.store.folders import read_json, write_json
+from collapselab.store.layout import Chain
 
 ROOT = Path(__file__).parents[1]
 Made = tuple[RunConfig, Path, Corpus]
@@ -72,8 +74,8 @@ def explorer(path: Path, generation: int) -> dict:
     return read_json(path / f"gen_{generation:03d}" / "eval" / "explorer.json")
 
 
-def model_of(path: Path, generation: int) -> modeling.LanguageModel:
-    return modeling.load(str(path / f"gen_{generation:03d}" / "train"))
+def model_of(path: Path, generation: int) -> network.LanguageModel:
+    return network.load(str(path / f"gen_{generation:03d}" / "train"))
 
 
 # --- the samples stage ------------------------------------------------------------------------------------------------
@@ -120,11 +122,11 @@ def test_the_chains_own_text_is_the_same_without_them(
     tmp_path: Path, name: str, request: pytest.FixtureRequest
 ) -> None:
     config, path, corpus = request.getfixturevalue(name)
-    sampler = sampling.Sampler(config, one_process(), quiet())
+    sampler = Sampler(config, one_process(), quiet())
     for g in (0, 1):  # one sampler, as in a chain
         out = tmp_path / str(g)
         out.mkdir()
-        text = mixing.TrainingSet(config, Chain(path), 0, corpus.train)
+        text = sets.TrainingSet(config, Chain(path), 0, corpus.train)
         budget = read_json(path / f"gen_{g:03d}" / "samples" / "meta.json")["tokens"]
         sampler.sample(
             model_of(path, g),
@@ -299,7 +301,7 @@ def only_group(chains: list[Files]) -> dict:
 
 
 def test_payload_of_a_real_chain_is_what_its_files_say(made: Made) -> None:
-    from collapselab.report import open_run
+    from collapselab.report.pages import open_run
 
     _, path, _ = made
     every = json.loads(json.dumps(payload(open_run(path)[0])))

@@ -18,14 +18,16 @@ from helpers import samples_of, small_config
 from hostile import TEXTS, change, files_of, reseal
 from test_hostile import fault
 
-from collapselab import cards, chain, export
+from collapselab.chain import run as chain
+from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, UserError
-from collapselab.console import UNSAFE, Console
 from collapselab.corpus.tokenizers import load_tokenizer
-from collapselab.folders import publishing, read_json, write_json
-from collapselab.options import config_from
-from collapselab.report import ChainFiles
-from collapselab.rundir import Chain
+from collapselab.export import cards
+from collapselab.export import generation as export
+from collapselab.report.pages import ChainFiles
+from collapselab.runtime.console import UNSAFE, Console
+from collapselab.store.folders import publishing, read_json, write_json
+from collapselab.store.layout import Chain
 
 
 @pytest.fixture(scope="module")

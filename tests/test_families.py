@@ -14,11 +14,12 @@ from helpers import one_process, quiet, samples_of, small_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from collapselab import modeling, sampling
 from collapselab.config import SamplingConfig
-from collapselab.console import Console
+from collapselab.models.network import LanguageModel, fitted, load, publish
+from collapselab.runtime.console import Console
 from collapselab.sampling.draw import draw, stream_key, truncated, uniforms
 from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
+from collapselab.sampling.sampler import Sampler
 
 VOCAB, CPU = 61, torch.device("cpu")
 SIZES = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -100,7 +101,7 @@ def by_whole_texts(net: Any, prompts: np.ndarray, uniforms_BN: np.ndarray) -> np
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_tokens_are_those_of_whole_texts(family: str) -> None:
     net = network(family)
-    model = modeling.LanguageModel(net, VOCAB)
+    model = LanguageModel(net, VOCAB)
     for batch in range(2):  # what a batch leaves behind is not read by the next one
         prompts = np.random.default_rng(batch).integers(3, VOCAB, (4, 3))
         u = uniforms(7, range(4 * batch, 4 * batch + 4), range(3, 3 + NEW))
@@ -112,7 +113,7 @@ def test_sampled_tokens_are_those_of_whole_texts(family: str) -> None:
 @pytest.mark.parametrize(("family", "cached"), [("mamba", True), ("mistral", True), ("openai-gpt", False)])
 def test_a_cache_is_used_where_it_is_right(family: str, cached: bool) -> None:
     net = network(family)
-    assert (cache_flaw(modeling.LanguageModel(net, VOCAB), 3, NEW, CPU) is None) == cached
+    assert (cache_flaw(LanguageModel(net, VOCAB), 3, NEW, CPU) is None) == cached
 
 
 def test_a_cache_that_is_wrong_after_a_while_is_found() -> None:
@@ -126,7 +127,7 @@ def test_a_cache_that_is_wrong_after_a_while_is_found() -> None:
         return forward(input_ids=input_ids, past_key_values=past_key_values, **options)
 
     net.forward = forgets
-    model = modeling.LanguageModel(net, VOCAB)
+    model = LanguageModel(net, VOCAB)
     assert cache_flaw(model, 3, 20, CPU) is None
     assert str(cache_flaw(model, 3, 40, CPU)).startswith("after 34 tokens")
 
@@ -134,7 +135,7 @@ def test_a_cache_that_is_wrong_after_a_while_is_found() -> None:
 @pytest.mark.parametrize("family", ["mamba", "minimax", "openai-gpt", "rwkv", "gpt2"])
 def test_beam_search_of_any_family_is_that_of_whole_texts(family: str) -> None:
     net = network(family)
-    model = modeling.LanguageModel(net, VOCAB)
+    model = LanguageModel(net, VOCAB)
     prompts = np.random.default_rng(3).integers(3, VOCAB, (2, 3))
     beams: list[list[tuple[float, list[int]]]] = [[(0.0, prompt.tolist())] for prompt in prompts]
     for _ in range(8):
@@ -157,11 +158,11 @@ def test_it_is_said_once_that_there_is_no_cache(tmp_path: Path, capsys: pytest.C
         sampling__batch_size=4, sampling__length=12, sampling__prompt="bos", sampling__precision="fp32"
     )
     net = network("rwkv")
-    sampler = sampling.Sampler(config, one_process(), Console(bars=False))
+    sampler = Sampler(config, one_process(), Console(bars=False))
     for generation in range(2):
         out = tmp_path / str(generation)
         out.mkdir()
-        model = modeling.LanguageModel(net, VOCAB)
+        model = LanguageModel(net, VOCAB)
         sampler.sample(model, generation, None, 8 * 12, separator=1, ends=[2], out=out)
         u = uniforms(stream_key(config.seed, generation), range(8), range(1, 13))
         assert (samples_of(out).reshape(8, 12) == by_whole_texts(net, np.ones((8, 1), np.int64), u)).all()
@@ -175,7 +176,7 @@ def test_an_engine_that_computes_something_else_does_not_write(
 ) -> None:
     """A variant of a family that nobody has named yet: here one with another scale of its attention."""
     net = network(family)
-    sampler = sampling.Sampler(small_config(sampling__precision="fp32"), one_process(), Console(bars=False))
+    sampler = Sampler(small_config(sampling__precision="fp32"), one_process(), Console(bars=False))
     prompts = np.random.default_rng(0).integers(3, VOCAB, (4, 3))
     u = uniforms(stream_key(1, 1), range(4), range(3, 3 + NEW))
     for writes in ("engine", "plain"):
@@ -183,7 +184,7 @@ def test_an_engine_that_computes_something_else_does_not_write(
             if hasattr(module, "scaling"):
                 module.scaling *= 3
         net = net if writes == "engine" else copy.deepcopy(net)
-        written = sampler.writer(modeling.LanguageModel(net, VOCAB), 1, 3, NEW, 4)(prompts, 0)
+        written = sampler.writer(LanguageModel(net, VOCAB), 1, 3, NEW, 4)(prompts, 0)
         assert sampler.writes == writes and (written == by_whole_texts(net, prompts, u)).all()
     assert capsys.readouterr().err.count("is not for the fast engine") == 1
 
@@ -210,7 +211,7 @@ def test_a_head_of_its_own_is_used_whatever_the_padding(
         right = theirs(ids).logits
     capsys.readouterr()
     for pad in (1, 64):
-        model = modeling.load(str(folder), pad=pad)
+        model = load(str(folder), pad=pad)
         said = [line for line in capsys.readouterr().err.splitlines() if "head of its own" in line]
         assert len(said) == 1
         with torch.inference_mode():
@@ -220,7 +221,7 @@ def test_a_head_of_its_own_is_used_whatever_the_padding(
         prompts = ids[:1, :2].repeat(3, 1).numpy()
         assert (write_batch(model, prompts, u, SamplingConfig(), CPU) == by_whole_texts(theirs, prompts, u)).all()
         config = small_config(sampling__precision="fp32")
-        engine = sampling.Sampler(config, one_process(), quiet()).writer(model, 1, 2, 10, 3)
+        engine = Sampler(config, one_process(), quiet()).writer(model, 1, 2, 10, 3)
         u = uniforms(stream_key(config.seed, 1), range(3), range(2, 12))
         assert (engine(prompts, 0) == by_whole_texts(theirs, prompts, u)).all()
 
@@ -231,15 +232,15 @@ def test_what_is_published_has_the_head_that_was_used(family: str, tmp_path: Pat
 
     folder = own_head(family, tmp_path / "model")
     tokenizer = words_tokenizer([str(number) for number in range(VOCAB - 1)])
-    model = modeling.fitted(modeling.load(str(folder), pad=64), tokenizer)
+    model = fitted(load(str(folder), pad=64), tokenizer)
     (tmp_path / "published").mkdir()
-    modeling.publish(model, tokenizer, tmp_path / "published", {})
+    publish(model, tokenizer, tmp_path / "published", {})
     ids = torch.randint(VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         right = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
         for again in (
             AutoModelForCausalLM.from_pretrained(tmp_path / "published").eval()(ids).logits,
-            modeling.load(str(tmp_path / "published"), pad=64).logits(ids),
+            load(str(tmp_path / "published"), pad=64).logits(ids),
         ):
             assert torch.allclose(again, right, rtol=1e-4, atol=1e-5)
 
@@ -251,6 +252,6 @@ def test_a_tied_head_stays_tied(tmp_path: Path, capsys: pytest.CaptureFixture[st
     weights["lm_head.weight"] = weights["transformer.wte.weight"].clone()
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     capsys.readouterr()
-    net = modeling.load(str(folder), pad=64).net
+    net = load(str(folder), pad=64).net
     assert net.get_output_embeddings().weight is net.get_input_embeddings().weight
     assert "head of its own" not in capsys.readouterr().err

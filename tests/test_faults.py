@@ -17,10 +17,11 @@ import torch
 import yaml
 from helpers import Watched, alone, fragile_config, left, on_a_disk, waited_for
 
-from collapselab import folders, space
-from collapselab.chain import run
+from collapselab.chain import space
+from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError, as_dict
-from collapselab.faults import OUTPUT, of_disk
+from collapselab.runtime.errors import OUTPUT, of_disk
+from collapselab.store import folders
 
 PATIENCE = 120.0  # seconds for a chain that takes one
 CHAIN = Path("test", "arm=main", "seed=1")

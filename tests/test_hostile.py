@@ -24,9 +24,9 @@ from conftest import Lab
 from helpers import small_config
 from hostile import TEXTS, change, files_of, reseal, state_of
 
-from collapselab import chain
-from collapselab.console import UNSAFE
-from collapselab.folders import manifest_of
+from collapselab.chain import run as chain
+from collapselab.runtime.console import UNSAFE
+from collapselab.store.folders import manifest_of
 
 PLANTED = {
     "corpus__source": "planted", "corpus__documents": 500, "corpus__planted__contexts": 4, "corpus__planted__values": 16,
@@ -382,8 +382,8 @@ def test_trust_remote_code_is_not_a_key(tmp_path: Path, lab: Lab) -> None:
 
 
 def test_what_a_person_sees_is_inert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from collapselab.commands import print_table
-    from collapselab.console import Console
+    from collapselab.cli.common import print_table
+    from collapselab.runtime.console import Console
 
     text = "".join(t for t in TEXTS if len(t) < 1000)
     Console(log=tmp_path / "events.log").say(text)

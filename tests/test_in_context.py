@@ -13,21 +13,21 @@ from helpers import one_process, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import chain
+from collapselab.chain import run
+from collapselab.chain.opening import open_corpus
 from collapselab.config import CorpusConfig, RunConfig
-from collapselab.corpus import Corpus, prepare
+from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_rows, real_draws, real_rows, rows_at
 from collapselab.evaluation.samples import score_samples
 from collapselab.evaluation.support import divided, parts_of, support_text
-from collapselab.folders import read_json
 from collapselab.metrics.in_context import UNKNOWN, in_context, in_context_sums, in_context_values, support_of
 from collapselab.metrics.ngrams import Sequences
 from collapselab.metrics.overlap import overlap_sums, overlap_values
 from collapselab.metrics.tails import LEAST_TYPES, words
-from collapselab.mixing import TrainingSet
-from collapselab.opening import open_corpus
-from collapselab.rundir import Chain, read_metrics
+from collapselab.mixing.sets import TrainingSet
+from collapselab.store.folders import read_json
+from collapselab.store.layout import Chain, read_metrics
 
 COVERAGE = "tails/words/coverage_in_context_5_normalised"
 TRIPLES = "tails/words/known_triples_normalised"
@@ -143,7 +143,7 @@ def settings_of(folder: Path, tokenizer: str, **more: Any) -> RunConfig:
 @pytest.fixture(scope="module", params=["bytes", "bpe", "gpt2"])
 def scored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scored:
     config = settings_of(tmp_path_factory.mktemp("junk"), request.param, model__family="bigram", model__start="scratch")
-    root, _ = chain.run(config)
+    root, _ = run.run(config)
     corpus = open_corpus(config, one_process())
     training = TrainingSet(config, Chain(root), 0, corpus.train)
     band = read_json(root / "reference" / "eval.json")["band"]
@@ -190,7 +190,7 @@ def test_noise_scores_half_of_real_text_at_most(scored: Scored) -> None:
 def test_an_untrained_network_scores_half_of_real_text_at_most(scored: Scored, tmp_path: Path) -> None:
     tokenizer = scored.config.corpus.tokenizer or ""
     config = settings_of(tmp_path, tokenizer, model__layers=1, model__width=16, training__tokens=128, training__lr=1e-9)
-    metrics = read_metrics(chain.run(config)[0])[0]["metrics"]
+    metrics = read_metrics(run.run(config)[0])[0]["metrics"]
     assert metrics[COVERAGE] <= 0.5 and metrics["real/perplexity"] > 0.5 * scored.corpus.tokenizer.size
 
 
@@ -229,7 +229,7 @@ def test_every_text_has_the_same_words(scored: Scored) -> None:
 
 def test_a_tail_of_a_few_types_has_no_coverage(tmp_path: Path) -> None:
     config = small_config(runs_dir=str(tmp_path), generations=0, mixing__tokens=512, sampling__tokens=1024)
-    root, rows = chain.run(config)
+    root, rows = run.run(config)
     reference = Reference(root / "reference", 257)
     assert 0 < sum(count <= 5 for count in reference.word_c0.values()) < LEAST_TYPES
     assert not any("coverage" in key for key in rows[0]["metrics"] if key.startswith("tails/words"))

@@ -19,15 +19,14 @@ from helpers import samples_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collapselab import mixing, modeling, regimes
-from collapselab.chain import run
+from collapselab.chain.run import run
+from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.config.corpus import FactsConfig, LogicConfig, PlantedConfig
 from collapselab.config.keys import built
-from collapselab.corpus import Corpus, prepare
+from collapselab.corpus.prepared import Corpus, prepare
+from collapselab.evaluation.planted_documents import history
 from collapselab.evaluation.truth import written_documents
-from collapselab.folders import read_json
-from collapselab.history import history
 from collapselab.languages import Facts, Language, Logic, Planted, language_of
 from collapselab.languages.facts import ATTRIBUTES, HOLES, SENTENCE_WORDS, TEMPLATES
 from collapselab.languages.laws import frequency_bands, zipf_law
@@ -44,8 +43,10 @@ from collapselab.metrics.truth import (
     slot_sums,
     slot_values,
 )
-from collapselab.options import config_from
-from collapselab.rundir import Chain
+from collapselab.mixing import regimes, sets
+from collapselab.models import network
+from collapselab.store.folders import read_json
+from collapselab.store.layout import Chain
 
 ROOT = Path(__file__).parents[1]
 BANDS = ("head", "middle", "tail")
@@ -435,7 +436,7 @@ def test_history_equals_a_slow_count(planted: Ran) -> None:
     found, names = history(config, chain, 2, corpus, language), corpus.tokenizer.hf.convert_ids_to_tokens
     for g in range(3):
         blocks = np.fromfile(chain.stage(g, "mixture") / "blocks.bin", "<i8").reshape(-1, 2)
-        data = mixing.TrainingSet(config, chain, g, corpus.train)
+        data = sets.TrainingSet(config, chain, g, corpus.train)
         counts = {"real": Counter[str](), "synthetic": Counter[str]()}
         for i in range(len(data)):
             town = names(data[np.array([i])][0].tolist())[1 + TOWN_PLACE]
@@ -503,7 +504,7 @@ def test_recall_goes_by_how_often_a_fact_was_stated(facts: Ran) -> None:
     config, chain, corpus, rows = facts
     language = language_of(config.corpus)
     assert isinstance(language, Facts)
-    data = mixing.TrainingSet(config, chain, 0, corpus.train)
+    data = sets.TrainingSet(config, chain, 0, corpus.train)
     text = " ".join(corpus.tokenizer.decode(data[np.arange(len(data))][:, 1:].tolist()))
     stated = [
         sum(text.count(language.sentence(person, attribute, wording)) for wording in range(4))
@@ -515,7 +516,7 @@ def test_recall_goes_by_how_often_a_fact_was_stated(facts: Ran) -> None:
     for name, (low, high) in limits.items():
         assert sums[name]["facts"] == sum(low <= n <= high for n in stated)
 
-    model = modeling.load(str(chain.stage(1, "train")))
+    model = network.load(str(chain.stage(1, "train")))
     every = {language.sentence(p, a, w) for p, a, w in itertools.product(range(24), range(len(ATTRIBUTES)), range(4))}
     total = 0.0
     for head, answer in zip(*language.questions(), strict=True):

@@ -13,15 +13,15 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from conftest import Lab
 from helpers import Forked
 
-from collapselab import modeling
-from collapselab.console import Console
+from collapselab.chain.opening import open_corpus
+from collapselab.cli.options import config_from
 from collapselab.evaluation.explorer import explored, read_continuations
-from collapselab.folders import read_json
-from collapselab.opening import open_corpus
-from collapselab.options import config_from
-from collapselab.parallel import Processes
-from collapselab.rundir import Chain, read_metrics
+from collapselab.models import network
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
 from collapselab.sampling.continuations import write_continuations
+from collapselab.store.folders import read_json
+from collapselab.store.layout import Chain, read_metrics
 
 ROOT = Path(__file__).parents[1]
 SMOKE = str(ROOT / "configs" / "smoke.yaml")
@@ -127,9 +127,9 @@ def test_two_processes_continue_the_same_prompts_as_one(two_and_one, tmp_path) -
     config = config_from(chain / "config.yaml")
     processes = Processes("cpu", "fp32")
     corpus = open_corpus(config, processes)
-    base = modeling.load(str(chain / "gen_000" / "train"))
+    base = network.load(str(chain / "gen_000" / "train"))
     for g in (0, 2):
-        samples, model = chain / f"gen_{g:03d}" / "samples", modeling.load(str(chain / f"gen_{g:03d}" / "train"))
+        samples, model = chain / f"gen_{g:03d}" / "samples", network.load(str(chain / f"gen_{g:03d}" / "train"))
         write_continuations(model, corpus, config, "fp32", processes, tmp_path)
         assert (tmp_path / "continuations.json").read_bytes() == (samples / "continuations.json").read_bytes()
         found = read_continuations(samples, model.vocab)
@@ -209,8 +209,8 @@ def test_variables_that_a_launcher_left_end_in_one_line(tmp_path: Path, rank: st
     """In a shell where nobody has launched anything: within a bounded time, and at once where asked."""
 
     def impatient(arguments: list[str]) -> int:
-        from collapselab import parallel
-        from collapselab.cli import main
+        from collapselab.cli.main import main
+        from collapselab.runtime import parallel
 
         parallel.PATIENCE, parallel.QUIET = (1.5, 0.2) if arguments[-1] == "short" else (60.0, 0.2)
         return main(arguments[:-1])

@@ -13,15 +13,15 @@ import pytest
 import torch
 from helpers import one_process, small_config
 
-from collapselab.chain import run
+from collapselab.chain.run import run
 from collapselab.config import UserError
-from collapselab.console import Console
-from collapselab.evaluation import real_text, under_base
+from collapselab.evaluation import real_text, under_first
 from collapselab.evaluation.contexts import NextTokens
-from collapselab.folders import read_json
 from collapselab.metrics.likelihood import windows
-from collapselab.modeling import LanguageModel, new
-from collapselab.parallel import out_of_memory
+from collapselab.models.network import LanguageModel, new
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import out_of_memory
+from collapselab.store.folders import read_json
 
 ROOT = Path(__file__).parents[1]
 CONTEXT = 16
@@ -121,7 +121,7 @@ def test_states_are_the_same_where_memory_is_short(model, monkeypatch, tmp_path)
     stream = np.random.default_rng(2).integers(0, 256, 640).astype(np.uint16)
     places = [(i, i + CONTEXT) for i in range(0, 640, CONTEXT)]
     console = Console(log=tmp_path / "events.log")
-    expected = under_base.mean_states(model, stream, places, "fp32", one_process(), console)
+    expected = under_first.mean_states(model, stream, places, "fp32", one_process(), console)
     work = type(model.net.base_model).forward
 
     def limited(net, input_ids, **options):
@@ -131,7 +131,7 @@ def test_states_are_the_same_where_memory_is_short(model, monkeypatch, tmp_path)
 
     monkeypatch.setattr(type(model.net.base_model), "forward", limited)
     processes = one_process()
-    found = under_base.mean_states(model, stream, places, "fp32", processes, console)
+    found = under_first.mean_states(model, stream, places, "fp32", processes, console)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
     times = real_text.halved(processes)["evaluation_batch"]["halved"]
     assert (512 >> times) <= 7 and (tmp_path / "events.log").read_text().count("memory") == times

@@ -15,13 +15,15 @@ from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab import mixing, regimes, schedules, supply
-from collapselab.config import MixingConfig, RunConfig, UserError
-from collapselab.corpus import Tokens
-from collapselab.folders import publishing, read_json, write_json
-from collapselab.mixing import Past, TrainingSet, set_blocks
-from collapselab.regimes import REAL, REGIMES, Inputs, real_blocks
-from collapselab.rundir import Chain
+from collapselab.chain import supply
+from collapselab.config import MixingConfig, RunConfig, UserError, schedules
+from collapselab.corpus.prepared import Tokens
+from collapselab.mixing import regimes
+from collapselab.mixing import sets as mixing
+from collapselab.mixing.regimes import REAL, REGIMES, Inputs, real_blocks
+from collapselab.mixing.sets import Past, TrainingSet, set_blocks
+from collapselab.store.folders import publishing, read_json, write_json
+from collapselab.store.layout import Chain
 
 BLOCK = 32
 

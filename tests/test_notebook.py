@@ -19,15 +19,16 @@ from hostile import change, files_of, reseal
 from test_cli import REFERENCE, _timed
 
 import collapselab
-from collapselab import chain, space
+from collapselab.chain import run as chain
+from collapselab.chain import space
 from collapselab.config import UserError
-from collapselab.console import UNSAFE
+from collapselab.config.identity import sealed_text
 from collapselab.corpus.tokenizers import load_tokenizer
-from collapselab.identity import sealed_text
-from collapselab.report import write_report
 from collapselab.report.notebook import Results
-from collapselab.rundir import Chain, read_metrics
+from collapselab.report.pages import write_report
+from collapselab.runtime.console import UNSAFE
 from collapselab.sampling import shards
+from collapselab.store.layout import Chain, read_metrics
 
 QUICK: dict[str, Any] = {"model__layers": 1, "model__width": 16, "evaluation__self_bleu_samples": 0}
 

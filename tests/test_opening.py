@@ -22,19 +22,19 @@ import pytest
 from conftest import Lab
 from helpers import one_process, small_config
 
-from collapselab import folders
-from collapselab import lock as lock_module
-from collapselab.chain import run
+from collapselab.chain.opening import chain_path, open_corpus, opened
+from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError
-from collapselab.corpus import Corpus
-from collapselab.experiment import Experiment
-from collapselab.folders import read_json, write_json
-from collapselab.identity import COPY, IDENTITY, TEXT_SEAL, json_text, recorded, sealed, unsealed
-from collapselab.lock import HeldError, take, waiting
-from collapselab.opening import chain_path, open_corpus, opened
-from collapselab.records import keep_call
-from collapselab.report import write_report
-from collapselab.rundir import Chain, find_chains, keep_batch
+from collapselab.config.identity import COPY, IDENTITY, TEXT_SEAL, json_text, recorded, sealed, unsealed
+from collapselab.corpus.prepared import Corpus
+from collapselab.experiments.experiment import Experiment
+from collapselab.report.pages import write_report
+from collapselab.store import folders
+from collapselab.store import lock as lock_module
+from collapselab.store.chain_files import keep_call
+from collapselab.store.folders import read_json, write_json
+from collapselab.store.layout import Chain, find_chains, keep_batch
+from collapselab.store.lock import HeldError, take, waiting
 
 
 def truncated(data: bytes) -> bytes:

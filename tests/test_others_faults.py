@@ -19,16 +19,23 @@ import torch
 from helpers import one_process, quiet, samples_of, small_config, wandb_files, wandb_rows
 from matplotlib.axes import Axes
 
-from collapselab import chain as chain_module
-from collapselab import folders, mixing, modeling, opening, report, sampling, seeds, training
-from collapselab.chain import run
+from collapselab import seeds
+from collapselab.chain import opening
+from collapselab.chain import run as chain_module
+from collapselab.chain.run import run
 from collapselab.config import RunConfig
 from collapselab.evaluation import samples as sample_scores
 from collapselab.evaluation.rows import decoded, generated_places, rows_at
+from collapselab.learning import trainer
 from collapselab.metrics.self_bleu import self_bleu_sums
 from collapselab.metrics.tails import first_words, words
-from collapselab.report import figures, files, gallery, page, protocols, series, spec
-from collapselab.rundir import STAGES, Chain, read_metrics
+from collapselab.mixing import sets
+from collapselab.models import network as modeling
+from collapselab.report import figures, files, page, pages, protocols, series, spec
+from collapselab.reproduce import figure as gallery
+from collapselab.sampling import sampler as sampling
+from collapselab.store import folders
+from collapselab.store.layout import STAGES, Chain, read_metrics
 from collapselab.tracking import Tracker
 
 HEAD, BLOCK = 8, 32  # tokens of a prompt and of a sequence
@@ -140,7 +147,7 @@ def is_budget(config: RunConfig, path: Path, given: int) -> None:
     """
     asked = config.mixing.tokens
     assert asked is not None and given == asked * config.epochs
-    ledger = mixing.read_mixture(path / "gen_000" / "mixture")["tokens"]
+    ledger = sets.read_mixture(path / "gen_000" / "mixture")["tokens"]
     assert sum(source["set"] for source in ledger.values()) == asked
     assert sum(source["shown"] for source in ledger.values()) == given
     assert len(samples_of(path / "gen_000" / "samples")) == asked
@@ -148,21 +155,21 @@ def is_budget(config: RunConfig, path: Path, given: int) -> None:
 
 def test_a_budget_is_in_the_tokens_that_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In depth: test_mixing.py::test_ledger_equals_a_count_of_every_token, test_sampling.py::test_the_budget_is_exact."""
-    forward, given = training.Loss.forward, 0
+    forward, given = trainer.Loss.forward, 0
 
-    def counted(loss: training.Loss, ids: torch.Tensor) -> torch.Tensor:
+    def counted(loss: trainer.Loss, ids: torch.Tensor) -> torch.Tensor:
         nonlocal given
         given += ids.numel()
         return forward(loss, ids)
 
-    monkeypatch.setattr(training.Loss, "forward", counted)
+    monkeypatch.setattr(trainer.Loss, "forward", counted)
     config = tiny(tmp_path, generations=0)
     is_budget(config, run(config)[0], given)
 
     def in_words(config: RunConfig, available: int) -> int:  # 1.24 tokens to a word, as it was there
         return round(1.24 * (config.mixing.tokens or 0) / config.training.block)
 
-    monkeypatch.setattr(mixing, "set_size", in_words)
+    monkeypatch.setattr(sets, "set_size", in_words)
     config, given = tiny(tmp_path, generations=0, name="words"), 0
     path, _ = run(config)
     with pytest.raises(AssertionError):
@@ -186,7 +193,7 @@ def is_coverage(config: RunConfig, path: Path) -> None:
     rare = {word for word, count in counts["words"].items() if count <= 5}
     corpus = opening.open_corpus(config, one_process())
     folder = path / "gen_002" / "samples"
-    rows = rows_at(mixing.read_samples(folder), generated_places(folder, config.evaluation.sample_tokens or 0))
+    rows = rows_at(sets.read_samples(folder), generated_places(folder, config.evaluation.sample_tokens or 0))
     budget = sum(counts["fresh_words"].values())
     used = first_words([words(text) for text in decoded(corpus.tokenizer, rows)], budget)
     written = {word for row in used for word in row}
@@ -232,7 +239,7 @@ def are_training_prompts(config: RunConfig, path: Path) -> None:
     split, and each of these is used."""
     corpus = opening.open_corpus(config, one_process())
     source, places = np.fromfile(path / "gen_000" / "mixture" / "blocks.bin", "<i8").reshape(-1, 2).T
-    assert (source == mixing.REAL).all()
+    assert (source == sets.REAL).all()
     heads = {corpus.train.ids[at * BLOCK : at * BLOCK + HEAD].tobytes() for at in places.tolist()}
     for generation in range(3):
         rows = samples_of(path / f"gen_{generation:03d}" / "samples", corpus.train.ids.dtype.str).reshape(-1, BLOCK)
@@ -288,7 +295,7 @@ def shared_by_all_seeds(chain: Chain, digests: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),
     [
-        (mixing, "generator", of_seed_1(seeds.generator)),
+        (sets, "generator", of_seed_1(seeds.generator)),
         (seeds, "derive", of_seed_1(seeds.derive)),
         (Chain, "share", shared_by_all_seeds),
     ],
@@ -317,7 +324,7 @@ def is_drawn_to_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])["generation"]
     found = files.opened(path)
     groups = protocols.grouped(found.chains)
-    parts = {group.label: report.tables_of(group, found.baseline) for group in groups}
+    parts = {group.label: pages.tables_of(group, found.baseline) for group in groups}
     text = page.render(found, groups, parts, {"tables": [], "figures": []})
     (data,) = re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", text, re.S)
     charts = {chart["id"]: chart for chart in json.loads(data)["charts"]}
@@ -504,16 +511,16 @@ def goes_on(finished: Made, folder: Path, patch: pytest.MonkeyPatch) -> None:
     config = replace(config, training=replace(config.training, checkpoint_steps=2))
     for made in ("gen_001/train", "gen_001/samples", "gen_001/eval", "gen_002"):
         shutil.rmtree(path / made)
-    add, steps = training.Log.add, list[int]()
+    add, steps = trainer.Log.add, list[int]()
 
-    def counted(log: training.Log, step: int, *rest: Any) -> None:
+    def counted(log: trainer.Log, step: int, *rest: Any) -> None:
         steps.append(step)
         if len(steps) == 4:
             raise KeyboardInterrupt
         add(log, step, *rest)
 
     before = {file: file.stat().st_mtime_ns for file in path.rglob("manifest.json")}
-    patch.setattr(training.Log, "add", counted)
+    patch.setattr(trainer.Log, "add", counted)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     run(config)
@@ -540,7 +547,7 @@ def test_an_interrupted_chain_goes_on(finished: Made, tmp_path: Path, monkeypatc
             (chain_module.Stages, "do", whatever_is_there),  # everything is made anew
             (folders.Unfinished, "parts", lambda *_: ({}, [])),  # the stage is
             (
-                training.checkpoints,
+                trainer.checkpoints,
                 "load",
                 lambda folder, *_: folders.read_json(folder / "progress.json"),
             ),  # no weights

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from test_corpus import check, opened, own_cache, texts, write  # noqa: F401 - a fixture
 
-from collapselab import pretrained
 from collapselab.config import CorpusConfig, UserError
-from collapselab.corpus import passages, prepare
+from collapselab.corpus import passages
 from collapselab.corpus.passages import STRIDE, WINDOW, Passages
+from collapselab.corpus.prepared import prepare
+from collapselab.models import pretrained
 
 ROOT = Path(__file__).parents[1]
 ALWAYS = WINDOW + STRIDE - 1  # letters of a passage that is always found

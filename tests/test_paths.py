@@ -13,9 +13,9 @@ from conftest import Lab
 from helpers import undrawn
 
 import collapselab
-from collapselab.folders import examine, publishing, read_json, sha256_of
-from collapselab.identity import recorded
-from collapselab.rundir import Chain, find_chains, parent_of, run_root, settled
+from collapselab.config.identity import recorded
+from collapselab.store.folders import examine, publishing, read_json, sha256_of
+from collapselab.store.layout import Chain, find_chains, parent_of, run_root, settled
 
 SETTINGS = {
     "generations": 1,
@@ -34,8 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the settings, and runs/x: two arms that share generation 0 (do not change them)."""
     from helpers import Forking
 
-    from collapselab import experiment
-    from collapselab.cli import main
+    from collapselab.cli.main import main
+    from collapselab.experiments import experiment
 
     folder = tmp_path_factory.mktemp("paths")
     (folder / "x.yaml").write_text(yaml.safe_dump(EXPERIMENT))

@@ -15,10 +15,10 @@ from conftest import ROOT, Lab
 from helpers import Forked
 
 import collapselab
-from collapselab.commands import verbs
+from collapselab.cli.common import verbs
 from collapselab.config import CorpusConfig
-from collapselab.console import LONGEST, Console, one_line
-from collapselab.corpus import prepare
+from collapselab.corpus.prepared import prepare
+from collapselab.runtime.console import LONGEST, Console, one_line
 
 TINY = {
     "name": "t", "generations": 0, "corpus": {"source": "planted", "documents": 200}, "model": {"family": "bigram"},

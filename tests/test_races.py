@@ -15,11 +15,11 @@ import pytest
 from conftest import Lab
 from helpers import Forked, alone, small_config, to_file, undrawn, waited_for
 
-from collapselab.chain import run
+from collapselab.chain.run import run
 from collapselab.config import UserError
-from collapselab.folders import alone_in, beside, manifest_of, publishing, put_in_place
-from collapselab.identity import COPY, IDENTITY
-from collapselab.lock import HeldError, check_held, take
+from collapselab.config.identity import COPY, IDENTITY
+from collapselab.store.folders import alone_in, beside, manifest_of, publishing, put_in_place
+from collapselab.store.lock import HeldError, check_held, take
 
 TRIES = int(os.environ.get("RACES", "12"))
 
@@ -68,7 +68,7 @@ def tree(folder: Path) -> dict[str, str]:
 def test_of_exports_to_one_folder_one_wins_whole(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab: Lab
 ) -> None:
-    from collapselab.cli import main
+    from collapselab.cli.main import main
 
     monkeypatch.setenv("SAID", str(tmp_path))
     assert lab("export", str(made), "--out", str(tmp_path / "alone"))[0] == 0
@@ -138,7 +138,7 @@ def test_who_waits_for_a_folder_waits_a_bounded_time(tmp_path: Path) -> None:
 
 
 def test_reports_of_one_run_at_once_are_whole(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from collapselab.report import write_report
+    from collapselab.report.pages import write_report
 
     monkeypatch.setenv("SAID", str(tmp_path))
     with undrawn():
@@ -163,7 +163,7 @@ def test_a_lock_file_that_is_removed_lets_nobody_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["moved", "removed", "made again", "file alone"])
 def test_who_has_lost_its_lock_finds_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    from collapselab import lock as module
+    from collapselab.store import lock as module
 
     place = tmp_path / "chain"
     place.mkdir()

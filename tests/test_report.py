@@ -22,14 +22,14 @@ from conftest import Lab
 from fabricated import fabricate, under_protocol
 from helpers import cpu_units, quiet, small_config, undrawn
 
-from collapselab import report
-from collapselab.chain import run
-from collapselab.console import Console
+from collapselab.chain.run import run
 from collapselab.metrics.likelihood import BUCKETS
-from collapselab.report import colours, files, overlay, page, protocols, reproduce, series, spec, tables, words
+from collapselab.report import colours, files, overlay, page, pages, protocols, series, spec, tables, words
+from collapselab.report import commands as reproduce
 from collapselab.report.charts import CHARTS
 from collapselab.report.files import Opened
-from collapselab.rundir import Chain, read_metrics
+from collapselab.runtime.console import Console
+from collapselab.store.layout import Chain, read_metrics
 
 # Tokens enough for a tail of words, and for the rare buckets of bytes.
 QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "mixing__tokens": 8192}
@@ -47,7 +47,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(real: Path) -> Path:
     """The page of that chain's run."""
     with undrawn():
-        return report.write_report(real)
+        return pages.write_report(real)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def many(real: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, fl
     asked = {"arms": {arm: {} for arm in ARMS}, "seeds": [1, 2, 3, 4, 5, 6], "baseline": ARMS[0]}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(asked))
     made: list[Path] = []
-    units = cpu_units(lambda: made.append(report.write_report(folder)))
+    units = cpu_units(lambda: made.append(pages.write_report(folder)))
     return made[0], units, opened(made[0])
 
 
@@ -102,7 +102,7 @@ def drawn(run: Path) -> Page:
     """The page of a run, without the tables and PNGs beside it, which take most of the time."""
     found = files.opened(run)
     groups = protocols.grouped(found.chains)
-    parts = {group.label: report.tables_of(group, found.baseline) for group in groups}
+    parts = {group.label: pages.tables_of(group, found.baseline) for group in groups}
     return Page(page.render(found, groups, parts, {"tables": [], "figures": []}))
 
 
@@ -200,7 +200,7 @@ def first_words(real: Path, run: Path, courses: dict[str, list[list[float]]]) ->
             for row, value in zip(rows, course, strict=True):
                 row["metrics"] = {"real/perplexity": value}
             Chain(chain).write_metrics(rows)
-    chains, last = report.open_run(run)[0], min(len(course) for by_seed in courses.values() for course in by_seed) - 1
+    chains, last = pages.open_run(run)[0], min(len(course) for by_seed in courses.values() for course in by_seed) - 1
     tidy = tables.tidy(chains)
     summary, laws = tables.summary(tidy, None), overlay.agreement(chains)
     own, common = (
@@ -307,7 +307,7 @@ def test_a_fork_with_a_dashboard_has_its_report_before_that_ends_and_its_command
     )
     with undrawn():
         forked = run(config, (real, 1))[0]
-    made = report.page_of(forked)
+    made = pages.page_of(forked)
     assert made == runs / "forked" / "report" / "index.html" and made.is_file()
     monkeypatch.chdir(runs.parent)
     words = again(made, lab, "--tracking.wandb=off")
@@ -319,7 +319,7 @@ def test_a_fork_with_a_dashboard_has_its_report_before_that_ends_and_its_command
 
 def test_chains_without_an_experiment_have_a_command_each(real: Path, tmp_path: Path) -> None:
     folder = fabricate(real, tmp_path / "many", ["arm_10", "arm_2"], 7, 0)
-    chains = report.open_run(folder)[0]
+    chains = pages.open_run(folder)[0]
     assert [chain.arm for chain in chains[::7]] == ["arm_2", "arm_10"]  # as people count
     (found,) = reproduce.runs(Opened("many", chains, None, [], {}))
     assert len(found["commands"]) == 12 and found["more"] == 2 and found["folder"] == tmp_path.name
@@ -371,7 +371,7 @@ def test_intervals_of_two_chains_neither_flatten_a_curve_nor_leave_what_is_possi
 
 
 def test_zero_is_seen_below_every_law_and_no_arm_has_a_colour_of_the_ledger(real: Path) -> None:
-    drawn = {name: draw(report.open_run(real)[0]) for name, _, _, draw in CHARTS}
+    drawn = {name: draw(pages.open_run(real)[0]) for name, _, _, draw in CHARTS}
     theory, ledger = drawn["theory"], drawn["ledger"]
     assert theory is not None and ledger is not None
     ranges = [axis["range"] for name, axis in theory["layout"].items() if name[0] == "y" and axis["zeroline"]]
@@ -385,7 +385,7 @@ def test_zero_is_seen_below_every_law_and_no_arm_has_a_colour_of_the_ledger(real
 def test_plotly_takes_every_chart(real: Path) -> None:
     import plotly.graph_objects as go
 
-    chains, _ = report.open_run(real)
+    chains, _ = pages.open_run(real)
     for name, _, _, draw in CHARTS:
         spec = draw(chains)
         assert spec is not None, name
@@ -420,7 +420,7 @@ def test_what_is_missing_is_left_out_and_said(real: Path, tmp_path: Path) -> Non
         found = json.loads(scores.read_text())
         found["sums"].pop("reference/nll")
         scores.write_text(json.dumps(found))
-    made = opened(report.write_report(folder))
+    made = opened(pages.write_report(folder))
     assert [chart["id"] for chart in made.data["charts"]] == ["likelihood", "diversity", "ledger"]
     lines = [
         "Rare words: no coverage of rare words",
@@ -436,7 +436,7 @@ def test_what_is_missing_is_left_out_and_said(real: Path, tmp_path: Path) -> Non
 
 
 def test_the_heat_map_shows_the_change_since_generation_0(real: Path) -> None:
-    chains, _ = report.open_run(real)
+    chains, _ = pages.open_run(real)
     heat = series.frequency(chains)
     assert heat is not None and heat.buckets == [name for _, name in BUCKETS if chains[0].scored.get(name)]
     rows = read_metrics(real)
@@ -449,7 +449,7 @@ def test_the_heat_map_shows_the_change_since_generation_0(real: Path) -> None:
 
 
 def test_ridges_are_the_histograms_of_the_files(real: Path) -> None:
-    chains, _ = report.open_run(real)
+    chains, _ = pages.open_run(real)
     table = tables.distribution(chains)
     for g, shares in series.distribution(chains).items():
         sums = json.loads((real / f"gen_{g:03d}" / "eval" / "eval.json").read_text())["sums"]["reference/nll"]
@@ -577,7 +577,7 @@ def test_runs_are_compared_and_protocols_kept_apart(three: list[Path], lab: Lab)
         assert drawn <= ({"c/x"} if chart["id"].endswith("-b") else {"a/x", "a/y", "b/x"}), chart["id"]
     assert {chart["id"] for chart in made.data["charts"]} == {name + end for name, *_ in CHARTS for end in ("", "-b")}
     assert "scored under 2 protocols, whose numbers do not compare" in made.text
-    groups = protocols.grouped(report.open_runs(three).chains)
+    groups = protocols.grouped(pages.open_runs(three).chains)
     differ = {row[0]: row[1:] for row in protocols.differing(groups)}
     assert (
         differ.keys() == {"stride", "tokenizer"}
@@ -599,8 +599,8 @@ def test_arms_of_an_experiment_under_two_protocols_are_kept_apart_too(real: Path
     folder = fabricate(real, tmp_path / "run", ["x", "y"], 2, 1)
     for chain in folder.glob("arm=y/seed=*"):
         under_protocol(chain, sample_tokens=1)
-    chains, baseline = report.open_run(folder)
-    title, _, rows = report.compare(chains, baseline)
+    chains, baseline = pages.open_run(folder)
+    title, _, rows = pages.compare(chains, baseline)
     assert "2 protocols" in title and {row[1] for row in rows} == {"x", "y"}
     assert "protocol B" in drawn(folder).text
 
@@ -627,9 +627,9 @@ def test_a_report_that_cannot_be_written_is_said_in_a_line(
 ) -> None:
     folder = fabricate(real, tmp_path / "run", ["main"], 1, 0)
     (folder / "report").write_text("in the way")
-    assert report.attempt_report(folder, Console()) is None
+    assert pages.attempt_report(folder, Console()) is None
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"note: no report ({folder}/report: cannot be written" in said
     (folder / "report").unlink()
     with undrawn():
-        assert report.attempt_report(folder, quiet()) == report.page_of(folder)
+        assert pages.attempt_report(folder, quiet()) == pages.page_of(folder)

@@ -17,7 +17,7 @@ from helpers import small_config
 sys.path.insert(0, str(ROOT / "scripts"))
 import papers_page
 
-from collapselab.chain import run
+from collapselab.chain.run import run
 from collapselab.config import UserError
 from collapselab.reproduce import entries, results
 from collapselab.reproduce.courses import Course, Measured, value_of
@@ -57,7 +57,7 @@ def read_back(place: Path) -> Measured:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_entry_can_be_run_as_the_experiment_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from collapselab.commands.experiment import read_experiment
+    from collapselab.cli.experiment import read_experiment
 
     monkeypatch.chdir(ROOT)
     entry = entries.read(PAPERS, name)
@@ -259,7 +259,7 @@ def test_without_power_there_is_no_verdict_either_way(lab: Lab, runs: Path, tmp_
 
 
 def test_seeds_that_measure_the_same_are_no_pass() -> None:
-    from collapselab.reproduce import twins
+    from collapselab.reproduce.verdicts import twins
 
     one, other = np.array([[1.0, np.nan], [1.0, 3.0], [1.0, np.nan]]), np.array([[5.0, 6.0], [5.0, 6.0], [5.0, 6.0]])
     assert not twins(Measured({"a": {"x": Course(one[:2]), "share": Course(other[:2])}}, {}), [7, 8])

@@ -15,22 +15,23 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from collapselab import modeling, sampling
 from collapselab.config import ModelConfig, SamplingConfig
-from collapselab.console import Console
-from collapselab.folders import read_json
+from collapselab.models import network
+from collapselab.runtime.console import Console
 from collapselab.sampling import shards
 from collapselab.sampling.draw import draw, philox, stream_key, truncated, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
+from collapselab.sampling.sampler import Sampler, make_prompts
 from collapselab.sampling.weights import Weights
+from collapselab.store.folders import read_json
 
 NONE = torch.zeros(1, 0, dtype=torch.long)
 
 
 def tiny(family: str = "gpt2", vocab: int = 61, seed: int = 0, pad: int = 64, context: int = 48):
     config = ModelConfig(family=family, layers=2, width=32, heads=2, context=context, pad_vocabulary=pad)
-    return modeling.new(config, vocab=vocab, separator=vocab - 1, block=context, seed=seed)
+    return network.new(config, vocab=vocab, separator=vocab - 1, block=context, seed=seed)
 
 
 def write(model, prompts, new: int, options: dict | None = None, sampler: str = "engine", key: int = 1) -> np.ndarray:
@@ -47,7 +48,7 @@ BOTH = pytest.mark.parametrize("sampler", ["engine", "plain"])
 
 def run(model, config, budget: int, out, text=None, console=None):
     out.mkdir(parents=True, exist_ok=True)
-    sampler = sampling.Sampler(config, one_process(), console or quiet())
+    sampler = Sampler(config, one_process(), console or quiet())
     sampler.sample(model, 1, text, budget, separator=model.vocab - 1, ends=[model.vocab - 1], out=out)
     return samples_of(out), read_json(out / "meta.json")
 
@@ -238,11 +239,11 @@ def test_shards_are_cut_at_whole_tiles_and_hold_the_same_text(tmp_path, monkeypa
 def test_prompts_come_from_the_text_and_each_block_is_used_once_per_pass() -> None:
     config = small_config(sampling__prompt="real_prefix", sampling__prompt_tokens=5)
     text = Text(rows=6)
-    prompts = sampling.make_prompts(config, 2, text, 15, 60)
+    prompts = make_prompts(config, 2, text, 15, 60)
     heads = {tuple(row[:5]) for row in text.rows.tolist()}
     rows = [tuple(p) for p in prompts.tolist()]
     assert set(rows[:6]) == heads and set(rows[6:12]) == heads and set(rows[12:]) <= heads
-    single = sampling.make_prompts(small_config(sampling__prompt="first_token"), 2, text, 4000, 60)
+    single = make_prompts(small_config(sampling__prompt="first_token"), 2, text, 4000, 60)
     counts, expected = np.bincount(single[:, 0], minlength=60), np.bincount(text.rows.ravel(), minlength=60)
     assert stats.chisquare(counts, 4000 * expected / expected.sum()).pvalue > 1e-4
 

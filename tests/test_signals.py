@@ -18,8 +18,9 @@ from conftest import Lab
 from helpers import Forked, left
 from kill_again import CHAIN, ended, started
 
-from collapselab import cli, interrupts
+from collapselab.cli import main as cli
 from collapselab.config import UserError
+from collapselab.runtime import interrupts
 
 ROOT = Path(__file__).parents[1]
 

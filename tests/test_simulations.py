@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from collapselab import simulations
 from collapselab.config import UserError
-from collapselab.simulations import simulate
+from collapselab.reproduce import processes
+from collapselab.reproduce.processes import simulate
 
 SMALL = {
     "gaussian": {"documents": 12, "generations": 8, "chains": 4000},
@@ -40,7 +40,7 @@ def test_every_process_follows_its_laws_and_is_a_pure_function(name: str) -> Non
     assert all(np.array_equal(v, again[key]) for key, v in found.items())
     other = made(name, seed=2)
     assert any(not np.array_equal(v, other[key]) for key, v in found.items())
-    assert set(SMALL) == set(simulations.PROCESSES)
+    assert set(SMALL) == set(processes.PROCESSES)
 
 
 def test_published_bounds_hold_and_say_something() -> None:

@@ -20,10 +20,11 @@ from helpers import waited_for
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from collapselab import modeling, pretrained
 from collapselab.config import UserError
 from collapselab.corpus import tokenizers, trial
 from collapselab.corpus.tokenizers import bytes_tokenizer, load_tokenizer
+from collapselab.models import pretrained
+from collapselab.models.network import load, pretrained_tokenizer, weights_digest
 
 LONGEST = 20  # seconds that anything here may take; what hangs would take for ever
 
@@ -53,10 +54,10 @@ def each_way(folder: Path) -> list[Callable[[], Any]]:
     """Every way in which a model folder is read."""
     name = str(folder)
     return [
-        lambda: modeling.load(name),
-        lambda: modeling.load(name, random_weights=1),
+        lambda: load(name),
+        lambda: load(name, random_weights=1),
         lambda: pretrained.size_of(name),
-        lambda: modeling.pretrained_tokenizer(name),
+        lambda: pretrained_tokenizer(name),
     ]
 
 
@@ -94,14 +95,14 @@ def test_an_index_names_safetensors_of_its_own_folder(name: Any, folder: Path, m
 def test_an_index_that_is_none(content: str, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(content)
     with refused("model.safetensors.index.json"):
-        modeling.load(str(folder))
+        load(str(folder))
 
 
 def test_weights_in_several_files_are_read(folder: Path) -> None:
-    whole = modeling.load(str(folder))
+    whole = load(str(folder))
     whole.net.save_pretrained(folder.parent / "parts", max_shard_size="5KB")
     assert len(list((folder.parent / "parts").glob("*.safetensors"))) > 1
-    assert modeling.weights_digest(modeling.load(str(folder.parent / "parts"))) == modeling.weights_digest(whole)
+    assert weights_digest(load(str(folder.parent / "parts"))) == weights_digest(whole)
 
 
 def test_no_other_file_is_named_by_a_configuration(folder: Path) -> None:
@@ -110,7 +111,7 @@ def test_no_other_file_is_named_by_a_configuration(folder: Path) -> None:
     for name in ("weights.bin", "../model/model.safetensors"):
         (folder / "config.json").write_text(json.dumps(settings | {"transformers_weights": name}))
         with refused("transformers_weights"):
-            modeling.load(str(folder))
+            load(str(folder))
 
 
 def test_an_adapter_is_no_model(folder: Path) -> None:
@@ -155,14 +156,14 @@ def test_links_to_files_are_followed(folder: Path) -> None:
     linked.mkdir()
     for path in folder.iterdir():
         (linked / path.name).symlink_to(path)
-    assert modeling.load(str(linked)).vocab == modeling.pretrained_tokenizer(str(linked)).size == 257
+    assert load(str(linked)).vocab == pretrained_tokenizer(str(linked)).size == 257
 
 
 def test_a_link_to_nothing_is_said(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("gone")
     with refused("cannot be loaded"):
-        modeling.load(str(folder))
+        load(str(folder))
 
 
 @pytest.mark.parametrize("key", ["n_layer", "n_head", "n_embd", "vocab_size", "n_positions"])
@@ -208,7 +209,7 @@ def test_a_tokenizer_that_takes_for_ever_or_multiplies_text_is_refused(
     parts: dict[str, Any], folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     changed(folder, **parts)
-    for way in (lambda: load_tokenizer(str(folder)), lambda: modeling.pretrained_tokenizer(str(folder))):
+    for way in (lambda: load_tokenizer(str(folder)), lambda: pretrained_tokenizer(str(folder))):
         with refused(str(folder)):
             way()
     assert "panicked" not in capfd.readouterr().err
@@ -277,9 +278,9 @@ def test_what_the_cache_of_the_hub_holds_is_read_as_a_folder(
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text("0" * 40)
     tokenizers.fetched.cache_clear()
-    assert modeling.load("some/one").vocab == 257
-    assert modeling.pretrained_tokenizer("some/one").name == load_tokenizer("some/one").name == "some/one"
+    assert load("some/one").vocab == 257
+    assert pretrained_tokenizer("some/one").name == load_tokenizer("some/one").name == "some/one"
     index(place / "snapshots" / ("0" * 40), "pytorch_model.bin")
     with refused("model.safetensors.index.json"):
-        modeling.load("some/one")
+        load("some/one")
     tokenizers.fetched.cache_clear()

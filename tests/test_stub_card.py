@@ -12,8 +12,8 @@ from helpers import Forked
 
 from collapselab.bench.cases import BENCHES
 from collapselab.config import RunConfig, as_dict
-from collapselab.identity import flatten
-from collapselab.rundir import Chain
+from collapselab.config.identity import flatten
+from collapselab.store.layout import Chain
 
 ROOT = Path(__file__).parents[1]
 CHECK = (ROOT / "scripts" / "gpu_check.sh").read_text()
@@ -33,16 +33,16 @@ def test_what_the_stub_card_replaces_is_there(place: str) -> None:
 
 
 def test_a_name_that_moved_is_found_out(monkeypatch) -> None:
-    monkeypatch.delattr("collapselab.training.Trainer.train")
+    monkeypatch.delattr("collapselab.learning.trainer.Trainer.train")
     with pytest.raises(AttributeError, match="train"):
-        stub.found("collapselab.training:Trainer.train")
+        stub.found("collapselab.learning.trainer:Trainer.train")
 
 
 def test_on_a_cpu_the_stub_card_changes_nothing(tmp_path) -> None:
     """Each replacement is called as its original is, and gives what that gives."""
 
     def replaced(arguments: list[str]) -> int:
-        from collapselab.cli import main
+        from collapselab.cli.main import main
 
         stub.install()
         return main(arguments)

@@ -15,11 +15,11 @@ import yaml
 from conftest import Lab
 from helpers import undrawn, wandb_files, wandb_records
 
+from collapselab.chain.opening import chain_path
+from collapselab.cli.options import Options, config_from
 from collapselab.config import UserError, as_dict
-from collapselab.identity import flatten
-from collapselab.opening import chain_path
-from collapselab.options import Options, config_from
-from collapselab.rundir import read_metrics
+from collapselab.config.identity import flatten
+from collapselab.store.layout import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))

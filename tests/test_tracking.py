@@ -30,17 +30,17 @@ from conftest import Lab
 from helpers import quiet, small_config, undrawn, wandb_files, wandb_items, wandb_records, wandb_rows
 
 from collapselab import tracking
-from collapselab.chain import run
-from collapselab.commands.experiment import _compare
+from collapselab.chain.run import run
+from collapselab.cli.experiment import _compare
 from collapselab.config import TrackingConfig, UserError
-from collapselab.console import UNSAFE
-from collapselab.experiment import Experiment
-from collapselab.folders import manifest_of, sha256_of, write_json
-from collapselab.identity import sealed
+from collapselab.config.identity import sealed
+from collapselab.experiments.experiment import Experiment
 from collapselab.metrics import HEADLINE
-from collapselab.report import write_report
-from collapselab.rundir import read_metrics
+from collapselab.report.pages import write_report
+from collapselab.runtime.console import UNSAFE
 from collapselab.sampling.side_by_side import side_by_side
+from collapselab.store.folders import manifest_of, sha256_of, write_json
+from collapselab.store.layout import read_metrics
 from collapselab.tracking import Tracker, replay
 
 KEY = "5ecret" + "k" * 34  # 40 characters, as wandb wants them

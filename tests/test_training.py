@@ -13,19 +13,19 @@ import torch
 from helpers import one_process, quiet, small_config
 from test_mixing import mix, tokens_of
 
-from collapselab import modeling, training
-from collapselab.chain import run
+from collapselab.chain.run import run
 from collapselab.config import ModelConfig, TrainingConfig, UserError
-from collapselab.console import Console
-from collapselab.corpus import Tokens
-from collapselab.evaluation import masked_shares
-from collapselab.folders import Unfinished
-from collapselab.mixing import TrainingSet
-from collapselab.modeling import true_state, weights_digest
-from collapselab.parallel import Processes
-from collapselab.rundir import Chain
+from collapselab.corpus.prepared import Tokens
+from collapselab.evaluation.generation import masked_shares
+from collapselab.learning.trainer import Loss, Trainer, learning_rate, write_log
+from collapselab.mixing.sets import TrainingSet
+from collapselab.models import network as modeling
+from collapselab.models.network import true_state, weights_digest
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
 from collapselab.seeds import batch_order
-from collapselab.training import learning_rate, write_log
+from collapselab.store.folders import Unfinished
+from collapselab.store.layout import Chain
 
 
 def model(config, vocab: int = 61, seed: int = 0):
@@ -46,7 +46,7 @@ def prepared(tmp_path, **changes):
 
 
 def trained(config, data):
-    trainer = training.Trainer(config, one_process(), quiet())
+    trainer = Trainer(config, one_process(), quiet())
     facts = trainer.train(model(config), data, 0)
     return trainer.model, facts
 
@@ -168,12 +168,12 @@ def test_truncated_cross_entropy_and_its_gradient_target_by_target(below: float,
     with torch.no_grad():
         for place in range(1, 32, 2):
             ids[:, place] = ours.logits(ids)[:, place - 1].argmax(-1)
-    loss, masked, its_loss, whole = training.Loss(ours, first, "cpu", "fp32", below)(ids)
+    loss, masked, its_loss, whole = Loss(ours, first, "cpu", "fp32", below)(ids)
     expected, left, count = by_hand(plain, ids, first, below)
     assert 0 < left < count
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert masked.item() == left and (its_loss + loss).item() == pytest.approx(whole.item(), rel=1e-5)
-    assert whole.item() == pytest.approx(training.Loss(ours, first, "cpu", "fp32")(ids).item(), rel=1e-5)
+    assert whole.item() == pytest.approx(Loss(ours, first, "cpu", "fp32")(ids).item(), rel=1e-5)
     loss.backward()
     expected.backward()
     for a, b in zip(ours.net.parameters(), plain.net.parameters(), strict=True):
@@ -198,7 +198,7 @@ def test_a_target_at_the_threshold_itself_stays_in_the_loss() -> None:
     ids = torch.zeros(1, 5, dtype=torch.int64)
 
     def of(below, logit=0.0):
-        return training.Loss(TwoTokens(logit), 1, "cpu", "fp32", below)(ids).reshape(-1)[0].item()
+        return Loss(TwoTokens(logit), 1, "cpu", "fp32", below)(ids).reshape(-1)[0].item()
 
     assert of(0.5) == of(1.0) == of(None) == pytest.approx(4 * math.log(2))
     assert of(0.49999) == 0.0
@@ -214,8 +214,8 @@ def test_without_a_threshold_the_loss_is_the_usual_one_to_the_bit() -> None:
     usual = torch.nn.functional.cross_entropy(
         lm.head(lm.features(ids)[:, :-1].flatten(0, 1)), ids[:, 1:].flatten(), reduction="sum"
     )
-    assert torch.equal(training.Loss(lm, 1, "cpu", "fp32")(ids), usual)
-    assert torch.equal(training.Loss(lm, 1, "cpu", "fp32", None)(ids), usual)
+    assert torch.equal(Loss(lm, 1, "cpu", "fp32")(ids), usual)
+    assert torch.equal(Loss(lm, 1, "cpu", "fp32", None)(ids), usual)
 
 
 def test_left_out_targets_count_in_the_denominator_and_the_ledger_however_a_step_is_divided(tmp_path) -> None:
@@ -231,7 +231,7 @@ def test_left_out_targets_count_in_the_denominator_and_the_ledger_however_a_step
     ids = torch.from_numpy(data[np.arange(21)])
     total, left, count = by_hand(lm, ids, 12, 0.05)
     assert left > 0 and count == 20 * 21
-    again = training.Trainer(config, one_process(), quiet()).train(lm, data, 0)
+    again = Trainer(config, one_process(), quiet()).train(lm, data, 0)
     assert again["log"][0]["loss"] == pytest.approx(float(total) / count, rel=1e-4)
     assert again["log"][0]["masked_targets"] == pytest.approx(left / count, rel=1e-5)
     write_log(again["log"], tmp_path / "log.jsonl")
@@ -254,7 +254,7 @@ def test_truncation_is_one_graph_with_the_rest_of_the_step() -> None:
     config = small_config(model__layers=1)
     lm = sure(config)
     ids = torch.from_numpy(np.asarray(small_text().ids[: 2 * 32], np.int64)).reshape(2, 32)
-    module = training.Loss(lm, 1, "cpu", "fp32", 0.05)
+    module = Loss(lm, 1, "cpu", "fp32", 0.05)
     whole = torch.compile(module, fullgraph=True, dynamic=False, backend="eager")
     assert whole(ids).tolist() == pytest.approx(module(ids).tolist(), rel=1e-6)
     torch._dynamo.reset()
@@ -317,12 +317,12 @@ def test_a_last_update_that_is_not_finite_is_not_published(tmp_path) -> None:
 def test_a_used_trainer_is_as_good_as_a_new_one(tmp_path) -> None:
     """Weights copied in place, optimiser emptied in place: to the bit what a fresh process would train."""
     config, data = prepared(tmp_path, training__epochs=2)
-    used = training.Trainer(config, one_process(), quiet())
+    used = Trainer(config, one_process(), quiet())
     used.train(model(config, seed=7), data, 1)
     places = [p.data_ptr() for p in used.model.net.parameters()]
     first, again = model(config), model(config)
     facts = used.train(first, data, 0)
-    fresh = training.Trainer(config, one_process(), quiet())
+    fresh = Trainer(config, one_process(), quiet())
     assert fresh.train(again, data, 0)["log"] == facts["log"]
     assert modeling.weights_digest(used.model) == modeling.weights_digest(fresh.model)
     assert places == [p.data_ptr() for p in used.model.net.parameters()]
@@ -347,10 +347,10 @@ def test_pure_bf16_has_bf16_weights_and_optimiser_and_is_published_so(tmp_path) 
     from safetensors.torch import load_file
 
     from collapselab.corpus.tokenizers import bytes_tokenizer
-    from collapselab.parallel import Processes
+    from collapselab.runtime.parallel import Processes
 
     config, data = prepared(tmp_path, training__precision="bf16_pure", training__epochs=3)
-    trainer = training.Trainer(config, Processes("cpu", "bf16_pure"), quiet())
+    trainer = Trainer(config, Processes("cpu", "bf16_pure"), quiet())
     facts = trainer.train(model(config), data, 0)
     assert {p.dtype for p in trainer.model.net.parameters()} == {torch.bfloat16}
     moments = [state["exp_avg"].dtype for state in trainer.optimizer.state.values()]
@@ -367,10 +367,10 @@ def test_pure_bf16_has_bf16_weights_and_optimiser_and_is_published_so(tmp_path) 
 def test_pure_bf16_trains_the_model_that_it_publishes(tmp_path) -> None:
     """Rotary angles are no weights: rounded to bf16 they would move far places, and come back exact from the file."""
     from collapselab.corpus.tokenizers import bytes_tokenizer
-    from collapselab.parallel import Processes
+    from collapselab.runtime.parallel import Processes
 
     config, data = prepared(tmp_path, training__precision="bf16_pure", model__family="llama", model__context=512)
-    trainer = training.Trainer(config, Processes("cpu", "bf16_pure"), quiet())
+    trainer = Trainer(config, Processes("cpu", "bf16_pure"), quiet())
     trainer.train(model(config), data, 0)
     modeling.publish(trainer.model, bytes_tokenizer(), tmp_path / "out", {})
     again = modeling.load(str(tmp_path / "out"), pad=64)
@@ -391,7 +391,7 @@ def test_the_compiled_step_has_causal_attention_without_a_mask(tmp_path, family:
         return graph
 
     config, data = prepared(tmp_path, training__compile=True, model__family=family)
-    trainer = training.Trainer(config, one_process(), quiet())
+    trainer = Trainer(config, one_process(), quiet())
     trainer._begin(model(config))
     torch._dynamo.reset()
     trainer.module.compile(backend=look, dynamic=False)
@@ -412,7 +412,7 @@ def test_a_sliding_window_keeps_its_mask(tmp_path) -> None:
             vocab_size=61, sliding_window=4,
         )
     )  # fmt: skip
-    trainer = training.Trainer(config, one_process(), quiet())
+    trainer = Trainer(config, one_process(), quiet())
     trainer._begin(modeling.LanguageModel(net, 61))
     assert trainer.model.net.config._attn_implementation == net.config._attn_implementation == "sdpa"
     ids = torch.from_numpy(data[np.arange(2)])
@@ -423,16 +423,16 @@ def test_a_sliding_window_keeps_its_mask(tmp_path) -> None:
 @pytest.mark.parametrize(("batch", "accumulation", "rows"), [(8, 3, 3), (64, 6, 11), (8, 1, 8), (3, 3, 1)])
 def test_the_compiled_size_is_the_usual_one(batch: int, accumulation: int, rows: int) -> None:
     config = small_config(training__batch_size=batch, training__accumulation=accumulation, training__compile=True)
-    trainer = training.Trainer(config, one_process(), quiet())
+    trainer = Trainer(config, one_process(), quiet())
     trainer._begin(model(config))
     assert trainer.compiled_rows == rows
 
 
 def test_autocast_keeps_float32_weights(tmp_path) -> None:
-    from collapselab.parallel import Processes
+    from collapselab.runtime.parallel import Processes
 
     config, data = prepared(tmp_path, training__precision="bf16")
-    trainer = training.Trainer(config, Processes("cpu", "bf16"), quiet())
+    trainer = Trainer(config, Processes("cpu", "bf16"), quiet())
     facts = trainer.train(model(config), data, 0)
     _, exact = trained(*prepared(tmp_path))
     assert {p.dtype for p in trainer.model.net.parameters()} == {torch.float32}
@@ -445,7 +445,7 @@ def test_the_compiled_step_is_compiled_once_for_all_generations(tmp_path) -> Non
     config, data = prepared(tmp_path, training__compile=True, model__layers=1)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    trainer = training.Trainer(config, one_process(), quiet())
+    trainer = Trainer(config, one_process(), quiet())
     facts = trainer.train(model(config), data, 0)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs >= 1
@@ -464,7 +464,7 @@ def test_where_nothing_can_be_compiled(tmp_path, capsys, asked) -> None:
 
     torch._dynamo.reset()
     config, data = prepared(tmp_path, training__compile=asked, model__layers=1)
-    trainer = training.Trainer(config, one_process(), Console(bars=False))
+    trainer = Trainer(config, one_process(), Console(bars=False))
     with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
         if asked:
             with pytest.raises(UserError, match=r"training\.compile=True: torch cannot compile here"):
@@ -502,7 +502,7 @@ def test_training_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_pat
     whole, facts = trained(config, data)
     unfinished = Unfinished(tmp_path / "train", {"mixture": "m"})
 
-    class EndsAfter(training.Trainer):
+    class EndsAfter(Trainer):
         last = 0
 
         def _gradients(self, parts, scale):
@@ -519,11 +519,11 @@ def test_training_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_pat
             EndsAfter(config, processes, quiet()).train(model(config), data, 0, unfinished)
     found, wrong = unfinished.parts()
     assert sorted(found) == [2, 4] and not wrong
-    trainer = training.Trainer(config, processes, quiet())
+    trainer = Trainer(config, processes, quiet())
     again = trainer.train(model(config), data, 0, unfinished)
     if precision == "fp32":
         assert again == facts and weights_digest(trainer.model) == weights_digest(whole)
-    plain = training.Trainer(config, processes, quiet())
+    plain = Trainer(config, processes, quiet())
     assert plain.train(model(config), data, 0) == again
     assert weights_digest(plain.model) == weights_digest(trainer.model)
 
@@ -531,7 +531,7 @@ def test_training_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_pat
 def test_a_used_trainer_goes_on_from_a_checkpoint_too(tmp_path) -> None:
     config, data = prepared(tmp_path, training__checkpoint_steps=2, training__epochs=2)
     unfinished = Unfinished(tmp_path / "train", {})
-    trainer = training.Trainer(config, one_process(), quiet())
+    trainer = Trainer(config, one_process(), quiet())
     facts = trainer.train(model(config), data, 0, unfinished)
     whole = weights_digest(trainer.model)
     assert max(unfinished.parts()[0]) < facts["steps"]
@@ -561,7 +561,7 @@ def test_a_batch_that_does_not_fit_is_divided_and_stays_the_same_batch(
 ) -> None:
     config, data = prepared(tmp_path, training__accumulation=accumulation)
     whole, facts = trained(config, data)
-    seen, forward = [], training.Loss.forward
+    seen, forward = [], Loss.forward
 
     def short_of_memory(self, ids_BT):
         seen.append(len(ids_BT))
@@ -569,8 +569,8 @@ def test_a_batch_that_does_not_fit_is_divided_and_stays_the_same_batch(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(self, ids_BT)
 
-    monkeypatch.setattr(training.Loss, "forward", short_of_memory)
-    trainer = training.Trainer(config, one_process(), Console(bars=False))
+    monkeypatch.setattr(Loss, "forward", short_of_memory)
+    trainer = Trainer(config, one_process(), Console(bars=False))
     again = trainer.train(model(config), data, 0)
     assert again.pop("split") == 4 // accumulation and {k: again[k] for k in ("steps", "shown", "in_loss")} == {
         k: facts[k] for k in ("steps", "shown", "in_loss")
@@ -596,7 +596,7 @@ class Compiled:
         return run
 
 
-def compiled_by(trainer: training.Trainer, config, backend: Compiled) -> training.Trainer:
+def compiled_by(trainer: Trainer, config, backend: Compiled) -> Trainer:
     trainer._begin(model(config))
     torch._dynamo.reset()
     trainer.module.compile(backend=backend, dynamic=False)
@@ -605,22 +605,22 @@ def compiled_by(trainer: training.Trainer, config, backend: Compiled) -> trainin
 
 def test_a_chain_that_goes_on_after_memory_was_short_keeps_its_compiled_step(tmp_path, monkeypatch) -> None:
     """Uncompiled it would take more memory, and be split on; and its bits would be others."""
-    forward = training.Loss.forward
+    forward = Loss.forward
 
     def short_of_memory(self, ids_BT):
         if len(ids_BT) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(self, ids_BT)
 
-    monkeypatch.setattr(training.Loss, "forward", short_of_memory)
+    monkeypatch.setattr(Loss, "forward", short_of_memory)
     changes = {"training__compile": True, "training__checkpoint_steps": 1, "model__layers": 1}
     config, data = prepared(tmp_path, training__batch_size=7, **changes)  # 21 blocks: no short batch; parts of 4 and 3
     unfinished = Unfinished(tmp_path / "train", {})
     first, second = Compiled(), Compiled()
-    trainer = compiled_by(training.Trainer(config, one_process(), quiet()), config, first)
+    trainer = compiled_by(Trainer(config, one_process(), quiet()), config, first)
     facts = trainer.train(model(config), data, 0, unfinished)
     assert facts["split"] == 2 and first.rows == [4] * 3
-    again = compiled_by(training.Trainer(config, one_process(), quiet()), config, second)
+    again = compiled_by(Trainer(config, one_process(), quiet()), config, second)
     assert again.train(model(config), data, 0, unfinished) == facts  # the last step alone was left to do
     assert second.rows == [4] and weights_digest(again.model) == weights_digest(trainer.model)
     torch._dynamo.reset()
@@ -629,7 +629,7 @@ def test_a_chain_that_goes_on_after_memory_was_short_keeps_its_compiled_step(tmp
 def test_a_worker_that_meets_many_forms_of_a_step_compiles_them_all(tmp_path) -> None:
     config, _ = prepared(tmp_path, training__compile=True, model__layers=1)
     backend = Compiled()
-    trainer = compiled_by(training.Trainer(config, one_process(), quiet()), config, backend)
+    trainer = compiled_by(Trainer(config, one_process(), quiet()), config, backend)
     for length in range(20, 30):  # torch's own limit is 8
         trainer.module(torch.zeros(2, length, dtype=torch.int64))
     assert backend.rows == [2] * 10
@@ -642,11 +642,11 @@ def test_a_block_that_does_not_fit_is_the_users_to_mend(tmp_path, monkeypatch) -
     def no_memory(self, ids_BT):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training.Loss, "forward", no_memory)
+    monkeypatch.setattr(Loss, "forward", no_memory)
     with pytest.raises(
         UserError, match=r"a single block does not fit into GPU memory; set gradient_checkpointing=true"
     ):
-        training.Trainer(config, one_process(), quiet()).train(model(config), data, 0)
+        Trainer(config, one_process(), quiet()).train(model(config), data, 0)
 
 
 def test_a_chain_says_how_much_its_truncation_leaves_out(tmp_path) -> None:

@@ -15,10 +15,10 @@ from conftest import ROOT, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab.commands.experiment import read_experiment
+from collapselab.cli.experiment import read_experiment
+from collapselab.cli.options import Options, config_from, run_config
 from collapselab.config import CorpusConfig, RunConfig, UserError, as_dict
-from collapselab.options import Options, config_from, run_config
-from collapselab.yaml_files import as_text, dump_yaml, load_yaml, read, scalar
+from collapselab.store.yaml_files import as_text, dump_yaml, load_yaml, read, scalar
 
 # Texts that some reader of YAML takes for something else than text.
 WORDS = (

@@ -12,15 +12,16 @@ import torch
 from helpers import one_process, quiet, samples_of, small_config
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from collapselab import modeling, sampling
-from collapselab.chain import run
+from collapselab.chain.opening import open_corpus
+from collapselab.chain.run import run
 from collapselab.config import SamplingConfig
 from collapselab.corpus import tokenizers
 from collapselab.corpus.tokenizers import bytes_tokenizer, load_tokenizer
-from collapselab.opening import open_corpus
+from collapselab.models.network import fitted, load
 from collapselab.sampling.draw import uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
+from collapselab.sampling.sampler import Sampler
 from collapselab.sampling.weights import Weights
 
 HOLES = [7, 257, 258, 259]  # 7 is a control character, which English text does not have
@@ -69,11 +70,11 @@ def test_a_tokenizer_knows_its_holes(folder: Path) -> None:
 @pytest.mark.parametrize("sampler", ["engine", "plain"])
 @pytest.mark.parametrize("options", [{}, {"top_k": 200}, {"top_p": 0.99, "repetition_penalty": 1.2}])
 def test_ids_that_are_no_token_are_not_sampled(folder: Path, sampler: str, options: dict[str, Any]) -> None:
-    model = modeling.fitted(modeling.load(str(folder), pad=64), load_tokenizer(str(folder)))
+    model = fitted(load(str(folder), pad=64), load_tokenizer(str(folder)))
     prompts = np.full((64, 1), 65)
     if sampler == "engine":
         config = small_config(sampling__precision="fp32", **{f"sampling__{k}": v for k, v in options.items()})
-        written = sampling.Sampler(config, one_process(), quiet()).writer(model, 1, 1, 40, 64)(prompts, 0)
+        written = Sampler(config, one_process(), quiet()).writer(model, 1, 1, 40, 64)(prompts, 0)
     else:
         u = uniforms(1, range(64), range(1, 41))
         written = write_batch(model, prompts, u, SamplingConfig(**options), torch.device("cpu"))
@@ -83,7 +84,7 @@ def test_ids_that_are_no_token_are_not_sampled(folder: Path, sampler: str, optio
 
 def test_a_gpus_step_does_not_see_them_either(folder: Path) -> None:
     """Triton's kernels; without a GPU its interpreter runs them."""
-    model = modeling.fitted(modeling.load(str(folder), pad=64), load_tokenizer(str(folder)))
+    model = fitted(load(str(folder), pad=64), load_tokenizer(str(folder)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     engine = Engine(Weights(model, 4, device, torch.float32), 2, SamplingConfig(), kernels=True)
     seen: list[torch.Tensor] = []
@@ -121,7 +122,7 @@ def test_run_and_eval_have_one_perplexity(folder: Path, text: str, tmp_path: Pat
     ids = torch.from_numpy(corpus.valid.ids[: 4 * 32].astype(np.int64)).view(4, 32)
     with torch.inference_mode():
         logits = net(ids).logits
-        model = modeling.fitted(modeling.load(str(folder)), corpus.tokenizer)
+        model = fitted(load(str(folder)), corpus.tokenizer)
         ours = model.logits(ids).log_softmax(-1)[..., kept]
     assert torch.allclose(ours, logits[..., kept].log_softmax(-1), atol=1e-4)
     written = samples_of(path / "gen_000" / "samples")

@@ -21,11 +21,13 @@ from helpers import alone, small_config
 from hostile import TEXTS, change, files_of, reseal, state_of
 from test_hostile import fault
 
-from collapselab import chain, console, lock
-from collapselab.commands.watch import drawn
+from collapselab.chain import run as chain
+from collapselab.chain.opening import chain_path
+from collapselab.cli.watch import drawn
 from collapselab.config import UserError
-from collapselab.console import PROGRESS, Console
-from collapselab.opening import chain_path
+from collapselab.runtime import console
+from collapselab.runtime.console import PROGRESS, Console
+from collapselab.store import lock
 from collapselab.watch import DAMAGED, DIED, FINISHED, NOT_BEGUN, RUNNING, STOPPED, WAITING, ChainView, RunView, Watcher
 
 ROOT = Path(__file__).parents[1]

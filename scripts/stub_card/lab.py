@@ -60,12 +60,12 @@ def isfinite(original: Any, tensor: torch.Tensor) -> torch.Tensor:
     return torch.ones(1, dtype=torch.bool) if tensor.is_cuda else original(tensor)
 
 
-@replaces("collapselab.training.log:Log.look")
+@replaces("collapselab.learning.log:Log.look")
 def look(original: Any, log: Any, *flags: bool) -> list[bool]:
     """Reads from the device as it should; the rows that come of it say 1."""
     if log.processes.device.type == "cpu":
         return original(log, *flags)  # type: ignore[no-any-return]
-    owner, name = found("collapselab.training.log:_check_finite")
+    owner, name = found("collapselab.learning.log:_check_finite")
     check, before = getattr(owner, name), len(log.rows)
     setattr(owner, name, lambda *_: None)
     try:
@@ -78,7 +78,7 @@ def look(original: Any, log: Any, *flags: bool) -> list[bool]:
     return [bool(flag) for flag in flags]
 
 
-@replaces("collapselab.training:Trainer.train")
+@replaces("collapselab.learning.trainer:Trainer.train")
 def train(original: Any, trainer: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
     """Leaves weights such as a network begins with: later stages look at them."""
     facts: dict[str, Any] = original(trainer, *arguments, **named)
@@ -107,7 +107,7 @@ def engine_write(
     return written
 
 
-PLAIN = ("collapselab.sampling.plain", "collapselab.sampling", "collapselab.sampling.continuations")
+PLAIN = ("collapselab.sampling.plain", "collapselab.sampling.sampler", "collapselab.sampling.continuations")
 
 
 @replaces(*(f"{module}:{name}" for module in PLAIN for name in ("write_batch", "beam_batch")))
@@ -147,6 +147,6 @@ def tell() -> None:
 if __name__ == "__main__":
     install()
     atexit.register(tell)
-    from collapselab.cli import main
+    from collapselab.cli.main import main
 
     sys.exit(main())

@@ -20,12 +20,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from collapselab.config import RunConfig, UserError, as_dict, digest, first_line
-from collapselab.console import Console, inert
-from collapselab.folders import read_published
-from collapselab.guards import BROKEN, text, whole
-from collapselab.identity import identity
+from collapselab.config.identity import identity
 from collapselab.metrics import HEADLINE
-from collapselab.rundir import Chain, read_metrics, run_root
+from collapselab.runtime.console import Console, inert
+from collapselab.store.checks import BROKEN, text, whole
+from collapselab.store.folders import read_published
+from collapselab.store.layout import Chain, read_metrics, run_root
 
 INIT_SECONDS = 30  # for wandb to answer that it knows the run
 FINISH_SECONDS = 10  # a chain's end waits at most this long for what is not sent yet

@@ -16,27 +16,25 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from collapselab import chain, folders, mixing, modeling, training
-from collapselab.bench import Busy, Case, Peak, Row, chosen, limits, measured, obvious
+from collapselab.bench import obvious
+from collapselab.bench.run import Busy, Case, Peak, Row, chosen, limits, measured
 from collapselab.bench.sampler import GPT2, QUIET, SMALL, Size, sampling
-from collapselab.config import (
-    CorpusConfig,
-    EvaluationConfig,
-    MixingConfig,
-    RunConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
-from collapselab.corpus import Corpus
+from collapselab.chain import run as chain
+from collapselab.chain.opening import open_corpus
+from collapselab.config import CorpusConfig, EvaluationConfig, MixingConfig, RunConfig, SamplingConfig, TrainingConfig
+from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.evaluation.samples import diversity_metrics
+from collapselab.learning.trainer import Trainer
 from collapselab.metrics.bigrams import bigram_keys, count_keys
 from collapselab.metrics.distribution import unigram_distances
 from collapselab.metrics.ngrams import from_rows
 from collapselab.metrics.overlap import overlap_sums
 from collapselab.metrics.tails import tail_sets, tail_sums, tail_values
-from collapselab.opening import open_corpus
-from collapselab.parallel import Processes, clock
+from collapselab.mixing import sets
+from collapselab.models import network
+from collapselab.runtime.parallel import Processes, clock
+from collapselab.store import folders
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
@@ -72,7 +70,7 @@ def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bo
         plain = size.model(block, pad=1)
         plain.net.to(device)
 
-        def reference(plain: modeling.LanguageModel = plain, ids: torch.Tensor = ids, batch: int = batch) -> None:
+        def reference(plain: network.LanguageModel = plain, ids: torch.Tensor = ids, batch: int = batch) -> None:
             optimizer = torch.optim.AdamW(plain.net.parameters(), lr=1e-3, foreach=False)
             plain.net.train()
             for step in range(0, len(ids), batch):
@@ -85,13 +83,13 @@ def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bo
                 optimizer.zero_grad()
                 loss.item()
 
-        def theirs(plain: modeling.LanguageModel = plain, ids: torch.Tensor = ids, batch: int = batch) -> None:
+        def theirs(plain: network.LanguageModel = plain, ids: torch.Tensor = ids, batch: int = batch) -> None:
             obvious.train(plain.net, ids, batch, bf16=cuda)
 
-        lab = training.Trainer(config, Processes(config.device), QUIET)
+        lab = Trainer(config, Processes(config.device), QUIET)
         start = size.model(block)
 
-        def ours(lab: training.Trainer = lab, start: modeling.LanguageModel = start, data: Blocks = data) -> None:
+        def ours(lab: Trainer = lab, start: network.LanguageModel = start, data: Blocks = data) -> None:
             lab.train(start, data, 0)  # type: ignore[arg-type]
 
         ways: dict[str, Callable[[], object]] = {
@@ -167,7 +165,7 @@ def _publishing(device: torch.device, repeats: int, ours_alone: bool) -> Case:
 
         def publish() -> None:
             with folders.publishing(Path(folder) / "train", inputs={}) as out:
-                modeling.publish(model, tokenizer, out, {})
+                network.publish(model, tokenizer, out, {})
 
         row = measured("ours, GPT-2 124M", publish, model.parameters, device, repeats)
     return Case("Publishing a model folder: safetensors, flushed to disk, digests", [row], unit="parameters/s")
@@ -250,7 +248,7 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
         seconds = [sum(row["time"].values()) for row in made[1:]]
         reached = made[-1]["metrics"]["real/perplexity"]
         stages = {k: statistics.median(row["time"][k] for row in made[1:]) for k in sorted(made[1]["time"])}
-        assert mixing.sample_budget(config, mixing.blocks_available(corpus.train, config)) == tokens and path.is_dir()
+        assert sets.sample_budget(config, sets.blocks_available(corpus.train, config)) == tokens and path.is_dir()
     note = f"{len(made)} generations in {total:.1f} s with start-up; " + ", ".join(
         f"{name.removesuffix('_seconds')} {value:.2g}" for name, value in stages.items()
     )

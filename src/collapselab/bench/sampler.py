@@ -9,15 +9,16 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from collapselab import modeling
-from collapselab.bench import Case, Limits, Row, chosen, limits, measured, obvious
+from collapselab.bench import obvious
+from collapselab.bench.run import Case, Limits, Row, chosen, limits, measured
 from collapselab.config import MixingConfig, ModelConfig, RunConfig, SamplingConfig, TrainingConfig
-from collapselab.console import Console
-from collapselab.parallel import Processes
-from collapselab.sampling import Sampler
+from collapselab.models import network as modeling
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
 from collapselab.sampling.draw import uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
+from collapselab.sampling.sampler import Sampler
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights, form_of
 

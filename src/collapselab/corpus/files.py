@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import UserError, digest
-from collapselab.folders import sha256_of, write_text
+from collapselab.store.folders import sha256_of, write_text
 
 MAGIC = re.compile(r"[*?\[]")
 RECENT = 2 * 10**9  # nanoseconds: a file that was changed so lately may change again under the same time stamp

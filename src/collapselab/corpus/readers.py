@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from collapselab.config import CorpusConfig, UserError, first_line
-from collapselab.memory import memory_here
+from collapselab.runtime.memory import memory_here
 
 FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)

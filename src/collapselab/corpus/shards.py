@@ -16,7 +16,7 @@ from collapselab.corpus.passages import Passages, share_left
 from collapselab.corpus.pieces import PIECE, RUN, pieces
 from collapselab.corpus.sources import SPLITS, Source, Split, document_key, split_of
 from collapselab.corpus.tokenizers import Tokenizer, train_bpe
-from collapselab.folders import write_json
+from collapselab.store.folders import write_json
 
 OVERLAP_LEAST = 64  # characters: shorter documents (headings, rules) may stand in two splits
 OVERLAP_SHARE = 0.01  # of a held-out split's text that may stand in the training text line by line (boilerplate)

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer as RawTokenizer
 from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
 
 from collapselab.config import UserError, first_line
-from collapselab.console import Console
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.trial import unusable
-from collapselab.guards import strange_files
+from collapselab.runtime.console import Console
+from collapselab.store.checks import strange_files
 
 SEPARATOR = "<|endoftext|>"
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from collapselab.metrics.next_token import next_token_shape, next_token_sums
-from collapselab.parallel import Processes
+from collapselab.runtime.parallel import Processes
 
 WINDOWS, POSITIONS = 64, 16  # at most: evenly spaced windows, and evenly spaced targets in each
 

@@ -16,13 +16,12 @@ import numpy as np
 from torch import Tensor
 
 from collapselab.config import RunConfig, SamplingConfig
-from collapselab.console import Console
-from collapselab.corpus import Corpus
+from collapselab.config.identity import recorded
+from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
+from collapselab.evaluation.planted_documents import history
 from collapselab.evaluation.real_text import held_out, look_at_counts, window_losses
 from collapselab.evaluation.reference import Reference
-from collapselab.history import history
-from collapselab.identity import recorded
 from collapselab.languages import language_of
 from collapselab.languages.planted import TOWN_PLACE, Planted
 from collapselab.metrics.likelihood import windows
@@ -30,10 +29,11 @@ from collapselab.metrics.next_token import next_token_shape, next_token_values
 from collapselab.metrics.richness import rate_law
 from collapselab.metrics.tails import tail_sets
 from collapselab.metrics.truth import simpson
-from collapselab.mixing import read_mixture
-from collapselab.modeling import LanguageModel
-from collapselab.parallel import Processes
-from collapselab.rundir import Chain
+from collapselab.mixing.sets import read_mixture
+from collapselab.models.network import LanguageModel
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
+from collapselab.store.layout import Chain
 from collapselab.theory import pipeline
 from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import RunConfig
-from collapselab.console import Console
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.real_text import window_losses
-from collapselab.folders import read_json
-from collapselab.guards import reading, whole
 from collapselab.metrics.tails import rare_words
-from collapselab.modeling import LanguageModel
-from collapselab.parallel import Processes
+from collapselab.models.network import LanguageModel
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
+from collapselab.store.checks import reading, whole
+from collapselab.store.folders import read_json
 
 MOST_PROMPTS, LONGEST = 1024, 1 << 16  # of what is read: far more than is ever written
 

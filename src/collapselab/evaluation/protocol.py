@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from collapselab.config import RunConfig
-from collapselab.corpus import Corpus
+from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import POSITIONS, WINDOWS
 from collapselab.evaluation.support import support_text
 from collapselab.metrics.overlap import OVERLAP_ORDERS

@@ -12,19 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from collapselab.config import EvaluationConfig, RunConfig, UserError
-from collapselab.console import Console
-from collapselab.corpus import Corpus, Tokens
+from collapselab.corpus.prepared import Corpus, Tokens
 from collapselab.evaluation.contexts import NextTokens
-from collapselab.metrics.likelihood import (
-    frequency_sums,
-    frequency_values,
-    likelihood_sums,
-    likelihood_values,
-    windows,
-)
+from collapselab.metrics.likelihood import frequency_sums, frequency_values, likelihood_sums, likelihood_values, windows
 from collapselab.metrics.next_token import next_token_values
-from collapselab.modeling import LanguageModel, causal_attention
-from collapselab.parallel import Processes, out_of_memory
+from collapselab.models.network import LanguageModel, causal_attention
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes, out_of_memory
 
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
 LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
@@ -114,7 +108,7 @@ def window_losses(
         places int64 (scored,), nll float32 (scored,) in nats, correct bool (scored,).
     """
     if model.counted:  # the token before is all that counts, and a search is faster than a column for every token
-        from collapselab import bigram
+        from collapselab.models import bigram
 
         places = np.concatenate([np.arange(first, end) for _, end, first in plan])
         return places, *bigram.scores(model.net, stream[places - 1], stream[places])

@@ -10,12 +10,12 @@ import numpy as np
 
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.rows import decoded
-from collapselab.folders import read_json, write_bytes, write_json
-from collapselab.guards import number, reading, whole
 from collapselab.metrics import bigrams
 from collapselab.metrics.ngrams import from_rows
 from collapselab.metrics.tails import WORD_SHARE, first_words, words
-from collapselab.mixing import TrainingSet
+from collapselab.mixing.sets import TrainingSet
+from collapselab.store.checks import number, reading, whole
+from collapselab.store.folders import read_json, write_bytes, write_json
 
 
 class Reference:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from collapselab.config import RunConfig, UserError
-from collapselab.corpus import Corpus
+from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.support import parts_of
-from collapselab.folders import read_published
-from collapselab.mixing import read_meta, read_samples
-from collapselab.rundir import Chain
+from collapselab.mixing.sets import read_meta, read_samples
 from collapselab.seeds import generator
+from collapselab.store.folders import read_published
+from collapselab.store.layout import Chain
 
 Place = tuple[int, int]
 

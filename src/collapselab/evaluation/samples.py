@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import RunConfig
-from collapselab.corpus import Corpus
+from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.support import support_text
 from collapselab.metrics.bigrams import bigram_keys, count_keys

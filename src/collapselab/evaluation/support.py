@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from collapselab.corpus import Corpus, Tokens
+from collapselab.corpus.prepared import Corpus, Tokens
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.metrics.in_context import UNKNOWN, Support, support_of
 from collapselab.metrics.ngrams import Sequences, from_rows

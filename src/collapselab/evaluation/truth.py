@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from collapselab.config import RunConfig
-from collapselab.console import Console
-from collapselab.corpus import Corpus
+from collapselab.corpus.prepared import Corpus
+from collapselab.evaluation.planted_documents import set_counts
 from collapselab.evaluation.real_text import window_losses
-from collapselab.history import set_counts
 from collapselab.languages import Language, language_of
 from collapselab.languages.facts import Facts
 from collapselab.languages.laws import BANDS
@@ -30,10 +29,11 @@ from collapselab.metrics.truth import (
     slot_sums,
     slot_values,
 )
-from collapselab.mixing import TrainingSet, read_meta, read_samples
-from collapselab.modeling import LanguageModel
-from collapselab.parallel import Processes
-from collapselab.rundir import Chain
+from collapselab.mixing.sets import TrainingSet, read_meta, read_samples
+from collapselab.models.network import LanguageModel
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
+from collapselab.store.layout import Chain
 
 HEADS = 1024  # whose next word is read from the logits at once
 

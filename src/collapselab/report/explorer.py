@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapselab.config import RunConfig, as_dict
-from collapselab.console import inert
-from collapselab.folders import read_json
-from collapselab.guards import number, reading, text, whole
-from collapselab.identity import HARMLESS, flatten, shared_digests
+from collapselab.config.identity import HARMLESS, flatten, shared_digests
 from collapselab.metrics.tails import rare_words
 from collapselab.report.protocols import grouped
+from collapselab.runtime.console import inert
+from collapselab.store.checks import number, reading, text, whole
+from collapselab.store.folders import read_json
 
 if TYPE_CHECKING:
     from collapselab.report.files import ChainFiles

@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 
 from collapselab.config import RunConfig, UserError
-from collapselab.folders import read_json
-from collapselab.guards import metrics, number, reading, text, whole
-from collapselab.identity import flatten
+from collapselab.config.identity import flatten
 from collapselab.metrics.tails import LEAST_TYPES
-from collapselab.mixing import read_mixture
-from collapselab.rundir import Chain, find_chains, read_metrics, run_root
+from collapselab.mixing.sets import read_mixture
+from collapselab.store.checks import metrics, number, reading, text, whole
+from collapselab.store.folders import read_json
+from collapselab.store.layout import Chain, find_chains, read_metrics, run_root
 
 MOST_BINS = 1000  # of a histogram; this lab writes 81
 TAIL = re.compile(r"(?:theory/)?tails/words/(?:coverage(?:_in_context)?|tail_mass)_(mass_\d+|\d+)(?:_normalised|_se)?")

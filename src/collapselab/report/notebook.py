@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from collapselab.config import UserError
-from collapselab.console import inert
-from collapselab.folders import sha256_of
-from collapselab.guards import reading
-from collapselab.mixing import read_meta
-from collapselab.report import tables, tables_of, under_protocols
+from collapselab.mixing.sets import read_meta
+from collapselab.report import tables
 from collapselab.report.files import ChainFiles, Opened, open_runs, opened
+from collapselab.report.pages import tables_of, under_protocols
 from collapselab.report.protocols import grouped
+from collapselab.runtime.console import inert
+from collapselab.store.checks import reading
+from collapselab.store.folders import sha256_of
 
 PLACE = ["arm", "seed", "generation"]
 

@@ -18,10 +18,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from collapselab.console import UNSAFE, inert
 from collapselab.metrics.intervals import with_interval
 from collapselab.metrics.tails import LEAST_TYPES
-from collapselab.report import explorer, overlay, protocols, reproduce, series, tables, words
+from collapselab.report import commands, explorer, overlay, protocols, series, tables, words
 from collapselab.report.charts import CHARTS
 from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
 from collapselab.report.controls import Control, controls
@@ -29,6 +28,7 @@ from collapselab.report.files import ChainFiles, Opened
 from collapselab.report.protocols import Group
 from collapselab.report.series import ANY_TAIL, DIVERSITY, LEAST_TOKENS, LIKELIHOOD, TAIL_HEADLINES, present, real_value
 from collapselab.report.spec import GAP, HEAD
+from collapselab.runtime.console import UNSAFE, inert
 
 LEFT_OUT = {
     "likelihood": "no perplexity, bits per byte or accuracy",
@@ -52,7 +52,7 @@ def _plotly() -> tuple[str, str]:
 
 @lru_cache
 def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("collapselab.report", ".")
+    loader = jinja2.PackageLoader("collapselab.report.pages", ".")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
@@ -116,7 +116,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         chains=[{"name": c.name, "examples": c.examples} for c in found.chains],
         settings=protocols.settings_that_differ(found.chains),
         configs=[{"name": members[0].name, "text": members[0].config} for members in arms.values()],
-        reproduce=reproduce.runs(found),
+        reproduce=commands.runs(found),
         files=files,
     )
 

@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 from collapselab.config import UserError
-from collapselab.console import inert
-from collapselab.folders import alone_in, manifest_of, read_json, write_bytes, write_text
-from collapselab.guards import number, reading, text, whole
-from collapselab.report import compare, draw_figures, headline, open_run, overlay, remove, series, tables
+from collapselab.report import overlay, series, tables
 from collapselab.report.files import ChainFiles
+from collapselab.report.pages import compare, draw_figures, headline, open_run, remove
 from collapselab.report.protocols import grouped
-from collapselab.rundir import STAGES, run_root
+from collapselab.runtime.console import inert
+from collapselab.store.checks import number, reading, text, whole
+from collapselab.store.folders import alone_in, manifest_of, read_json, write_bytes, write_text
+from collapselab.store.layout import STAGES, run_root
 
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
 FIGURES = ("likelihood", "tails", "theory")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from collapselab.console import inert
 from collapselab.report.colours import CONTROL, NEUTRAL, colour, faint, mark
+from collapselab.runtime.console import inert
 
 Spec = dict[str, Any]
 GRID, FAINT = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.5)"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from collapselab.folders import write_bytes
 from collapselab.metrics.intervals import differences, mean_intervals, with_interval
 from collapselab.metrics.likelihood import HISTOGRAM_STEP
 from collapselab.report.series import headline
+from collapselab.store.folders import write_bytes
 
 if TYPE_CHECKING:
     from collapselab.report.files import ChainFiles

@@ -18,7 +18,7 @@ import numpy as np
 from collapselab.config import UserError, digest
 from collapselab.config.keys import nearest
 from collapselab.reproduce.courses import Course, Measured, check, short, value_of
-from collapselab.yaml_files import load_yaml
+from collapselab.store.yaml_files import load_yaml
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from collapselab.config import UserError
-from collapselab.console import inert
-from collapselab.folders import alone_in, read_json, write_bytes, write_json, write_text
-from collapselab.identity import flatten
-from collapselab.reproduce import Judged, Verdict
+from collapselab.config.identity import flatten
 from collapselab.reproduce.courses import Measured
 from collapselab.reproduce.entries import Entry
-from collapselab.yaml_files import load_yaml
+from collapselab.reproduce.verdicts import Judged, Verdict
+from collapselab.runtime.console import inert
+from collapselab.store.folders import alone_in, read_json, write_bytes, write_json, write_text
+from collapselab.store.yaml_files import load_yaml
 
 SCHEMA = 1
 LAW = "law_"  # a quantity law_x is what theory expects of x
@@ -132,7 +132,7 @@ def tidy(measured: Measured, entry: Entry) -> pd.DataFrame:
 
 
 def _picture(entry: Entry, measured: Measured) -> bytes:
-    from collapselab.report.gallery import draw
+    from collapselab.reproduce.figure import draw
 
     def arrays(quantity: str) -> dict[str, np.ndarray]:
         return {arm: found[quantity].values for arm, found in measured.arms.items() if quantity in found}

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from collapselab.config import RunConfig
-from collapselab.corpus import Corpus
+from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
-from collapselab.folders import write_json
 from collapselab.languages import language_of
-from collapselab.modeling import LanguageModel
-from collapselab.parallel import Processes
+from collapselab.models.network import LanguageModel
+from collapselab.runtime.parallel import Processes
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
 from collapselab.sampling.side_by_side import side_by_side
+from collapselab.store.folders import write_json
 
 PROMPTS = 6
 TOTAL = 80  # tokens of prompt and continuation, at most

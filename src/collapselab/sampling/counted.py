@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from collapselab.bigram import BigramForCausalLM, arrays
+from collapselab.models.bigram import BigramForCausalLM, arrays
 
 
 class Slices:

@@ -40,8 +40,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collapselab.config import SamplingConfig
-from collapselab.modeling import LanguageModel
-from collapselab.pretrained import TOLERANCE, distance, logits_of, probe
+from collapselab.models.network import LanguageModel
+from collapselab.models.pretrained import TOLERANCE, distance, logits_of, probe
 from collapselab.sampling.draw import draw, penalised, truncated, uniforms
 from collapselab.sampling.weights import Weights, unsupported
 

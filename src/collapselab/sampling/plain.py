@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from collapselab.config import SamplingConfig, first_line
-from collapselab.modeling import LanguageModel
-from collapselab.parallel import out_of_memory
-from collapselab.pretrained import TOLERANCE, distance
+from collapselab.models.network import LanguageModel
+from collapselab.models.pretrained import TOLERANCE, distance
+from collapselab.runtime.parallel import out_of_memory
 from collapselab.sampling.draw import draw, truncated
 
 # Not cuDNN's attention, which makes a plan for every new shape: with a growing cache each token has another one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from collapselab.modeling import LanguageModel
+from collapselab.models.network import LanguageModel
 from collapselab.sampling.engine import PREFILL_TOKENS
 from collapselab.sampling.weights import form_of, unsupported
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from collapselab.folders import Unfinished, read_json, write_bytes, write_json
+from collapselab.store.folders import Unfinished, read_json, write_bytes, write_json
 
 SHARD_TOKENS = 1 << 22
 

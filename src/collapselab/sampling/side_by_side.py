@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from collapselab.config import UserError
-from collapselab.parallel import end_with_parent
+from collapselab.runtime.parallel import end_with_parent
 
 
 def side_by_side(

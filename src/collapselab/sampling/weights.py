@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapselab.modeling import LanguageModel
+from collapselab.models.network import LanguageModel
 from collapselab.sampling.draw import GROUP
 
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies that do not change with the length

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from collapselab.config import MixingConfig, UserError
-from collapselab.schedules import real_share
+from collapselab.config.schedules import real_share
 
 SCHEDULE = ("schedule", "start", "ratio", "end", "power", "values", "floor")
 

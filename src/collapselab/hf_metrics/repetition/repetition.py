@@ -6,13 +6,7 @@ import datasets  # noqa: F401 - before evaluate, which needs it imported
 import evaluate
 
 from collapselab.hf_metrics.common import info, word_grams
-from collapselab.metrics.ngrams import (
-    diversity,
-    gram_sums,
-    repetition,
-    sequence_repetition,
-    sequence_repetition_sums,
-)
+from collapselab.metrics.ngrams import diversity, gram_sums, repetition, sequence_repetition, sequence_repetition_sums
 
 
 class Repetition(evaluate.Metric):  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""One chain: opening it, its stages, the loop over generations, and single stages by hand."""

@@ -1,0 +1,171 @@
+"""Single stages by hand: sampling a published model, scoring any model folder, scoring an old run anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collapselab.chain.opening import check_lengths, held, open_corpus
+from collapselab.chain.run import Stages
+from collapselab.chain.supply import check_sizes
+from collapselab.config import ModelConfig, RunConfig, UserError, digest
+from collapselab.config.identity import recorded
+from collapselab.corpus.prepared import Corpus, prepare
+from collapselab.evaluation.protocol import protocol
+from collapselab.evaluation.real_text import held_out, score_real_text
+from collapselab.evaluation.rows import check_vocabulary, sample_tokens
+from collapselab.evaluation.under_first import check_embeddings
+from collapselab.mixing import sets
+from collapselab.models import network
+from collapselab.runtime.console import Console, inert
+from collapselab.runtime.parallel import Processes
+from collapselab.sampling import sampler as sampling
+from collapselab.store import folders, layout
+from collapselab.store.folders import write_json
+from collapselab.store.layout import Chain
+
+
+def sample(
+    chain_path: Path, config: RunConfig, generation: int | None, out: str | None, tokens: int | None, show: int
+) -> None:
+    """Writes text with a generation's model, by the chain's settings; prints the first samples."""
+    processes = Processes(config.device, config.training.precision, config.deterministic)
+    check_lengths(config)
+    chain, corpus = Chain(chain_path), open_corpus(config, processes)
+    finished = chain.finished()
+    chosen = finished[-1] if generation is None and finished else generation
+    if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
+        raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
+    check_vocabulary(chain, corpus.tokenizer.size)
+    chain.need_weights([chosen], f"--generation {chosen}")
+    available = sets.blocks_available(corpus.train, config)
+    text_of = chosen if config.sampling.prompt_from == "previous" else 0
+    read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
+    with processes.main_first():
+        for g, name in read if processes.is_main else []:
+            _intact(chain.stage(g, name))
+    small = sampling.CPU_BATCH * config.sequence_length
+    budget = tokens or (sets.sample_budget(config, available) if out else small)
+    check_sizes(config, len(text := sets.TrainingSet(config, chain, text_of, corpus.train)), budget)
+    weights = network.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
+    model = network.fitted(weights, corpus.tokenizer)
+    kept = chain.batch_file
+    if config.sampling.batch_size is None and kept.is_file():  # the chain's own text, to the bit
+        if (batch := layout.batch_of(kept)) is None:
+            raise UserError(f"{kept}: damaged; continue the run to have it made again, or give --sampling.batch-size")
+        config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(processes.share(out or scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        sampler = sampling.Sampler(config, processes, _console(config, processes))
+        separator, ends = corpus.tokenizer.separator, corpus.tokenizer.ends
+        sampler.sample(model, chosen, text, budget, separator=separator, ends=ends, out=folder)
+        if processes.is_main:
+            flat, length = sets.read_samples(folder), config.sequence_length
+            rows = [flat[i * length : (i + 1) * length].tolist() for i in range(min(show, -(-budget // length)))]
+            for index, written in enumerate(corpus.tokenizer.decode(rows)):
+                print(f"--- {index}\n{inert(written)}")
+            if out:
+                print(inert(f"{budget:,} tokens in {out}"))
+        processes.barrier()
+
+
+def _console(config: RunConfig, processes: Processes) -> Console:
+    console = Console(speaks=processes.is_main, bars=config.progress)
+    if processes.unused_gpu:
+        console.say(processes.unused_gpu)
+    return console
+
+
+def score(model_name: str, config: RunConfig, out: str | None) -> None:
+    """Scores a model on the run's held-out documents, with the model's own tokenizer; prints the values as JSON."""
+    processes = Processes(config.device, config.training.precision, config.deterministic)
+    own = network.pretrained_tokenizer(model_name)
+    ran = open_corpus(config, processes)
+    if own.digest == ran.tokenizer.digest:
+        corpus = ran
+    else:
+        settings = dataclasses.replace(config.corpus, tokenizer="model")
+        with processes.main_first():
+            corpus = prepare(settings, data_dir=config.data_dir, model_tokenizer=own, block=config.training.block)
+        config = _same_text(config, ran, corpus)
+    model = network.fitted(network.load(model_name, pad=config.model.pad_vocabulary), own, model_name)
+    check_lengths(_with_model(config, model_name))
+    console = _console(config, processes)
+    sums, values = score_real_text(model, corpus, config, processes, console)
+    if processes.is_main:
+        result = {
+            "model": model_name,
+            "protocol": protocol(config, corpus, None),
+            "sums": sums,
+            "metrics": values,
+        }
+        print(json.dumps(values, indent=1, sort_keys=True))
+        if out:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            write_json(Path(out), result)
+
+
+def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Scores the finished generations of a chain anew, by the metrics and the protocol of today, into `rescored/`.
+
+    Returns the name of the scores (the beginning of their protocol's digest) and their rows. What was published is
+    read and never touched; scores that are there already are not made again. Raises UserError, before anything is
+    written, where a stage that is read is damaged, or another process runs or scores the chain.
+    """
+    processes = Processes(config.device, config.training.precision, config.deterministic)
+    chain, corpus = Chain(root), open_corpus(config, processes)
+    if (known := recorded(root)) is None:
+        raise UserError(f"{root}: has no identity.json; restore it, or continue the run")
+    if known.facts["corpus"] != corpus.digest:
+        raise UserError(f"{root}: the text or tokenizer of {config.corpus.source} changed since the run; restore it")
+    check_vocabulary(chain, corpus.tokenizer.size)
+    if not chain.finished():
+        raise UserError(f"{root}: no generation is finished yet; continue the run first")
+    chain.need_weights(chain.finished(), "eval")
+    budget = sets.sample_budget(config, sets.blocks_available(corpus.train, config))
+    scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
+    check_embeddings(config, corpus, budget)
+    with held(chain, processes):
+        stages = Stages(chain, config, corpus, budget, processes, _console(config, processes))
+        with processes.main_first():
+            for generation in chain.finished() if processes.is_main else []:
+                stages.g = generation
+                for name in ("mixture", "train", "samples"):
+                    _intact(stages.place(name), stages.inputs(name))
+        stages.scores = scores
+        for generation in chain.finished():
+            stages.g = generation
+            if generation == 0:
+                stages.do("reference", stages.reference)
+            stages.do("eval", stages.evaluate)
+        rows = chain.rows(scores) if processes.is_main else []
+        if processes.is_main:
+            chain.write_metrics(rows, scores)
+        return scores, rows
+
+
+def _intact(place: Path, inputs: dict[str, str] | None = None) -> None:
+    """Raises UserError where a published stage is missing or damaged, or was made from other inputs than these."""
+    manifest = folders.manifest_of(place)
+    if manifest is None or (inputs is not None and manifest["inputs"] != inputs):
+        raise UserError(f"{place}: missing, damaged or out of date; continue the run to have it made again")
+
+
+def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:
+    """`evaluation.tokens` counts the run's tokens: in another tokenizer's, as many as make up the same bytes."""
+    if config.evaluation.tokens is None:
+        return config
+    wanted = int(held_out(ran, config.evaluation)[1].sum())
+    reach = np.cumsum(corpus.split(config.evaluation.split).nbytes[1:], dtype=np.int64)
+    tokens = max(2, int(np.searchsorted(reach, wanted, side="right")))
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, tokens=tokens))
+
+
+def _with_model(config: RunConfig, name: str) -> RunConfig:
+    return dataclasses.replace(config, model=ModelConfig(pretrained=name))

@@ -1,0 +1,310 @@
+"""Opening a chain: its text, whether it is the same chain as before, what a fork takes along, and who holds it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from collapselab.config import RunConfig, UserError, digest
+from collapselab.config.identity import drift, identity, recorded, shared_digests
+from collapselab.corpus.prepared import Corpus, prepare
+from collapselab.corpus.tokenizers import Tokenizer
+from collapselab.mixing.sets import Past, read_mixture
+from collapselab.models import network, pretrained
+from collapselab.runtime.console import PROGRESS, Console
+from collapselab.runtime.errors import FULL, of_disk
+from collapselab.runtime.parallel import Processes, environment
+from collapselab.store import folders, layout
+from collapselab.store.chain_files import keep, used_batch
+from collapselab.store.checks import refuse_strange
+from collapselab.store.layout import Chain
+from collapselab.store.lock import Lock, take, waiting
+
+# What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
+FORK_MAY_CHANGE = (
+    *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
+    *("mixing.replaced", "mixing.added", "sampling.source"),
+    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from")),
+    *(f"sampling.{k}" for k in ("beams", "batch_size", "precision")),
+    *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),
+    *(f"training.{k}" for k in ("warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip", "loss_on_last")),
+    *(f"training.{k}" for k in ("loss_below", "precision", "compile", "attention", "gradient_checkpointing")),
+    *("model.start", "model.dropout", "device", "deterministic", "generations"),
+)
+
+
+def chain_path(config: RunConfig) -> Path:
+    return layout.settled(Path(config.runs_dir) / config.name) / f"arm={config.arm}" / f"seed={config.seed}"
+
+
+def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> Past:
+    """The training sets that exist: of the chain, or of what a fork will copy."""
+    refuse_strange(chain.root, layout.run_root(chain.root))
+    source, last = chain, 10**9
+    if recorded(chain.root) is None and fork is not None:
+        refuse_strange(fork[0], layout.run_root(fork[0]))
+        source, last = Chain(fork[0]), fork[1]
+    shares: list[float] = []
+    blocks: list[int] = []
+    used = 0
+    while (
+        len(shares) <= last and folders.read_published(source.stage(len(shares), "mixture"), "mixture.json") is not None
+    ):
+        facts = read_mixture(source.stage(len(shares), "mixture"))
+        shares.append(facts["real_share"]["realised"])
+        blocks.append(facts["blocks"])
+        used = facts["real_blocks_used"]
+    return Past(shares, blocks, used)
+
+
+def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
+    """The tokenised corpus; made by process 0 where the cache does not hold it."""
+    pretrained = config.model.pretrained
+    own = pretrained is not None and config.corpus.tokenizer in (None, "model")
+    with processes.main_first():
+        return prepare(
+            config.corpus,
+            data_dir=config.data_dir,
+            model_tokenizer=network.pretrained_tokenizer(pretrained) if own and pretrained else None,
+            block=max(config.training.block, config.evaluation.context or 2),
+        )
+
+
+def check_lengths(config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
+    """A pretrained model must be able to read what it is given: so many tokens, and every one of the tokenizer's. Raises
+    UserError before anything is written."""
+    if config.model.pretrained is None:
+        return
+    _, longest, vocab = pretrained.size_of(config.model.pretrained)
+    if tokenizer is not None:
+        pretrained.check_vocabulary(vocab, tokenizer, config.model.pretrained)
+    context = config.evaluation.context or config.training.block
+    asked = {
+        "training.block": config.training.block,
+        "sampling.length": config.sequence_length,
+        "evaluation.context": context,
+    }
+    for key, value in asked.items():
+        if longest is not None and value > longest:
+            raise UserError(f"{key}={value}: {config.model.pretrained} reads at most {longest} tokens; lower it")
+
+
+@contextmanager
+def opened(
+    chain: Chain,
+    config: RunConfig,
+    corpus: Corpus,
+    processes: Processes,
+    fork: tuple[Path, int] | None,
+    share: bool = False,
+) -> Iterator[Console]:
+    """Holds the chain's lock; creates it, or checks that it is the same chain. Other processes wait for process 0.
+
+    Args:
+        share: a new chain takes generation 0 from the run's shared folders.
+    """
+    root = layout.run_root(chain.root)
+    if not processes.is_main:
+        failed = processes.share(None)
+        if failed is not None:
+            raise failed
+        chain.share(processes.share({}))
+        yield Console(speaks=False)
+        return
+    ours = False  # whether this call made the folder and holds it, and so may remove it again
+    error: UserError | None = None
+    said: list[str] = []
+    with ExitStack() as hold:
+        try:
+            is_new = not chain.root.exists()
+            chain.root.mkdir(parents=True, exist_ok=True)
+            refuse_strange(chain.root, root)
+            lock = take(chain.root / "lock")
+            hold.callback(lock.release)
+            ours = is_new
+            said = [lock.line] if lock.line else []
+            said += _check_identity(chain, config, corpus, processes, fork, share)
+            with (root / "events.log").open("a"):
+                pass
+        except UserError as caught:
+            error = caught
+        except OSError as caught:
+            where = caught.filename2 or caught.filename or chain.root
+            error = UserError(
+                of_disk(chain.root, caught)
+                if caught.errno in FULL
+                else f"{where}: cannot be read or written ({caught.strerror or caught}); mend it, or choose "
+                f"another folder than runs_dir={config.runs_dir!r}"
+            )
+        processes.share(error)
+        if error is not None:
+            if ours:  # a refused run leaves no trace
+                shutil.rmtree(chain.root, ignore_errors=True)
+                for folder in (chain.root.parent, root):
+                    with suppress(OSError):
+                        folder.rmdir()
+            raise error
+        processes.share({name: place.parent.name for name, place in chain.shared.items()})
+        console = Console(bars=config.progress, log=root / "events.log", progress=chain.root / PROGRESS)
+        for line in said:
+            console.say(line)
+        done = chain.finished()
+        at = f"continues after generation {done[-1]}" if done else "starts"
+        console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
+        if processes.alone_by_mistake:
+            console.say(
+                "note: accelerate started one process (--cpu has no others without an MPI host file); "
+                "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
+            )
+        if processes.unused_gpu:
+            console.say(processes.unused_gpu)
+        if pretrained_note(config, corpus):
+            console.say(pretrained_note(config, corpus))
+        yield console
+
+
+@contextmanager
+def held(chain: Chain, processes: Processes) -> Iterator[None]:
+    """Holds the lock of a chain that exists, as a run does. Raises UserError where another process has it."""
+    lock: Lock | None = None
+    error: UserError | None = None
+    if processes.is_main:
+        try:
+            lock = take(chain.root / "lock")
+        except UserError as caught:
+            error = caught
+        except OSError as caught:
+            error = UserError(f"{chain.root}: cannot be written ({caught.strerror}); score a copy of the run")
+    error = processes.share(error)
+    try:
+        if error is not None:
+            raise error
+        if lock is not None and lock.line:
+            Console().say(lock.line)
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+@contextmanager
+def alone_in_shared(chain: Chain, processes: Processes, console: Console) -> Iterator[None]:
+    """Holds the locks of the shared folders of this chain, so that one chain at a time makes generation 0; waits for
+    them. The others find it made."""
+    with ExitStack() as held:
+        for folder in sorted(set(chain.shared.values())) if processes.is_main else []:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(waiting(folder / "lock", lambda line: console.say(f"{chain.root}: {line}")))
+        yield
+
+
+def _check_identity(
+    chain: Chain,
+    config: RunConfig,
+    corpus: Corpus,
+    processes: Processes,
+    fork: tuple[Path, int] | None,
+    share: bool,
+) -> list[str]:
+    """Begins a chain, or finds that it is the same one, and writes its own files; returns what is to be said of them."""
+    # What "auto" means on this machine is part of what a chain is: a GPU does not go on from where a CPU stopped.
+    mine = identity(config) | {"device": processes.device.type, "training.precision": processes.precision}
+    facts: dict[str, Any] = {"config": mine, "corpus": corpus.digest}
+    known = recorded(chain.root)
+    if known is not None:
+        facts = known.facts | {"config": mine}
+        changed = drift(known.facts["config"], mine)
+        if changed:
+            raise UserError(
+                f"{chain.root}: another configuration began this chain ({_listed(changed)}); use another name, or --fork"
+            )
+        if known.facts["corpus"] != corpus.digest:
+            raise UserError(
+                f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name"
+            )
+        if max(chain.finished(), default=0) > config.generations:
+            last = max(chain.finished())
+            raise UserError(f"generations={config.generations}: the chain has reached {last}; ask for {last} or more")
+        if fork is not None and facts.get("fork", {}).get("at") != fork[1]:
+            raise UserError(f"--at {fork[1]}: {chain.root} exists and was not forked there; give the fork another name")
+        chain.share(facts.get("shared", {}))
+    elif _has_work(chain, fork[1] if fork else -1):
+        raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
+    elif fork is not None:
+        if fork[1] > config.generations:
+            raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
+        facts["fork"] = _copy_fork(chain, mine, corpus, *fork)
+    elif share or chain.shared:  # a start that was stopped early may have left a shared.json of other settings
+        facts["shared"] = shared_digests(mine, corpus.digest)
+        chain.share(facts["shared"])
+    note = pretrained_note(config, corpus)
+    now = environment() | {"machine": platform.machine()} | processes.facts | {"corpus": corpus.facts, "note": note}
+    return keep(chain, known, facts, config, now)
+
+
+def _has_work(chain: Chain, copied: int) -> bool:
+    """Whether a folder without an identity has more than what a fork that was stopped early leaves: generations 0 to
+    `copied`."""
+    own = {chain.generation(g) for g in range(copied + 1)}
+    return (chain.root / "metrics.jsonl").exists() or bool(set(chain.root.glob("gen_*")) - own)
+
+
+def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {before!r}, is {after!r}" for key, (before, after) in changed.items())
+
+
+def inherits_batch(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether a fork takes the recorded sampling batch along, so that arms that are compared write alike: not where it
+    was chosen for another device, precision or way of sampling, or the fork sets its own."""
+    decides = ("device", "deterministic", "sampling.precision", "sampling.beams", "sampling.batch_size")
+    return all(theirs.get(key) == mine.get(key) for key in decides)
+
+
+def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> dict[str, Any]:
+    """Copies generations 0 .. at of another chain, whole, and checks that the new configuration can go on from them.
+    Returns what is recorded of the fork."""
+    known = recorded(parent)
+    if known is None:
+        raise UserError(f"--fork {parent}: has no identity.json; restore it, or fork another chain")
+    changed = drift(known.facts["config"], mine)
+    if fixed := {k: v for k, v in changed.items() if k not in FORK_MAY_CHANGE}:
+        raise UserError(f"--fork {parent}: these keys must stay as they were: {_listed(fixed)}")
+    if changed.get("sampling.source", ("",))[0] == "real":
+        raise UserError(
+            f"--fork {parent}: an all-real control, whose text would count as unused again; keep sampling.source=real, or "
+            "fork the arm that it controls"
+        )
+    if known.facts["corpus"] != corpus.digest:
+        raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
+    theirs = Chain(parent)
+    if at < 0 or at not in theirs.finished():
+        raise UserError(f"--at {at}: {parent} has finished generations {theirs.finished()}; choose one of them")
+    if mine["model.start"] == "previous":
+        theirs.need_weights([at], f"--at {at}")
+    copied = [(theirs.stage(g, name), chain.stage(g, name)) for g in range(at + 1) for name in layout.STAGES]
+    for place, here in [*copied, (theirs.stage(0, "reference"), chain.stage(0, "reference"))]:
+        shutil.copytree(place, here, dirs_exist_ok=True, symlinks=True)
+    batch = None
+    if inherits_batch(known.facts["config"], mine):
+        batch = layout.batch_of(theirs.batch_file) or used_batch(theirs, known.facts)
+    if batch is not None:
+        layout.keep_batch(chain.batch_file, batch)
+    before = known.facts.get("fork", {"changed": []})["changed"]  # of a parent that is a fork itself
+    every = [key for key in FORK_MAY_CHANGE if key in changed or key in before]
+    made = {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
+    # Seen from the fork too: it holds in other working directories, and where both have moved.
+    return made | {"changed": every, "path": os.path.relpath(parent.resolve(), chain.root.resolve())}
+
+
+def pretrained_note(config: RunConfig, corpus: Corpus) -> str:
+    """What a reader must know about a pretrained start; empty where it does not apply."""
+    if config.model.pretrained is None:
+        return ""
+    if pretrained.has_seen_only(config.model.pretrained, corpus):
+        return "note: the pretrained model was trained by this lab on this corpus's training split, not on the held-out text"
+    return "note: the pretrained model may have seen the held-out text; its perplexity can look better than on new text"

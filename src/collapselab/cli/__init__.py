@@ -1,0 +1,1 @@
+"""The command line: options, and a module for each verb."""

@@ -1,0 +1,179 @@
+"""The verbs, one module each, named as the verb: `main` takes the arguments after it and returns the exit code. Heavy
+imports happen inside them. Here is what several of them share."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collapselab.config import RunConfig, UserError
+from collapselab.config.values import home
+from collapselab.runtime.interrupts import LAUNCHERS
+
+if TYPE_CHECKING:
+    from collapselab.cli.options import Options
+
+NUMBERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+RUN_HELP = "run directory (runs/NAME) or chain directory"
+
+
+def verbs() -> dict[str, str]:
+    """Every verb with what it does: the other modules of this folder, each with the first line of its docstring."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        if path.stem in ("main", "options", "common"):
+            continue
+        line = path.open(encoding="utf-8").readline().strip().strip('"')
+        found[path.stem] = line[0].lower() + line[1:].removesuffix(".")
+    return found
+
+
+def make_options(verb: str) -> Options:
+    from collapselab.cli.options import Options
+
+    return Options(verb, verbs()[verb])
+
+
+def quiet() -> None:
+    """Libraries' own bars and hints stay out of ours; their errors still come as exceptions. What the environment says of
+    processes is checked before a library reads it."""
+    check_launch()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of libraries' bars; console.py sets its own
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    import logging
+
+    import transformers.utils.logging as hf_logging
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed comes as one line
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+
+
+def check_given(config: RunConfig) -> None:
+    """Raises UserError where a folder or file that the settings name is not there: seconds before a library says so."""
+    source, model = config.corpus.source, config.model.pretrained
+    kind, _, rest = source.partition(":")
+    if kind == "path" and not re.search(r"[*?[]", rest) and not os.path.lexists(home("corpus.source", rest)):
+        raise UserError(f"corpus.source={source!r}: no file found at {source}; check the path and the pattern")
+    if model is not None and model.startswith(("/", "./", "../")) and not os.path.lexists(model):
+        raise UserError(f"model.pretrained={model!r}: no such folder or file; check the path")
+
+
+def check_launch() -> None:
+    """What a launcher sets in the environment of each process; raises UserError where it cannot be one's work."""
+    for key in (*NUMBERS, *(name for pair in LAUNCHERS for name in pair)):
+        value = os.environ.get(key)
+        if value is not None and re.fullmatch("[0-9]{1,9}", value) is None:
+            os.environ.pop("RANK", None)  # or the line would be left to another process
+            raise UserError(f"{key}={value[:80]!r}: must be a whole number; unset it, or start with accelerate launch")
+    size, rank = next((pair for pair in LAUNCHERS if pair[0] in os.environ), LAUNCHERS[0])
+    world, at = (os.environ.get(key) for key in (size, rank))
+    if int(world or 1) > 1 and "MASTER_ADDR" in os.environ and (at is None or int(at) >= int(world or 1)):
+        os.environ.pop("RANK", None)
+        wrong = f"{rank} is not set" if at is None else f"{rank}={at} is not below it"
+        raise UserError(
+            f"{size}={world!r}: {wrong}, so nobody launched processes; unset it, or start with accelerate launch"
+        )
+    many = [key for key in (*(key for key, _ in LAUNCHERS), "LOCAL_RANK") if os.environ.get(key, "0") not in ("0", "1")]
+    many += ["LOCAL_RANK"] if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ else []
+    if many and "MASTER_ADDR" not in os.environ:
+        os.environ.pop("RANK", None)
+        raise UserError(
+            f"{many[0]}={os.environ[many[0]]!r}: set without MASTER_ADDR; unset it, or start with accelerate launch"
+        )
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "no").lower()
+    if cpu not in ("y", "yes", "t", "true", "on", "1", "n", "no", "f", "false", "off", "0"):
+        raise UserError(f"ACCELERATE_USE_CPU={cpu!r}: must be true or false; unset it")
+
+
+def check_out(folder: Path, option: str) -> None:
+    """Raises UserError where no file can be written into the folder that an --out asks for, or where a chain would lose
+    what it has there; leaves nothing of it."""
+    if any((path / name).exists() for path in (folder, *folder.parents) for name in ("manifest.json", "identity.json")):
+        raise UserError(f"--out {option}: lies in a chain, whose files are its own; name a folder elsewhere")
+    try:
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        with (
+            tempfile.TemporaryDirectory(dir=there, prefix=".") if there != folder else tempfile.TemporaryFile(dir=there)
+        ):
+            pass  # not at the place itself: another process that tries it too would take it for its own
+    except OSError as error:
+        raise UserError(f"--out {option}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def last(key: str, gathered: list[str]) -> str | None:
+    given = [item.split("=", 1)[1] for item in gathered if item.startswith(f"--{key}=")]
+    return given[-1] if given else None
+
+
+def one_chain(run: str) -> Path:
+    """The chain that is meant by a run directory: the first seed of an experiment's baseline, or else the first arm. It is
+    said where there are more."""
+    from collapselab.config.identity import plain_bytes
+    from collapselab.store.layout import find_chains
+
+    chains = find_chains(Path(run))
+    if len(chains) == 1:
+        return chains[0]
+    # One line is looked for: it needs no reader of YAML, and an arm that is none changes nothing.
+    found = re.search(
+        rb"^baseline: '?([\w.+=-]{1,100})'?$", plain_bytes(Path(run) / "experiment.yaml") or b"", re.MULTILINE
+    )
+    arm = found[1].decode() if found else ""
+    chosen = min(chains, key=lambda chain: (chain.parent.name != f"arm={arm}", chain.parent.name, _seed(chain), chain))
+    if os.environ.get("RANK", "0") == "0":
+        from collapselab.runtime.console import inert
+
+        which = f"{run} holds {len(chains)} chains; this is about {chosen}, name another's folder to have that one"
+        print(inert(which), file=sys.stderr)
+    return chosen
+
+
+def _seed(chain: Path) -> int:
+    seed = chain.name.removeprefix("seed=")
+    return int(seed) if re.fullmatch("[0-9]{1,19}", seed) else 0
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], left: tuple[str, ...] = ()) -> None:
+    """A table on the terminal; a file or a pipe gets it in its whole width.
+
+    Args:
+        left: columns of words, which are aligned on the left.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from collapselab.runtime.console import inert
+
+    table = Table(title=Text(inert(title)))
+    for column in columns:
+        table.add_column(Text(inert(column)), justify="left" if column in left else "right")
+    for row in rows:
+        table.add_row(*(Text(inert(cell)) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(
+            console.width, sum(max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True)) + 1
+        )
+    console.print(table)
+
+
+def where_it_is(options: Options, gathered: list[str]) -> list[str]:
+    """The options with `runs_dir`, `name` and `arm` from a run's own file as they are now: the run may have been moved, or
+    is named from another working directory than it was begun in. What stands on the command line counts as it is."""
+    from collapselab.store.layout import keys_of_place, settled
+
+    said = dict(item[2:].split("=", 1) for item in gathered if item.startswith("--") and "=" in item)
+    for key in [key for key in ("runs_dir", "name", "arm") if key in options.origin]:
+        now = keys_of_place(options.origin[key]).get(key, said[key])
+        same = key == "runs_dir" and settled(Path(now)).absolute() == settled(Path(said[key])).absolute()
+        if now != said[key] and not same:
+            gathered = [f"--{key}={now}" if item.startswith(f"--{key}=") else item for item in gathered]
+    return gathered

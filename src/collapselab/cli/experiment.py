@@ -1,0 +1,117 @@
+"""Run arms x seeds: chains that differ in named settings, compared with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapselab.cli.common import check_given, last, make_options, print_table, quiet, where_it_is
+from collapselab.config import UserError
+
+if TYPE_CHECKING:
+    from collapselab.experiments.experiment import Experiment
+
+
+def main(arguments: list[str]) -> int:
+    asked, parsed = read_experiment(arguments)
+    for config in asked.arms.values():
+        check_given(config)
+    from collapselab.experiments import experiment
+
+    quiet()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("accelerate launch: an experiment starts processes of its own; run it without, with --workers")
+    if parsed.dry_run:
+        _plan(asked)
+        return 0
+    ended = experiment.run(asked, parsed.workers)
+    failed = [f"{config.arm} seed {config.seed}: {said}" for config, (how, said) in ended if how == "failed"]
+    wrong = [f"{len(failed)} of {len(ended)} chains did not finish: {'; '.join(failed)}"] if failed else []
+    try:
+        if len(failed) < len(ended):
+            _compare(asked)
+    except UserError as error:
+        if any(how == "done" for _, (how, _) in ended):
+            wrong.append(f"no report: {error}")
+        else:  # what other processes run has nothing finished yet
+            print(f"no report yet: {error}")
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return 0
+
+
+def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
+    """What a command line and its YAML files ask for; and the options, with `workers` and `dry_run`."""
+    options = make_options("experiment")
+    options.add_run_keys()
+    options.add_switch("dry_run", "say for each arm what a chain of it will take, and stop")
+    options.add("arms", dict, {}, "what each arm changes: {name: {key: value, ...}, ...}; in the YAML file")
+    options.add("seeds", list[int], [], "seeds of the chains of each arm, as in [1, 2, 3]")
+    options.add("baseline", str | None, None, "the arm that the others are compared with; null means the first")
+    options.add("base", str | None, None, "YAML file with settings for all arms, seen from the file that names it")
+    options.add("paper", dict, {}, "of a gallery entry: what was published, and what must show; `reproduce` reads it")
+    options.add("workers", int | None, None, "chains run at once; null means one per GPU, on a CPU one for two cores")
+    gathered = options.gather(arguments)
+    base = last("base", gathered)
+    if base is not None:
+        folder = options.origin["base"].parent if "base" in options.origin else Path()
+        gathered = options.gather(["--config", str(folder / base), *arguments])
+    line = where_it_is(options, gathered)
+    from collapselab.cli.options import arms_of, run_config, without_printing
+
+    gathered = without_printing(line)
+    parsed = options.parse(gathered)
+
+    if len(gathered) < len(line):  # what cannot work is refused here too
+        arms_of(options, gathered, parsed.arms) if parsed.arms else run_config(parsed)
+        options.parse(line)  # prints, and exits
+    if not parsed.arms:
+        raise UserError("arms: give at least one, as in arms: {replace: {mixing.start: 0.0}}")
+    if not parsed.seeds or len(set(parsed.seeds)) < len(parsed.seeds):
+        raise UserError(f"seeds={parsed.seeds}: give at least one seed, each once, as in seeds: [1, 2, 3]")
+    if any(item.startswith("--seed=") for item in gathered):
+        raise UserError("seed: an experiment has `seeds`, as in seeds: [1, 2, 3]")
+    if any(item.startswith("--arm=") for item in gathered):
+        raise UserError("arm: an experiment has `arms`, as in arms: {replace: {mixing.start: 0.0}}")
+    if parsed.workers is not None and parsed.workers < 1:
+        raise UserError(f"--workers={parsed.workers}: must be 1 or more")
+
+    arms, changes = arms_of(options, gathered, parsed.arms)
+    for seed in parsed.seeds:
+        dataclasses.replace(next(iter(arms.values())), seed=seed)
+    baseline = parsed.baseline or next(iter(arms))
+    if baseline not in arms:
+        raise UserError(f"baseline={baseline!r}: no such arm; arms are {', '.join(arms)}")
+    from collapselab.experiments.experiment import Experiment
+
+    return Experiment(arms, changes, parsed.seeds, baseline), parsed
+
+
+def _plan(asked: Experiment) -> None:
+    """What each arm will take, one seed of it."""
+    from collapselab.chain import plan
+    from collapselab.experiments.experiment import as_far
+    from collapselab.runtime.console import inert
+
+    arms, seeds = len(asked.arms), len(asked.seeds)
+    print(
+        f"{arms * seeds} chains: arms {arms}, seeds {seeds}. Below, for each arm, its first seed alone; arms that have the"
+    )
+    print("same generation 0 make it once per seed.")
+    for config in asked.chains()[::seeds]:
+        config = as_far(config)
+        print(inert("\n".join([f"\narm         {config.arm}", *plan.lines(config, plan.plan(config))])))
+
+
+def _compare(asked: Experiment) -> None:
+    """The table at the end of an experiment, and where the report is."""
+    from collapselab import tracking
+    from collapselab.report import pages
+
+    page = pages.write_report(asked.root)
+    title, columns, rows = pages.comparison(asked.root)
+    print_table(title, columns, rows, left=("metric", "arm"))
+    print(f"report: {page}")
+    tracking.send_report(asked.chains()[0], asked.root, page, columns, rows)

@@ -1,0 +1,340 @@
+"""Options of a verb: defaults < YAML files from left to right < the command line, wherever a value stands on it.
+
+argparse writes the help. Files and command line are read by the same rules (`yaml_files`), so that an unknown key, a null
+where none is allowed and a wrong type are each one clear line. Hyphen and underscore are equal in an option's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+import typing
+from functools import reduce
+from pathlib import Path
+from typing import Any, NoReturn
+
+from collapselab.config import RunConfig, UserError
+from collapselab.config.identity import filled, flatten
+from collapselab.config.keys import built, docstrings, in_words, nearest, run_keys, sections
+from collapselab.config.values import home
+from collapselab.store.yaml_files import as_text, dump_yaml, load_yaml, read, taken_for
+
+BUILT_IN = ("help", "config", "print_config")
+PATHS = (
+    *("config", "runs_dir", "data_dir", "out", "plot", "papers", "base", "fork", "run", "target"),
+    *("model.pretrained", "corpus.tokenizer"),
+)
+"""Keys and options that name a file or a folder, or may: `~` is written out in them."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse's own says nothing of a disk that is full
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Puts type and default behind what an option means."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return (f"{action.help} ({action.about})" if hasattr(action, "about") else str(action.help)).replace("%", "%%")
+
+
+class Options:
+    """The parser of one verb. `keys` may stand in a YAML file; other options only on the command line."""
+
+    def __init__(self, verb: str, description: str):
+        self.parser = _Parser(
+            prog=f"collapselab {verb}", description=description, formatter_class=_Formatter, allow_abbrev=False
+        )
+        self.kinds: dict[str, Any] = {}
+        self.keys: dict[str, str] = {}
+        self.switches: set[str] = set()
+        self.line_only: dict[str, str] = {}
+        self.sections: set[str] = set()
+        self.positional: str | None = None
+        self.origin: dict[str, Path] = {}  # the YAML file that a value came from
+        self.parser.add_argument("--config", help="YAML file; may be given several times, later ones win")
+        self.parser.add_argument("--print-config", action="store_true", help="show the settings that result, and stop")
+
+    def add_run_keys(self) -> None:
+        found = sections()
+        self._add_fields(RunConfig, "", self.parser)
+        for name, made in found.items():
+            outer, _, inner = name.rpartition(".")
+            title = docstrings(found.get(outer, RunConfig))[inner].rstrip(".")
+            self._add_fields(made, f"{name}.", self.parser.add_argument_group(title))
+        self.keys |= run_keys()
+        self.sections = set(found)
+
+    def add_class(self, made: type) -> None:
+        """An option for each field of a flat dataclass; its docstring is the help."""
+        self._add_fields(made, "", self.parser)
+        self.keys |= made.__annotations__
+
+    def _add_fields(self, made: Any, prefix: str, group: Any) -> None:
+        types, texts, standard = typing.get_type_hints(made), docstrings(made), made()
+        for name in (field.name for field in dataclasses.fields(made)):
+            if dataclasses.is_dataclass(types[name]):
+                continue
+            annotation = made.__annotations__[name]
+            self._add(group, f"{prefix}{name}", types[name], annotation, getattr(standard, name), texts[name])
+
+    def _add(self, group: Any, name: str, kind: Any, annotation: str, default: Any, text: str) -> None:
+        words = ["true", "false"] if kind is bool else re.findall(r"""["']([^"']+)["']""", annotation)
+        shown = f"{{{','.join(words)}}}" if words else name.rpartition(".")[2].upper()
+        action = group.add_argument(as_option(name), default=default, metavar=shown, help=text)
+        action.about = f"type: {in_words(annotation)}, default: {as_text(default)}"
+        self.kinds[name] = kind
+
+    def accept(self, keys: dict[str, str]) -> None:
+        """Keys that are passed on, not parsed here."""
+        self.keys |= keys
+
+    def add(self, name: str, kind: Any, default: Any, help_text: str, *, line_only: bool = False) -> None:
+        """An option `--name`; with `line_only` it cannot stand in a YAML file."""
+        annotation = kind.__name__ if isinstance(kind, type) else str(kind)
+        self._add(self.parser, name, kind, annotation, default, help_text)
+        (self.line_only if line_only else self.keys)[name] = annotation
+
+    def add_switch(self, name: str, help_text: str) -> None:
+        self.parser.add_argument(as_option(name), action="store_true", help=help_text)
+        self.switches.add(name)
+
+    def add_positional(self, name: str, help_text: str, *, nargs: str | None = None) -> None:
+        self.parser.add_argument(name, help=help_text, nargs=nargs)
+        self.positional = name
+        self.keys[name] = "str"
+
+    def parse_run(self, arguments: list[str]) -> tuple[Any, RunConfig]:
+        """Parsed values and the configuration they make. What cannot work is refused under --print-config too."""
+        parsed = self.parse(without_printing(arguments))
+        config = run_config(parsed)
+        if PRINT in arguments:
+            self.parse(arguments)  # prints, and exits
+        return parsed, config
+
+    # --- from a command line to values ------------------------------------------------------------------------------
+
+    def gather(self, arguments: list[str]) -> list[str]:
+        """The command line with its YAML files turned into options before it, and `--key value` into `--key=value`."""
+        files, line = self._command_line(arguments)
+        settings: dict[str, str] = {}
+        for path in files:
+            found = self._from_yaml(Path(path))
+            settings |= {key: f"--{key}={_place(key, as_text(value))}" for key, value in found.items()}
+            self.origin |= dict.fromkeys(found, Path(path))
+        for item in line:
+            self.origin.pop(key_of(item), None)
+        if self.positional in settings:
+            value = settings.pop(self.positional).split("=", 1)[1]
+            line = line if any(not item.startswith("--") for item in line) else [value, *line]
+        typed = {key_of(item) for item in line}  # what a file says of these does not count
+        return [*(option for key, option in settings.items() if key not in typed), *line]
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """Values of gathered options, by their names. Raises UserError, one line; with --print-config prints them and raises
+        SystemExit."""
+        for item in arguments:
+            if not _is_text(item):
+                raise UserError(
+                    f"{_hyphened(item)!r}: holds a NUL or is not UTF-8, and settings are kept as text; take it out, or rename"
+                )
+            if item.startswith("--out=") and not item[6:].strip():  # the folder that one stands in, to pathlib
+                raise UserError(f"--out {item[6:]!r}: name a folder, or a file where the verb writes one")
+        for action in self.parser._actions:
+            action.required = action.required and PRINT not in arguments
+        parsed = self.parser.parse_args([_hyphened(item) if item.startswith("--") else item for item in arguments])
+        for key in dict.fromkeys(map(key_of, arguments)):
+            if key in self.kinds:
+                setattr(parsed, key, self._value(key, getattr(parsed, key)))
+        if PRINT in arguments:
+            sys.stdout.write(dump_yaml(_nested({k: v for k, v in vars(parsed).items() if k not in BUILT_IN})))
+            raise SystemExit(0)
+        return parsed
+
+    def _value(self, key: str, text: str) -> Any:
+        try:
+            return read(text, self.kinds[key])
+        except UserError as error:  # in a mapping
+            wrong = f"{key}: {error}"
+        except ValueError as error:
+            annotation = (self.keys | self.line_only)[key]
+            shown = f"{as_option(key) if key in self.line_only else key}={text!r}"
+            wrong = f"{shown}: must be {in_words(annotation)}{taken_for(str(error))}"
+        raise UserError(f"--config {self.origin[key]}: {wrong}" if key in self.origin else wrong)
+
+    def _command_line(self, arguments: list[str]) -> tuple[list[str], list[str]]:
+        files, line = [], []
+        known = [*self.keys, *self.line_only, *self.switches, *BUILT_IN]
+        rest = iter(arguments)
+        for item in rest:
+            if not item.startswith("--") or item == "--":
+                line.append(_place(self.positional, item) if item[:1] != "-" else item)
+                continue
+            typed, has_value, value = item[2:].partition("=")
+            key = typed.replace("-", "_")
+            if key not in known or key == self.positional:
+                options = [as_option(name)[2:] for name in known]
+                raise UserError(f"--{typed}: no such option{nearest(as_option(key)[2:], options)}; `--help` lists them")
+            if key in self.switches or key in ("help", "print_config"):
+                if has_value:
+                    raise UserError(f"--{typed}: takes no value")
+                line.append(f"--{key}")
+                continue
+            if not has_value:
+                value = next(rest, "--")
+                if value.startswith("--"):
+                    raise UserError(f"--{typed}: give a value, as in --{typed}=VALUE")
+            value = _place(key, value)
+            if key == "config":
+                files.append(value)
+            else:
+                line.append(f"--{key}={value}")
+        return files, line
+
+    def _from_yaml(self, path: Path) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+
+        def walk(tree: dict[Any, Any], prefix: str) -> None:
+            for key, value in tree.items():
+                name = f"{prefix}{key}"
+                if name in self.sections:
+                    if value is not None and not isinstance(value, dict):
+                        raise UserError(f"--config {path}: {name}={value!r}: holds several keys, not one value")
+                    walk(value or {}, f"{name}.")
+                elif name in {*self.line_only, *self.switches}:
+                    if value not in (None, False):
+                        raise UserError(f"--config {path}: {name}: give it on the command line, as {as_option(name)}")
+                elif name not in self.keys:
+                    within = [str(k) for k in value][:1] if isinstance(value, dict) else []
+                    name = ".".join([name, *within])
+                    raise UserError(f"--config {path}: {name}: no such key{nearest(name, self.keys)}")
+                elif name in flat:
+                    raise UserError(f"--config {path}: {name}: stands twice; keep one")
+                elif value is None and "None" not in self.keys[name]:
+                    raise UserError(f"--config {path}: {name}=null: needs a value; leave the key out for its default")
+                elif isinstance(value, list | dict) and self.keys[name].startswith("str"):
+                    raise UserError(f"--config {path}: {name}={value!r}: must be {in_words(self.keys[name])}")
+                else:
+                    flat[name] = value
+
+        tree = load_yaml(path, as_written=True)
+        if isinstance(tree.get("arms"), dict) and "arms" not in self.keys:
+            raise UserError(f"--config {path}: arms: an experiment's file; `collapselab experiment --config` runs it")
+        walk(tree, "")
+        return flat
+
+
+PRINT = "--print_config"
+
+
+def as_option(key: str) -> str:
+    """How an option is written."""
+    return f"--{key.replace('_', '-')}"
+
+
+def key_of(item: str) -> str:
+    """The key of an option, `--key=value` or `--key`; of anything else what is no key."""
+    return item[2:].partition("=")[0]
+
+
+def without_printing(arguments: list[str]) -> list[str]:
+    """Gathered options without --print-config."""
+    return [item for item in arguments if item != PRINT]
+
+
+def _hyphened(item: str) -> str:
+    name, equals, value = item.partition("=")
+    return f"{as_option(name[2:])}{equals}{value}"
+
+
+def _place(key: str | None, text: str) -> str:
+    """The value of a key that names a file or folder with `~` written out. Raises UserError where nobody is called that.
+
+    A corpus keeps its pattern as it is given, for it is a part of what a chain is.
+    """
+    kind, colon, path = text.rpartition(":") if key == "corpus.source" else ("", "", text)
+    if key not in PATHS and kind != "path":
+        return text
+    found = home(str(key), path)
+    return text if colon else found
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *within, name = key.split(".")
+        reduce(lambda part, section: part.setdefault(section, {}), within, tree)[name] = value
+    return tree
+
+
+def run_config(namespace: Any) -> RunConfig:
+    """The dataclass from parsed values."""
+    values = _nested(vars(namespace))
+    made = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
+    made |= {key: filled(values[key], flatten(made)) for key in ("name", "arm")}
+    return built(RunConfig, made)
+
+
+def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
+    """The configuration in one YAML file, a chain's config.yaml say, with options that override it."""
+    options = Options("run", "")
+    options.add_run_keys()
+    return run_config(options.parse(options.gather(["--config", str(path), *(overrides or [])])))
+
+
+def arms_of(
+    options: Options, gathered: list[str], arms: dict[str, Any]
+) -> tuple[dict[str, RunConfig], dict[str, list[str]]]:
+    """The configuration of each arm, which is the common settings and what the arm overrides; and the keys of the latter.
+
+    Args:
+        gathered: the common settings as options, from files and from the command line.
+        arms: {name: {key: value, ...}}, keys dotted or nested.
+    """
+    known = run_keys()
+    typed = {key_of(item) for item in gathered} - options.origin.keys()
+    made: dict[str, RunConfig] = {}
+    changes = {}
+    for arm, settings in arms.items():
+        if not isinstance(settings or {}, dict):
+            raise UserError(f"arms.{arm}={settings!r}: must hold keys and values, as in {{mixing.regime: accumulate}}")
+        overrides: dict[str, Any] = {}
+        for key, value in (settings or {}).items():
+            here = flatten({str(key): value})
+            if twice := sorted(here.keys() & overrides.keys()):
+                raise UserError(f"arms.{arm}.{twice[0]}: stands twice; keep one")
+            overrides |= here
+        for key, value in overrides.items():
+            if key in ("name", "arm", "seed", "runs_dir") or key not in known:
+                hint = "; it is the same for all arms" if key in known else nearest(key, known)
+                raise UserError(f"arms.{arm}.{key}: not a key that an arm may set{hint}")
+            if value is None and "None" not in known[key]:
+                raise UserError(f"arms.{arm}.{key}=null: needs a value; leave the key out for its default")
+            if key in typed:
+                raise UserError(
+                    f"{as_option(key)}: arm {arm} sets it, and so would be another arm; change the arm in its file"
+                )
+        common = [item for item in gathered if key_of(item) in known and key_of(item) not in overrides]
+        line = [
+            *common,
+            f"--arm={arm}",
+            *(f"--{key}={_place(key, as_text(value))}" for key, value in overrides.items()),
+        ]
+        try:
+            config = run_config(options.parse(line))
+        except UserError as error:
+            raise UserError(f"arms.{arm}: {error}") from None
+        if config.arm in made:  # by a {key} in its name
+            raise UserError(f"arms.{arm}: the name of another arm too, {config.arm!r}; give each arm a name of its own")
+        made[config.arm], changes[config.arm] = config, list(overrides)
+    return made, changes
+
+
+def _is_text(item: str) -> bool:
+    return "\0" not in item and not any("\ud800" <= character <= "\udfff" for character in item)

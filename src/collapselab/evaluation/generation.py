@@ -1,0 +1,264 @@
+"""Scores of a generation: its model on held-out real text, its samples beside as much fresh real text.
+
+Every value is stored with the protocol that made it and with the sums it was derived from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collapselab.config import RunConfig, digest
+from collapselab.corpus.prepared import Corpus
+from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails, note_of
+from collapselab.evaluation.explorer import explored, read_continuations, still_written
+from collapselab.evaluation.protocol import protocol
+from collapselab.evaluation.real_text import halved, score_real_text
+from collapselab.evaluation.reference import Reference
+from collapselab.evaluation.rows import decoded, generated_places, real_draws, real_places, rows_at, sample_tokens
+from collapselab.evaluation.samples import score_samples, text_metrics
+from collapselab.evaluation.truth import score_truth, truth_of_real_text
+from collapselab.evaluation.under_first import embedding_values, mean_states, reference_nll
+from collapselab.metrics.in_context import LEAST_SEEN
+from collapselab.metrics.intervals import draw_interval
+from collapselab.metrics.tails import LEAST_TYPES, first_words, words
+from collapselab.mixing.sets import TrainingSet, read_meta, read_samples
+from collapselab.models.network import LanguageModel
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
+from collapselab.store.checks import drawable, number, reading
+from collapselab.store.folders import SCHEMA, write_bytes, write_json
+from collapselab.store.layout import Chain
+
+EXAMPLES = 5
+BAND_DRAWS = 10  # of real text, scored like samples
+LARGEST_DRAW = 0.75  # share of the held-out pieces that a draw may take
+LARGEST_STATE = 1e6  # of a hidden state, which comes out of a norm
+STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): held-out text's states under generation 0's model
+
+
+def evaluate(
+    model: LanguageModel,
+    base: LanguageModel,
+    corpus: Corpus,
+    config: RunConfig,
+    generation: int,
+    *,
+    chain: Chain,
+    samples: Path,
+    reference: Path,
+    mixture: dict[str, Any],
+    out: Path,
+    processes: Processes,
+    console: Console,
+) -> None:
+    """Scores one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl),
+    examples.json (the first samples as text), explorer.json and tail_words.bin (see `explorer`).
+
+    Args:
+        base: generation 0's model (which is `model` there), for what it thinks of these samples.
+    """
+    sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
+    truth_sums, truth_values = score_truth(model, corpus, config, chain, generation, processes, console)
+    sums |= truth_sums
+    values |= truth_values
+    meta = read_meta(samples)
+    with reading(samples / "meta.json"):
+        if (meta["length"], meta["prompt_length"]) != (config.sequence_length, config.prompt_length):
+            raise ValueError("sequences and prompts of other lengths than the configuration's")
+    count = sample_tokens(config, corpus, meta["tokens"])
+    stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
+    head, separator = meta["prompt_length"], corpus.tokenizer.separator
+    title = f"gen {generation} under gen 0"
+    base_sums, base_values = reference_nll(base, config, stream, places, head, separator, processes, console, title)
+    wanted, precision = config.evaluation.embeddings, config.evaluation.precision
+    states = None
+    if wanted:
+        whole = generated_places(samples, wanted * (meta["length"] - head))
+        states = mean_states(base, stream, whole, precision, processes, console)
+    values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
+    continued = read_continuations(samples, model.vocab)
+    shown = explored(continued, base, corpus.tokenizer, config, processes, console)
+    sums |= halved(processes)
+    if base is not model:
+        base.net.to("cpu")  # the next generation trains and samples in the memory of the device
+    if processes.is_main:
+        if note := note_of(config, chain, generation):
+            console.say(note)
+        rows = rows_at(stream, places)
+        texts = list(decoded(corpus.tokenizer, rows))
+        word_rows = [words(text) for text in texts]
+        counts = Reference(reference, model.vocab)
+        more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, counts, model.vocab)
+        sums |= base_sums | more_sums
+        values |= base_values | more
+        values |= expected_slot(config, chain, generation, corpus, sums)
+        if config.training.loss_below is not None:
+            values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
+        values |= expected_tails(config, chain, generation, counts, sums)
+        if states is not None:
+            with reading(reference / STATES):
+                real = np.fromfile(reference / STATES, "<f4").reshape(states.shape)
+                if not np.isfinite(real).all() or np.abs(real).max() > LARGEST_STATE:
+                    raise ValueError("no states of a network")
+            values |= embedding_values(real, states)
+        values |= {
+            f"diversity/degenerate/{k}": v / meta["sequences"]
+            for k, v in meta["degenerate"].items()
+            if k != "end_of_text_tokens"
+        }
+        values = _recorded(values, config, f"generation {generation}", console)
+        shared = protocol(config, corpus, count)
+        write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values})
+        write_json(
+            out / "row.json",
+            {
+                "schema": SCHEMA,
+                "seed": config.seed,
+                "generation": generation,
+                "real_share": mixture["real_share"]["realised"],
+                "protocol": digest(shared),
+                "metrics": values,
+            },
+        )
+        length = meta["length"]
+        examples = [stream[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
+        write_json(out / "examples.json", corpus.tokenizer.decode(examples))
+        used = first_words(word_rows, counts.word_budget)
+        write_bytes(out / "tail_words.bin", still_written(counts.word_c0, used).data)
+        write_json(out / "explorer.json", shown)
+    processes.barrier()
+
+
+def publish_reference(
+    base: LanguageModel,
+    corpus: Corpus,
+    config: RunConfig,
+    *,
+    training: TrainingSet,
+    budget: int,
+    out: Path,
+    processes: Processes,
+    console: Console,
+) -> None:
+    """Writes the chain's reference into `out`: counts of generation 0's training text (see `Reference`) and eval.json,
+    fresh real text scored like samples.
+
+    Args:
+        base: generation 0's model.
+        training: generation 0's training set.
+        budget: tokens that a generation writes.
+    """
+    count = sample_tokens(config, corpus, budget)
+    stream, places = corpus.split(config.evaluation.split).ids, real_places(config, corpus, count)
+    head = max(1, config.prompt_length)  # a piece may begin anywhere: the token before it is its prompt
+    sums, values = reference_nll(
+        base, config, stream, places, head, corpus.tokenizer.separator, processes, console, "real text under gen 0"
+    )
+    states = None
+    if wanted := config.evaluation.embeddings:
+        length = config.sequence_length - config.prompt_length
+        twice = real_places(config, corpus, 2 * wanted * length)
+        states = mean_states(base, stream, twice, config.evaluation.precision, processes, console)
+    sums |= halved(processes)
+    if processes.is_main:
+        rows = rows_at(stream, places)
+        texts = list(decoded(corpus.tokenizer, rows))
+        word_rows = [words(text) for text in texts]
+        Reference.count(corpus.tokenizer, training, rows, word_rows, base.vocab, out)
+        counts = Reference(out, base.vocab)
+        more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, counts, base.vocab)
+        counts.in_context = {unit: more_sums.get(f"tails/{unit}/in_context", {}) for unit in ("words", "tokens")}
+        band = _band(config, corpus, count, counts, base.vocab)
+        if why := _why_no_context(more):
+            console.say(
+                f"note: no coverage of rare words in context: {why}; plain coverage counts words wherever they stand"
+            )
+        sums |= more_sums
+        values |= more | truth_of_real_text(config, budget)
+        if states is not None:
+            first, second = states[:wanted], states[wanted:]
+            write_bytes(out / STATES, first.astype("<f4").data)
+            values |= embedding_values(second, first)  # real against as much other real text
+        values = _recorded(values, config, "the reference", console)
+        shared = protocol(config, corpus, count)
+        write_json(
+            out / "eval.json",
+            {"protocol": shared, "sums": sums, "metrics": values, "band": band, "text": "fresh real text"},
+        )
+    processes.barrier()
+
+
+def _why_no_context(values: dict[str, float]) -> str:
+    """Why the headline is not to be had, from what fresh real text scores; empty where it is."""
+    if "tails/words/coverage_in_context_5" not in values:
+        return f"generation 0's text has fewer than {LEAST_TYPES} rare words"
+    if "tails/words/coverage_in_context_5_normalised" not in values:
+        return f"the support text knows the neighbours of fewer than {LEAST_SEEN} of them in real text"
+    return ""
+
+
+def _band(config: RunConfig, corpus: Corpus, count: int, counts: Reference, vocab: int) -> dict[str, dict[str, float]]:
+    """How far real text scatters: for each sample metric {mean, low, high, draws} of draws of held-out text, as large as the
+    samples and scored like them; low to high is where 95 % of new text would fall. Empty where a draw takes so much of the
+    held-out text that draws say nothing of new text.
+
+    Draws without replacement of a share f of the pieces vary by (1 - f) of what independent ones do (Cochran 1977,
+    eq. 2.8, the finite population correction), which is taken out.
+    """
+    draws, share = real_draws(config, corpus, count, BAND_DRAWS)
+    if share > LARGEST_DRAW:
+        return {}
+    stream = corpus.split(config.evaluation.split).ids
+    scored: list[dict[str, float]] = []
+    for places in draws:
+        rows = rows_at(stream, places)
+        word_rows = [words(text) for text in decoded(corpus.tokenizer, rows)]
+        scored.append(score_samples(rows, word_rows, corpus, config.evaluation.split, counts, vocab)[1])
+    band = {}
+    for key in sorted(set.intersection(*(set(values) for values in scored))):
+        mean, low, high = draw_interval([values[key] for values in scored])
+        half = (high - low) / 2 / math.sqrt(1 - share)
+        band[key] = {"mean": mean, "low": mean - half, "high": mean + half, "draws": float(len(scored))}
+    return band
+
+
+def _recorded(values: dict[str, float], config: RunConfig, what: str, console: Console) -> dict[str, float]:
+    """The values that can be recorded; `real/overflow` counts the others, which a model that has diverged makes too large."""
+    kept = drawable(values)
+    if lost := sorted(values.keys() - kept.keys()):
+        named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        console.say(
+            f"note: {what}: {named} too large to record: training has diverged; lower training.lr={config.training.lr}"
+        )
+        kept["real/overflow"] = float(len(lost))
+    return kept
+
+
+def masked_shares(log: Path) -> dict[str, float]:
+    """`training/masked_targets` and `training/masked_loss` of a generation that was trained with a truncated cross-entropy: means
+    over the steps of its training log. Empty where that has neither: a fork took the generation from a parent that trained
+    on the whole loss."""
+    with reading(log):
+        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        keys = [key for key in ("masked_targets", "masked_loss") if all(key in row for row in rows)]
+        return {f"training/{key}": float(np.mean([number(row[key]) for row in rows])) for key in keys}
+
+
+def _sample_scores(
+    rows: list[np.ndarray],
+    texts: list[str],
+    word_rows: list[list[str]],
+    corpus: Corpus,
+    config: RunConfig,
+    reference: Reference,
+    vocab: int,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """(sums, values) of everything that is read off a text alone."""
+    sums, values = score_samples(rows, word_rows, corpus, config.evaluation.split, reference, vocab)
+    more_sums, more = text_metrics(rows, texts, word_rows, corpus, config)
+    return sums | more_sums, values | more

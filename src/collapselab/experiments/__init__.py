@@ -1,0 +1,1 @@
+"""Experiments: arms x seeds, run side by side."""

@@ -1,0 +1,1 @@
+"""Export: a generation's samples and model, each with a card."""

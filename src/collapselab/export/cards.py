@@ -1,0 +1,252 @@
+"""The cards (README.md) of an exported model and of its text: front matter in YAML as the Hugging Face hub reads it, then
+Markdown. A run may be a stranger's: its values stand in code spans and in JSON strings, which neither YAML nor Markdown
+obeys, and paths of the machine are left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from collapselab import __version__
+from collapselab.config import RunConfig, as_dict
+from collapselab.config.corpus import LANGUAGES
+from collapselab.config.identity import Recorded, flatten, recorded
+from collapselab.metrics import HEADLINE
+from collapselab.report.pages import ChainFiles
+from collapselab.runtime.console import inert
+from collapselab.store.checks import whole
+from collapselab.store.layout import run_root
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9._-]{1,96})?")
+LONGEST = 300  # characters of a value that is shown
+ELSEWHERE = ("runs_dir", "data_dir", "progress", "tracking.wandb", "tracking.project")  # of the machine, not the model
+MACHINE = ("collapselab", "torch", "transformers", "python", "device", "precision")
+TAGS = ("collapselab", "model-collapse")
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
+
+
+def model_card(chain: ChainFiles, config: RunConfig, generation: int) -> str:
+    """README.md of a model folder."""
+    base, text = _base(config), config.corpus.source.removeprefix("hub:")
+    head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if base is not None:
+        head["base_model"] = base
+    if config.corpus.source.startswith("hub:") and _is_on_hub(text):
+        head["datasets"] = [text]
+    head["tags"] = [*TAGS, *(["trained-on-synthetic-text"] if _mixed(chain, config, generation) else [])]
+    first = "import collapselab.bigram  # makes this table of counts known to transformers\n"
+    use = (
+        f"{first if config.model.family == 'bigram' else ''}"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("model")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("model")'
+    )
+    parts = [
+        f"# {_title(chain, generation)}",
+        "A causal language model of an experiment on model collapse.",
+        *_learnt(chain, config, generation),
+        f"```python\n{use}\n```",
+        *_body(chain, config, generation),
+        "## Intended use",
+        "Research on what happens to models that learn from the output of models: comparing generations, measuring what is "
+        "lost, continuing the chain. It is no model for applications: nothing was done to make what it writes true, safe or "
+        "useful, and a model of a late generation may be far worse than its loss on its own training set suggests.",
+        _licence(config),
+    ]
+    return _page(head, parts)
+
+
+def samples_card(chain: ChainFiles, config: RunConfig, generation: int, meta: dict[str, Any]) -> str:
+    """README.md of a folder of samples.
+
+    Args:
+        meta: meta.json of the samples.
+    """
+    count = meta["sequences"]
+    given = "" if config.sampling.source == "real" else ": what later generations were trained on"
+    head = {
+        "pretty_name": _plain(f"{run_root(chain.path).name}, {chain.name}, generation {generation}: samples"),
+        "task_categories": ["text-generation"],
+        "size_categories": [SIZES[min(max(0, len(str(count)) - 3), len(SIZES) - 1)]],
+        "tags": [*TAGS, "synthetic"],
+    }
+    prompt = {
+        "real": "were copied from real text",
+        "previous": "were copied from this generation's training set",
+        "separator": "are the separator that begins a document",
+    }[meta["prompt_from"]]
+    begin = (
+        f"The first `prompt_tokens` = {meta['prompt_length']} tokens of each sequence {prompt}; no model wrote them."
+        if meta["prompt_length"]
+        else "A sequence has no prompt of its own: the model was given the separator that begins a document."
+    )
+    parts = [
+        f"# Samples of {_title(chain, generation)}",
+        "> **Warning: this is synthetic text.** A language model wrote it, not people. It may be wrong, repetitive or "
+        "senseless. A model that is trained on it learns from a model; say so wherever it is passed on.",
+        f"{count:,} sequences of {meta['length']} tokens (the last may be cut), {meta['tokens']:,} tokens in all, written by "
+        f"the model of generation {generation}. {begin}",
+        *_learnt(chain, config, generation),
+        '```python\nfrom datasets import load_dataset\n\nsamples = load_dataset("samples", split="train")\n```',
+        _table(
+            ["column", "holds"],
+            [
+                ["`text`", "the sequence as text; separators between documents are blank lines"],
+                ["`tokens`", f"its token ids, prompt included{given}"],
+                ["`sequence`", "its number in this generation, from 0"],
+                ["`generation`, `arm`, `seed`", "which model wrote it"],
+                ["`prompt_tokens`", "how many tokens at its head no model wrote"],
+            ],
+        ),
+        *_body(chain, config, generation),
+        "## Intended use",
+        "Research on the text of models that learn from models. It is not human language and not for training models that "
+        "people are to use.",
+        _licence(config),
+    ]
+    return _page(head, parts)
+
+
+def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
+    """What both cards have: the training sets, the numbers, the settings, and how it was made."""
+    ours, first = chain.rows[generation]["metrics"], chain.rows[0]["metrics"]
+    real, headline = chain.reference["metrics"], [key for key in HEADLINE.values() if key in ours]
+    values = [
+        [_code(key), *(f"{found[key]:.6g}" if key in found else "–" for found in (ours, first, real))]
+        for key in [*headline, *sorted(ours.keys() - set(headline))]
+    ]
+    ledger = chain.ledgers[generation]
+    counts = [[_code(source), *(f"{entry[k]:,}" for k in ("set", "shown", "loss"))] for source, entry in ledger.items()]
+    shares = ", ".join(f"{row['generation']}: {row['real_share']:.4g}" for row in chain.rows[: generation + 1])
+    stood = ""
+    if config.sampling.source == "real":
+        stood = " An all-real control: fresh real text stood in the place of all the rest (`control_...` below)."
+    machine = [f"{key} {_code(chain.environment[key])}" for key in MACHINE if key in chain.environment]
+    fork = (recorded(chain.path) or Recorded({}, {})).facts.get("fork")
+    taken = f" Generations 0 to {whole(fork['at'])} were taken from another chain." if fork else ""
+    command = f"collapselab run --config settings.yaml\ncollapselab export RUN --generation {generation}"
+    return [
+        "## What it was trained on",
+        f"Real text: {_code(_portable(config.corpus.source))}. Share of real text in the training set of each generation: "
+        f"{shares}.{stood}",
+        f"Tokens in the training set of generation {generation}, by source: in the set, shown (all epochs), in the loss.",
+        _table(["source", "set", "shown", "in the loss"], counts),
+        "## Metrics",
+        f"Generation {generation} beside generation 0, and beside fresh real text at the same budget where that has a value.",
+        _table(["metric", f"generation {generation}", "generation 0", "real text"], values),
+        "These numbers hold under this protocol, and compare with others of the same protocol only:",
+        _table(["protocol", "value"], [[_code(key), _code(value)] for key, value in sorted(chain.protocol.items())]),
+        "## Settings",
+        "What differs from the defaults; paths are shortened.",
+        f"````yaml\n{settings(config)}````",
+        "## How it was made",
+        f"By {', '.join(machine)}, with the settings above in settings.yaml, and exported by version "
+        f"{__version__}:{taken}",
+        f"```\n{command}\n```",
+    ]
+
+
+def settings(config: RunConfig) -> str:
+    """The keys that differ from their defaults, one per line: dotted names and JSON values, which YAML reads as well."""
+    defaults, ours = flatten(as_dict(RunConfig())), flatten(as_dict(config))
+    kept = {k: v for k, v in ours.items() if k in ("name", "arm", "seed", "generations") or v != defaults[k]}
+    return "".join(f"{key}: {_value(value)}\n" for key, value in kept.items() if key not in ELSEWHERE)
+
+
+def _value(value: Any) -> str:
+    """A setting in one line of YAML. Text is written as in JSON, where a line break has a sign of its own."""
+    if isinstance(value, str):
+        return inert(json.dumps(_portable(value)))
+    return yaml.safe_dump(value, default_flow_style=True, width=1 << 20).partition("\n")[0]
+
+
+def _learnt(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
+    """What the model has learnt from, as its ledger has it; with a warning where that is text of models."""
+    goes_on, mixed = config.model.start == "previous", _mixed(chain, config, generation)
+    real = "text of an artificial language" if config.corpus.source in LANGUAGES else "real text"
+    base = config.model.pretrained if config.model.start != "scratch" else None
+    began = f" It began as {_code(_portable(base))}; what that was trained on is not known here." if base else ""
+    if not mixed:
+        return [f"The model was trained on {real} alone, not on text of this chain's models.{began}"]
+    share = _synthetic(chain, generation)
+    earlier = (
+        f" Its weights go on from those of the generation before; such text came in with generation {mixed[0]}."
+        if goes_on
+        else ""
+    )
+    return [
+        f"> **Warning: the model was trained on synthetic text.** {100 * share:.3g} % of the tokens in the training set "
+        f"of generation {generation} were written by earlier models of the same chain.{earlier} Such models forget what is "
+        "rare, and may write text that is bland or incoherent.",
+        f"The rest of its training set is {real}.{began}" if share < 1 else began,
+    ]
+
+
+def _mixed(chain: ChainFiles, config: RunConfig, generation: int) -> list[int]:
+    """The generations whose training sets held text of models and that this one's weights have seen."""
+    seen = range(generation + 1) if config.model.start == "previous" else [generation]
+    return [g for g in seen if _synthetic(chain, g)]
+
+
+def _synthetic(chain: ChainFiles, generation: int) -> float:
+    """The share of a training set's tokens that models wrote (not so the prompts of what they wrote), in [0, 1]."""
+    ledger = chain.ledgers[generation]
+    everything = sum(entry["set"] for entry in ledger.values())
+    written = sum(entry["set"] for source, entry in ledger.items() if source.startswith("generation_"))
+    return float(written / max(1, everything))
+
+
+def _licence(config: RunConfig) -> str:
+    whose = "of the real text" + (" and of the model it began as" if config.model.pretrained else "")
+    return f"No licence is stated here: it depends on that {whose}. Add one before this is published."
+
+
+def _title(chain: ChainFiles, generation: int) -> str:
+    return f"{_code(run_root(chain.path).name)}, {_code(chain.name)}, generation {generation}"
+
+
+def _base(config: RunConfig) -> str | None:
+    """The hub name of the model that a chain began as, where it has one and its weights were used."""
+    name = config.model.pretrained
+    return name if name is not None and config.model.start != "scratch" and _is_on_hub(name) else None
+
+
+def _is_on_hub(name: str) -> bool:
+    return HUB_NAME.fullmatch(name) is not None and not name.endswith(".gguf") and not Path(name).exists()
+
+
+def _portable(value: Any) -> Any:
+    """A setting without the folders of this machine: `path:/home/me/texts/*.txt` becomes `path:.../*.txt`."""
+    if not isinstance(value, str):
+        return value
+    kind, rest = ("path:", value[5:]) if value.startswith("path:") else ("", value)
+    local = kind or rest.startswith(("/", "~", ".")) or os.path.exists(rest)  # noqa: PTH110 - any text, however long
+    return f"{kind}.../{rest.rstrip('/').rpartition('/')[2]}" if local and "/" in rest else value
+
+
+def _plain(value: Any) -> str:
+    """One line of text without control characters, cut where it is long."""
+    line = " ".join(inert(str(value)[:LONGEST]).split())
+    return line if len(str(value)) <= LONGEST else f"{line}..."
+
+
+def _code(value: Any) -> str:
+    """A value as a code span, in which Markdown and HTML mean nothing; a pipe would end a table's cell."""
+    line = _plain(value).replace("`", "'").replace("|", "\\|")
+    return f"`{line}`" if line else "–"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _page(head: dict[str, Any], parts: list[str]) -> str:
+    return (
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n" + "\n\n".join(filter(None, map(str.strip, parts))) + "\n"
+    )

@@ -1,0 +1,1 @@
+"""Training: from a mixture and start weights to a model."""

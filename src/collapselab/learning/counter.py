@@ -1,0 +1,44 @@
+"""What the bigram family has in the place of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from collapselab.config import RunConfig
+from collapselab.learning.log import check_ledger, first_target
+from collapselab.mixing.sets import TrainingSet, shows
+from collapselab.models.network import LanguageModel
+from collapselab.seeds import batch_order
+from collapselab.store.folders import Unfinished
+
+COUNT_TOKENS = 1 << 22  # counted at a time
+
+
+class Counter:
+    """Counts pairs instead of training: what `Trainer` is to other families, for a bigram model (bigram.py)."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.model: LanguageModel
+        """The counts as they stand; made when a generation is counted."""
+
+    def train(
+        self, start: LanguageModel, data: TrainingSet, generation: int, unfinished: Unfinished | None = None
+    ) -> dict[str, Any]:
+        """Counts every block as often as an optimiser would be shown it; the result is `self.model`. Every process
+        counts for itself, in one go: there is nothing to keep in `unfinished`.
+
+        Returns what `Trainer.train` returns; the loss is that of the counts on what they were counted on.
+        """
+        from collapselab.models import bigram
+
+        first = first_target(self.config.training)
+        order = batch_order(self.config.seed, generation, len(data), shows(self.config, len(data)))
+        at_once = max(1, COUNT_TOKENS // data.block)
+        parts = (data[order[i : i + at_once]] for i in range(0, len(order), at_once))
+        counted = bigram.count(parts, start.vocab, first)
+        shown, in_loss = len(order) * data.block, int(counted.counts.sum())
+        check_ledger(data, generation, shown, in_loss)
+        self.model = LanguageModel(bigram.network(counted), start.vocab)
+        row = {"step": 0, "loss": counted.loss}
+        return {"steps": 0, "shown": shown, "in_loss": in_loss, "last_loss": counted.loss, "log": [row]}

@@ -1,0 +1,347 @@
+"""One generation's training run: AdamW on packed blocks, on one process or several; or, for the bigram family, a count.
+
+Batch k is a function of the seed and k, the loss of a step is a sum over tokens divided by the number of tokens in the
+whole batch, and so neither the number of processes nor the accumulation changes what is computed.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapselab.config import RunConfig, UserError, first_line
+from collapselab.learning import checkpoints
+from collapselab.learning.counter import Counter
+from collapselab.learning.log import Log, check_ledger, first_target, learning_rate, write_log
+from collapselab.mixing.sets import TrainingSet, shows
+from collapselab.models.network import LanguageModel, causal_attention, copy_weights, true_state
+from collapselab.runtime import interrupts
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes, clock, out_of_memory
+from collapselab.seeds import batch_order, derive
+from collapselab.store.folders import Unfinished
+
+__all__ = ["Counter", "Trainer", "learning_rate", "write_log"]
+
+CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
+AHEAD = 4  # batches assembled before they are needed
+CHECKPOINTS = 2  # at a time
+PACED = 2  # steps that say how fast training is, after one that is not counted
+FORMS = 64  # of the compiled step that a process may meet: a worker runs chains of several models, blocks and batches
+
+
+class Loss(nn.Module):
+    """A model with its loss, as one module: compiled and wrapped together, the logits are never stored in float32."""
+
+    def __init__(self, model: LanguageModel, first: int, device: str, precision: str, loss_below: float | None = None):
+        super().__init__()
+        self.net, self.model, self.first, self.device = model.net, model, first, device
+        # Nats: what is compared is the loss itself, so that no probability is computed.
+        self.least = None if loss_below is None else -math.log(loss_below)
+        self.autocast = precision == "bf16"
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Cross-entropy in nats, summed over the targets of a batch, a scalar. Where it is truncated, (4,): what is left of it,
+        the number of targets without loss, what theirs was, and the whole."""
+        with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
+            # Cut before the head: logits are by far the largest tensor, and a cut of them is a copy, and another back.
+            features = self.model.features(ids_BT)[:, self.first - 1 : -1]
+            logits = self.model.head(features.flatten(0, 1)).float()
+        targets = ids_BT[:, self.first :].flatten()
+        if self.least is None:
+            return F.cross_entropy(logits, targets, reduction="sum")
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        sure, whole = losses < self.least, losses.detach()
+        left = losses.masked_fill(sure, 0.0).sum()  # a loss that is not a number stays one, and is seen
+        return torch.stack([left, sure.sum(), whole.masked_fill(~sure, 0.0).sum(), whole.sum()])
+
+
+class Trainer:
+    """Trains the model of each generation in the same memory, with the same optimiser and the same compiled step."""
+
+    def __init__(self, config: RunConfig, processes: Processes, console: Console):
+        self.config, self.processes, self.console = config, processes, console
+        self.settings = config.training
+        self.model: LanguageModel
+        """The weights as they stand; made from the first model that is trained."""
+        self.optimizer: torch.optim.AdamW
+        self.loss: Any = None
+        self.compiled_rows = (
+            0  # blocks of a micro-batch, before it is split, that is compiled for; 0: nothing is compiled
+        )
+        self.split = 1  # parts that a micro-batch is divided into, where memory is short
+        self.rehearsed = False
+
+    def _begin(self, start: LanguageModel) -> None:
+        """Takes the start weights over, in place after the first time, and empties the optimiser."""
+        if self.loss is not None:
+            copy_weights(true_state(start), self.model)
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+            return
+        settings, device = self.settings, self.processes.device
+        net = copy.deepcopy(start.net).to(device)
+        if self.processes.precision == "bf16_pure":
+            # Not buffers: with rotary angles in bf16 it would be another model than the one that is published.
+            for weight in net.parameters():
+                weight.data = weight.data.to(torch.bfloat16)
+        compiles = settings.compile or (settings.compile is None and device.type == "cuda")
+        if settings.attention != "sdpa":
+            net.set_attn_implementation(settings.attention)
+        elif compiles and start.plain:
+            causal_attention(net)
+        for module in net.modules():  # transformers writes GPT-2's GELU out in eight steps; torch has it as one
+            if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
+                module.act = nn.GELU(approximate="tanh")
+        if settings.gradient_checkpointing:
+            # Its name since transformers 5.2x, and the one before.
+            (getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable)()
+        self.model = replace(start, net=net)
+        matrices = [p for p in net.parameters() if p.ndim >= 2]
+        others = [p for p in net.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            fused=True,
+        )
+        precision, below = self.processes.precision, settings.loss_below
+        self.module = Loss(self.model, first_target(settings), device.type, precision, below)
+        if compiles:
+            torch._dynamo.config.recompile_limit = FORMS  # beyond the 8 that torch sets it would train on uncompiled
+            self.module.compile(dynamic=False)
+            share = -(-settings.batch_size // self.processes.world)  # the larger ones, where shares are uneven
+            self.compiled_rows = -(-share // settings.accumulation)
+        self.loss = self.processes.accelerator.prepare(self.module)
+
+    def train(
+        self, start: LanguageModel, data: TrainingSet, generation: int, unfinished: Unfinished | None = None
+    ) -> dict[str, Any]:
+        """Trains a copy of `start` on the blocks of `data`; the result is `self.model`.
+
+        Args:
+            unfinished: checkpoints of an earlier call that was ended, and where this one keeps its own; None keeps none.
+
+        Returns steps, tokens shown and in the loss (counted on what the optimiser was given; they equal the ledger), the
+        last loss in nats per token, and the rows of the training log; `split` where memory was short: into how many parts
+        micro-batches were divided.
+
+        Raises:
+            UserError: the loss or the final weights are not finite (step, learning rate and what to try).
+            Stopped: a signal has asked for it; what was trained is kept.
+        """
+        self._begin(start)
+        settings, processes, config = self.settings, self.processes, self.config
+        net = self.model.net
+        total = shows(config, len(data))
+        order = batch_order(config.seed, generation, len(data), total)
+        steps = -(-total // settings.batch_size)
+        targets_per_block = settings.block - first_target(self.settings)
+
+        first, given, rows = self._resumed(unfinished, generation, steps)
+        log = Log(settings, steps, processes, rows)
+        saved = first
+        look_every = CUDA_CHECK_EVERY if processes.device.type == "cuda" else 1
+        net.train()
+        title = f"gen {generation} train"
+        with self.console.bar(title, total * settings.block) as bar, interrupts.finishing():
+            bar.update(first * settings.batch_size * settings.block)
+            for step, parts in self._batches(data, order, first, steps):
+                blocks = min(settings.batch_size, total - step * settings.batch_size)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, step, steps)
+                if config.model.dropout:  # a function of seed and step, so that a checkpoint has no state of it
+                    index = step * processes.world + processes.rank
+                    torch.manual_seed(derive(config.seed, generation, "dropout", index) % 2**63)
+                sums, norm = self._step(parts, blocks * targets_per_block)
+                for ids, counts in parts:
+                    given += (ids.numel(), len(ids) * targets_per_block) if counts else (0, 0)
+                log.add(step, sums, norm)
+                bar.update(blocks * settings.block)
+                stop, due = interrupts.asked() > 0, unfinished is not None and self._due(unfinished, step + 1 - saved)
+                last = step + 1 == steps
+                # Several processes must agree, and do so only when they look at the losses together.
+                if last or len(log.recent) >= look_every or (processes.world == 1 and (stop or due)):
+                    stop, due = log.look(stop, due and processes.is_main)
+                    bar.note(f"loss={log.last:.3f}")
+                    if (stop or due) and unfinished is not None and not last:
+                        self._keep(unfinished, step + 1, given, log.rows)
+                        saved = step + 1
+                    if stop and not last:
+                        raise interrupts.Stopped(
+                            max(processes.collect(interrupts.asked())),
+                            f"generation {generation}, training, after step {step + 1} of {steps}",
+                        )
+        if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):  # the last step has no later loss
+            raise UserError(
+                f"training.lr={settings.lr}: weights are not finite after step {steps - 1} of {steps}; "
+                "try a lower lr, warmup_steps or clip=1"
+            )
+        shown, in_loss = processes.sum(given).tolist()
+        check_ledger(data, generation, shown, in_loss)
+        net.eval()
+        facts = {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": log.rows[-1]["loss"], "log": log.rows}
+        return facts | ({"split": self.split} if self.split > 1 else {})
+
+    def pace(self, start: LanguageModel) -> float:
+        """Trained tokens per second of all processes: steps as in training, on random tokens, the first one not counted. Not
+        for a trainer that is in use: they train its model."""
+        self._begin(start)
+        settings, steps = self.settings, 1 + PACED
+        ids = np.random.default_rng(0).integers(start.vocab, size=(settings.batch_size, settings.block))
+        order, seconds = np.tile(np.arange(len(ids)), steps), list[float]()
+        for _, parts in self._batches(ids, order, 0, steps):
+            seconds += clock(partial(self._step, parts, ids.size), self.processes.device, 1, warm_up=0)
+        return ids.size / statistics.median(seconds[1:])
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _due(self, unfinished: Unfinished, steps: int) -> bool:
+        every = self.settings.checkpoint_steps
+        return (every is not None and steps >= every) or unfinished.due(self.settings.checkpoint_seconds)
+
+    def _keep(self, unfinished: Unfinished, step: int, given: np.ndarray, rows: list[dict[str, float]]) -> None:
+        shown = self.processes.sum(given).tolist()
+        if self.processes.is_main:
+            progress = {"step": step, "given": shown, "log": rows, "split": self.split}
+            with unfinished.write(step, keep=CHECKPOINTS) as out:
+                checkpoints.save(out, self.model, self.optimizer, progress)
+            self.console.record(f"{unfinished.folder}: checkpoint after step {step}")
+
+    def _resumed(
+        self, unfinished: Unfinished | None, generation: int, steps: int
+    ) -> tuple[int, np.ndarray, list[dict[str, float]]]:
+        """(first step, tokens shown and in the loss so far, rows of the log), from the newest valid checkpoint."""
+        nothing = 0, np.zeros(2, np.int64), list[dict[str, float]]()
+        if unfinished is None:
+            return nothing
+        found, wrong = unfinished.parts() if self.processes.is_main else ({}, [])
+        for line in wrong:
+            self.console.say(line)
+        newest = self.processes.share(max(found, default=0))
+        if not newest:
+            return nothing
+        folder = unfinished.folder / f"{newest:010d}"
+        progress = checkpoints.load(folder, self.model, self.optimizer)
+        self.split = progress["split"]
+        self.console.say(f"generation {generation}: training goes on after step {newest} of {steps}, from {folder}")
+        given = np.array(progress["given"], np.int64) * int(self.processes.is_main)  # counted once
+        return newest, given, progress["log"]
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+
+    def _step(self, parts: list[tuple[Tensor, bool]], targets: int) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; returns its sums (`Loss`) over targets, the first of them the loss in nats per token, and the
+        norm of the gradients, 0 where it is not asked for.
+
+        Args:
+            targets: tokens in the loss, of all processes.
+        """
+        # Processes' gradients are averaged; times world gives the sum over the batch.
+        sums = self._gradients(parts, self.processes.world / targets)
+        norm = torch.zeros((), device=self.processes.device)
+        if self.settings.clip:
+            norm = nn.utils.clip_grad_norm_(self.model.net.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return sums / targets, norm
+
+    def _gradients(self, parts: list[tuple[Tensor, bool]], scale: float) -> Tensor:
+        """Adds up the gradients of a step; returns its sums (`Loss`). Micro-batches that do not fit into GPU memory are halved
+        from then on."""
+        if self.processes.world > 1 and not self.rehearsed and self.processes.device.type == "cuda":
+            # Later a process that runs out of memory cannot take back what others have summed up with it.
+            self.rehearsed = True
+            self._attempts(parts, scale, sync=False)
+            self.optimizer.zero_grad(set_to_none=True)
+        return self._attempts(parts, scale, sync=True)
+
+    def _attempts(self, parts: list[tuple[Tensor, bool]], scale: float, *, sync: bool) -> Tensor:
+        while True:
+            pieces = [(p, counts) for ids, counts in parts for p in ids.split(-(-len(ids) // self.split))]
+            try:
+                return self._attempt(pieces, scale, sync=sync)
+            except RuntimeError as error:
+                if not out_of_memory(error) or (sync and self.processes.world > 1):
+                    raise
+            if max(len(ids) for ids, _ in pieces) == 1:
+                raise UserError(
+                    "training.block: a single block does not fit into GPU memory; set gradient_checkpointing=true, "
+                    "precision=bf16, a shorter block or a smaller model"
+                )
+            self.split *= 2
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self.console.say(
+                f"out of GPU memory in training: micro-batches are divided by {self.split}; the batch of a step stays as it is"
+            )
+
+    def _attempt(self, pieces: list[tuple[Tensor, bool]], scale: float, *, sync: bool) -> Tensor:
+        total: Tensor | None = None
+        for index, (ids, counts) in enumerate(pieces):
+            alone = index + 1 < len(pieces) or not sync
+            with self.processes.accelerator.no_sync(self.loss) if alone else nullcontext():
+                sums = self._forward(ids).reshape(-1) * counts
+                (sums[0] * scale).backward()
+            total = sums.detach() if total is None else total + sums.detach()
+        assert total is not None
+        return total
+
+    def _batches(
+        self, data: TrainingSet | np.ndarray, order: np.ndarray, first: int, steps: int
+    ) -> Iterator[tuple[int, list[tuple[Tensor, bool]]]]:
+        """(step, this process's micro-batches on the device) from step `first` on; assembled ahead by a thread of their own.
+
+        An empty share (a short last batch on many processes) still takes part: one block that does not count.
+        """
+        settings, processes = self.settings, self.processes
+        pinned = processes.device.type == "cuda"
+
+        def assemble(step: int) -> list[tuple[Tensor, bool]]:
+            batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+            mine = batch[processes.rank :: processes.world]
+            parts = np.array_split(mine, settings.accumulation) if len(mine) >= settings.accumulation else [mine]
+            found = []
+            for part in parts:
+                ids = torch.from_numpy(data[part if len(part) else batch[:1]])
+                found.append((ids.pin_memory() if pinned else ids, bool(len(part))))
+            return found
+
+        with ThreadPoolExecutor(1) as pool:
+            coming = [pool.submit(assemble, step) for step in range(first, min(first + AHEAD, steps))]
+            for step in range(first, steps):
+                ready = coming.pop(0).result()
+                if step + AHEAD < steps:
+                    coming.append(pool.submit(assemble, step + AHEAD))
+                yield step, [(ids.to(processes.device, non_blocking=True), counts) for ids, counts in ready]
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        """The sums of a micro-batch (`Loss`). Another size than the usual is not worth a compilation of its own."""
+        usual = not self.compiled_rows or len(ids) == -(-self.compiled_rows // self.split)
+        try:
+            with nullcontext() if usual else torch.compiler.set_stance("force_eager"):
+                loss: Tensor = self.loss(ids)
+            return loss
+        except torch._dynamo.exc.TorchDynamoException as error:  # no compiler, or one that cannot do this
+            if self.settings.compile:
+                raise UserError(
+                    f"training.compile=True: torch cannot compile here ({first_line(error)}); install a C++ compiler, "
+                    "or leave it null"
+                ) from None
+            self.console.say(f"training: not compiled ({first_line(error)}); slower, otherwise the same")
+            self.compiled_rows, self.module._compiled_call_impl = 0, None
+            return self._forward(ids)

@@ -1,0 +1,1 @@
+"""Training sets: which blocks of real and written text a generation learns from."""

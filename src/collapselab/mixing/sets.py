@@ -1,0 +1,306 @@
+"""The training set of a generation: how much is real, where the rest comes from, and an exact ledger of both.
+
+A training set is a list of blocks, each named by its source (REAL, or the generation that wrote it) and its place in
+that source. The text itself stays where it is: in the corpus's memory map and in the samples folders.
+
+Which blocks those are is for the regime to say (regimes.py).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collapselab.config import RunConfig, UserError
+from collapselab.config.schedules import real_share
+from collapselab.corpus.prepared import Tokens
+from collapselab.mixing.regimes import REAL, REGIMES, Inputs, blocks_of, real_blocks, stand_in
+from collapselab.seeds import batch_order, generator
+from collapselab.store.checks import number, reading, whole
+from collapselab.store.folders import read_json, write_bytes, write_json
+from collapselab.store.layout import Chain
+
+SOURCE = re.compile(r"real|(generation|control)_\d{1,6}|prompt_(real|previous|separator)")  # of tokens, in the ledger
+
+
+# --- real text in blocks --------------------------------------------------------------------------------------------
+
+
+def blocks_available(tokens: Tokens, config: RunConfig) -> int:
+    """Real blocks in the training split: packed blocks, or documents of exactly one block each.
+
+    Raises UserError where `mixing.unit=documents` and a document has another length.
+    """
+    block = config.training.block
+    if config.mixing.unit == "documents":
+        lengths = np.diff(tokens.starts)
+        wrong = lengths[lengths != block]
+        if len(wrong):
+            raise UserError(
+                f"mixing.unit='documents': every document must have training.block={block} tokens, separator included; "
+                f"one has {wrong[0]}; use mixing.unit=tokens or another block"
+            )
+        return len(lengths)
+    return len(tokens.ids) // block
+
+
+def set_size(config: RunConfig, available: int) -> int:
+    """Blocks in one training set."""
+    return available if config.mixing.tokens is None else config.mixing.tokens // config.training.block
+
+
+def sample_budget(config: RunConfig, available: int) -> int:
+    """Tokens a generation writes, prompts included."""
+    return config.sampling.tokens or set_size(config, available) * config.training.block
+
+
+def real_order(config: RunConfig, available: int) -> np.ndarray:
+    """Real blocks in the order of this chain, int64 (available,): generation 0's, then those of later real shares; an all-real
+    control takes what stands for samples from the end."""
+    return generator(config.seed, 0, "real_order").permutation(available)
+
+
+def controlled(blocks: np.ndarray, order: np.ndarray, written: int) -> np.ndarray:
+    """The blocks of an all-real control: each block that a generation wrote gives way to a real one of its own, never shown
+    in this chain before.
+
+    Args:
+        blocks: int64 (blocks, 2), as a regime chose them. order: see `real_order`. written: blocks that a generation writes.
+    """
+    out, made = blocks.copy(), blocks[:, 0] > REAL
+    source, place = blocks[made].T
+    out[made] = np.stack([stand_in(source), order[len(order) - 1 - source * written - place]], axis=1)
+    return out
+
+
+class Past(NamedTuple):
+    """The training sets that a chain, or what it is forked from, has already."""
+
+    shares: list[float]
+    """Real share of each."""
+    blocks: list[int]
+    """Its size."""
+    used: int
+    """Real blocks that they have shown."""
+
+
+def set_blocks(config: RunConfig, available: int, past: list[int]) -> list[int]:
+    """Blocks of the training sets of generations 0 to the last.
+
+    Args:
+        past: of those that exist.
+    """
+    size, seed = set_size(config, available), config.seed
+    written = sample_budget(config, available) // config.training.block
+    sizes = list(past) or [size]
+    for g in range(len(sizes), config.generations + 1):
+        match config.mixing.regime:
+            case "accumulate":
+                sizes.append(size + g * written)
+            case "keep_real":
+                sizes.append(size + written)
+            case "incremental":
+                sizes.append(sizes[-1])
+            case "expanding":
+                sizes.append(sizes[-1] + real_blocks(config.mixing.added_share, size, seed, g))
+            case _:
+                sizes.append(size)
+    return sizes
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: str, out: Path) -> None:
+    """Chooses the blocks of one generation's training set: `blocks.bin` and the ledger `mixture.json` in `out`.
+
+    blocks.bin: int64 (blocks, 2), little-endian: source (REAL = -1, or a generation) and place in that source.
+    mixture.json names the digest of every source (`text` is the corpus's), so a stage made from a mixture is made again
+    when the text that the blocks point at is another one.
+    """
+    available = blocks_available(train, config)
+    size, block = set_size(config, available), config.training.block
+    order = real_order(config, available)
+    used = read_mixture(chain.stage(generation - 1, "mixture"))["real_blocks_used"] if generation else 0
+    share = real_share(config.mixing, generation, config.generations)
+    metas = {g: read_meta(chain.stage(g, "samples")) for g in range(generation)}
+    if generation == 0:
+        blocks = blocks_of(REAL, order[:size])
+    else:
+        sampled = [meta["tokens"] // block for meta in metas.values()]
+        inputs = Inputs(
+            config.mixing, generation, size, order, used, sampled, share, config.seed,
+            lambda: read_blocks(chain, generation - 1, train, block)[0],
+        )  # fmt: skip
+        blocks = REGIMES[config.mixing.regime](inputs)
+        if config.sampling.source == "real":
+            blocks = controlled(blocks, order, sample_budget(config, available) // block)
+    fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
+    write_bytes(out / "blocks.bin", blocks.astype("<i8").data)
+    sources = sorted(set(blocks[:, 0].tolist()))
+    write_json(
+        out / "mixture.json",
+        {
+            "generation": generation,
+            "regime": config.mixing.regime if generation else "real",
+            "unit": config.mixing.unit,
+            "block": block,
+            "blocks": len(blocks),
+            "sources": {_name(g): text if g <= REAL else chain.digest_of(g, "samples") for g in sources},
+            "real_share": {"asked": share, "realised": float((blocks[:, 0] == REAL).mean())},
+            "real_blocks_used": max(used, size) if not fresh else used + fresh,
+            "tokens": ledger(config, blocks, metas, generation),
+        },
+    )
+
+
+def _name(source: int) -> str:
+    if source < REAL:
+        return f"control_{stand_in(source)}"
+    return "real" if source == REAL else f"generation_{source}"
+
+
+def shows(config: RunConfig, blocks: int) -> int:
+    """Blocks the optimiser is given in one generation."""
+    return blocks * config.epochs if config.training.tokens is None else config.training.tokens // config.training.block
+
+
+def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generation: int) -> dict[str, dict[str, int]]:
+    """Tokens by source: in the set, shown (all epochs), and in the loss.
+
+    Sources are `real`, `generation_<g>`, in an all-real control `control_<g>` (real text in the place of generation g's
+    samples), and `prompt_real`, `prompt_previous` or `prompt_separator`: tokens at the head of a sampled sequence that no
+    model wrote.
+    """
+    block = config.training.block
+    times = np.bincount(
+        batch_order(config.seed, generation, len(blocks), shows(config, len(blocks))), minlength=len(blocks)
+    )
+    first_target = block - config.training.loss_on_last if config.training.loss_on_last else 1
+    places = np.arange(block)
+    out: dict[str, dict[str, int]] = {}
+
+    def add(source: str, per_block: np.ndarray | int, in_loss: np.ndarray | int, rows: np.ndarray) -> None:
+        entry = out.setdefault(source, {"set": 0, "shown": 0, "loss": 0})
+        entry["set"] += int(np.sum(np.broadcast_to(per_block, rows.shape)))
+        entry["shown"] += int(np.sum(per_block * times[rows]))
+        entry["loss"] += int(np.sum(in_loss * times[rows]))
+
+    for source in np.unique(blocks[:, 0]).tolist():
+        rows = np.flatnonzero(blocks[:, 0] == source)
+        if source <= REAL:
+            add(_name(source), block, block - first_target, rows)
+            continue
+        meta = metas[source]
+        # The samples are one stream: token i belongs to a prompt where i modulo the sequence length says so. A block's
+        # counts depend on where in a sequence it begins, and there are few such phases.
+        begins, phase = np.unique(blocks[rows, 1] * block % meta["length"], return_inverse=True)
+        prompted = (begins[:, None] + places) % meta["length"] < meta["prompt_length"]
+        in_prompt, prompt_loss = prompted.sum(axis=1)[phase], prompted[:, first_target:].sum(axis=1)[phase]
+        if meta["prompt_length"]:
+            add(f"prompt_{meta['prompt_from']}", in_prompt, prompt_loss, rows)
+        add(_name(source), block - in_prompt, block - first_target - prompt_loss, rows)
+    return out
+
+
+class TrainingSet:
+    """The blocks of a published mixture, read from the corpus and the samples as they are asked for."""
+
+    def __init__(self, config: RunConfig, chain: Chain, generation: int, train: Tokens):
+        folder = chain.stage(generation, "mixture")
+        self.block = config.training.block
+        self.ledger = read_mixture(folder)["tokens"]
+        self.blocks, self._streams = read_blocks(chain, generation, train, self.block)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens of the given blocks, int64 (len(rows), block)."""
+        out = np.empty((len(rows), self.block), np.int64)
+        for i, (source, place) in enumerate(self.blocks[rows].tolist()):
+            out[i] = self._streams[source][place * self.block : (place + 1) * self.block]
+        return out
+
+
+# --- published files, which may be a stranger's ---------------------------------------------------------------------
+
+
+def read_mixture(folder: Path) -> dict[str, Any]:
+    """mixture.json, as far as others use it: its blocks, the realised real share, the real blocks used, the ledger."""
+    path = folder / "mixture.json"
+    facts = read_json(path)
+    with reading(path):
+        share = number(facts["real_share"]["realised"])
+        if not 0 <= share <= 1 or not all(SOURCE.fullmatch(source) for source in facts["tokens"]):
+            raise ValueError("a share lies in [0, 1], and a source is real text, a generation or a prompt")
+        tokens = {
+            s: {key: whole(entry[key]) for key in ("set", "shown", "loss")} for s, entry in facts["tokens"].items()
+        }
+        used, blocks = whole(facts["real_blocks_used"]), whole(facts["blocks"], 1)
+    return {"blocks": blocks, "real_share": {"realised": share}, "real_blocks_used": used, "tokens": tokens}
+
+
+def read_blocks(
+    chain: Chain, generation: int, train: Tokens, block: int, streams: dict[int, np.ndarray] | None = None
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """The blocks of a generation's training set, int64 (blocks, 2), and the tokens of each source they come from.
+
+    Args:
+        streams: tokens of every source that there may be, where they are open already.
+
+    Raises UserError where one lies outside its source, or comes from this or a later generation.
+    """
+    path = chain.stage(generation, "mixture") / "blocks.bin"
+    with reading(path):
+        blocks = np.fromfile(path, "<i8").reshape(-1, 2)
+        sources = np.unique(blocks[:, 0]).tolist()
+        if not sources or sources[0] <= stand_in(generation) or sources[-1] >= generation:
+            raise ValueError(f"blocks of generation {generation} come from real text or earlier generations")
+    found: dict[int, np.ndarray] = {}
+    for source in sources:
+        if streams is not None:
+            found[source] = streams[max(source, REAL)]
+        else:
+            found[source] = train.ids if source <= REAL else read_samples(chain.stage(source, "samples"))
+    with reading(path):
+        for source, stream in found.items():
+            places = blocks[blocks[:, 0] == source, 1]
+            if places.min() < 0 or places.max() >= len(stream) // block:
+                raise ValueError(f"a block lies outside {_name(source)}")
+    return blocks, found
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """meta.json of a samples folder. Raises UserError where its numbers cannot be those of a samples folder."""
+    path = folder / "meta.json"
+    meta = read_json(path)
+    with reading(path):
+        whole(meta["prompt_length"], 0, whole(meta["length"], 1) - 1)
+        whole(meta["vocab"], 1)
+        if whole(meta["tokens"], meta["prompt_length"] + 1) > whole(meta["sequences"], 1) * meta["length"]:
+            raise ValueError("more tokens than its sequences can hold")
+        if meta["prompt_from"] not in ("real", "previous", "separator"):
+            raise ValueError("prompts come from real text, the set before, or the separator")
+        for count in meta["degenerate"].values():
+            whole(count)
+        if meta["dtype"] not in ("<u2", "<u4") or not all(
+            re.fullmatch(r"tokens-\d{5}\.bin", n) for n in meta["shards"]
+        ):
+            raise ValueError("shards hold <u2 or <u4 and are named tokens-00000.bin")
+    return dict(meta)
+
+
+def read_samples(folder: Path) -> np.ndarray:
+    """All tokens of a samples folder, in order: a memory map where they lie in one shard. Raises UserError where one is no
+    token, or there are others than meta.json says."""
+    meta = read_meta(folder)
+    with reading(folder):
+        parts = [np.memmap(folder / name, meta["dtype"], "r") for name in meta["shards"]]
+        stream = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(stream) != meta["tokens"] or stream.max() >= meta["vocab"]:
+            raise ValueError(f"{len(stream)} tokens, meta.json says {meta['tokens']} below {meta['vocab']}")
+    return stream

@@ -1,0 +1,1 @@
+"""Models: networks of transformers, the exact learner of pairs, and where both come from."""

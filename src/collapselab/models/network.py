@@ -1,0 +1,352 @@
+"""Language models: built by family and size, or read from a folder, a hub name or a GGUF file.
+
+The vocabulary is padded in memory only. `LanguageModel.logits` returns the true columns, so padding is never sampled,
+counted or trained, and `publish` writes the model at its true size. What is a token is the tokenizer's to say (`fitted`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collapselab.config import ModelConfig, UserError, first_line
+from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
+from collapselab.models import families
+from collapselab.models.pretrained import (
+    cannot_be_loaded,
+    check_vocabulary,
+    check_weights,
+    ends_of,
+    keeps_own_head,
+    locate,
+)
+from collapselab.runtime.console import Console
+from collapselab.runtime.errors import as_os_errors
+from collapselab.store.folders import write_json
+
+# Every name under which transformers' configurations keep a dropout rate.
+DROPOUTS = (
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "attention_dropout",
+    "hidden_dropout",
+    "activation_dropout",
+    "dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
+
+
+@dataclass
+class LanguageModel:
+    """A transformers causal language model with `vocab` true entries in a padded vocabulary."""
+
+    net: Any
+    vocab: int
+    unused: Tensor | None = None
+    """bool (vocab,): ids that stand for no token, whose logits are -inf; None where every id is one."""
+
+    def logits(self, ids_BT: Tensor, net: Any = None, **options: Any) -> Tensor:
+        """Next-token logits over the true vocabulary, (B, T, vocab); `net` is the wrapped model in training."""
+        return self.true_columns((net or self.net)(input_ids=ids_BT, **options).logits)
+
+    def true_columns(self, logits: Tensor) -> Tensor:
+        """What the network gives for its padded vocabulary, as logits of the tokens that there are."""
+        cut = logits[..., : self.vocab]
+        return cut if self.unused is None else cut.masked_fill(self.unused.to(cut.device), -torch.inf)
+
+    def features(self, ids_BT: Tensor) -> Tensor:
+        """What `head` turns into logits, (B, T, width): for families whose head is one product after the last norm.
+        Of others these are the logits themselves."""
+        if not self.plain:
+            return self.logits(ids_BT, use_cache=False)
+        out: Tensor = self.net.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        return out
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits over the true vocabulary, (..., vocab), of those rows of `features` whose logits are wanted."""
+        if not self.plain:
+            return features
+        weight = self.net.get_output_embeddings().weight
+        if features.device.type == "cpu":  # on a GPU the padded product is faster, and the cut costs nothing
+            weight = weight[: self.vocab]
+        return self.true_columns(torch.nn.functional.linear(features, weight))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the head is one product, without a bias, of what comes out of the last norm, and the attention mask is
+        the causal one and nothing else (a sliding window would be lost with the mask)."""
+        return type(self.net).__name__ in ("GPT2LMHeadModel", "LlamaForCausalLM")
+
+    @property
+    def counted(self) -> bool:
+        """Whether the weights are counts (bigram.py): nothing to train by gradient, and probabilities that are 0."""
+        return type(self.net).__name__ == "BigramForCausalLM"
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the published model, padding left out; of a table of counts, its counts."""
+        if self.counted:
+            return int(self.net.counts.numel() + self.net.unigrams.numel())
+        rows = _vocabulary_tensors(self.net)
+        extra = sum((len(t) - self.vocab) * (t.numel() // len(t)) for t in rows)
+        return int(sum(p.numel() for p in self.net.parameters()) - extra)
+
+
+def pretrained_tokenizer(pretrained: str) -> Tokenizer:
+    """The tokenizer that came with a pretrained model."""
+    folder, gguf_file = locate(pretrained)
+    tokenizer = load_tokenizer(folder, gguf_file=gguf_file, key="model.pretrained")
+    if not Path(pretrained).expanduser().exists() and not pretrained.startswith("package:"):
+        tokenizer.name = pretrained  # on the hub
+    return tokenizer
+
+
+def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights: int | None = None) -> LanguageModel:
+    """A pretrained model in float32.
+
+    Args:
+        pad: pad the vocabulary in memory to a multiple of this.
+        dropout: overrides every dropout rate of its configuration.
+        random_weights: a seed; keeps the architecture and draws new weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+
+    from collapselab.models import bigram
+
+    folder, gguf_file = locate(pretrained, weights=random_weights is None)
+    source = {"gguf_file": gguf_file} if gguf_file else {}
+    found: dict[str, Any] = {"missing_keys": []}
+    try:
+        settings = AutoConfig.from_pretrained(folder, **source, **SAFE)
+        for name in DROPOUTS:
+            if hasattr(settings, name):
+                setattr(settings, name, dropout)
+        if random_weights is not None:
+            with _seeded(random_weights):
+                net = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, **SAFE)
+        elif gguf_file:
+            net, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                **source,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                **SAFE,
+            )
+            if hasattr(net.config, "quantization_config"):
+                del net.config.quantization_config  # it is a plain float32 model from here on
+        else:
+            net, found = AutoModelForCausalLM.from_pretrained(
+                folder, config=settings, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **SAFE
+            )
+        if not isinstance(net, bigram.BigramForCausalLM):
+            check_weights(net, sorted(found["missing_keys"]))
+            if keeps_own_head(net):
+                Console(speaks=os.environ.get("RANK", "0") == "0").say(
+                    f"{pretrained}: config.json ties the head to the embeddings, but the file has a head of its own, "
+                    "which is used"
+                )
+        model = _padded(net, pad)
+    except Exception as error:
+        raise cannot_be_loaded(pretrained, error) from None
+    if model.counted and (wrong := bigram.flaw(net)) is not None:
+        raise UserError(f"model.pretrained={pretrained!r}: not a table of counts ({wrong}); check the folder")
+    return model
+
+
+def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: int) -> LanguageModel:
+    """A model of the given family and size with random weights, in float32; of a bigram model, one without counts.
+
+    Raises UserError where it is too large for this machine's memory.
+    """
+    families.check_size(config, vocab=vocab, context=block)
+    with _seeded(seed):
+        net = families.untrained(config, vocab=vocab, separator=separator, context=config.context or block)
+    return _padded(net, config.pad_vocabulary)
+
+
+def start_weights(
+    config: ModelConfig, *, previous: Path | None, tokenizer: Tokenizer, block: int, seed: int
+) -> LanguageModel:
+    """What a generation starts from: `previous` (a published folder) where given, else base or new weights.
+
+    Args:
+        seed: of new weights; for `scratch` another one in each generation.
+    """
+    if previous is not None:
+        model = load(str(previous), pad=config.pad_vocabulary, dropout=config.dropout)
+    elif config.pretrained is None:
+        model = new(config, vocab=tokenizer.size, separator=tokenizer.separator, block=block, seed=seed)
+    else:
+        fresh = seed if config.start == "scratch" else None
+        model = load(config.pretrained, pad=config.pad_vocabulary, dropout=config.dropout, random_weights=fresh)
+        if model.counted:
+            raise UserError(
+                f"model.pretrained={config.pretrained!r}: a table of counts is not trained further; set it to null "
+                "and model.family=bigram"
+            )
+    return fitted(model, tokenizer, config.pretrained)
+
+
+def fitted(model: LanguageModel, tokenizer: Tokenizer, pretrained: str | None = None) -> LanguageModel:
+    """The model, held to the tokens that there are: columns beyond the tokenizer's (some published models are padded
+    themselves) and ids that it skips are neither sampled nor trained nor counted.
+
+    Args:
+        pretrained: where the model comes from, for the line where it has fewer entries than the tokenizer.
+    """
+    check_vocabulary(model.vocab, tokenizer, pretrained)
+    model.vocab, model.unused = tokenizer.size, None
+    if tokenizer.unused:
+        model.unused = torch.zeros(tokenizer.size, dtype=torch.bool)
+        model.unused[tokenizer.unused] = True
+    return model
+
+
+def causal_attention(net: Any) -> None:
+    """Lets the network's attention say that it is causal instead of adding a mask, which a compiled step would otherwise do
+    (transformers builds one while it is traced), and which keeps torch from its flash kernel. For packed blocks only."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("sdpa_causal", _causal)  # a name for which no mask is known
+    net.set_attn_implementation("sdpa_causal")
+
+
+def _causal(module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if not _unfused(query, key):
+        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, *mask, **options)
+        return found
+    key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
+    summed = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"),
+        is_causal=query.shape[2] > 1,
+    )  # fmt: skip
+    return summed.transpose(1, 2).contiguous(), None
+
+
+def _unfused(query: Tensor, key: Tensor) -> bool:
+    """Whether torch has no fused kernel for heads that share keys: it would hold all T x T products of a batch."""
+    kind = query.device.type
+    exact = query.dtype == torch.float32 and not torch.is_autocast_enabled(kind)  # which casts inside
+    return kind == "cuda" and exact and query.shape[1] != key.shape[1]
+
+
+class Published:
+    """The model of a published folder, read into the same memory each time: building one takes longer than reading.
+
+    Args:
+        pad: pad the vocabulary in memory to a multiple of this.
+        tokenizer: what is a token (see `fitted`).
+    """
+
+    def __init__(self, pad: int, tokenizer: Tokenizer):
+        self.pad, self.tokenizer = pad, tokenizer
+        self.model: LanguageModel | None = None
+        self.digest: str | None = None
+
+    def read(self, folder: Path, digest: str) -> LanguageModel:
+        """The model in `folder`; not read again where `digest` says that it is the one at hand."""
+        weights = folder / "model.safetensors"
+        # Very large models lie in several files, and another table of counts has another size.
+        if self.model is None or not weights.is_file() or (self.model.counted and digest != self.digest):
+            self.model = fitted(load(str(folder), pad=self.pad), self.tokenizer)
+        elif digest != self.digest:
+            from safetensors.torch import load_file
+
+            try:
+                copy_weights(load_file(weights), self.model)
+            except Exception as error:  # names, shapes, the file itself: several kinds
+                raise UserError(f"{weights}: {first_line(error)}; remove its folder to have it made again") from None
+        self.digest = digest
+        return self.model
+
+
+def copy_weights(state: dict[str, Tensor], model: LanguageModel) -> None:
+    """Copies true weights (as `true_state` gives them) into a model of the same shape, in place.
+
+    Raises RuntimeError where a weight is missing: tied ones may stand there once.
+    """
+    own = true_state(model)
+    filled = {own[name].data_ptr() for name in state}
+    missing = [name for name, tensor in own.items() if tensor.data_ptr() not in filled]
+    if missing:
+        raise RuntimeError(f"weights are missing: {', '.join(missing)}")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+class _seeded:  # noqa: N801 - a context manager, used like a function
+    """Draws of torch's global generator inside the block depend on `seed` only; outside nothing changes."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.state = torch.random.get_rng_state()
+        torch.manual_seed(self.seed % 2**63)
+
+    def __exit__(self, *_: object) -> None:
+        torch.random.set_rng_state(self.state)
+
+
+def _padded(net: Any, multiple: int) -> LanguageModel:
+    model = LanguageModel(net, int(net.config.vocab_size))
+    vocab = model.vocab
+    if vocab % multiple and not model.counted and {len(tensor) for tensor in _vocabulary_tensors(net)} == {vocab}:
+        with _seeded(0):  # the library draws values for the new rows, which are then overwritten
+            net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
+        with torch.no_grad():
+            for tensor in _vocabulary_tensors(net):
+                tensor[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
+    return model
+
+
+def _vocabulary_tensors(net: Any) -> list[Tensor]:
+    """Parameters with one row per token, each once: embeddings, head, and the head's bias where it has one."""
+    head, embeddings = ends_of(net)
+    found = [getattr(embeddings, "weight", None), getattr(head, "weight", None), getattr(head, "bias", None)]
+    return list({tensor.data_ptr(): tensor for tensor in found if tensor is not None}.values())
+
+
+def true_state(model: LanguageModel) -> dict[str, Tensor]:
+    """The state dict with the padded rows of the embeddings, and of the head's bias, cut off; views of the weights."""
+    padded = set() if model.counted else {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
+    state: dict[str, Tensor] = model.net.state_dict()
+    return {name: tensor[: model.vocab] if tensor.data_ptr() in padded else tensor for name, tensor in state.items()}
+
+
+def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dict[str, Any]) -> None:
+    """Writes a model folder that `AutoModelForCausalLM.from_pretrained` reads: true size, safetensors, tokenizer."""
+    padded = int(model.net.config.vocab_size)
+    model.net.config.vocab_size = model.vocab
+    model.net.config.bos_token_id = tokenizer.hf.bos_token_id
+    model.net.config.eos_token_id = tokenizer.hf.eos_token_id
+    if tokenizer.unused and getattr(model.net, "generation_config", None) is not None:  # so that `generate` keeps to it
+        model.net.generation_config.suppress_tokens = tokenizer.unused
+    try:
+        with as_os_errors():
+            model.net.save_pretrained(folder, state_dict=true_state(model))
+            tokenizer.save(folder)
+    finally:
+        model.net.config.vocab_size = padded
+    write_json(folder / "collapselab.json", facts)
+
+
+def weights_digest(model: LanguageModel) -> str:
+    """SHA-256 over names, shapes and values of the true weights."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(true_state(model).items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,346 @@
+"""How a generation writes its text: prompts, batches of equal length, shards, and a note on degenerate output.
+
+The engine (engine.py) writes for GPT-2 and Llama weights, the plain sampler for everything else; text of a bigram
+model's own distribution is drawn from its counts (counted.py). Batches have a fixed number of rows, the last one padded;
+on a CPU each runs on one thread, several side by side: in float32 on a CPU the text is therefore the same for any number
+of threads and processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from subprocess import CalledProcessError
+
+import numpy as np
+import torch
+
+from collapselab.config import RunConfig, UserError
+from collapselab.mixing.sets import TrainingSet
+from collapselab.models.network import LanguageModel
+from collapselab.runtime.console import Console
+from collapselab.runtime.interrupts import Stopped
+from collapselab.runtime.parallel import Processes, out_of_memory
+from collapselab.sampling.draw import stream_key, uniforms
+from collapselab.sampling.engine import Engine, engine_flaw
+from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
+from collapselab.sampling.room import row_bytes, rows_that_fit
+from collapselab.sampling.shards import Batches, write_shard
+from collapselab.sampling.side_by_side import side_by_side
+from collapselab.sampling.weights import Weights
+from collapselab.seeds import generator
+from collapselab.store.folders import Unfinished, write_json
+from collapselab.store.layout import batch_of, keep_batch
+
+__all__ = ["Sampler", "make_prompts", "row_bytes"]
+
+CPU_BATCH = 128
+COUNTED_BATCH = 4096  # of a bigram model: a step costs the same few microseconds for one row and for hundreds
+CUDA_BATCH, FIXED_CUDA_BATCH = 4096, 1024  # at most; with deterministic=true, where free memory has no say
+MEMORY_SHARE = 0.85  # of free GPU memory that a batch may take
+
+# write(prompts int64 (rows, P), number of the first sequence) -> new tokens int64 (rows, N)
+Write = Callable[[np.ndarray, int], np.ndarray]
+
+
+def make_prompts(
+    config: RunConfig, generation: int, text: TrainingSet | None, sequences: int, separator: int
+) -> np.ndarray:
+    """The stored head of every sequence, int64 (sequences, P); P = 0 for `bos`, or 1 where sequences are documents.
+
+    `real_prefix` takes the head of each block of `text` once, in random order, before any is taken again;
+    `first_token` takes a token at a random place. A prompt depends on the number of its sequence, not on how many there are.
+    """
+    if config.sampling.prompt == "bos" or text is None:
+        return np.full((sequences, config.prompt_length), separator, np.int64)
+    draw = generator(config.seed, generation, "prompts")
+    if config.sampling.prompt == "first_token":
+        rows, places = draw.integers([len(text), text.block], size=(sequences, 2)).T
+        return np.stack([text[rows[i : i + 1]][0, places[i]] for i in range(sequences)]).reshape(sequences, 1)
+    passes = [draw.permutation(len(text)) for _ in range(-(-sequences // len(text)))]
+    return text[np.concatenate(passes)[:sequences]][:, : config.prompt_length].copy()
+
+
+class Sampler:
+    """Writes the samples of all generations of a chain: memory, weights and a recorded GPU step are made once.
+
+    Args:
+        batch_file: where the batch size that was chosen is kept, so that a continued chain takes the same one; None
+            keeps it nowhere.
+    """
+
+    def __init__(self, config: RunConfig, processes: Processes, console: Console, batch_file: Path | None = None):
+        self.config, self.processes, self.console, self.batch_file = config, processes, console, batch_file
+        self.weights: Weights | None = None
+        self.idle: SimpleQueue[Engine] = SimpleQueue()
+        self.told = False
+        self.said: set[str] = set()
+        self.writes = "engine"  # who wrote the last batch: engine, plain or counts
+        wanted = config.sampling.precision
+        self.precision = ("bf16" if processes.device.type == "cuda" else "fp32") if wanted == "auto" else wanted
+
+    # --- batch size -----------------------------------------------------------------------------------------------
+
+    def batch_size(self, model: LanguageModel, length: int, sequences: int) -> int:
+        """Sequences computed side by side: what was recorded, else what is configured, else what fits; recorded."""
+        recorded = batch_of(self.batch_file) if self.batch_file else None
+        asked = recorded or self.config.sampling.batch_size
+        chosen = min(self.processes.collect(asked or self._fitting(model, length, sequences)))
+        if recorded is None:
+            self._record(chosen)
+        return chosen
+
+    def _record(self, batch: int) -> None:
+        if self.batch_file is not None and self.processes.is_main:
+            keep_batch(self.batch_file, batch)
+        self.processes.barrier()
+
+    def _fitting(self, model: LanguageModel, length: int, sequences: int) -> int:
+        device = self.processes.device
+        if model.counted and not self.config.sampling.shapes:
+            return min(sequences, COUNTED_BATCH)
+        if device.type != "cuda":
+            return CPU_BATCH
+        most = FIXED_CUDA_BATCH
+        if not self.config.deterministic:
+            # Training comes again while the cache stays: what it took at its peak is not for the cache.
+            ours = torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
+            free = torch.cuda.mem_get_info(device)[0] + ours - 6 * model.parameters
+            read, beams = max(0, self.config.prompt_length - 1), self.config.sampling.beams
+            fit = rows_that_fit(int(free * MEMORY_SHARE), model, length, read, self.precision, beams)
+            most = max(1, min(CUDA_BATCH, fit))
+            most -= most % 64 if most > 64 else 0
+        share = sequences if self.config.deterministic else -(-sequences // self.processes.world)
+        even = -(-share // -(-share // most))  # batches of one size, the last one nearly full
+        return min(most, -(-even // 64) * 64)
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def writer(self, model: LanguageModel, generation: int, read: int, new: int, batch: int) -> Write:
+        """What writes a batch with this model: the engine or a search in counts where it can, else the plain sampler,
+        with a line where the engine might be expected.
+
+        Args:
+            read: tokens of each prompt. new: tokens that follow.
+        """
+        config, device = self.config.sampling, self.processes.device
+        key = stream_key(self.config.seed, generation)
+        if model.counted and not config.shapes:
+            self.writes = "counts"
+            return self._counted_writer(model, key, read, new)
+        why = f"beam search ({config.beams} beams)" if config.beams > 1 else engine_flaw(model)
+        if why is None:
+            return self._engine_writer(model, key, read + new, batch)
+        if not self.told and not model.counted:
+            self.console.say(f"sampling: {why} is not for the fast engine; the plain sampler writes")
+            self.told = True
+        self.writes = "plain"
+        model.net.to(device).eval()
+        flaw = cache_flaw(model, read, new, device, reorders=config.beams > 1)  # before batches are dealt to processes
+        if flaw is not None and flaw not in self.said:
+            self.console.say(
+                f"sampling: {type(model.net).__name__} is not continued with a cache, for {flaw}; each step reads the "
+                "whole text, which is slower"
+            )
+            self.said.add(flaw)
+
+        def write(prompts: np.ndarray, first: int) -> np.ndarray:
+            with torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
+                if config.beams > 1:
+                    return beam_batch(model, prompts, new, config.beams, device)
+                u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
+                return write_batch(model, prompts, u, config, device)
+
+        return write
+
+    def _counted_writer(self, model: LanguageModel, key: int, read: int, new: int) -> Write:
+        from collapselab.sampling.counted import Slices  # transformers comes with it
+
+        slices = Slices(model.net)
+
+        def write(prompts: np.ndarray, first: int) -> np.ndarray:
+            u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
+            return slices.write(prompts[:, -1], u)
+
+        return write
+
+    def _engine_writer(self, model: LanguageModel, key: int, length: int, batch: int) -> Write:
+        device, dtype = self.processes.device, torch.bfloat16 if self.precision == "bf16" else torch.float32
+        old = self.weights
+        if old is None or old.length != length or not old.load(model):
+            self.weights = None  # before the new ones are made: there may be no room for both
+            self.idle = SimpleQueue()
+            self.weights = Weights(model, length, device, dtype)
+        weights = self.weights
+        assert weights is not None
+
+        def write(prompts: np.ndarray, first: int) -> np.ndarray:
+            try:
+                engine = self.idle.get_nowait()
+            except Empty:
+                engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
+            try:
+                written: np.ndarray = engine.write(prompts, key, first).cpu().numpy()
+            except (RuntimeError, CalledProcessError) as error:  # the headers are missed when the compiler runs
+                if not isinstance(error, CalledProcessError) and "C compiler" not in str(error):
+                    raise
+                raise UserError(
+                    "device=cuda: Triton needs a C compiler and Python's headers for its kernels; install gcc and python3-dev"
+                ) from None
+            self.idle.put(engine)
+            return written
+
+        return write
+
+    def release(self) -> None:
+        """Gives the memory of weights and caches back."""
+        self.weights, self.idle = None, SimpleQueue()
+        torch.cuda.empty_cache()
+
+    def sample(
+        self,
+        model: LanguageModel,
+        generation: int,
+        text: TrainingSet | None,
+        budget: int,
+        *,
+        separator: int,
+        ends: list[int],
+        out: Path,
+        unfinished: Unfinished | None = None,
+    ) -> None:
+        """Writes exactly `budget` tokens (prompts included) as token shards and meta.json into `out`.
+
+        A batch that does not fit into GPU memory is halved, and the text begun anew: one text has one batch size.
+
+        Args:
+            text: what prompts are drawn from; None for `bos`.
+            separator: the token a `bos` prompt consists of (stored only where a sequence is a whole document).
+            ends: ids that count as end-of-text in the note on degenerate output.
+            unfinished: what an earlier call has made of this text, and where this one keeps it meanwhile.
+        """
+        config, processes = self.config, self.processes
+        length, head = config.sequence_length, config.prompt_length
+        read, sequences = max(1, head), -(-budget // length)
+        batch = self.batch_size(model, read + length - head, sequences)
+        dtype = np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
+        kept = unfinished or Unfinished(out / "tokens", {})  # in a folder of its own, nothing is gone on with
+        if unfinished is None and processes.is_main:
+            kept.clear()
+        while True:
+            # The last batch is padded with whole sequences.
+            prompts = make_prompts(config, generation, text, -(-sequences // batch) * batch, separator)
+            batches = Batches(kept, (batch, length), dtype)
+            try:
+                if self._write(model, generation, prompts, separator, batches):
+                    break
+            except Stopped as stopped:
+                if unfinished is not None:
+                    raise
+                kept.clear()
+                raise Stopped(stopped.number, f"generation {generation}, sampling, nothing is kept") from None
+            if batch == 1:
+                raise UserError(
+                    "sampling.batch_size=1: a single sequence does not fit into GPU memory; set a shorter sampling.length, "
+                    "sampling.precision=bf16, or a smaller model"
+                )
+            batch //= 2
+            self.release()
+            self.console.say(f"out of GPU memory while sampling: batches of {batch} sequences from here on")
+            self._record(batch)
+        if processes.is_main:
+            notes = _Degenerate(ends)
+            names: list[str] = []
+            left, rows_left = budget, sequences
+            for rows in batches.shards(len(prompts) // batch):
+                notes.look_at(rows[:rows_left, head:])
+                names.append(write_shard(rows[:rows_left], left, len(names), out))
+                left, rows_left = left - rows[:rows_left].size, rows_left - len(rows)
+            whole, rest = divmod(budget, length)
+            meta = {
+                "tokens": budget,
+                "generated": whole * (length - head) + max(0, rest - head),
+                "sequences": sequences,
+                "length": length,
+                "prompt_length": head,
+                "prompt_from": "separator" if config.sampling.prompt == "bos" else config.sampling.prompt_from,
+                "dtype": dtype.str,
+                "vocab": model.vocab,
+                "shards": names,
+                "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "source"},
+                "batch_size": batch,
+                "precision": self.precision,
+                "sampler": self.writes,
+                "degenerate": notes.counts,
+            }
+            write_json(out / "meta.json", meta)
+            notes.tell(self.console, generation, sequences)
+            if unfinished is None:
+                kept.clear()
+        processes.barrier()
+
+    def _write(
+        self, model: LanguageModel, generation: int, prompts: np.ndarray, separator: int, batches: Batches
+    ) -> bool:
+        """Makes the batches that are not kept already; on process 0 they are all at hand then. False where a process ran
+        out of GPU memory."""
+        processes, head, (batch, length) = self.processes, prompts.shape[1], batches.shape
+        reads = prompts if head else np.full((len(prompts), 1), separator, np.int64)
+        count, seconds = len(prompts) // batch, self.config.training.checkpoint_seconds
+        kept, wrong = batches.kept() if processes.is_main else ({}, [])
+        for line in wrong:
+            self.console.say(line)
+        done = set(processes.share(list(kept)))
+        if done:
+            self.console.say(f"generation {generation}: sampling goes on with {len(done)} of {count} batches")
+        mine = [index for index in range(count) if index not in done][processes.rank :: processes.world]
+        failed = False
+        with self.console.bar(f"gen {generation} sample", count * batch * length) as bar:
+            bar.update(len(done) * batch * length)
+            try:
+                write = self.writer(model, generation, reads.shape[1], length - head, batch)
+
+                def one(index: int) -> np.ndarray:
+                    rows = slice(index * batch, (index + 1) * batch)
+                    return np.concatenate([prompts[rows], write(reads[rows], rows.start)], 1).astype(batches.dtype)
+
+                for index, rows in side_by_side(one, mine, processes.device):
+                    batches.add(index, rows, seconds)
+                    bar.update(batch * length)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                failed = True
+            except Stopped as stopped:
+                batches.keep()
+                raise Stopped(stopped.number, f"generation {generation}, sampling, what is written is kept") from None
+        if any(processes.collect(failed)):
+            return False
+        for rows_of in processes.collect(batches.rows):
+            batches.rows |= rows_of
+        return True
+
+
+class _Degenerate:
+    """Counts sequences that are one token over and over, or nothing but end-of-text: reported, never hidden."""
+
+    def __init__(self, ends: list[int]):
+        self.ends = ends
+        self.counts = {"one_token_repeated": 0, "all_end_of_text": 0, "end_of_text_tokens": 0}
+
+    def look_at(self, rows_SN: np.ndarray) -> None:
+        same = (rows_SN == rows_SN[:, :1]).all(1)
+        end = np.isin(rows_SN, self.ends)
+        self.counts["one_token_repeated"] += int((same & ~end.all(1)).sum())
+        self.counts["all_end_of_text"] += int(end.all(1).sum())
+        self.counts["end_of_text_tokens"] += int(end.sum())
+
+    def tell(self, console: Console, generation: int, sequences: int) -> None:
+        for name in ("one_token_repeated", "all_end_of_text"):
+            if self.counts[name]:
+                console.say(
+                    f"note: generation {generation}: {self.counts[name]} of {sequences} samples are degenerate ({name})"
+                )
