@@ -96,9 +96,9 @@ def workers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments that the test runs in its own process fork their workers."""
     from helpers import Forking
 
-    from collapselab.experiments import experiment
+    from collapselab.experiments import local
 
-    monkeypatch.setattr(experiment, "CONTEXT", Forking())
+    monkeypatch.setattr(local, "CONTEXT", Forking())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -31,7 +31,7 @@ from kill_again import ended, left, own_bars  # noqa: F401 - `left` is for tests
 from collapselab.cli.main import main
 from collapselab.config import RunConfig
 from collapselab.config.keys import built
-from collapselab.experiments import experiment
+from collapselab.experiments import local
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 
@@ -238,7 +238,7 @@ class Forked:
             os.environ.update(environment)
             to_file(self.output)
             AcceleratorState._reset_state(reset_partial_state=True)  # of the processes that the test was launched as
-            experiment.CONTEXT = Forking()
+            local.CONTEXT = Forking()
             code = call(arguments)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1
@@ -276,7 +276,7 @@ def to_file(output: Path) -> None:
 
 
 class Forking(ForkContext):
-    """For `experiment.CONTEXT`: workers begin at once, forked from a process that has imported the lab."""
+    """For `local.CONTEXT`: workers begin at once, forked from a process that has imported the lab."""
 
     class Process(ForkProcess):
         def run(self) -> None:

@@ -17,8 +17,8 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from collapselab.config import digest
-from collapselab.config.identity import sealed, sealed_text
 from collapselab.store.folders import sha256_of
+from collapselab.store.seals import sealed, sealed_text
 
 MARKS = "\u202e\u2066\u200f\u061c\u2028"
 TEXTS = (

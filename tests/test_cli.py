@@ -17,8 +17,9 @@ from collapselab.cli.common import check_out, verbs
 from collapselab.cli.experiment import read_experiment
 from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, TrainingConfig, UserError, as_dict, digest
-from collapselab.config.identity import flatten, identity
+from collapselab.config.identity import identity
 from collapselab.config.keys import RENAMED, run_keys
+from collapselab.config.values import flatten
 from collapselab.store.yaml_files import as_text, load_yaml
 
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from collapselab.chain.opening import FORK_MAY_CHANGE
 from collapselab.config import RunConfig, UserError, as_dict, digest
-from collapselab.config.identity import drift, flatten, identity, shared_digests
+from collapselab.config.identity import drift, identity, shared_digests
 from collapselab.config.keys import built, sections
+from collapselab.config.values import flatten
 from collapselab.mixing.regimes import REGIMES
 
 NAN, INF = float("nan"), float("inf")

@@ -18,7 +18,7 @@ from helpers import small_config, undrawn
 from collapselab.chain.run import run
 from collapselab.cli.experiment import read_experiment
 from collapselab.config import as_dict
-from collapselab.config.identity import flatten
+from collapselab.config.values import flatten
 from collapselab.metrics.tails import LEAST_TYPES
 from collapselab.report import charts, colours, figures, files, overlay, page, pages, protocols, series, tables, words
 from collapselab.report.controls import Control, controls

@@ -15,7 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from collapselab.chain import plan
 from collapselab.config import ModelConfig, UserError
-from collapselab.experiments import experiment
+from collapselab.experiments import local
+from collapselab.experiments.experiment import Experiment
+from collapselab.experiments.run import places
 from collapselab.learning.trainer import Loss
 from collapselab.models import families
 from collapselab.models import network as modeling
@@ -182,14 +184,14 @@ def test_a_batch_leaves_room_for_reading_its_prompts(monkeypatch, prompt: int) -
 )
 def test_a_gpu_has_one_worker_at_most(monkeypatch, capsys, asked: int, gpus: list[str], count: int) -> None:
     """Two would each take most of the memory that they find."""
-    monkeypatch.setattr(experiment, "_gpus", lambda: gpus)
+    monkeypatch.setattr(local, "gpus", lambda: gpus)
     arm = {"arms": {"main": small_config(device="auto")}, "changes": {"main": []}, "baseline": None}
-    assert experiment.places(experiment.Experiment(seeds=[1, 2, 3, 4], **arm).chains(), asked) == (count, gpus)
+    assert places(Experiment(seeds=[1, 2, 3, 4], **arm).chains(), asked) == (count, gpus)
     said = capsys.readouterr().err
     assert (f"--workers={asked}" in said) == (count < asked) and said.count("\n") <= 1
     arm["arms"] = {"main": small_config(device="cpu")}
-    chains = experiment.Experiment(seeds=[1, 2, 3, 4], **arm).chains()
-    assert experiment.places(chains, asked) == (asked, [])  # a card that none of them uses
+    chains = Experiment(seeds=[1, 2, 3, 4], **arm).chains()
+    assert places(chains, asked) == (asked, [])  # a card that none of them uses
 
 
 def test_heads_that_share_keys_are_repeated_where_torch_has_no_fused_kernel(monkeypatch) -> None:

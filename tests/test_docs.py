@@ -240,7 +240,7 @@ def test_the_page_of_keys_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_page_of_keys_has_every_key_with_its_default() -> None:
     from collapselab.config import RunConfig, as_dict
-    from collapselab.config.identity import flatten
+    from collapselab.config.values import flatten
 
     text = config_docs.PAGE.read_text()
     for key, default in flatten(as_dict(RunConfig())).items():

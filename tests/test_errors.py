@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
 
 from collapselab.config import ModelConfig, RunConfig, UserError, as_dict
-from collapselab.config.identity import flatten
 from collapselab.config.keys import run_keys
+from collapselab.config.values import flatten
 from collapselab.corpus import readers
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.models import families

@@ -14,7 +14,6 @@ from helpers import small_config
 from collapselab.chain import run as chain
 from collapselab.config import CorpusConfig, RunConfig
 from collapselab.config.corpus import PlantedConfig
-from collapselab.config.identity import COPY, IDENTITY, json_text, sealed
 from collapselab.evaluation.expected import HAVE_LAWS, HAVE_SHARPENED, law_of, why_no_slot_law, why_no_tail_law
 from collapselab.metrics.richness import rate_law
 from collapselab.mixing.regimes import REAL, REGIMES, Inputs, blocks_of
@@ -23,6 +22,7 @@ from collapselab.report.pages import ChainFiles, write_report
 from collapselab.report.results import write_results
 from collapselab.store.folders import read_json
 from collapselab.store.layout import Chain, read_metrics
+from collapselab.store.seals import COPY, IDENTITY, json_text, sealed
 from collapselab.theory.sharpening import bias_only
 from collapselab.theory.tails import lost
 

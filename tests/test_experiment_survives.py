@@ -15,7 +15,7 @@ import pytest
 from helpers import Forked, small_config
 from test_experiment import ARMS, asked, finished, held, within
 
-from collapselab.experiments import experiment
+from collapselab.experiments import local
 from collapselab.store.folders import read_json
 from collapselab.store.layout import read_metrics
 
@@ -73,7 +73,7 @@ def test_ctrl_c_while_a_worker_begins_is_for_the_parent_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A terminal sends it to all: a process that still imports would answer with a traceback."""
-    worker = experiment._Worker(0, 1, [], tmp_path / "workers.log")
+    worker = local.Worker(0, 1, [], tmp_path / "workers.log")
     worker.give(small_config(runs_dir=str(tmp_path), model__family="bigram", generations=0, device="cpu"))
     assert worker.process is not None and worker.process.pid is not None
     until, outcome = time.monotonic() + 60, None

@@ -21,7 +21,7 @@ from collapselab.chain import space
 from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.runtime.errors import OUTPUT, of_disk
-from collapselab.store import folders
+from collapselab.store import folders, unfinished
 
 PATIENCE = 120.0  # seconds for a chain that takes one
 CHAIN = Path("test", "arm=main", "seed=1")
@@ -45,7 +45,7 @@ def forked(config: RunConfig, crash: int = 0, how: str = "before") -> tuple[int 
             stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             sys.stdout = sys.stderr = os.fdopen(stream, "w", buffering=1)
             alone()
-            folders.COST_SHARE = 1e9  # a checkpoint after every step and every batch
+            unfinished.COST_SHARE = 1e9  # a checkpoint after every step and every batch
             listed.write_text("\n".join(crashing(config, home, crash, how)))
             code = 0
         except BaseException:

@@ -22,13 +22,13 @@ import collapselab
 from collapselab.chain import run as chain
 from collapselab.chain import space
 from collapselab.config import UserError
-from collapselab.config.identity import sealed_text
 from collapselab.corpus.tokenizers import load_tokenizer
 from collapselab.report.notebook import Results
 from collapselab.report.pages import write_report
 from collapselab.runtime.console import UNSAFE
 from collapselab.sampling import shards
 from collapselab.store.layout import Chain, read_metrics
+from collapselab.store.seals import sealed_text
 
 QUICK: dict[str, Any] = {"model__layers": 1, "model__width": 16, "evaluation__self_bleu_samples": 0}
 

@@ -25,7 +25,6 @@ from helpers import one_process, small_config
 from collapselab.chain.opening import chain_path, open_corpus, opened
 from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError
-from collapselab.config.identity import COPY, IDENTITY, TEXT_SEAL, json_text, recorded, sealed, unsealed
 from collapselab.corpus.prepared import Corpus
 from collapselab.experiments.experiment import Experiment
 from collapselab.report.pages import write_report
@@ -35,6 +34,7 @@ from collapselab.store.chain_files import keep_call
 from collapselab.store.folders import read_json, write_json
 from collapselab.store.layout import Chain, find_chains, keep_batch
 from collapselab.store.lock import HeldError, take, waiting
+from collapselab.store.seals import COPY, IDENTITY, TEXT_SEAL, json_text, recorded, sealed, unsealed
 
 
 def truncated(data: bytes) -> bytes:

@@ -34,7 +34,7 @@ from collapselab.models import network as modeling
 from collapselab.report import figures, files, page, pages, protocols, series, spec
 from collapselab.reproduce import figure as gallery
 from collapselab.sampling import sampler as sampling
-from collapselab.store import folders
+from collapselab.store import folders, unfinished
 from collapselab.store.layout import STAGES, Chain, read_metrics
 from collapselab.tracking import Tracker
 
@@ -545,7 +545,7 @@ def test_an_interrupted_chain_goes_on(finished: Made, tmp_path: Path, monkeypatc
     for number, (owner, name, fault) in enumerate(
         (
             (chain_module.Stages, "do", whatever_is_there),  # everything is made anew
-            (folders.Unfinished, "parts", lambda *_: ({}, [])),  # the stage is
+            (unfinished.Unfinished, "parts", lambda *_: ({}, [])),  # the stage is
             (
                 trainer.checkpoints,
                 "load",

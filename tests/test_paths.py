@@ -13,9 +13,9 @@ from conftest import Lab
 from helpers import undrawn
 
 import collapselab
-from collapselab.config.identity import recorded
 from collapselab.store.folders import examine, publishing, read_json, sha256_of
 from collapselab.store.layout import Chain, find_chains, parent_of, run_root, settled
+from collapselab.store.seals import recorded
 
 SETTINGS = {
     "generations": 1,
@@ -35,13 +35,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from helpers import Forking
 
     from collapselab.cli.main import main
-    from collapselab.experiments import experiment
+    from collapselab.experiments import local
 
     folder = tmp_path_factory.mktemp("paths")
     (folder / "x.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     with pytest.MonkeyPatch.context() as patch, undrawn():
         patch.chdir(folder)
-        patch.setattr(experiment, "CONTEXT", Forking())
+        patch.setattr(local, "CONTEXT", Forking())
         assert main(["experiment", "--config", "x.yaml", "--workers", "1"]) == 0
         assert main(["run", "--fork", "runs/x/arm=a/seed=1", "--at", "0", "--name", "forked", "--arm", "f"]) == 0
     return folder

@@ -17,9 +17,9 @@ from helpers import Forked, alone, small_config, to_file, undrawn, waited_for
 
 from collapselab.chain.run import run
 from collapselab.config import UserError
-from collapselab.config.identity import COPY, IDENTITY
 from collapselab.store.folders import alone_in, beside, manifest_of, publishing, put_in_place
 from collapselab.store.lock import HeldError, check_held, take
+from collapselab.store.seals import COPY, IDENTITY
 
 TRIES = int(os.environ.get("RACES", "12"))
 

@@ -12,7 +12,7 @@ from helpers import Forked
 
 from collapselab.bench.cases import BENCHES
 from collapselab.config import RunConfig, as_dict
-from collapselab.config.identity import flatten
+from collapselab.config.values import flatten
 from collapselab.store.layout import Chain
 
 ROOT = Path(__file__).parents[1]

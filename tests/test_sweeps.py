@@ -18,7 +18,7 @@ from helpers import undrawn, wandb_files, wandb_records
 from collapselab.chain.opening import chain_path
 from collapselab.cli.options import Options, config_from
 from collapselab.config import UserError, as_dict
-from collapselab.config.identity import flatten
+from collapselab.config.values import flatten
 from collapselab.store.layout import read_metrics
 
 ROOT = Path(__file__).parents[1]

@@ -33,7 +33,6 @@ from collapselab import tracking
 from collapselab.chain.run import run
 from collapselab.cli.experiment import _compare
 from collapselab.config import TrackingConfig, UserError
-from collapselab.config.identity import sealed
 from collapselab.experiments.experiment import Experiment
 from collapselab.metrics import HEADLINE
 from collapselab.report.pages import write_report
@@ -41,6 +40,7 @@ from collapselab.runtime.console import UNSAFE
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.store.folders import manifest_of, sha256_of, write_json
 from collapselab.store.layout import read_metrics
+from collapselab.store.seals import sealed
 from collapselab.tracking import Tracker, replay
 
 KEY = "5ecret" + "k" * 34  # 40 characters, as wandb wants them

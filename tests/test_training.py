@@ -24,8 +24,8 @@ from collapselab.models.network import true_state, weights_digest
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.seeds import batch_order
-from collapselab.store.folders import Unfinished
 from collapselab.store.layout import Chain
+from collapselab.store.unfinished import Unfinished
 
 
 def model(config, vocab: int = 61, seed: int = 0):

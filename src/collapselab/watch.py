@@ -18,11 +18,11 @@ from typing import Any
 import yaml
 
 from collapselab.config import UserError
-from collapselab.config.identity import parse, plain_bytes
 from collapselab.runtime.console import PROGRESS
 from collapselab.store.checks import BROKEN, number, reading, refuse_strange, text, whole
 from collapselab.store.layout import STAGES, Chain, NoRunError, find_chains, read_metrics, run_root, settled
 from collapselab.store.lock import Holder, holder
+from collapselab.store.seals import parse, plain_bytes
 
 RUNNING, WAITING, FINISHED = "running", "waiting", "finished"
 STOPPED, DIED, NOT_BEGUN, DAMAGED = "stopped", "process died", "not begun", "unreadable"

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from collapselab.chain.opening import check_lengths, held, open_corpus
-from collapselab.chain.run import Stages
+from collapselab.chain.stages import Stages
 from collapselab.chain.supply import check_sizes
 from collapselab.config import ModelConfig, RunConfig, UserError, digest
-from collapselab.config.identity import recorded
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
@@ -28,6 +27,7 @@ from collapselab.sampling import sampler as sampling
 from collapselab.store import folders, layout
 from collapselab.store.folders import write_json
 from collapselab.store.layout import Chain
+from collapselab.store.seals import recorded
 
 
 def sample(

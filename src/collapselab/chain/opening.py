@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import RunConfig, UserError, digest
-from collapselab.config.identity import drift, identity, recorded, shared_digests
+from collapselab.config.identity import drift, identity, shared_digests
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.mixing.sets import Past, read_mixture
@@ -24,6 +24,7 @@ from collapselab.store.chain_files import keep, used_batch
 from collapselab.store.checks import refuse_strange
 from collapselab.store.layout import Chain
 from collapselab.store.lock import Lock, take, waiting
+from collapselab.store.seals import recorded
 
 # What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
 FORK_MAY_CHANGE = (

@@ -12,7 +12,7 @@ import torch
 from collapselab.chain import supply
 from collapselab.chain.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
 from collapselab.chain.space import free_at, needed
-from collapselab.config import RunConfig, identity
+from collapselab.config import RunConfig
 from collapselab.evaluation.real_text import BATCH_TOKENS, held_out, token_losses
 from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_first import check_embeddings
@@ -22,7 +22,7 @@ from collapselab.models import bigram, network
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes, clock, out_of_memory
 from collapselab.sampling.sampler import Sampler
-from collapselab.store import layout
+from collapselab.store import layout, seals
 from collapselab.store.layout import Chain
 
 PROBE_TOKENS = 8  # sampled per sequence to time a decode step
@@ -64,7 +64,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     rates = _measure(model, config, processes, sampler, length, batch)
     weights = sum(t.nbytes for t in model.net.buffers()) if model.counted else model.parameters * 4
     own = Chain(chain_path(config))
-    done = fork[1] + 1 if fork and identity.recorded(own.root) is None else len(own.finished())
+    done = fork[1] + 1 if fork and seals.recorded(own.root) is None else len(own.finished())
     left = range(done, generations)
     batch_tokens = batch * config.sequence_length
     written = -(-budget // batch_tokens) * batch_tokens  # the last batch is computed whole

@@ -115,8 +115,8 @@ def last(key: str, gathered: list[str]) -> str | None:
 def one_chain(run: str) -> Path:
     """The chain that is meant by a run directory: the first seed of an experiment's baseline, or else the first arm. It is
     said where there are more."""
-    from collapselab.config.identity import plain_bytes
     from collapselab.store.layout import find_chains
+    from collapselab.store.seals import plain_bytes
 
     chains = find_chains(Path(run))
     if len(chains) == 1:

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     asked, parsed = read_experiment(arguments)
     for config in asked.arms.values():
         check_given(config)
-    from collapselab.experiments import experiment
+    from collapselab.experiments.run import run
 
     quiet()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     if parsed.dry_run:
         _plan(asked)
         return 0
-    ended = experiment.run(asked, parsed.workers)
+    ended = run(asked, parsed.workers)
     failed = [f"{config.arm} seed {config.seed}: {said}" for config, (how, said) in ended if how == "failed"]
     wrong = [f"{len(failed)} of {len(ended)} chains did not finish: {'; '.join(failed)}"] if failed else []
     try:

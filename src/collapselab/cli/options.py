@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from collapselab.config import RunConfig, UserError
-from collapselab.config.identity import filled, flatten
-from collapselab.config.keys import built, docstrings, in_words, nearest, run_keys, sections
-from collapselab.config.values import home
+from collapselab.config.keys import built, docstrings, filled, in_words, nearest, run_keys, sections
+from collapselab.config.values import flatten, home
 from collapselab.store.yaml_files import as_text, dump_yaml, load_yaml, read, taken_for
 
 BUILT_IN = ("help", "config", "print_config")

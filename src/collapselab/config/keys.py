@@ -7,13 +7,14 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import json
 import re
 import sys
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, TypeVar
 
-from collapselab.config import RunConfig
+from collapselab.config import RunConfig, UserError
 
 T = TypeVar("T")
 
@@ -90,3 +91,22 @@ def nearest(key: str, known: Iterable[str]) -> str:
     found = [k for k in known if "." not in key and k.split(".")[-1] == key][:1]  # `lr` for `training.lr`
     found = found or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def filled(name: str, settings: dict[str, Any]) -> str:
+    """A name in which each `{key}` is replaced by the value of that setting: what starts runs from a table of settings
+    (a sweep) gives each a name of its own. Values are written as in YAML (null, true); characters that no name has become
+    `_`. Raises UserError for what is no key.
+
+    Args:
+        settings: flat.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        key = found[1]
+        if key not in settings or key in ("name", "arm"):
+            raise UserError(f"{name!r}: {{{key}}} is no setting; write a key as in {{mixing.start}}")
+        held = settings[key]
+        return re.sub(r"[^A-Za-z0-9._=+-]", "_", held if isinstance(held, str) else json.dumps(held))
+
+    return re.sub(r"\{([^{}]*)\}", value, name)

@@ -70,3 +70,11 @@ def home(key: str, path: str) -> str:
         raise UserError(
             f"{key}={path!r}: {path.split('/')[0]} is no home directory known here; write the path out"
         ) from None
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} becomes {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

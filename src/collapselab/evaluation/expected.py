@@ -16,7 +16,6 @@ import numpy as np
 from torch import Tensor
 
 from collapselab.config import RunConfig, SamplingConfig
-from collapselab.config.identity import recorded
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
 from collapselab.evaluation.planted_documents import history
@@ -34,6 +33,7 @@ from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
+from collapselab.store.seals import recorded
 from collapselab.theory import pipeline
 from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised

@@ -15,12 +15,13 @@ import yaml
 from collapselab import __version__
 from collapselab.config import RunConfig, as_dict
 from collapselab.config.corpus import LANGUAGES
-from collapselab.config.identity import Recorded, flatten, recorded
+from collapselab.config.values import flatten
 from collapselab.metrics import HEADLINE
 from collapselab.report.pages import ChainFiles
 from collapselab.runtime.console import inert
 from collapselab.store.checks import whole
 from collapselab.store.layout import run_root
+from collapselab.store.seals import Recorded, recorded
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9._-]{1,96})?")
 LONGEST = 300  # characters of a value that is shown

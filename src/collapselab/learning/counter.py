@@ -9,7 +9,7 @@ from collapselab.learning.log import check_ledger, first_target
 from collapselab.mixing.sets import TrainingSet, shows
 from collapselab.models.network import LanguageModel
 from collapselab.seeds import batch_order
-from collapselab.store.folders import Unfinished
+from collapselab.store.unfinished import Unfinished
 
 COUNT_TOKENS = 1 << 22  # counted at a time
 

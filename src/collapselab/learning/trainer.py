@@ -31,7 +31,7 @@ from collapselab.runtime import interrupts
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes, clock, out_of_memory
 from collapselab.seeds import batch_order, derive
-from collapselab.store.folders import Unfinished
+from collapselab.store.unfinished import Unfinished
 
 __all__ = ["Counter", "Trainer", "learning_rate", "write_log"]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import RunConfig, as_dict
-from collapselab.config.identity import flatten, recorded
+from collapselab.config.values import flatten
 from collapselab.report.files import ChainFiles, Opened, flat_settings
 from collapselab.report.overlay import grouped_by
 from collapselab.report.protocols import NO_REASON, shown
 from collapselab.store.checks import reading, text, whole
 from collapselab.store.layout import run_root
+from collapselab.store.seals import recorded
 
 MOST = 12  # commands that a page lists
 MACHINE = ("collapselab", "commit", "python", "torch", "transformers", "accelerate", "numpy", "platform", "device", "cuda",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from collapselab.config import RunConfig, as_dict
-from collapselab.config.identity import HARMLESS, flatten
+from collapselab.config.identity import HARMLESS
+from collapselab.config.values import flatten
 from collapselab.report.files import ChainFiles
 from collapselab.report.overlay import by_arm
 from collapselab.report.protocols import NO_REASON

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapselab.config import RunConfig, as_dict
-from collapselab.config.identity import HARMLESS, flatten, shared_digests
+from collapselab.config.identity import HARMLESS, shared_digests
+from collapselab.config.values import flatten
 from collapselab.metrics.tails import rare_words
 from collapselab.report.protocols import grouped
 from collapselab.runtime.console import inert

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from collapselab.config import RunConfig, UserError
-from collapselab.config.identity import flatten
+from collapselab.config.values import flatten
 from collapselab.metrics.tails import LEAST_TYPES
 from collapselab.mixing.sets import read_mixture
 from collapselab.store.checks import metrics, number, reading, text, whole

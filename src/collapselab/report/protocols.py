@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collapselab.config import RunConfig, as_dict
-from collapselab.config.identity import flatten
+from collapselab.config.values import flatten
 from collapselab.report.files import ChainFiles
 
 # Settings that say where a run lives or how it is watched: no reason for its numbers.

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from collapselab.config import UserError
-from collapselab.config.identity import flatten
+from collapselab.config.values import flatten
 from collapselab.reproduce.courses import Measured
 from collapselab.reproduce.entries import Entry
 from collapselab.reproduce.verdicts import Judged, Verdict

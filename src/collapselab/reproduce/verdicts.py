@@ -69,7 +69,7 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
 
     Args:
         asked: its experiment with these seeds; None for a simulation.
-        workers: chains run at once; None leaves it to `experiment.run`.
+        workers: chains run at once; None leaves it to `experiments.run`.
     """
     if why := missing(entry, asked):
         return Verdict(entry, "NOT RUN", seeds, why)
@@ -78,10 +78,10 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
         measured, environment, settings = _simulated(entry, seeds)
         seconds = time.perf_counter() - started
     else:
-        from collapselab.experiments import experiment
+        from collapselab.experiments.run import run
         from collapselab.store.chain_files import call_seconds
 
-        ended = experiment.run(asked, workers)
+        ended = run(asked, workers)
         if failed := [f"{c.arm} seed {c.seed}: {said}" for c, (how, said) in ended if how != "done"]:
             anew = f" (to begin anew, remove {asked.root})" if any(how == "failed" for _, (how, _) in ended) else ""
             said = f"{len(failed)} of {len(ended)} chains did not finish: {failed[0]}{anew}"

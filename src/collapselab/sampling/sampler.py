@@ -32,8 +32,9 @@ from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights
 from collapselab.seeds import generator
-from collapselab.store.folders import Unfinished, write_json
+from collapselab.store.folders import write_json
 from collapselab.store.layout import batch_of, keep_batch
+from collapselab.store.unfinished import Unfinished
 
 __all__ = ["Sampler", "make_prompts", "row_bytes"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from collapselab.store.folders import Unfinished, read_json, write_bytes, write_json
+from collapselab.store.folders import read_json, write_bytes, write_json
+from collapselab.store.unfinished import Unfinished
 
 SHARD_TOKENS = 1 << 22
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import RunConfig, as_dict
-from collapselab.config.identity import (
+from collapselab.store.checks import number, reading, whole
+from collapselab.store.folders import manifest_of, sha256_of, write_json, write_text
+from collapselab.store.layout import Chain, batch_of, keep_batch
+from collapselab.store.seals import (
     COPY,
     IDENTITY,
     Recorded,
@@ -23,9 +26,6 @@ from collapselab.config.identity import (
     text_holds,
     unsealed,
 )
-from collapselab.store.checks import number, reading, whole
-from collapselab.store.folders import manifest_of, sha256_of, write_json, write_text
-from collapselab.store.layout import Chain, batch_of, keep_batch
 from collapselab.store.yaml_files import dump_yaml
 
 # What the last bits of a number depend on; `cuda`, the name of a card, only where it computes.

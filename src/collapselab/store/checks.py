@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import UserError, first_line
-from collapselab.config.identity import flatten
+from collapselab.config.values import flatten
 
 METRIC = re.compile(
     r"[A-Za-z][A-Za-z0-9_./<>+-]{0,199}"

@@ -14,19 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import UserError, digest
-from collapselab.config.identity import (
-    COPY,
-    IDENTITY,
-    parse,
-    parsed,
-    plain_bytes,
-    recorded,
-    sealed,
-    text_holds,
-    unsealed,
-)
 from collapselab.store.checks import metrics, number, reading, refuse_strange, text, whole
 from collapselab.store.folders import SCHEMA, manifest_of, read_published, write_json, write_text
+from collapselab.store.seals import COPY, IDENTITY, parse, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
 STAGES = ("mixture", "train", "samples", "eval")
 SHARED_STAGES = (*STAGES, "reference")

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from collapselab.config import UserError
-from collapselab.config.identity import plain_bytes
 from collapselab.runtime.console import inert
+from collapselab.store.seals import plain_bytes
 
 DYING = 5.0  # seconds that the children of a dead process may hold what they inherited
 GRACE = 0.3  # seconds for a process that is just ending, or has taken the lock and not said so yet
