@@ -27,6 +27,7 @@ from collapselab.commands import one_chain, print_table
 from collapselab.commands.chains import read_experiment
 from collapselab.config import UserError, as_dict
 from collapselab.folders import read_json
+from collapselab.identity import sealed_text
 from collapselab.metrics.intervals import differences, mean_interval, mean_intervals
 from collapselab.report import tables
 from collapselab.report.results import write_results
@@ -444,7 +445,7 @@ def test_without_a_baseline_the_first_arm_and_the_least_seed_are_meant(
 ) -> None:
     for arm, seed in (("b", 10), ("b", 2), ("a", 10), ("a", 3)):
         (tmp_path / f"arm={arm}" / f"seed={seed}").mkdir(parents=True)
-        (tmp_path / f"arm={arm}" / f"seed={seed}" / "config.yaml").touch()
+        (tmp_path / f"arm={arm}" / f"seed={seed}" / "config.yaml").write_text(sealed_text(""))
     for asked_for, meant in (
         (None, "arm=a/seed=3"),
         ("b", "arm=b/seed=2"),
