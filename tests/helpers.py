@@ -189,10 +189,12 @@ class Watched:
             return str(Path(of(place)).readlink())
         return os.fspath(place) if folder is None else str(Path(of(folder)).readlink() / place)
 
-    def _opened(self, place: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, *more: Any) -> Any:
+    def _opened(
+        self, place: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, *more: Any, **named: Any
+    ) -> Any:
         writes = not isinstance(place, int) and not set(mode).isdisjoint("wax+")
         if not writes or not os.fspath(place).startswith(self.root):
-            return self.open(place, mode, buffering, encoding, *more)
+            return self.open(place, mode, buffering, encoding, *more, **named)
         path, watched = os.fspath(place), self
         self.before("open", path)
 

@@ -84,7 +84,7 @@ def test_help_takes_under_300_ms_of_cpu_and_shows_defaults(verb: str) -> None:
 
 def test_help_imports_no_heavy_library() -> None:
     code = (
-        "import sys\nfrom collapselab.cli import main\n"
+        "import sys\nfrom collapselab.cli.main import main\n"
         "try: main([sys.argv[1], '--help'])\nexcept SystemExit: pass\n"
         "print([m for m in sys.modules if m.split('.')[0] in"
         " ('torch', 'transformers', 'tokenizers', 'datasets', 'wandb', 'accelerate', 'pandas', 'matplotlib', 'pyarrow',"

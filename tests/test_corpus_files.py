@@ -387,7 +387,7 @@ def test_a_long_line_takes_a_few_bytes_for_each_of_its_own(tmp_path: Path, space
     code = (
         "import resource, sys\n"
         "from collapselab.config import CorpusConfig\n"
-        "from collapselab.corpus import prepare\n"
+        "from collapselab.corpus.prepared import prepare\n"
         "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"prepare(CorpusConfig(source='path:{tmp_path}/*.txt', document='line', tokenizer='gpt2'))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)\n"

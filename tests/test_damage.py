@@ -14,7 +14,7 @@ from helpers import Watched, fragile_config, left
 from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError
 from collapselab.learning import trainer
-from collapselab.store import folders, layout
+from collapselab.store import layout, unfinished
 from collapselab.store.folders import examine, manifest_of, read_json, write_json
 from collapselab.store.layout import STAGES
 
@@ -232,7 +232,7 @@ class HaltedError(Exception):
 
 def halted(config: RunConfig, home: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of nothing: a chain that ends just before it writes a file; it has checkpoints of every step and batch."""
-    monkeypatch.setattr(folders, "COST_SHARE", 1e9)
+    monkeypatch.setattr(unfinished, "COST_SHARE", 1e9)
 
     def look(name: str, path: str) -> None:
         if before in path:

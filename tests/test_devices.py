@@ -277,7 +277,7 @@ def test_a_dry_run_halves_a_sampling_batch_that_does_not_fit(monkeypatch, tmp_pa
 
 def test_hints_of_the_compiler_and_of_the_driver_do_not_reach_the_terminal() -> None:
     code = (
-        "import warnings, collapselab.parallel\n"
+        "import warnings, collapselab.runtime.parallel\n"
         "warnings.warn('TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled.')\n"
         "warnings.warn('CUDA initialization: The NVIDIA driver on your system is too old (found version 12080).')\n"
         "warnings.warn('something else')"

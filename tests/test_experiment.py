@@ -30,6 +30,7 @@ from collapselab.report import pages, tables
 from collapselab.report.results import write_results
 from collapselab.store.folders import read_json
 from collapselab.store.layout import STAGES, Chain, read_metrics
+from collapselab.store.seals import sealed_text
 
 ARMS = {
     "replace": {"mixing.schedule": "constant", "mixing.start": 0.0},
@@ -443,7 +444,7 @@ def test_without_a_baseline_the_first_arm_and_the_least_seed_are_meant(
 ) -> None:
     for arm, seed in (("b", 10), ("b", 2), ("a", 10), ("a", 3)):
         (tmp_path / f"arm={arm}" / f"seed={seed}").mkdir(parents=True)
-        (tmp_path / f"arm={arm}" / f"seed={seed}" / "config.yaml").touch()
+        (tmp_path / f"arm={arm}" / f"seed={seed}" / "config.yaml").write_text(sealed_text(""))
     for asked_for, meant in (
         (None, "arm=a/seed=3"),
         ("b", "arm=b/seed=2"),

@@ -176,7 +176,7 @@ def fails_and_goes_on(config: RunConfig, at: int, number: int, wanted: dict[str,
 
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "COST_SHARE", 1e9)  # a checkpoint after every step and every batch
+    monkeypatch.setattr(unfinished, "COST_SHARE", 1e9)  # a checkpoint after every step and every batch
 
 
 def test_a_full_disk_is_said_in_one_line_and_harms_nothing(tmp_path: Path, whole, every_step: None) -> None:

@@ -123,7 +123,7 @@ NOT_THERE = (
 
 def test_what_is_not_there_is_said_before_a_heavy_library_is_imported(tmp_path: Path) -> None:
     code = (
-        "import sys, json\nfrom collapselab.cli import main\n"
+        "import sys, json\nfrom collapselab.cli.main import main\n"
         "for line in json.loads(sys.argv[1]):\n"
         "    assert main(line.split()) == 2, line\n"
         f"    found = [name for name in {HEAVY} if name in sys.modules]\n"

@@ -111,7 +111,7 @@ def test_a_mistake_is_one_line(lab: Lab, arguments: list[str], message: str) -> 
 
 def test_no_law_needs_torch() -> None:
     code = (
-        "import sys, io, contextlib\nfrom collapselab.cli import main\nfrom collapselab.theory.laws import LAWS\n"
+        "import sys, io, contextlib\nfrom collapselab.cli.main import main\nfrom collapselab.theory.laws import LAWS\n"
         "import collapselab.theory.pipeline, collapselab.theory.survivors\n"
         "with contextlib.redirect_stdout(io.StringIO()):\n"
         "    for name in LAWS: assert main(['theory', name]) == 0\n"
