@@ -10,36 +10,42 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "collapselab"
 
-# Lower rows know nothing of higher ones (docs/architecture.md).
-ROWS = {
-    "config": 0, "identity": 0, "seeds": 0, "interrupts": 0, "schedules": 1, "languages": 1, "regimes": 1, "guards": 0, "memory": 1,
-    "folders": 1, "rundir": 1, "console": 1, "parallel": 1, "bigram": 1, "tracking": 3, "lock": 2, "records": 2, "corpus": 2,
-    "metrics": 2, "theory": 2, "families": 2, "faults": 2, "pretrained": 3, "modeling": 3, "mixing": 3, "supply": 4,
-    "simulations": 5, "history": 3, "hf_metrics": 3, "training": 4, "sampling": 4, "evaluation": 4, "report": 4, "opening": 4,
-    "space": 4, "watch": 4, "cards": 5, "chain": 5, "export": 6, "plan": 6, "standalone": 6, "bench": 6, "options": 6,
-    "experiment": 6, "reproduce": 7, "commands": 8, "cli": 9, "__main__": 10, "yaml_files": 1,
-}  # fmt: skip
+# A room is a folder, or a module that lies beside them. A room imports rooms of the rows above its own here, and no others.
+ROWS = (
+    "config seeds",
+    "metrics theory runtime",
+    "store hf_metrics",
+    "languages",
+    "corpus",
+    "models",
+    "mixing",
+    "learning sampling evaluation tracking watch report",
+    "chain export",
+    "experiments bench",
+    "reproduce",
+    "cli",
+    "__main__",
+)  # fmt: skip
+ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms.split()}
 ONLY_IN = {
     "wandb": {"tracking"},
-    "accelerate": {"parallel"},
+    "accelerate": {"runtime"},
     "transformers": {
-        "modeling",
-        "pretrained",
-        "bigram",
-        "families",
+        "models",
         "corpus",
         "sampling",
-        "commands",
-        "parallel",
+        "cli",
+        "runtime",
         "bench",
-    },  # commands silences it, parallel notes its version
+    },  # cli silences it, runtime notes its version
     "datasets": {"corpus", "hf_metrics"},
     "evaluate": {"hf_metrics"},
     "sacrebleu": {"metrics"},
     "mauve": {"metrics"},
-    "matplotlib": {"report", "theory"},
+    "matplotlib": {"report", "theory", "reproduce"},
     "triton": {"sampling"},
     "plotly": {"report"},
+    "rich": {"cli", "experiments", "bench", "theory"},
 }
 
 
@@ -59,33 +65,27 @@ def imports() -> list[tuple[str, str, str]]:
     return found
 
 
-def test_every_module_has_a_row() -> None:
+def test_every_room_has_a_row() -> None:
     rooms = {p.relative_to(SOURCE).parts[0].removesuffix(".py") for p in SOURCE.rglob("*.py")} - {"__init__"}
-    assert rooms == set(ROWS)
+    assert rooms == set(ROW)
 
 
-def test_rows_import_only_rows_below() -> None:
-    for path, room, name in imports():
-        parts = name.split(".")
-        if (
-            parts[0] == "collapselab"
-            and len(parts) > 1
-            and parts[1] in ROWS
-            and parts[1] != room
-            and room != "__init__"
-        ):
-            allowed = ROWS[parts[1]] < ROWS[room] or (
-                ROWS[parts[1]] == ROWS[room]
-                and room in ("identity", "guards", "rundir", "modeling", "mixing", "history", "corpus")
-            )
-            assert allowed, f"{path} imports {name}"
+def test_a_room_imports_the_rooms_above_it_and_no_others() -> None:
+    """No stage imports another, and nothing below the command line what only people read."""
+    wrong = [
+        f"{path} imports {name}"
+        for path, room, name in imports()
+        if (to := [*name.split("."), ""][1]) in ROW and name.startswith("collapselab.") and to != room
+        if ROW[to] >= ROW.get(room, len(ROWS))
+    ]
+    assert not wrong, wrong
 
 
-def test_stages_do_not_import_each_other() -> None:
-    stages = {"training", "sampling", "evaluation"}  # all three read the mixture's files through mixing
-    for path, room, name in imports():
-        if room in stages and name.startswith("collapselab."):
-            assert name.split(".")[1] not in stages - {room}, f"{path} imports {name}"
+def test_packages_have_their_code_in_files_with_names() -> None:
+    """Of a few lines at most, where a reader looks first."""
+    for path in SOURCE.glob("*/__init__.py"):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 35 or path.parent.name == "config", path
 
 
 def test_libraries_stay_in_their_rooms() -> None:
@@ -144,7 +144,7 @@ def test_nothing_reads_or_writes_pickles_or_runs_strangers_code() -> None:
         text = path.read_text()
         assert text.count("trust_remote_code") == text.count('"trust_remote_code": False'), path
     assert shells == {("bench", "subprocess")}, shells  # git and the machine's name
-    assert calls == [("cli.py", "os.execv")], calls  # itself once more, where Python would read names as ASCII
+    assert calls == [("main.py", "os.execv")], calls  # itself once more, where Python would read names as ASCII
 
 
 def test_every_yaml_loader_of_ours_is_a_safe_one() -> None:
@@ -158,7 +158,7 @@ def test_every_yaml_loader_of_ours_is_a_safe_one() -> None:
 
 def test_modules_are_short_enough_to_read() -> None:
     for path in SOURCE.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 350, path
+        assert len(path.read_text().splitlines()) <= 400, path
 
 
 def test_importing_the_package_is_light() -> None:

@@ -24,8 +24,7 @@ from helpers import cpu_units, quiet, small_config, undrawn
 
 from collapselab.chain.run import run
 from collapselab.metrics.likelihood import BUCKETS
-from collapselab.report import colours, files, overlay, page, pages, protocols, series, spec, tables, words
-from collapselab.report import commands as reproduce
+from collapselab.report import colours, files, overlay, page, pages, protocols, rerun, series, spec, tables, words
 from collapselab.report.charts import CHARTS
 from collapselab.report.files import Opened
 from collapselab.runtime.console import Console
@@ -321,7 +320,7 @@ def test_chains_without_an_experiment_have_a_command_each(real: Path, tmp_path: 
     folder = fabricate(real, tmp_path / "many", ["arm_10", "arm_2"], 7, 0)
     chains = pages.open_run(folder)[0]
     assert [chain.arm for chain in chains[::7]] == ["arm_2", "arm_10"]  # as people count
-    (found,) = reproduce.runs(Opened("many", chains, None, [], {}))
+    (found,) = rerun.runs(Opened("many", chains, None, [], {}))
     assert len(found["commands"]) == 12 and found["more"] == 2 and found["folder"] == tmp_path.name
     assert f"{tmp_path.name}/many/arm=arm_2/seed=7/config.yaml" in found["commands"][6]
 

@@ -11,6 +11,7 @@ continuing, extending and forking a chain are the same loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from collapselab.evaluation.under_first import check_embeddings
 from collapselab.metrics import HEADLINE
 from collapselab.mixing import sets
 from collapselab.models import families
+from collapselab.runtime.console import Console
 from collapselab.runtime.errors import in_words
 from collapselab.runtime.parallel import Processes
 from collapselab.store import folders
@@ -33,13 +35,18 @@ from collapselab.tracking import Tracker
 
 
 def run(
-    config: RunConfig, fork: tuple[Path, int] | None = None, *, share: bool = False
+    config: RunConfig,
+    fork: tuple[Path, int] | None = None,
+    *,
+    share: bool = False,
+    make_report: Callable[[Path, Console], Path | None] | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Runs a chain to its last generation, from wherever it stands; returns its path and the rows of metrics.jsonl.
 
     Args:
         fork: (chain, generation) to start from.
         share: arms of one seed that have the same generation 0 make it once (experiments).
+        make_report: makes the page that a dashboard keeps with the run.
     """
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain = Chain(chain_path(config))
@@ -88,10 +95,8 @@ def run(
             rows = chain.rows()
             chain.write_metrics(rows)
             tracker.log(rows)
-            if config.tracking.wandb != "off" and not share:
-                from collapselab.report.pages import attempt_report  # pandas and matplotlib come with it
-
-                tracker.keep(attempt_report(chain.root, console))
+            if config.tracking.wandb != "off" and make_report is not None:
+                tracker.keep(make_report(chain.root, console))
         tracker.finish()
     return chain.root, rows
 

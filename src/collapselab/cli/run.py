@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from collapselab.cli.common import check_given, last, make_options, print_table, quiet, where_it_is
 from collapselab.config import UserError
+
+if TYPE_CHECKING:
+    from collapselab.runtime.console import Console
 
 
 def main(arguments: list[str]) -> int:
@@ -39,12 +43,19 @@ def main(arguments: list[str]) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(inert("\n".join(plan.lines(config, found))))
         return 0
-    from collapselab.chain import run as chain
+    from collapselab.chain.run import run
 
-    path, rows = chain.run(config, (chains[0], parsed.at) if parent is not None else None)
+    parent_at = (chains[0], parsed.at) if parent is not None else None
+    path, rows = run(config, parent_at, make_report=_attempt_report)
     if rows:  # only process 0 has them
         _show(path)
     return 0
+
+
+def _attempt_report(chain: Path, console: Console) -> Path | None:
+    from collapselab.report.pages import attempt_report  # pandas and matplotlib come with it
+
+    return attempt_report(chain, console)
 
 
 def _show(chain: Path) -> None:

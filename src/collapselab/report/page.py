@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from collapselab.metrics.intervals import with_interval
 from collapselab.metrics.tails import LEAST_TYPES
-from collapselab.report import commands, explorer, overlay, protocols, series, tables, words
+from collapselab.report import explorer, overlay, protocols, rerun, series, tables, words
 from collapselab.report.charts import CHARTS
 from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
 from collapselab.report.controls import Control, controls
@@ -116,7 +116,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         chains=[{"name": c.name, "examples": c.examples} for c in found.chains],
         settings=protocols.settings_that_differ(found.chains),
         configs=[{"name": members[0].name, "text": members[0].config} for members in arms.values()],
-        reproduce=commands.runs(found),
+        reproduce=rerun.runs(found),
         files=files,
     )
 
