@@ -88,6 +88,14 @@ def test_packages_have_their_code_in_files_with_names() -> None:
         assert len(lines) <= 35 or path.parent.name == "config", path
 
 
+def test_every_stage_of_the_layout_can_be_made() -> None:
+    from collapselab.chain.stages import STAGES
+    from collapselab.store import layout
+
+    assert list(STAGES) == list(layout.GIVES) == layout.stages_of(0)
+    assert set(layout.STAGES) == set(layout.stages_of(1)) == set(STAGES) - set(layout.ONCE)
+
+
 def test_libraries_stay_in_their_rooms() -> None:
     for path, room, name in imports():
         library = name.split(".")[0]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from helpers import samples_of, small_config, wandb_files, wandb_rows
 
-from collapselab.chain import run as chain_module
+from collapselab.chain import stages
 from collapselab.chain.run import run
 from collapselab.config import EvaluationConfig, UserError
 from collapselab.report.pages import write_report
@@ -142,14 +142,13 @@ def test_an_interrupted_chain_ends_with_the_same_bytes(copied, finished, stage: 
     config, path = copied
     shutil.rmtree(path / "gen_002")
     shutil.rmtree(path / "gen_001" / stage)
-    name = {"mixture": "mix", "train": "train", "samples": "sample", "eval": "evaluate"}[stage]
 
-    def stopped(self, out, *_):
+    def stopped(session, generation, out, *_):
         (out / "half.bin").write_bytes(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(chain_module.Stages, name, stopped)
+        patch.setitem(stages.STAGES, stage, dataclasses.replace(stages.STAGES[stage], make=stopped))
         with pytest.raises(KeyboardInterrupt):
             run(config)
     assert manifest_of(path / "gen_001" / stage) is None

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 
 from collapselab.metrics.intervals import mean_interval
+from collapselab.store.seals import sealed_text
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import choices_page
@@ -166,7 +167,7 @@ def test_scores_of_other_protocols_are_found_and_named(monkeypatch: pytest.Monke
             row = {"schema": 1, "arm": arm, "seed": 1, "generation": 0, "real_share": 1.0, "protocol": "p", "time": {}}
             row["metrics"] = {"real/perplexity": 10.0 + i, "tails/words/coverage_5": 0.5}
             (rows / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-        (chain / "config.yaml").write_text(f"arm: {arm}\nseed: 1\n")
+        (chain / "config.yaml").write_text(sealed_text(f"arm: {arm}\nseed: 1\n"))
     monkeypatch.setattr(choices_page, "KEPT", tmp_path)
     choices_page.keep(tmp_path / "run")
     table = pd.read_csv(tmp_path / "protocols.csv")

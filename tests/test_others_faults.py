@@ -20,11 +20,13 @@ from helpers import one_process, quiet, samples_of, small_config, wandb_files, w
 from matplotlib.axes import Axes
 
 from collapselab import seeds
-from collapselab.chain import opening
+from collapselab.chain import making, opening
 from collapselab.chain import run as chain_module
 from collapselab.chain.run import run
+from collapselab.chain.session import Session
 from collapselab.config import RunConfig
 from collapselab.evaluation import samples as sample_scores
+from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_places, rows_at
 from collapselab.learning import trainer
 from collapselab.metrics.self_bleu import self_bleu_sums
@@ -202,7 +204,7 @@ def is_coverage(config: RunConfig, path: Path) -> None:
         assert values["tails/words/coverage_5"] == pytest.approx(len(rare & found) / len(rare))
     assert 0 < values["tails/words/coverage_5"] < 1
     assert values["tails/words/coverage_5_normalised"] == values["tails/words/tail_mass_5"] == 1
-    reference = chain_module.evaluation.Reference(path / "reference", 257)
+    reference = Reference(path / "reference", 257)
     frequent = [[max(counts["words"], key=counts["words"].get)]] * len(rows)
     _, lost = sample_scores.score_samples(rows, frequent, corpus, "test", reference, 257)
     assert lost["tails/words/coverage_5_normalised"] == lost["tails/words/tail_mass_5"] == 0
@@ -468,13 +470,13 @@ def is_all_there(config: RunConfig, path: Path) -> None:
     assert len(read_metrics(path)) == config.generations + 1
 
 
-def loses(what: str) -> Callable[[chain_module.Stages], None]:
+def loses(what: str) -> Callable[[Session, int], None]:
     """What follows a generation where that clears up a part of the one before."""
 
-    def prune(stages: chain_module.Stages) -> None:
-        if stages.g:
+    def prune(session: Session, generation: int) -> None:
+        if generation:
             folder, _, file = what.partition("/")
-            place = stages.chain.stage(stages.g - 1, folder) / file
+            place = session.chain.stage(generation - 1, folder) / file
             shutil.rmtree(place) if place.is_dir() else place.unlink()
 
     return prune
@@ -485,7 +487,7 @@ def test_every_artifact_of_every_generation_is_kept(copied: Made, what: str, mon
     """In depth: test_chain.py::test_damage_is_found_and_redone, test_damage.py; reports that are sent:
     test_tracking.py::test_a_runs_report_is_an_artifact_of_its_chain."""
     is_all_there(*copied)
-    monkeypatch.setattr(chain_module.Stages, "prune", loses(what))
+    monkeypatch.setattr(chain_module, "prune", loses(what))
     config, path = replace(copied[0], generations=1), copied[1]
     shutil.rmtree(path / "gen_002")
     (path / "metrics.jsonl").unlink()
@@ -531,11 +533,9 @@ def goes_on(finished: Made, folder: Path, patch: pytest.MonkeyPatch) -> None:
             assert Chain(path).digest_of(g, name) == Chain(whole).digest_of(g, name), (g, name)
 
 
-def whatever_is_there(stages: chain_module.Stages, name: str, make: Callable[[Path], None]) -> bool:
-    place, inputs = stages.place(name), stages.inputs(name)
-    shutil.rmtree(place, ignore_errors=True)
-    stages.publish(place, inputs, make)
-    return True
+def whatever_is_there(session: Session, generation: int, name: str) -> bool:
+    shutil.rmtree(session.place(generation, name), ignore_errors=True)
+    return making.make(session, generation, name)
 
 
 def test_an_interrupted_chain_goes_on(finished: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,7 +544,7 @@ def test_an_interrupted_chain_goes_on(finished: Made, tmp_path: Path, monkeypatc
         goes_on(finished, tmp_path / "right", patch)
     for number, (owner, name, fault) in enumerate(
         (
-            (chain_module.Stages, "do", whatever_is_there),  # everything is made anew
+            (chain_module, "make", whatever_is_there),  # everything is made anew
             (unfinished.Unfinished, "parts", lambda *_: ({}, [])),  # the stage is
             (
                 trainer.checkpoints,

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from collapselab.chain.making import inputs_of, make
 from collapselab.chain.opening import check_lengths, held, open_corpus
-from collapselab.chain.stages import Stages
+from collapselab.chain.session import Session
 from collapselab.chain.supply import check_sizes
 from collapselab.config import ModelConfig, RunConfig, UserError, digest
 from collapselab.corpus.prepared import Corpus, prepare
@@ -26,7 +27,7 @@ from collapselab.runtime.parallel import Processes
 from collapselab.sampling import sampler as sampling
 from collapselab.store import folders, layout
 from collapselab.store.folders import write_json
-from collapselab.store.layout import Chain
+from collapselab.store.layout import Chain, stages_of
 from collapselab.store.seals import recorded
 
 
@@ -132,18 +133,13 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
     scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
     check_embeddings(config, corpus, budget)
     with held(chain, processes):
-        stages = Stages(chain, config, corpus, budget, processes, _console(config, processes))
+        session = Session(chain, config, corpus, budget, processes, _console(config, processes), scores)
+        stages = [(g, name) for g in chain.finished() for name in stages_of(g)]
         with processes.main_first():
-            for generation in chain.finished() if processes.is_main else []:
-                stages.g = generation
-                for name in ("mixture", "train", "samples"):
-                    _intact(stages.place(name), stages.inputs(name))
-        stages.scores = scores
-        for generation in chain.finished():
-            stages.g = generation
-            if generation == 0:
-                stages.do("reference", stages.reference)
-            stages.do("eval", stages.evaluate)
+            for stage in [one for one in stages if layout.GIVES[one[1]] != "scores"] if processes.is_main else []:
+                _intact(session.place(*stage), inputs_of(session, *stage))
+        for stage in [one for one in stages if layout.GIVES[one[1]] == "scores"]:
+            make(session, *stage)
         rows = chain.rows(scores) if processes.is_main else []
         if processes.is_main:
             chain.write_metrics(rows, scores)

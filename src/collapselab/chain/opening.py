@@ -241,7 +241,8 @@ def _check_identity(
             raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
         facts["fork"] = _copy_fork(chain, mine, corpus, *fork)
     elif share or chain.shared:  # a start that was stopped early may have left a shared.json of other settings
-        facts["shared"] = shared_digests(mine, corpus.digest)
+        digests = shared_digests(mine, corpus.digest)
+        facts["shared"] = {name: digests[gives] for name, gives in layout.GIVES.items()}
         chain.share(facts["shared"])
     note = pretrained_note(config, corpus)
     now = environment() | {"machine": platform.machine()} | processes.facts | {"corpus": corpus.facts, "note": note}
@@ -287,8 +288,8 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
         raise UserError(f"--at {at}: {parent} has finished generations {theirs.finished()}; choose one of them")
     if mine["model.start"] == "previous":
         theirs.need_weights([at], f"--at {at}")
-    copied = [(theirs.stage(g, name), chain.stage(g, name)) for g in range(at + 1) for name in layout.STAGES]
-    for place, here in [*copied, (theirs.stage(0, "reference"), chain.stage(0, "reference"))]:
+    copied = [(g, name) for g in range(at + 1) for name in layout.STAGES] + [(0, name) for name in layout.ONCE]
+    for place, here in [(theirs.stage(*stage), chain.stage(*stage)) for stage in copied]:
         shutil.copytree(place, here, dirs_exist_ok=True, symlinks=True)
     batch = None
     if inherits_batch(known.facts["config"], mine):

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.chain import supply
+from collapselab.chain.making import check_version, make, prune
 from collapselab.chain.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
+from collapselab.chain.session import Session
 from collapselab.chain.space import check_space
-from collapselab.chain.stages import Stages, check_version
 from collapselab.config import RunConfig
 from collapselab.evaluation.rows import check_vocabulary, sample_tokens
 from collapselab.evaluation.under_first import check_embeddings
@@ -30,7 +31,7 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.errors import in_words
 from collapselab.runtime.parallel import Processes
 from collapselab.store import folders
-from collapselab.store.layout import Chain
+from collapselab.store.layout import Chain, stages_of
 from collapselab.tracking import Tracker
 
 
@@ -71,26 +72,20 @@ def run(
         if processes.is_main and not is_new and (flaw := chain.metrics_flaw(rows)):
             console.say(flaw)
         tracker.log(rows)
-        stages = Stages(chain, config, corpus, budget, processes, console)
+        session = Session(chain, config, corpus, budget, processes, console)
         if processes.is_main:
             folders.tidy(chain.root)
         for generation in range(config.generations + 1):
-            stages.g = generation
             with nullcontext() if generation else alone_in_shared(chain, processes, console):
                 for folder in set(chain.shared.values()) if processes.is_main and not generation else ():
                     folders.tidy(folder)
-                stages.do("mixture", stages.mix)
-                stages.do("train", stages.train)
-                stages.do("samples", stages.sample)
-                if generation == 0:
-                    stages.do("reference", stages.reference)
-                made = stages.do("eval", stages.evaluate)
-            if processes.is_main and made:
+                made = [name for name in stages_of(generation) if make(session, generation, name)]
+            if processes.is_main and "eval" in made:
                 rows = chain.rows()
                 chain.write_metrics(rows)
                 tracker.log(rows)
                 console.say(summary_line(rows[generation]))
-            stages.prune()
+            prune(session, generation)
         if processes.is_main:
             rows = chain.rows()
             chain.write_metrics(rows)

@@ -41,7 +41,8 @@ def drift(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]
 
 
 def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
-    """Which stages of generation 0 two chains of one seed have in common: those with equal digests.
+    """Digests of what generation 0 gives (set, model, text, scores): two chains of one seed have those in common that are
+    equal.
 
     Its training set and model do not depend on later mixtures, nor on how samples are written or scored.
 
@@ -55,7 +56,7 @@ def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
     of_text = of_model | {k: v for k, v in mine.items() if k.startswith("sampling.") and k not in OF_LATER_SETS}
     of_scores = of_text | {k: v for k, v in mine.items() if k.startswith("evaluation.")}
     model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))
-    return {"mixture": model, "train": model, "samples": text, "reference": scores, "eval": scores}
+    return {"set": model, "model": model, "text": text, "scores": scores}
 
 
 # --- seals ------------------------------------------------------------------------------------------------------------

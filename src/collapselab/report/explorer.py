@@ -138,7 +138,7 @@ def _base(chain: ChainFiles) -> tuple[str, int]:
     mine = {
         key: v if v is None or isinstance(v, str) else repr(v) for key, v in settings.items() if key not in HARMLESS
     }
-    return shared_digests(mine, str(chain.protocol.get("corpus")))["train"], chain.seed
+    return shared_digests(mine, str(chain.protocol.get("corpus")))["model"], chain.seed
 
 
 def _within_bounds(chains: list[ChainFiles], most_tokens: int, notes: list[str]) -> tuple[list[int], int]:

@@ -11,15 +11,26 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from collapselab.config import UserError, digest
 from collapselab.store.checks import metrics, number, reading, refuse_strange, text, whole
 from collapselab.store.folders import SCHEMA, manifest_of, read_published, write_json, write_text
 from collapselab.store.seals import COPY, IDENTITY, parse, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
-STAGES = ("mixture", "train", "samples", "eval")
-SHARED_STAGES = (*STAGES, "reference")
+Gives = Literal["set", "model", "text", "scores"]
+GIVES: dict[str, Gives] = {
+    "mixture": "set", "train": "model", "samples": "text", "reference": "scores", "eval": "scores"
+}  # fmt: skip
+"""The stages in the order in which they are made, and what each gives. How they are made: chain/stages.py."""
+ONCE = ("reference",)  # made with generation 0, for the chain as a whole
+STAGES = tuple(name for name in GIVES if name not in ONCE)
+"""The stages of every generation."""
+
+
+def stages_of(generation: int) -> list[str]:
+    """The stages that are made with a generation, in their order."""
+    return [name for name in GIVES if generation == 0 or name not in ONCE]
 
 
 class Chain:
@@ -42,7 +53,7 @@ class Chain:
     def share(self, digests: dict[str, str]) -> None:
         """Takes the named stages of generation 0 from the run's shared folders. Raises UserError for a strange digest."""
         for name, value in digests.items() if isinstance(digests, dict) else [("", digests)]:
-            if name not in SHARED_STAGES or not re.fullmatch(r"[0-9a-f]{32}", str(value)):
+            if name not in GIVES or not re.fullmatch(r"[0-9a-f]{32}", str(value)):
                 raise UserError(f"{self.root / 'shared.json'}: not written by this lab; restore it or use another name")
             self.shared[name] = run_root(self.root) / "shared" / value / self.root.name
 
@@ -50,9 +61,9 @@ class Chain:
         return self.root / f"gen_{index:03d}"
 
     def stage(self, index: int, name: str) -> Path:
-        """Where a stage lies; `reference` belongs to the chain as a whole."""
-        home = self.shared.get(name, self.root) if index == 0 or name == "reference" else self.root
-        return home / name if name == "reference" else home / f"gen_{index:03d}" / name
+        """Where a stage lies."""
+        home = self.shared.get(name, self.root) if index == 0 or name in ONCE else self.root
+        return home / name if name in ONCE else home / f"gen_{index:03d}" / name
 
     @property
     def batch_file(self) -> Path:
@@ -104,8 +115,9 @@ class Chain:
 
     def rescored(self, index: int, scores: str, name: str) -> Path:
         """Where later scores lie, beside and never instead of what was published: `eval` of a generation, `reference`."""
-        home = self.root / "rescored" / scores if name == "reference" else self.generation(index) / "rescored"
-        return home / (name if name == "reference" else scores)
+        if name in ONCE:
+            return self.root / "rescored" / scores / name
+        return self.generation(index) / "rescored" / scores
 
     def rows(self, scores: str | None = None) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl as the published evaluations have them, to the first generation that has none or a

@@ -1,0 +1,149 @@
+"""Making a stage: unless it is there and was made from what is there now. Weights that were pruned are trained again where
+they are needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from collapselab.chain.session import Session
+from collapselab.chain.stages import STAGES, Ref, Stage
+from collapselab.config import UserError
+from collapselab.evaluation.protocol import METRICS_VERSION
+from collapselab.store import folders
+from collapselab.store.layout import Chain, parent_of, stages_of
+from collapselab.store.lock import check_held
+from collapselab.store.unfinished import Unfinished
+
+
+def check_version(chain: Chain) -> None:
+    """Refuse to overwrite scores that another version of the metrics computed."""
+    manifest = folders.manifest_of(chain.stage(0, "eval"), check="nothing")
+    found = manifest and manifest["inputs"].get("metrics")
+    if found and found != str(METRICS_VERSION):
+        raise UserError(
+            f"{chain.root}: scored by version {found} of the metrics, this is {METRICS_VERSION}; `collapselab eval` scores it "
+            "anew beside; to go on with it, remove its reference/ and gen_*/eval (or fork it under another name)"
+        )
+
+
+def inputs_of(s: Session, g: int, name: str) -> dict[str, str]:
+    """Digests of what a stage is made from."""
+    reads = STAGES[name].reads(s, g)
+    return {key: r if isinstance(r, str) else s.chain.digest_of(r.generation, r.stage) for key, r in reads.items()}
+
+
+def make(s: Session, g: int, name: str) -> bool:
+    """Make and publish a stage unless an up-to-date one exists; return True if it was made."""
+    s.processes.agree_to_go_on()
+    place, inputs = s.place(g, name), inputs_of(s, g, name)
+    manifest, flaw = folders.examine(place) if s.processes.is_main else (None, "")
+    if s.processes.share(manifest is not None and manifest["inputs"] == inputs):
+        if s.processes.is_main:  # a process may have been killed before it could
+            Unfinished(place, inputs).clear()
+        return False
+    if not manifest and not flaw and _was_made(s, g, name):
+        flaw = "is missing"
+    with s.processes.main_first():
+        check_held()
+        inherited = s.processes.is_main and _restored_from_parent(s, g, name, inputs, flaw)
+    if s.processes.share(inherited):
+        return True
+    if manifest or flaw:
+        s.console.say(f"{place}: {flaw or 'what it was made from has changed'}; made again")
+    _restore_weights(s, g, name)
+    _publish(s, g, STAGES[name], place, inputs)
+    s.console.record(f"{place} published")
+    return True
+
+
+def _publish(s: Session, g: int, stage: Stage, place: Path, inputs: dict[str, str]) -> None:
+    """Run a stage on all processes; process 0 publishes the result."""
+    unfinished = Unfinished(place, inputs)
+    if s.processes.is_main:
+        with folders.publishing(place, inputs=inputs) as out:
+            stage.make(s, g, out, unfinished)
+            check_held()
+        unfinished.clear()
+    else:
+        stage.make(s, g, Path(os.devnull), unfinished)
+    s.processes.barrier()
+
+
+def _was_made(s: Session, g: int, name: str) -> bool:
+    """Whether a missing stage was once published: a later one still exists."""
+    names = stages_of(g)
+    later = [s.chain.stage(g, other) for other in names[names.index(name) + 1 :]]
+    return s.scores is None and any(place.exists() for place in [*later, s.chain.generation(g + 1)])
+
+
+def _restored_from_parent(s: Session, g: int, name: str, inputs: dict[str, str], flaw: str) -> bool:
+    """Restore a damaged stage that a fork inherited from its parent (the fork's own settings would make a different one);
+    return True if restored. Raises UserError where the parent no longer has it."""
+    origin = s.chain.root / "fork.json"
+    if not flaw or s.scores or not origin.is_file() or g > (known := folders.read_json(origin))["at"]:
+        return False
+    place, theirs = s.place(g, name), Chain(parent_of(s.chain.root, known)).stage(g, name)
+    manifest = folders.manifest_of(theirs)
+    if manifest is None or manifest["inputs"] != inputs:
+        raise UserError(f"{place}: {flaw}; it was forked: put back what was in {theirs} then, or fork again")
+    s.console.say(f"{place}: {flaw}; copied again from {theirs}")
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(theirs, place, symlinks=True)
+    return True
+
+
+# --- weights that are not kept --------------------------------------------------------------------------------------------
+
+
+def prune(s: Session, generation: int) -> None:
+    """Remove weights by `retain`, now that a generation is finished: of those between generation 0 and this one."""
+    if not s.processes.is_main or s.config.retain == "all":
+        return
+    if generation == s.config.generations > 0 and s.config.retain == "ends":
+        folders.amend(s.chain.stage(generation, "train"), end=True)
+    for g in range(1, generation):
+        place = s.chain.stage(g, "train")
+        manifest = folders.manifest_of(place, check="nothing") or {"files": {}}
+        keeps = s.config.retain == "ends" and manifest.get("end")
+        weights = [name for name in manifest["files"] if name.endswith(".safetensors")]
+        if not keeps and any((place / name).exists() for name in weights):
+            folders.prune(place, weights)
+            s.console.record(f"{place}: weights pruned (retain={s.config.retain})")
+
+
+def _restore_weights(s: Session, g: int, name: str) -> None:
+    """Retrain pruned weights that a stage reads, to the bit.
+
+    Raises UserError where that is not possible: on a GPU without deterministic=true, say."""
+    read = [r.generation for r in STAGES[name].reads(s, g).values() if isinstance(r, Ref) and r.stage == "train"]
+    at = max(read, default=0)
+    place = s.chain.stage(at, "train")
+    manifest = folders.manifest_of(place, check="nothing") if at > 0 else None
+    if manifest is None or not manifest.get("pruned"):
+        return
+    s.console.say(f"{place}: its weights were pruned and are needed; trained again")
+    _restore_weights(s, at, "train")
+    again = place.with_name("train.again")
+    _publish(s, at, STAGES["train"], again, inputs_of(s, at, "train"))
+    prune(s, at)  # those that were only needed to train these
+    with s.processes.main_first():
+        if s.processes.is_main:
+            _put_back(again, place, manifest)
+
+
+def _put_back(again: Path, place: Path, manifest: dict[str, Any]) -> None:
+    """Move weights that were trained again to the stage that they were pruned from."""
+    made = folders.read_json(again / "manifest.json")["files"]
+    if any(made.get(file) != manifest["files"][file] for file in manifest["pruned"]):
+        shutil.rmtree(again)
+        raise UserError(
+            f"{place}: its weights were pruned, and training does not give the same ones again here; "
+            f"remove {place.parent} and all later generations to have them made anew, or fork"
+        )
+    for file in manifest["pruned"]:
+        (again / file).replace(place / file)
+    folders.amend(place, pruned=[])
+    shutil.rmtree(again)

@@ -1,0 +1,73 @@
+"""What lasts as long as a chain runs in a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collapselab import seeds
+from collapselab.config import RunConfig
+from collapselab.corpus.prepared import Corpus
+from collapselab.learning.trainer import Counter, Trainer
+from collapselab.mixing.sets import TrainingSet
+from collapselab.models import network
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
+from collapselab.sampling.sampler import Sampler
+from collapselab.store.layout import Chain
+
+
+class Session:
+    """Settings, text and processes of a chain, and its trainer, sampler and models, which are refilled in place: compiling
+    and allocating take longer than copying.
+
+    Args:
+        budget: tokens that a generation writes. scores: name of later scores, which have places of their own.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        config: RunConfig,
+        corpus: Corpus,
+        budget: int,
+        processes: Processes,
+        console: Console,
+        scores: str | None = None,
+    ):
+        self.chain, self.config, self.corpus, self.budget = chain, config, corpus, budget
+        self.processes, self.console, self.scores = processes, console, scores
+        counts = config.model.family == "bigram"
+        self.trainer = Counter(config) if counts else Trainer(config, processes, console)
+        self.sampler = Sampler(config, processes, console, chain.batch_file)
+        self._newest = network.Published(config.model.pad_vocabulary, corpus.tokenizer)
+        self._first = network.Published(config.model.pad_vocabulary, corpus.tokenizer)
+        self._base: tuple[network.LanguageModel, str] | None = None  # start weights that do not change
+
+    def place(self, generation: int, stage: str) -> Path:
+        """Where a stage lies, or is to lie."""
+        if self.scores and stage in ("reference", "eval"):
+            return self.chain.rescored(generation, self.scores, stage)
+        return self.chain.stage(generation, stage)
+
+    def training_set(self, generation: int) -> TrainingSet:
+        return TrainingSet(self.config, self.chain, generation, self.corpus.train)
+
+    def start(self, generation: int) -> tuple[network.LanguageModel, str]:
+        """The weights a generation starts from, and their digest."""
+        config, start = self.config.model, self.config.model.start
+        if self._base is not None and start == "base":
+            return self._base
+        previous = self.chain.stage(generation - 1, "train") if start == "previous" and generation else None
+        seed = seeds.derive(self.config.seed, generation if start == "scratch" else 0, "weights")
+        block, tokenizer = self.config.training.block, self.corpus.tokenizer
+        model = network.start_weights(config, previous=previous, tokenizer=tokenizer, block=block, seed=seed)
+        self._base = model, network.weights_digest(model)
+        return self._base
+
+    def model(self, generation: int) -> network.LanguageModel:
+        """The published model of a generation."""
+        return self._newest.read(self.chain.stage(generation, "train"), self.chain.digest_of(generation, "train"))
+
+    def first(self) -> network.LanguageModel:
+        """The published model of generation 0, beside that of a later one."""
+        return self._first.read(self.chain.stage(0, "train"), self.chain.digest_of(0, "train"))
