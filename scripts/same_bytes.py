@@ -109,7 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; none means all")
+    parser.add_argument("case", nargs="*", default=[], help=f"of {', '.join(CASES)}; none means all")
     asked = parser.parse_args()
     if unknown := [case for case in asked.case if case not in CASES]:
         parser.error(f"{unknown[0]!r} is no case; there are {', '.join(CASES)}")
