@@ -1,5 +1,5 @@
 """A generation as others use it: its samples as Parquet for `datasets`, its model as a folder for `transformers`, each with
-a card (cards.py). What is published is read and never touched."""
+a card (export/cards.py). What is published is read and never touched."""
 
 from __future__ import annotations
 

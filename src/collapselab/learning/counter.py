@@ -15,7 +15,7 @@ COUNT_TOKENS = 1 << 22  # counted at a time
 
 
 class Counter:
-    """Counts pairs instead of training: what `Trainer` is to other families, for a bigram model (bigram.py)."""
+    """Counts pairs instead of training: what `Trainer` is to other families, for a bigram model (models/bigram.py)."""
 
     def __init__(self, config: RunConfig):
         self.config = config

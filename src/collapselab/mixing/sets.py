@@ -3,7 +3,7 @@
 A training set is a list of blocks, each named by its source (REAL, or the generation that wrote it) and its place in
 that source. The text itself stays where it is: in the corpus's memory map and in the samples folders.
 
-Which blocks those are is for the regime to say (regimes.py).
+Which blocks those are is for the regime to say (mixing/regimes.py).
 """
 
 from __future__ import annotations

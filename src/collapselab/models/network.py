@@ -87,7 +87,7 @@ class LanguageModel:
 
     @property
     def counted(self) -> bool:
-        """Whether the weights are counts (bigram.py): nothing to train by gradient, and probabilities that are 0."""
+        """Whether the weights are counts (models/bigram.py): nothing to train by gradient, and probabilities that are 0."""
         return type(self.net).__name__ == "BigramForCausalLM"
 
     @property
