@@ -20,6 +20,7 @@ import pytest
 from conftest import Lab
 
 from collapselab.config import CorpusConfig, UserError
+from collapselab.config.corpus import HubConfig
 from collapselab.corpus import pieces as cutting
 from collapselab.corpus import shards
 from collapselab.corpus.prepared import Corpus, Tokens, prepare
@@ -426,14 +427,14 @@ def test_a_data_set_with_its_own_splits(own_cache: Path, tmp_path: Path) -> None
     corpus = opened(f"hub:{tmp_path / 'set'}", column="story")
     check(corpus)
     assert [texts(corpus, s) for s in ("train", "valid", "test")] == [LINES[:90], LINES[90:100], LINES[100:]]
-    cut = opened(f"hub:{tmp_path / 'set'}", column="story", split="test")
+    cut = opened(f"hub:{tmp_path / 'set'}", column="story", hub=HubConfig(split="test"))
     assert every(cut) == sorted(LINES[100:])
     with pytest.raises(UserError, match="id, story"):
         opened(f"hub:{tmp_path / 'set'}")
     with pytest.raises(UserError, match=r"'id'.*not text"):
         opened(f"hub:{tmp_path / 'set'}", column="id")
     with pytest.raises(UserError, match="bogus"):
-        opened(f"hub:{tmp_path / 'set'}", column="story", split="bogus")
+        opened(f"hub:{tmp_path / 'set'}", column="story", hub=HubConfig(split="bogus"))
 
 
 def test_a_data_set_of_one_split_is_divided(own_cache: Path, tmp_path: Path) -> None:

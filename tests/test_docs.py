@@ -163,12 +163,12 @@ def test_verbs_and_options_in_the_running_text_exist(page: Path) -> None:
 
 
 def test_a_wrong_command_line_is_found() -> None:
-    check("OMP_NUM_THREADS=1 .venv/bin/collapselab run --config configs/smoke.yaml --sets.start 0.5 | tail")
+    check("OMP_NUM_THREADS=1 .venv/bin/collapselab run --config configs/smoke.yaml --mixing.start 0.5 | tail")
     check("accelerate launch --multi_gpu --num_processes 2 -m collapselab run --config configs/smoke.yaml")
     for wrong in (
         "collapselab rnu --config configs/smoke.yaml",
         "collapselab run --config configs/smoke.yaml --sets.begin 0.5",
-        "collapselab run --config configs/smoke.yaml --sets.start much",
+        "collapselab run --config configs/smoke.yaml --mixing.start much",
         "collapselab sample runs/smoke --sampling.warmth 0.5",
         "scripts/launch.sh --config configs/none.yaml",
     ):
