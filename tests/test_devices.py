@@ -122,7 +122,7 @@ def test_a_run_and_a_dry_run_say_it_once(lab, monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     small = ["--runs_dir", str(tmp_path), "--corpus.tokenizer", "bytes", "--mixing.tokens", "512", "--generations", "0"]
-    small += ["--model.layers", "1", "--model.width", "16", "--model.heads", "2", "--block", "16"]
+    small += ["--model.layers", "1", "--model.width", "16", "--model.heads", "2", "--training.block", "16"]
     small += ["--evaluation.tokens", "128"]
     code, out, err = lab("run", *small, "--dry_run")
     assert code == 0 and (out + err).count("sees no usable GPU") == 1

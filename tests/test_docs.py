@@ -167,7 +167,7 @@ def test_a_wrong_command_line_is_found() -> None:
     check("accelerate launch --multi_gpu --num_processes 2 -m collapselab run --config configs/smoke.yaml")
     for wrong in (
         "collapselab rnu --config configs/smoke.yaml",
-        "collapselab run --config configs/smoke.yaml --sets.begin 0.5",
+        "collapselab run --config configs/smoke.yaml --mixing.begin 0.5",
         "collapselab run --config configs/smoke.yaml --mixing.start much",
         "collapselab sample runs/smoke --sampling.warmth 0.5",
         "scripts/launch.sh --config configs/none.yaml",
