@@ -31,7 +31,10 @@ from kill_again import ended, left, own_bars  # noqa: F401 - `left` is for tests
 from collapselab.cli.main import main
 from collapselab.config import RunConfig
 from collapselab.config.keys import built
+from collapselab.corpus.prepared import Corpus
+from collapselab.evaluation.rows import generated_places, real_places, rows_at
 from collapselab.experiments import local
+from collapselab.mixing.sets import read_samples
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 
@@ -342,3 +345,16 @@ def _mount(size: str, place: Path, flags: int) -> None:
     system = ctypes.CDLL(None, use_errno=True)
     if system.mount(b"none", os.fsencode(place), b"tmpfs", flags, f"size={size}".encode()):
         raise PermissionError(f"no file system of one's own here ({os.strerror(ctypes.get_errno())})")
+
+
+# --- rows of text -----------------------------------------------------------------------------------------------------
+
+
+def generated_rows(folder: Path, count: int) -> list[np.ndarray]:
+    """The first `count` generated tokens of a samples folder, one array per sequence, prompts left out."""
+    return rows_at(read_samples(folder), generated_places(folder, count))
+
+
+def real_rows(config: RunConfig, corpus: Corpus, count: int) -> list[np.ndarray]:
+    """`count` tokens of held-out text, one array per piece (see `real_places`)."""
+    return rows_at(corpus.split(config.evaluation.split).ids, real_places(config, corpus, count))

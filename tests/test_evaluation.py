@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import generated_rows, real_rows
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
@@ -35,7 +36,7 @@ from collapselab.evaluation.contexts import context_places
 from collapselab.evaluation.generation import publish_reference
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.reference import Reference
-from collapselab.evaluation.rows import decoded, generated_rows, held_out_pieces, real_rows, sample_tokens
+from collapselab.evaluation.rows import decoded, held_out_pieces, sample_tokens
 from collapselab.metrics.likelihood import windows
 from collapselab.metrics.tails import LEAST_TYPES, words
 from collapselab.mixing import sets

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import one_process, small_config
+from helpers import generated_rows, one_process, real_rows, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ from collapselab.chain.opening import open_corpus
 from collapselab.config import CorpusConfig, RunConfig
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.evaluation.reference import Reference
-from collapselab.evaluation.rows import decoded, generated_rows, real_draws, real_rows, rows_at
+from collapselab.evaluation.rows import decoded, real_draws, rows_at
 from collapselab.evaluation.samples import score_samples
 from collapselab.evaluation.support import divided, parts_of, support_text
 from collapselab.metrics.in_context import UNKNOWN, in_context, in_context_sums, in_context_values, support_of

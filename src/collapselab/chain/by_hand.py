@@ -49,7 +49,7 @@ def sample(
     read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
     with processes.main_first():
         for g, name in read if processes.is_main else []:
-            _intact(chain.stage(g, name))
+            folders.intact(chain.stage(g, name))
     small = sampling.CPU_BATCH * config.sequence_length
     budget = tokens or (sets.sample_budget(config, available) if out else small)
     check_sizes(config, len(text := sets.TrainingSet(config, chain, text_of, corpus.train)), budget)
@@ -137,20 +137,13 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
         stages = [(g, name) for g in chain.finished() for name in stages_of(g)]
         with processes.main_first():
             for stage in [one for one in stages if layout.GIVES[one[1]] != "scores"] if processes.is_main else []:
-                _intact(session.place(*stage), inputs_of(session, *stage))
+                folders.intact(session.place(*stage), inputs_of(session, *stage))
         for stage in [one for one in stages if layout.GIVES[one[1]] == "scores"]:
             make(session, *stage)
         rows = chain.rows(scores) if processes.is_main else []
         if processes.is_main:
             chain.write_metrics(rows, scores)
         return scores, rows
-
-
-def _intact(place: Path, inputs: dict[str, str] | None = None) -> None:
-    """Raises UserError where a published stage is missing or damaged, or was made from other inputs than these."""
-    manifest = folders.manifest_of(place)
-    if manifest is None or (inputs is not None and manifest["inputs"] != inputs):
-        raise UserError(f"{place}: missing, damaged or out of date; continue the run to have it made again")
 
 
 def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:

@@ -14,7 +14,7 @@ from collapselab.config import RunConfig, UserError
 from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.support import parts_of
-from collapselab.mixing.sets import read_meta, read_samples
+from collapselab.mixing.sets import read_meta
 from collapselab.seeds import generator
 from collapselab.store.folders import read_published
 from collapselab.store.layout import Chain
@@ -107,16 +107,6 @@ def first_tokens(places: list[Place], count: int) -> list[Place]:
 def rows_at(stream: np.ndarray, places: list[Place]) -> list[np.ndarray]:
     stream = np.asarray(stream)  # slices of a memory map are slow to make
     return [stream[begin:end] for begin, end in places]
-
-
-def generated_rows(folder: Path, count: int) -> list[np.ndarray]:
-    """The first `count` generated tokens of a samples folder, one array per sequence, prompts left out."""
-    return rows_at(read_samples(folder), generated_places(folder, count))
-
-
-def real_rows(config: RunConfig, corpus: Corpus, count: int) -> list[np.ndarray]:
-    """`count` tokens of held-out text, one array per piece (see `real_places`)."""
-    return rows_at(corpus.split(config.evaluation.split).ids, real_places(config, corpus, count))
 
 
 def decoded(tokenizer: Tokenizer, rows: list[np.ndarray]) -> Iterator[str]:

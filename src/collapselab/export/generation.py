@@ -3,7 +3,6 @@ a card (export/cards.py). What is published is read and never touched."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from collapselab.mixing.sets import read_meta
 from collapselab.report.pages import ChainFiles
 from collapselab.runtime.console import Console
 from collapselab.runtime.errors import FULL
+from collapselab.store import folders
 from collapselab.store.checks import implausible, reading
-from collapselab.store.folders import beside, manifest_of, put_in_place, write_text
+from collapselab.store.folders import beside, put_in_place, write_text
 from collapselab.store.layout import run_root
 
 What = Literal["all", "samples", "model"]
@@ -76,13 +76,14 @@ def export(
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with beside(place) as temporary:
-            model = _intact(chain, generation, "train")
+            model = folders.intact(chain.chain.stage(generation, "train"))
             if what != "model":
                 tokenizer = load_tokenizer(str(model), key=f"--generation {generation}")
                 _samples(chain, config, generation, tokenizer, temporary / "samples", console)
             if what != "samples":
                 _model(chain, config, generation, model, temporary / "model")
-            _flush(temporary)
+            for path in filter(Path.is_file, temporary.rglob("*")):
+                folders.flush(path)  # a folder that is there is whole after a power cut too
             if not put_in_place(temporary, place):
                 raise UserError(
                     f"--out {out}: another process has written there meanwhile, which stays; name a new folder"
@@ -95,7 +96,7 @@ def export(
 def _samples(
     chain: ChainFiles, config: RunConfig, generation: int, tokenizer: Tokenizer, out: Path, console: Console
 ) -> None:
-    stage = _intact(chain, generation, "samples")
+    stage = folders.intact(chain.chain.stage(generation, "samples"))
     meta = read_meta(stage)
     out.mkdir()
     per_file = max(1, FILE_TOKENS // meta["length"])
@@ -168,17 +169,3 @@ def _model(chain: ChainFiles, config: RunConfig, generation: int, stage: Path, o
         if path.name not in OURS and path.suffix in SUFFIXES:
             shutil.copyfile(path, out / path.name)
     write_text(out / "README.md", model_card(chain, config, generation))
-
-
-def _intact(chain: ChainFiles, generation: int, name: str) -> Path:
-    place = chain.chain.stage(generation, name)
-    if manifest_of(place) is None:
-        raise UserError(f"{place}: missing or damaged; continue the run to have it made again")
-    return place
-
-
-def _flush(folder: Path) -> None:
-    """Has the disk take every file, so that a folder that is there is whole after a power cut too."""
-    for path in filter(Path.is_file, folder.rglob("*")):
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())

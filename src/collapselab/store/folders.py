@@ -32,8 +32,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
-    """Has the disk take a file, or the names in a folder."""
+def flush(path: Path) -> None:
+    """Have the disk take a file, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -54,7 +54,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -148,7 +148,7 @@ def put_in_place(temporary: Path, place: Path) -> bool:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False
         raise
-    _flush(place.parent)
+    flush(place.parent)
     return True
 
 
@@ -180,7 +180,7 @@ def _flushed(folder: Path) -> dict[str, Any]:
     """Has the disk take every file of a folder; returns their sizes and digests, and the digest of all."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     with ThreadPoolExecutor(1) as flusher:  # the disk works while the digests are computed
-        flushed = flusher.map(_flush, paths)
+        flushed = flusher.map(flush, paths)
         files: dict[str, dict[str, Any]] = {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for path in paths
@@ -227,6 +227,14 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
         return None, "manifest.json is missing"
     except (OSError, *BROKEN):
         return None, "manifest.json is damaged"
+
+
+def intact(stage: Path, inputs: dict[str, str] | None = None) -> Path:
+    """The folder of a published stage. Raises UserError where it is missing or damaged, or was made from other inputs."""
+    manifest = manifest_of(stage)
+    if manifest is None or (inputs is not None and manifest["inputs"] != inputs):
+        raise UserError(f"{stage}: missing, damaged or out of date; continue the run to have it made again")
+    return stage
 
 
 def read_published(stage: Path, name: str) -> Any:

@@ -236,12 +236,6 @@ def half_life(r: np.ndarray) -> int | None:
     return int(below[0]) + 1 if len(below) else None
 
 
-def drift_bound(diameter: float) -> float:
-    """The most that E (mu_t - mu*)^2 can be for a scalar feature: Var_{p*} <= diameter^2 / 4 (Popoviciu 1935). Without real
-    text it is (1 - r_t) Var_{p*}, and r_t -> 0: the walk of the mean ends at that variance."""
-    return diameter**2 / 4
-
-
 def linear_drift(shares: Sequence[float], documents: Sizes, sigma: float = 1.0) -> np.ndarray:
     """Variance of the model's mean in the linear dynamics mu' = (1 - alpha) mu + alpha mu* + xi, Var xi = sigma^2/N, of
     Zenil (arXiv 2601.05280): V' = (1 - alpha)^2 V + sigma^2/N from V = 0, by generation.

@@ -69,11 +69,3 @@ def bias_only(
         pool = pool + written
         out.append(share * out[0] + (1 - share) * written if regime == "replace" else pool / (g + 1))
     return np.asarray(out)
-
-
-def tempered(p0: np.ndarray, temperature: float, generations: int) -> np.ndarray:
-    """(generations, ..., K): the closed form for temperature alone, p_g proportional to p0^((1/temperature)^g)."""
-    logs = np.log(p0 / p0.max(-1, keepdims=True), where=p0 > 0, out=np.full(np.shape(p0), -np.inf))
-    powers = temperature ** -np.arange(float(generations))
-    weight = np.exp(powers.reshape(-1, *[1] * np.ndim(p0)) * logs)
-    return np.asarray(weight / weight.sum(-1, keepdims=True))
