@@ -158,7 +158,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers import small_config
 from collapselab.chain import run
-from collapselab.console import Console
+from collapselab.runtime.console import Console
 
 def private():
     text = Path("/proc/self/smaps_rollup").read_text()

@@ -155,7 +155,7 @@ def test_a_signal_while_an_object_is_removed_is_not_lost() -> None:
     """Python drops what is raised in `__del__`; the signal comes again."""
     script = """
 import os, signal, sys, time
-from collapselab import interrupts
+from collapselab.runtime import interrupts
 
 class Slow:
     def __del__(self):

@@ -164,7 +164,7 @@ import sys, time
 from pathlib import Path
 from collapselab import tracking
 from collapselab.config import RunConfig
-from collapselab.console import Console
+from collapselab.runtime.console import Console
 
 chain, rows = Path({chain!r}), {rows!r}
 
@@ -181,7 +181,7 @@ import json, os, socket, sys, time
 from pathlib import Path
 from collapselab import tracking
 from collapselab.config import RunConfig
-from collapselab.console import Console
+from collapselab.runtime.console import Console
 import wandb, wandb.apis.public
 wandb.Table(columns=["text"], data=[["imports pandas"]])
 

@@ -135,13 +135,7 @@ def opened(
         except UserError as caught:
             error = caught
         except OSError as caught:
-            where = caught.filename2 or caught.filename or chain.root
-            error = UserError(
-                of_disk(chain.root, caught)
-                if caught.errno in FULL
-                else f"{where}: cannot be read or written ({caught.strerror or caught}); mend it, or choose "
-                f"another folder than runs_dir={config.runs_dir!r}"
-            )
+            error = _of_system(caught, chain, config)
         processes.share(error)
         if error is not None:
             if ours:  # a refused run leaves no trace
@@ -152,21 +146,33 @@ def opened(
             raise error
         processes.share({name: place.parent.name for name, place in chain.shared.items()})
         console = Console(bars=config.progress, log=root / "events.log", progress=chain.root / PROGRESS)
-        for line in said:
-            console.say(line)
         done = chain.finished()
         at = f"continues after generation {done[-1]}" if done else "starts"
-        console.say(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
-        if processes.alone_by_mistake:
-            console.say(
-                "note: accelerate started one process (--cpu has no others without an MPI host file); "
-                "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
-            )
-        if processes.unused_gpu:
-            console.say(processes.unused_gpu)
-        if pretrained_note(config, corpus):
-            console.say(pretrained_note(config, corpus))
+        said.append(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
+        for line in [*said, *_notes(config, corpus, processes)]:
+            console.say(line)
         yield console
+
+
+def _of_system(error: OSError, chain: Chain, config: RunConfig) -> UserError:
+    """What the system refused when a chain was opened, in one line."""
+    if error.errno in FULL:
+        return UserError(of_disk(chain.root, error))
+    where = error.filename2 or error.filename or chain.root
+    return UserError(
+        f"{where}: cannot be read or written ({error.strerror or error}); mend it, or choose "
+        f"another folder than runs_dir={config.runs_dir!r}"
+    )
+
+
+def _notes(config: RunConfig, corpus: Corpus, processes: Processes) -> list[str]:
+    """What a start notes of its processes and its base model."""
+    alone = (
+        "note: accelerate started one process (--cpu has no others without an MPI host file); "
+        "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
+    )
+    notes = [alone if processes.alone_by_mistake else "", processes.unused_gpu or "", pretrained_note(config, corpus)]
+    return [note for note in notes if note]
 
 
 @contextmanager

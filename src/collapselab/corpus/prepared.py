@@ -17,7 +17,7 @@ from collapselab.config import CorpusConfig, UserError, digest
 from collapselab.corpus.cache import being_made, bytes_below, cached, clear, show, tidy
 from collapselab.corpus.files import Digests, cache_root, in_words
 from collapselab.corpus.shards import smaller, tokenise
-from collapselab.corpus.sources import SPLITS, open_source
+from collapselab.corpus.sources import SPLITS, Source, open_source
 from collapselab.corpus.tokenizers import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, words_tokenizer
 from collapselab.languages import language_of
 from collapselab.runtime.console import Console
@@ -116,6 +116,11 @@ def prepare(
         ) from None
     corpus = _open(folder, tokenizer)
     corpus.facts["read"] |= source.listing  # what is passed over may differ from when it was tokenised
+    _check_lengths(corpus, source, config, block)
+    return corpus
+
+
+def _check_lengths(corpus: Corpus, source: Source, config: CorpusConfig, block: int) -> None:
     for name in SPLITS:
         have = len(corpus.split(name).ids)
         if have <= block:  # one token more, for the separator that a split begins with
@@ -127,7 +132,6 @@ def prepare(
                 f"corpus.source={config.source!r}: the {name} split has {have} tokens, too few for one block of {block}; "
                 f"{more}, or a shorter training.block"
             )
-    return corpus
 
 
 def _named_tokenizer(name: str) -> Tokenizer | None:

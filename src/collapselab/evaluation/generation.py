@@ -56,30 +56,25 @@ def evaluate(
     processes: Processes,
     console: Console,
 ) -> None:
-    """Scores one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl),
+    """Score one generation into `out`: eval.json (protocol, sums, values), row.json (its line of metrics.jsonl),
     examples.json (the first samples as text), explorer.json and tail_words.bin (see `explorer`).
 
     Args:
         base: generation 0's model (which is `model` there), for what it thinks of these samples.
     """
     sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
-    truth_sums, truth_values = score_truth(model, corpus, config, chain, generation, processes, console)
-    sums |= truth_sums
-    values |= truth_values
-    meta = read_meta(samples)
-    with reading(samples / "meta.json"):
-        if (meta["length"], meta["prompt_length"]) != (config.sequence_length, config.prompt_length):
-            raise ValueError("sequences and prompts of other lengths than the configuration's")
+    truth = score_truth(model, corpus, config, chain, generation, processes, console)
+    sums, values = sums | truth[0], values | truth[1]
+    meta = _meta(samples, config)
     count = sample_tokens(config, corpus, meta["tokens"])
     stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
     head, separator = meta["prompt_length"], corpus.tokenizer.separator
     title = f"gen {generation} under gen 0"
     base_sums, base_values = reference_nll(base, config, stream, places, head, separator, processes, console, title)
-    wanted, precision = config.evaluation.embeddings, config.evaluation.precision
     states = None
-    if wanted:
+    if wanted := config.evaluation.embeddings:
         whole = generated_places(samples, wanted * (meta["length"] - head))
-        states = mean_states(base, stream, whole, precision, processes, console)
+        states = mean_states(base, stream, whole, config.evaluation.precision, processes, console)
     values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
     continued = read_continuations(samples, model.vocab)
     shown = explored(continued, base, corpus.tokenizer, config, processes, console)
@@ -89,49 +84,65 @@ def evaluate(
     if processes.is_main:
         if note := note_of(config, chain, generation):
             console.say(note)
-        rows = rows_at(stream, places)
+        rows, counts = rows_at(stream, places), Reference(reference, model.vocab)
         texts = list(decoded(corpus.tokenizer, rows))
         word_rows = [words(text) for text in texts]
-        counts = Reference(reference, model.vocab)
-        more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, counts, model.vocab)
-        sums |= base_sums | more_sums
-        values |= base_values | more
+        more = _sample_scores(rows, texts, word_rows, corpus, config, counts, model.vocab)
+        sums, values = sums | base_sums | more[0], values | base_values | more[1]
         values |= expected_slot(config, chain, generation, corpus, sums)
         if config.training.loss_below is not None:
             values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
         values |= expected_tails(config, chain, generation, counts, sums)
-        if states is not None:
-            with reading(reference / STATES):
-                real = np.fromfile(reference / STATES, "<f4").reshape(states.shape)
-                if not np.isfinite(real).all() or np.abs(real).max() > LARGEST_STATE:
-                    raise ValueError("no states of a network")
-            values |= embedding_values(real, states)
-        values |= {
-            f"diversity/degenerate/{k}": v / meta["sequences"]
-            for k, v in meta["degenerate"].items()
-            if k != "end_of_text_tokens"
-        }
+        values |= embedding_values(_real_states(reference, states.shape), states) if states is not None else {}
+        values |= _degenerate(meta)
         values = _recorded(values, config, f"generation {generation}", console)
-        shared = protocol(config, corpus, count)
-        write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values})
-        write_json(
-            out / "row.json",
-            {
-                "schema": SCHEMA,
-                "seed": config.seed,
-                "generation": generation,
-                "real_share": mixture["real_share"]["realised"],
-                "protocol": digest(shared),
-                "metrics": values,
-            },
-        )
-        length = meta["length"]
-        examples = [stream[i * length : (i + 1) * length].tolist() for i in range(min(EXAMPLES, meta["sequences"]))]
-        write_json(out / "examples.json", corpus.tokenizer.decode(examples))
+        row = {"generation": generation, "real_share": mixture["real_share"]["realised"]}
+        _write_scores(out, config, protocol(config, corpus, count), sums, values, row)
+        write_json(out / "examples.json", _examples(stream, meta, corpus))
         used = first_words(word_rows, counts.word_budget)
         write_bytes(out / "tail_words.bin", still_written(counts.word_c0, used).data)
         write_json(out / "explorer.json", shown)
     processes.barrier()
+
+
+def _write_scores(
+    out: Path, config: RunConfig, shared: Any, sums: dict[str, Any], values: dict[str, float], row: dict[str, Any]
+) -> None:
+    """Write eval.json, and row.json from the beginning of a row."""
+    write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values})
+    row |= {"schema": SCHEMA, "seed": config.seed, "protocol": digest(shared), "metrics": values}
+    write_json(out / "row.json", row)
+
+
+def _examples(stream: np.ndarray, meta: dict[str, Any], corpus: Corpus) -> list[str]:
+    """The first sequences as text."""
+    first = stream[: min(EXAMPLES, meta["sequences"]) * meta["length"]]
+    rows = [first[at : at + meta["length"]].tolist() for at in range(0, len(first), meta["length"])]
+    return corpus.tokenizer.decode(rows)
+
+
+def _degenerate(meta: dict[str, Any]) -> dict[str, float]:
+    """Shares of sequences that are one token over and over, or nothing but end-of-text."""
+    counts = {name: count for name, count in meta["degenerate"].items() if name != "end_of_text_tokens"}
+    return {f"diversity/degenerate/{name}": count / meta["sequences"] for name, count in counts.items()}
+
+
+def _meta(samples: Path, config: RunConfig) -> dict[str, Any]:
+    """meta.json of samples that have the lengths of the configuration."""
+    meta = read_meta(samples)
+    with reading(samples / "meta.json"):
+        if (meta["length"], meta["prompt_length"]) != (config.sequence_length, config.prompt_length):
+            raise ValueError("sequences and prompts of other lengths than the configuration's")
+    return meta
+
+
+def _real_states(reference: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """States of held-out text under generation 0's model, as the reference keeps them."""
+    with reading(reference / STATES):
+        real = np.fromfile(reference / STATES, "<f4").reshape(shape)
+        if not np.isfinite(real).all() or np.abs(real).max() > LARGEST_STATE:
+            raise ValueError("no states of a network")
+    return real
 
 
 def publish_reference(

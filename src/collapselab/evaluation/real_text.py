@@ -112,18 +112,14 @@ def window_losses(
 
         places = np.concatenate([np.arange(first, end) for _, end, first in plan])
         return places, *bigram.scores(model.net, stream[places - 1], stream[places])
-    context = max(end - begin for begin, end, _ in plan)
+    context, kind = max(end - begin for begin, end, _ in plan), processes.device.type
     model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
-    if processes.device.type == "cuda" and model.plain:
+    if kind == "cuda" and model.plain:
         causal_attention(model.net)
-    chunk = max(1, LOGIT_BYTES[processes.device.type] // (4 * model.vocab))
-    rows = max(1, (BATCH_TOKENS[processes.device.type] if model.plain else chunk) // context)
-    if processes.device.type == "cpu":
-        chunk = min(chunk, CPU_ROWS)
-    # Windows of one length go in batches of a fixed size, dealt to processes in turn.
-    full = [w for w in plan if w[1] - w[0] == context]
-    short = [[w] for w in plan if w[1] - w[0] != context]
-    batches = [full[i : i + rows] for i in range(0, len(full), rows)] + short
+    chunk = max(1, LOGIT_BYTES[kind] // (4 * model.vocab))
+    rows = max(1, (BATCH_TOKENS[kind] if model.plain else chunk) // context)
+    chunk = min(chunk, CPU_ROWS) if kind == "cpu" else chunk
+    batches = _batches(plan, context, rows)
     cast = torch.autocast(processes.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     with console.bar(title, len(stream)) as bar:
@@ -150,8 +146,15 @@ def window_losses(
             bar.update(sum(e - f for _, e, f in batch) * processes.world)
     everything = [item for part in processes.collect(found) for item in part]
     everything.sort(key=lambda item: int(item[0][0]))
-    scored, nll_all, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
-    return scored, nll_all, correct
+    scored, nll, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
+    return scored, nll, correct
+
+
+def _batches(plan: list[tuple[int, int, int]], context: int, rows: int) -> list[list[tuple[int, int, int]]]:
+    """Windows of one length in batches of a fixed size, to be dealt to processes in turn; shorter ones alone."""
+    full = [w for w in plan if w[1] - w[0] == context]
+    short = [[w] for w in plan if w[1] - w[0] != context]
+    return [full[i : i + rows] for i in range(0, len(full), rows)] + short
 
 
 def _losses(

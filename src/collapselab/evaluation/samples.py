@@ -115,16 +115,11 @@ def score_samples(
     }
     fresh = reference.fresh_tokens
     by_unit["tokens"] = (tail_sets(reference.token_c0), token_counts, token_counts.sum(), fresh, fresh.sum())
-    pairs = reference.bigram_c0
+    pairs, beside = reference.bigram_c0, reference.fresh_bigrams
     if len(pairs.keys):
-        written_pairs, fresh_pairs = count_keys(bigram_keys(from_rows(rows), vocab)), reference.fresh_bigrams
-        by_unit["bigrams"] = (
-            tail_sets(pairs.counts),
-            written_pairs.of(pairs.keys),
-            int(written_pairs.counts.sum()),
-            fresh_pairs.of(pairs.keys),
-            int(fresh_pairs.counts.sum()),
-        )
+        pairs_of = count_keys(bigram_keys(from_rows(rows), vocab))
+        found, fresh = (pairs_of.of(pairs.keys), int(pairs_of.counts.sum())), beside.of(pairs.keys)
+        by_unit["bigrams"] = (tail_sets(pairs.counts), *found, fresh, int(beside.counts.sum()))
     support = support_text(corpus, split)
     looked = {
         "words": (support.word_ids(used), support.words, np.array([support.number(w) for w in types], np.int64)),
@@ -135,10 +130,10 @@ def score_samples(
         if unit == "words" or (tails and unit in looked):
             text, known, numbers = looked[unit]
             ranked = {name: numbers[mask] for name, mask in tails.items() if name.isdigit()}
-            sums[f"tails/{unit}/in_context"] = beside = in_context_sums(in_context(text, known), ranked)
+            sums[f"tails/{unit}/in_context"] = here = in_context_sums(in_context(text, known), ranked)
             # Fresh real text is scored before anything else: then it is what there is to compare with.
-            real = reference.in_context.get(unit) or beside
-            values |= {f"tails/{unit}/{k}": v for k, v in in_context_values(beside, real).items()}
+            real = reference.in_context.get(unit) or here
+            values |= {f"tails/{unit}/{k}": v for k, v in in_context_values(here, real).items()}
         if not tails:
             continue
         sums[f"tails/{unit}"] = part = tail_sums(tails, counts, count_total)

@@ -162,11 +162,7 @@ class Trainer:
             bar.update(first * settings.batch_size * settings.block)
             for step, parts in self._batches(data, order, first, steps):
                 blocks = min(settings.batch_size, total - step * settings.batch_size)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(settings, step, steps)
-                if config.model.dropout:  # a function of seed and step, so that a checkpoint has no state of it
-                    index = step * processes.world + processes.rank
-                    torch.manual_seed(derive(config.seed, generation, "dropout", index) % 2**63)
+                self._prepare_step(generation, step, steps)
                 sums, norm = self._step(parts, blocks * targets_per_block)
                 for ids, counts in parts:
                     given += (ids.numel(), len(ids) * targets_per_block) if counts else (0, 0)
@@ -186,16 +182,28 @@ class Trainer:
                             max(processes.collect(interrupts.asked())),
                             f"generation {generation}, training, after step {step + 1} of {steps}",
                         )
-        if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):  # the last step has no later loss
-            raise UserError(
-                f"training.lr={settings.lr}: weights are not finite after step {steps - 1} of {steps}; "
-                "try a lower lr, warmup_steps or clip=1"
-            )
+        self._check_weights(steps)
         shown, in_loss = processes.sum(given).tolist()
         check_ledger(data, generation, shown, in_loss)
         net.eval()
         facts = {"steps": steps, "shown": shown, "in_loss": in_loss, "last_loss": log.rows[-1]["loss"], "log": log.rows}
         return facts | ({"split": self.split} if self.split > 1 else {})
+
+    def _prepare_step(self, generation: int, step: int, steps: int) -> None:
+        """Set the learning rate and the seed of dropout: functions of the step, so that a checkpoint has no state of them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, step, steps)
+        if self.config.model.dropout:
+            index = step * self.processes.world + self.processes.rank
+            torch.manual_seed(derive(self.config.seed, generation, "dropout", index) % 2**63)
+
+    def _check_weights(self, steps: int) -> None:
+        """Raises UserError where a weight is not finite: the last step has no later loss."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.net.parameters()):
+            raise UserError(
+                f"training.lr={self.settings.lr}: weights are not finite after step {steps - 1} of {steps}; "
+                "try a lower lr, warmup_steps or clip=1"
+            )
 
     def pace(self, start: LanguageModel) -> float:
         """Trained tokens per second of all processes: steps as in training, on random tokens, the first one not counted. Not

@@ -121,33 +121,15 @@ def read(folder: Path, name: str) -> Entry:
     where = f"{path}: paper"
     optional = {"changed", "needs", "minutes", "gpu_hours", "quantities", "power"}
     paper = _section(tree.get("paper"), where, _TEXTS | _LISTS | optional)
-    for key in _TEXTS:
-        if not isinstance(paper.get(key, "" if key in ("small", "differs") else None), str):
-            raise UserError(f"{where}.{key}: say it in a line or more")
+    _check_paper(paper, where)
     if tree.get("name") != name or not NAME.fullmatch(name):
         raise UserError(
             f"{path}: name={short(repr(tree.get('name')))}: must be the file's own, small letters, digits and _"
         )
-    costs = [paper.get("minutes"), paper.get("gpu_hours")]
-    if (paper.get("needs") == "gpu") != (costs[1] is not None) or (costs[0] is None) == (costs[1] is None):
-        raise UserError(f"{where}.minutes: give the minutes on two cores, or needs: gpu and gpu_hours")
-    for key in ("minutes", "gpu_hours"):
-        if not _is_number(paper.get(key, 0)):
-            raise UserError(f"{where}.{key}={short(repr(paper[key]))}: must be a number")
-    changed = paper.get("changed", [])
-    if not isinstance(changed, list) or not all(isinstance(one, str) for one in changed):
-        raise UserError(f"{where}.changed: give a list of sentences")
-    quantities = paper.get("quantities", {})
-    if not isinstance(quantities, dict):
-        raise UserError(f"{where}.quantities: give short names, as in nll: real/nll_nats")
-    for key, value in quantities.items():
-        if not NAME.fullmatch(str(key)) or not isinstance(value, str):
-            raise UserError(
-                f"{where}.quantities.{short(str(key))}={short(repr(value))}: a short name, and a key of metrics.jsonl"
-            )
     seeds = tree.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(f"{path}: seeds={short(repr(seeds))}: give one or more, as in [1, 2, 3]")
+    quantities = paper.get("quantities", {})
     criteria = [_made(Criterion, item, f"{where}.criteria") for item in _list(paper, "criteria", where)]
     power = (
         [_made(Criterion, item, f"{where}.power") for item in _list(paper, "power", where)] if "power" in paper else []
@@ -168,9 +150,9 @@ def read(folder: Path, name: str) -> Entry:
         open=_words(paper["open"]),
         small=_words(paper.get("small", "")),
         differs=_words(paper.get("differs", "")),
-        changed=[_words(one) for one in changed],
-        minutes=costs[0],
-        gpu_hours=costs[1],
+        changed=[_words(one) for one in paper.get("changed", [])],
+        minutes=paper.get("minutes"),
+        gpu_hours=paper.get("gpu_hours"),
         published=[_made(Published, item, f"{where}.published") for item in _list(paper, "published", where)],
         quantities=quantities,
         plot=_list(paper, "plot", where),
@@ -182,6 +164,30 @@ def read(folder: Path, name: str) -> Entry:
     )
     _check(made, base | tree)
     return made
+
+
+def _check_paper(paper: dict[str, Any], where: str) -> None:
+    """Raises UserError for texts, costs and lists of another kind than an entry has."""
+    for key in _TEXTS:
+        if not isinstance(paper.get(key, "" if key in ("small", "differs") else None), str):
+            raise UserError(f"{where}.{key}: say it in a line or more")
+    costs = [paper.get("minutes"), paper.get("gpu_hours")]
+    if (paper.get("needs") == "gpu") != (costs[1] is not None) or (costs[0] is None) == (costs[1] is None):
+        raise UserError(f"{where}.minutes: give the minutes on two cores, or needs: gpu and gpu_hours")
+    for key in ("minutes", "gpu_hours"):
+        if not _is_number(paper.get(key, 0)):
+            raise UserError(f"{where}.{key}={short(repr(paper[key]))}: must be a number")
+    changed = paper.get("changed", [])
+    if not isinstance(changed, list) or not all(isinstance(one, str) for one in changed):
+        raise UserError(f"{where}.changed: give a list of sentences")
+    quantities = paper.get("quantities", {})
+    if not isinstance(quantities, dict):
+        raise UserError(f"{where}.quantities: give short names, as in nll: real/nll_nats")
+    for key, value in quantities.items():
+        if not NAME.fullmatch(str(key)) or not isinstance(value, str):
+            raise UserError(
+                f"{where}.quantities.{short(str(key))}={short(repr(value))}: a short name, and a key of metrics.jsonl"
+            )
 
 
 _TEXTS = {"title", "cite", "protocol", "open", "small", "differs"}

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from subprocess import CalledProcessError
+from typing import Any
 
 import numpy as np
 import torch
@@ -254,34 +255,38 @@ class Sampler:
             self._record(batch)
         if processes.is_main:
             notes = _Degenerate(ends)
-            names: list[str] = []
-            left, rows_left = budget, sequences
-            for rows in batches.shards(len(prompts) // batch):
-                notes.look_at(rows[:rows_left, head:])
-                names.append(write_shard(rows[:rows_left], left, len(names), out))
-                left, rows_left = left - rows[:rows_left].size, rows_left - len(rows)
-            whole, rest = divmod(budget, length)
-            meta = {
-                "tokens": budget,
-                "generated": whole * (length - head) + max(0, rest - head),
-                "sequences": sequences,
-                "length": length,
-                "prompt_length": head,
-                "prompt_from": "separator" if config.sampling.prompt == "bos" else config.sampling.prompt_from,
-                "dtype": dtype.str,
-                "vocab": model.vocab,
-                "shards": names,
-                "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "source"},
-                "batch_size": batch,
-                "precision": self.precision,
-                "sampler": self.writes,
-                "degenerate": notes.counts,
-            }
-            write_json(out / "meta.json", meta)
+            facts = self._shards(batches, len(prompts) // batch, budget, notes, out) | {"vocab": model.vocab}
+            write_json(out / "meta.json", facts | {"degenerate": notes.counts})
             notes.tell(self.console, generation, sequences)
             if unfinished is None:
                 kept.clear()
         processes.barrier()
+
+    def _shards(self, batches: Batches, count: int, budget: int, notes: _Degenerate, out: Path) -> dict[str, Any]:
+        """Write `budget` tokens of so many batches as shards; return what meta.json says of them."""
+        config, (batch, length) = self.config, batches.shape
+        head, sequences = config.prompt_length, -(-budget // length)
+        names: list[str] = []
+        left, rows_left = budget, sequences
+        for rows in batches.shards(count):
+            notes.look_at(rows[:rows_left, head:])
+            names.append(write_shard(rows[:rows_left], left, len(names), out))
+            left, rows_left = left - rows[:rows_left].size, rows_left - len(rows)
+        whole, rest = divmod(budget, length)
+        return {
+            "tokens": budget,
+            "generated": whole * (length - head) + max(0, rest - head),
+            "sequences": sequences,
+            "length": length,
+            "prompt_length": head,
+            "prompt_from": "separator" if config.sampling.prompt == "bos" else config.sampling.prompt_from,
+            "dtype": batches.dtype.str,
+            "shards": names,
+            "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "source"},
+            "batch_size": batch,
+            "precision": self.precision,
+            "sampler": self.writes,
+        }
 
     def _write(
         self, model: LanguageModel, generation: int, prompts: np.ndarray, separator: int, batches: Batches

@@ -80,11 +80,7 @@ def survival(
     accumulate_subsample: a copy in the pool is drawn into the set with f = 1/(k + 1), and one in the set adds Poisson(1):
     theta_g = -ln(1 - f (1 - s_0)), then back theta <- theta - ln(1 - f (1 - exp(-(1 - e^-theta)))).
 
-    Returns:
-        float64 (types,).
-
-    Raises:
-        ValueError: an unknown regime.
+    Returns float64 (types,). Raises ValueError for an unknown regime.
     """
     c = np.asarray(counts, float)
     if regime == "accumulate":
