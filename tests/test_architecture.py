@@ -164,9 +164,14 @@ def test_every_yaml_loader_of_ours_is_a_safe_one() -> None:
     assert not any("python/" in str(tag) for tag in _UniqueKeys.yaml_constructors)
 
 
-def test_modules_are_short_enough_to_read() -> None:
+def test_modules_and_functions_are_short_enough_to_read() -> None:
     for path in SOURCE.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 400, path
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
+    assert len((SOURCE / "chain" / "run.py").read_text().splitlines()) <= 120  # reads top to bottom as the algorithm
 
 
 def test_importing_the_package_is_light() -> None:

@@ -99,6 +99,26 @@ class RunConfig:
                 self.mixing.values,
                 f"give one share for each of the {self.generations} generations",
             )
+        self._check_sequences(block)
+        context = self.evaluation.context or block
+        stride = self.evaluation.stride or context
+        check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")
+        check(context >= 3 or stride < context, "evaluation.context", context, "must be 3 or more")
+        counts, beams = self.model.family == "bigram", self.sampling.beams
+        check(beams == 1 or not counts, "sampling.beams", beams, "the bigram family has no beam search; leave 1")
+        below = self.training.loss_below
+        check(below is None or not counts, "training.loss_below", below, "the bigram family counts; leave null")
+        if self.model.pretrained is None and not counts:
+            limit = self.model.context or block
+            for key, value in {
+                "training.block": block,
+                "sampling.length": self.sequence_length,
+                "evaluation.context": context,
+            }.items():
+                check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
+
+    def _check_sequences(self, block: int) -> None:
+        """Raises UserError where prompts and sampled sequences do not go with training blocks."""
         if self.sampling.prompt == "real_prefix":
             check(
                 self.sampling.prompt_tokens < self.sequence_length,
@@ -125,22 +145,6 @@ class RunConfig:
                 self.sampling.length,
                 f"with mixing.unit=documents a sequence is a document: leave null or set {block}",
             )
-        context = self.evaluation.context or block
-        stride = self.evaluation.stride or context
-        check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")
-        check(context >= 3 or stride < context, "evaluation.context", context, "must be 3 or more")
-        counts, beams = self.model.family == "bigram", self.sampling.beams
-        check(beams == 1 or not counts, "sampling.beams", beams, "the bigram family has no beam search; leave 1")
-        below = self.training.loss_below
-        check(below is None or not counts, "training.loss_below", below, "the bigram family counts; leave null")
-        if self.model.pretrained is None and not counts:
-            limit = self.model.context or block
-            for key, value in {
-                "training.block": block,
-                "sampling.length": self.sequence_length,
-                "evaluation.context": context,
-            }.items():
-                check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
 
     def _whole_numbers(self, part: Any = None, prefix: str = "") -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []

@@ -65,8 +65,7 @@ def evaluate(
     sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
     truth = score_truth(model, corpus, config, chain, generation, processes, console)
     sums, values = sums | truth[0], values | truth[1]
-    meta = _meta(samples, config)
-    count = sample_tokens(config, corpus, meta["tokens"])
+    count = sample_tokens(config, corpus, (meta := _meta(samples, config))["tokens"])
     stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
     head, separator = meta["prompt_length"], corpus.tokenizer.separator
     title = f"gen {generation} under gen 0"
@@ -76,8 +75,7 @@ def evaluate(
         whole = generated_places(samples, wanted * (meta["length"] - head))
         states = mean_states(base, stream, whole, config.evaluation.precision, processes, console)
     values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
-    continued = read_continuations(samples, model.vocab)
-    shown = explored(continued, base, corpus.tokenizer, config, processes, console)
+    shown = explored(read_continuations(samples, model.vocab), base, corpus.tokenizer, config, processes, console)
     sums |= halved(processes)
     if base is not model:
         base.net.to("cpu")  # the next generation trains and samples in the memory of the device
