@@ -378,7 +378,7 @@ def test_another_machine_is_noted_and_the_earlier_ones_are_kept(
 HOLDS = """
 import os, sys, time
 from pathlib import Path
-from collapselab.lock import take
+from collapselab.store.lock import take
 lock = take(Path(sys.argv[1]))
 if sys.argv[2] == "child" and os.fork() == 0:
     time.sleep(float(sys.argv[3]))
