@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from collapselab.chain.opening import FORK_MAY_CHANGE
 from collapselab.cli.common import verbs
 from collapselab.cli.main import handler
 from collapselab.cli.options import Options, as_option
 from collapselab.config import RunConfig
-from collapselab.config.identity import HARMLESS
+from collapselab.config.identity import FLAGS, FORK_MAY_CHANGE, HARMLESS
 from collapselab.config.keys import in_words, sections
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -38,6 +37,15 @@ mixing.start: 0.5
 
 Files overrule defaults, a later file an earlier one, and the command line all of them. `null` stands for "not set".
 `--print-config` shows the settings that result, `--dry-run` what the run will take.
+
+The column **decides** says what another value changes first; all that is made from it changes as well:
+
+- *set*: the training set of generation 0, and so everything; *later sets*: those of the generations after it;
+- *model*: how a model is built and trained, from generation 0 on;
+- *samples*: how it writes; *scores*: what is measured;
+- *text*: the prepared text alone, whose digest a chain keeps in place of the key;
+- *files*: which generations and files a chain has and how they are called, not what stands in them;
+- *nothing* of a chain: where runs and data lie on this machine, and who watches.
 
 The column **may change** says whether a chain that has begun may go on with another value:
 
@@ -92,11 +100,11 @@ def page() -> str:
 
 
 def _key_rows(run: Options, helps: dict[str, Any], fields: Any, prefix: str) -> list[str]:
-    rows = ["| key | type | default | may change | meaning |\n|---|---|---|---|---|\n"]
+    rows = ["| key | type | default | decides | may change | meaning |\n|---|---|---|---|---|---|\n"]
     names = [f"{prefix}{field.name}" for field in fields]
     for key in (name for name in names if name not in run.sections):
-        cells = f"`{key}`", in_words(run.keys[key]), _shown(helps[key].default), _may_change(key), helps[key].help
-        rows.append(_row(cells))
+        flags = FLAGS[key]["decides"], _may_change(key)
+        rows.append(_row((f"`{key}`", in_words(run.keys[key]), _shown(helps[key].default), *flags, helps[key].help)))
     return rows
 
 

@@ -7,18 +7,33 @@ import hashlib
 import inspect
 import re
 from functools import reduce
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab.chain.opening import FORK_MAY_CHANGE
-from collapselab.config import RunConfig, UserError, as_dict, digest
-from collapselab.config.identity import drift, identity, shared_digests
+from collapselab.chain import opening
+from collapselab.cli import options, reproduce
+from collapselab.config import RunConfig, TrainingConfig, UserError, as_dict, digest
+from collapselab.config import identity as flagged
+from collapselab.config.identity import (
+    DEFAULTS,
+    FLAGS,
+    FORK_MAY_CHANGE,
+    HARMLESS,
+    deciding,
+    drift,
+    identity,
+    shared_digests,
+)
 from collapselab.config.keys import built, sections
+from collapselab.config.settings import Decides, flags_of, setting
 from collapselab.config.values import flatten
+from collapselab.evaluation import expected
 from collapselab.mixing.regimes import REGIMES
+from collapselab.report import controls, protocols
 
 NAN, INF = float("nan"), float("inf")
 
@@ -338,3 +353,147 @@ def test_which_forks_take_the_recorded_batch_along() -> None:
         "device": "cuda", "deterministic": True, "sampling.precision": "bf16", "sampling.beams": 5, "sampling.batch_size": 7,
     }.items():  # fmt: skip
         assert not inherits_batch(base, base | {key: value}), key
+
+
+# --- flags of keys ------------------------------------------------------------------------------------------------------
+
+# The lists that stood in the code, each beside what read it, before a key said itself what it decides.
+WAS_HARMLESS = {
+    *("name", "arm", "runs_dir", "data_dir", "progress", "retain", "generations", "tracking.wandb", "tracking.project"),
+    *("training.checkpoint_seconds", "training.checkpoint_steps", "corpus.shared_passages"),
+}
+FORKS_MIGHT_CHANGE = [
+    *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
+    *("mixing.replaced", "mixing.added", "sampling.source"),
+    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from")),
+    *(f"sampling.{k}" for k in ("beams", "batch_size", "precision")),
+    *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),
+    *(f"training.{k}" for k in ("warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip", "loss_on_last")),
+    *(f"training.{k}" for k in ("loss_below", "precision", "compile", "attention", "gradient_checkpointing")),
+    *("model.start", "model.dropout", "device", "deterministic", "generations"),
+]
+LAWS_DID_READ = [
+    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")),
+    *(f"training.{k}" for k in ("tokens", "loss_on_last", "loss_below")),
+]
+WAS_ELSEWHERE = {"runs_dir", "data_dir", "progress", "tracking.wandb", "tracking.project"}
+WAS_NO_REASON = {"name", "arm", "seed", "retain", *WAS_ELSEWHERE}
+WAS_IGNORED = {*WAS_NO_REASON, *WAS_HARMLESS, *(f"sampling.{key}" for key in ("source", "precision", "batch_size"))}
+
+
+def digests_before(mine: dict[str, Any], corpus: str) -> dict[str, str]:
+    """`shared_digests` as it was, by sections with exceptions."""
+    of_model = {k: v for k, v in mine.items() if k.split(".")[0] in ("corpus", "model", "training")}
+    of_model |= {k: mine[k] for k in ("mixing.tokens", "mixing.unit", "device", "deterministic")} | {"text": corpus}
+    if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
+        of_model["model.start"] = "base"
+    of_text = of_model | {k: v for k, v in mine.items() if k.startswith("sampling.") and k != "sampling.source"}
+    of_scores = of_text | {k: v for k, v in mine.items() if k.startswith("evaluation.")}
+    model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))
+    return {"set": model, "model": model, "text": text, "scores": scores}
+
+
+def test_flags_give_the_lists_that_they_replaced() -> None:
+    assert set(HARMLESS) == WAS_HARMLESS
+    assert set(FORK_MAY_CHANGE) == set(FORKS_MIGHT_CHANGE) and len(FORK_MAY_CHANGE) == len(FORKS_MIGHT_CHANGE)
+    assert opening.LISTED == FORKS_MIGHT_CHANGE  # in this order in identity.json
+    assert list(expected.LAWS_READ) == LAWS_DID_READ
+    assert set(deciding("nothing")) == WAS_ELSEWHERE
+    assert set(protocols.NO_REASON) == WAS_NO_REASON
+    assert set(controls.IGNORED) == WAS_IGNORED
+
+
+@pytest.mark.parametrize("start", ["base", "previous", "scratch"])
+@pytest.mark.parametrize("pretrained", [None, "somewhere"])
+def test_flags_give_the_shared_digests_that_sections_gave(start: str, pretrained: str | None) -> None:
+    mine = identity(build({"model.start": start, "model.pretrained": pretrained, "mixing.schedule": "linear"}))
+    for changed in [{}, *({key: "another"} for key in mine if not key.startswith("model.start"))]:
+        assert shared_digests(mine | changed, "text") == digests_before(mine | changed, "text"), changed
+    assert shared_digests(mine, "another") == digests_before(mine, "another")
+
+
+def test_reproduce_passes_on_its_options_that_are_keys_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[list[str]] = []
+
+    def read(line: list[str]) -> Any:
+        lines.append(line)
+        raise UserError("read")
+
+    monkeypatch.setattr(reproduce, "read_experiment", read)
+    papers = Path(__file__).parents[1] / "configs" / "papers"
+    for more in ([], ["--data-dir=d", "--device=cpu"]):
+        with pytest.raises(UserError, match="read"):
+            reproduce.main(["shabgahi", f"--papers={papers}", "--runs-dir=r", *more])
+    head = ["--config", str(papers / "shabgahi.yaml")]
+    assert lines == [
+        [*head, "--runs_dir=r", "--device=auto"],
+        [*head, "--data_dir=d", "--runs_dir=r", "--device=cpu"],
+    ]
+
+
+def test_every_key_says_what_it_decides() -> None:
+    assert list(FLAGS) == list(flatten(as_dict(RunConfig())))
+    assert {flags["decides"] for flags in FLAGS.values()} == set(get_args(Decides))
+    assert not [key for key, flags in FLAGS.items() if flags["since"]]  # none is later than tests/frozen
+
+
+@pytest.mark.parametrize(
+    ("keys", "among"),
+    [
+        ((*expected.LAWS_READ, *expected.LAWS_READ_OF_MIXING), FORK_MAY_CHANGE),
+        (opening.BATCH_DEPENDS_ON, FORK_MAY_CHANGE),
+        (flagged.OF_WRITING, deciding("samples")),
+        (controls.IGNORED, FLAGS),
+        (protocols.NO_REASON, FLAGS),
+        (protocols.NAMED.values(), FLAGS),
+        ([key for key in options.PATHS if "." in key], FLAGS),
+    ],
+    ids=["laws", "batch", "writing", "controls", "reasons", "named", "paths"],
+)
+def test_keys_that_are_listed_elsewhere_exist(keys: Any, among: Any) -> None:
+    assert set(keys) <= set(among)
+    assert all(any(key.startswith(head) for key in FORK_MAY_CHANGE) for head in opening.ORDER)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judging:
+    share: float = 0.0
+    judges: list[str] = setting(list, decides="later sets", fork=True, since="0.2")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaterTraining(TrainingConfig):
+    extra: int | None = setting(None, decides="model", since="0.2")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaterRun(RunConfig):
+    """The settings of a later version: a key and a section more."""
+
+    training: TrainingConfig = setting(LaterTraining, decides="model", fork=True)
+    judging: Judging = setting(Judging, decides="samples", since="0.3")
+
+
+def test_a_key_of_a_later_version_leaves_chains_of_this_one_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity(RunConfig())
+    digests = shared_digests(before, "text")
+    monkeypatch.setattr(flagged, "FLAGS", flags_of(LaterRun))
+    monkeypatch.setattr(flagged, "DEFAULTS", flatten(as_dict(LaterRun())))
+    assert flagged.FLAGS["judging.share"] == {"decides": "samples", "fork": False, "since": "0.3"}  # of its section
+    assert flagged.FLAGS["judging.judges"] == {"decides": "later sets", "fork": True, "since": "0.2"}
+    assert flagged.FLAGS["training.lr"] == FLAGS["training.lr"] and flagged.DEFAULTS["judging.judges"] == []
+    now = identity(LaterRun())
+    assert now == before | {"training.extra": None, "judging.share": 0.0, "judging.judges": []}
+    assert drift(before, now) == drift(now, before) == {}
+    assert shared_digests(now, "text") == shared_digests(before, "text") == digests
+    for key, value, same in [
+        ("training.extra", 1, set()),
+        ("judging.share", 0.5, {"set", "model"}),
+        ("judging.judges", ["one"], set(digests)),
+    ]:
+        other = now | {key: value}
+        assert drift(before, other) == {key: (DEFAULTS.get(key, flagged.DEFAULTS[key]), value)}
+        found = shared_digests(other, "text")
+        assert {name for name in digests if found[name] == digests[name]} == same
+    monkeypatch.setattr(flagged, "FLAGS", {key: dict(flags, since=None) for key, flags in flagged.FLAGS.items()})
+    assert shared_digests(now, "text")["model"] != digests["model"]  # a key without `since` is part of all digests

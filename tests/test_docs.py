@@ -239,12 +239,13 @@ def test_the_page_of_keys_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_page_of_keys_has_every_key_with_its_default() -> None:
-    from collapselab.config import RunConfig, as_dict
-    from collapselab.config.values import flatten
+    from collapselab.config.identity import DEFAULTS, FLAGS
 
     text = config_docs.PAGE.read_text()
-    for key, default in flatten(as_dict(RunConfig())).items():
+    for key, default in DEFAULTS.items():
         said = default if isinstance(default, str) else json.dumps(default)
-        assert re.search(rf"^\| `{re.escape(key)}` \| [^|]+ \| `{re.escape(said)}` \| [^|]+ \| \S.*\|$", text, re.M), (
-            key
+        (row,) = re.findall(
+            rf"^\| `{re.escape(key)}` \| [^|]+ \| `{re.escape(said)}` \| ([^|]+) \| [^|]+ \| \S.*\|$", text, re.M
         )
+        assert row == FLAGS[key]["decides"] and f"*{row}*" in config_docs.HEAD, key
+    assert set(config_docs.NAMES_THE_CHAIN) <= DEFAULTS.keys()

@@ -257,7 +257,11 @@ def test_a_damaged_stage_is_not_exported(mine: Callable[[], Path], lab: Lab, tmp
         run = mine()
         path = run / "arm=main" / "seed=1" / "gen_002" / file
         path.write_bytes(path.read_bytes()[:-2] + b"\0\1")
-        refused(lab("export", str(run), "--out", str(tmp_path / "out")), "missing, damaged or out of date", "continue the run")
+        refused(
+            lab("export", str(run), "--out", str(tmp_path / "out")),
+            "missing, damaged or out of date",
+            "continue the run",
+        )
         assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import RunConfig, UserError, digest
-from collapselab.config.identity import drift, identity, shared_digests
+from collapselab.config.identity import FORK_MAY_CHANGE, drift, identity, shared_digests
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.mixing.sets import Past, read_mixture
@@ -26,17 +26,14 @@ from collapselab.store.layout import Chain
 from collapselab.store.lock import Lock, take, waiting
 from collapselab.store.seals import recorded
 
-# What a fork may change. Everything else decides what blocks, samples or numbers mean, and stays as it was.
-FORK_MAY_CHANGE = (
-    *(f"mixing.{k}" for k in ("regime", "schedule", "start", "ratio", "end", "power", "values", "floor", "real")),
-    *("mixing.replaced", "mixing.added", "sampling.source"),
-    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "prompt_from")),
-    *(f"sampling.{k}" for k in ("beams", "batch_size", "precision")),
-    *(f"training.{k}" for k in ("batch_size", "accumulation", "epochs", "tokens", "lr", "schedule", "min_lr_ratio")),
-    *(f"training.{k}" for k in ("warmup_steps", "weight_decay", "beta1", "beta2", "eps", "clip", "loss_on_last")),
-    *(f"training.{k}" for k in ("loss_below", "precision", "compile", "attention", "gradient_checkpointing")),
-    *("model.start", "model.dropout", "device", "deterministic", "generations"),
+BATCH_DEPENDS_ON = ("device", "deterministic", "sampling.precision", "sampling.beams", "sampling.batch_size")
+# The order in which identity.json lists what a fork changed, by how keys begin: of these that fit, the last counts.
+ORDER = (
+    *("mixing.", "mixing.replaced", "mixing.added", "sampling.", "sampling.prompt_from", "sampling.beams"),
+    *("sampling.batch_size", "sampling.precision", "training.", "model.", "model.dropout"),
+    *("device", "deterministic", "generations"),
 )
+LISTED = sorted(FORK_MAY_CHANGE, key=lambda key: [key.startswith(head) for head in reversed(ORDER)])
 
 
 def chain_path(config: RunConfig) -> Path:
@@ -269,8 +266,7 @@ def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
 def inherits_batch(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
     """Whether a fork takes the recorded sampling batch along, so that arms that are compared write alike: not where it
     was chosen for another device, precision or way of sampling, or the fork sets its own."""
-    decides = ("device", "deterministic", "sampling.precision", "sampling.beams", "sampling.batch_size")
-    return all(theirs.get(key) == mine.get(key) for key in decides)
+    return all(theirs.get(key) == mine.get(key) for key in BATCH_DEPENDS_ON)
 
 
 def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> dict[str, Any]:
@@ -303,7 +299,7 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     if batch is not None:
         layout.keep_batch(chain.batch_file, batch)
     before = known.facts.get("fork", {"changed": []})["changed"]  # of a parent that is a fork itself
-    every = [key for key in FORK_MAY_CHANGE if key in changed or key in before]
+    every = [key for key in LISTED if key in changed or key in before]
     made = {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
     # Seen from the fork too: it holds in other working directories, and where both have moved.
     return made | {"changed": every, "path": os.path.relpath(parent.resolve(), chain.root.resolve())}

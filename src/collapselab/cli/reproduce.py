@@ -10,13 +10,12 @@ from collapselab.cli.common import make_options, print_table, quiet
 from collapselab.cli.experiment import read_experiment
 from collapselab.config import UserError
 from collapselab.config.corpus import LANGUAGES
+from collapselab.config.keys import run_keys
 
 if TYPE_CHECKING:
     from collapselab.experiments.experiment import Experiment
     from collapselab.reproduce.entries import Entry
     from collapselab.reproduce.verdicts import Verdict
-
-PASSED_ON = ("data_dir", "runs_dir", "device")  # keys of a run that are no part of a protocol
 
 
 def main(arguments: list[str]) -> int:
@@ -65,7 +64,8 @@ def _experiment(entry: Entry, seeds: list[int] | None, parsed: Any) -> Experimen
     if entry.simulation is not None:
         return None
     line = ["--config", str(entry.path)]
-    line += [f"--{key}={getattr(parsed, key)}" for key in PASSED_ON if getattr(parsed, key) is not None]
+    keys = run_keys().keys() - {"name"}  # of this verb's options those that are keys of a run
+    line += [f"--{key}={value}" for key, value in vars(parsed).items() if key in keys and value is not None]
     if seeds is not None and seeds != entry.seeds:
         line += [f"--seeds={seeds}", f"--name={entry.name}-seeds={'-'.join(map(str, seeds))}"]
     return read_experiment(line)[0]

@@ -6,13 +6,14 @@ A setting that cannot work is refused when the configuration is built, in one li
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 from collapselab.config.corpus import CorpusConfig
 from collapselab.config.generations import MixingConfig, SamplingConfig
 from collapselab.config.learning import ModelConfig, TrainingConfig
 from collapselab.config.scores import EvaluationConfig, TrackingConfig
+from collapselab.config.settings import setting
 from collapselab.config.values import UserError, as_dict, check, digest, first_line
 
 __all__ = [
@@ -35,43 +36,43 @@ __all__ = [
 class RunConfig:
     """One chain: a model trained, sampled, and trained again on its own samples."""
 
-    name: str = "main"
+    name: str = setting("main", decides="files")
     """Name of the run: its directory is runs_dir/name."""
-    arm: str = "main"
+    arm: str = setting("main", decides="files")
     """Name of the arm: a run may hold several chains that are compared. A chain lies in runs_dir/name/arm=.../seed=...
     On a command line and in a file `{key}` in a name stands for that setting's value, as in floor_{mixing.floor}."""
-    runs_dir: str = "runs"
+    runs_dir: str = setting("runs", decides="nothing")
     """Directory that holds runs."""
-    data_dir: str | None = None
+    data_dir: str | None = setting(None, decides="nothing")
     """Directory of named local corpora; null means the environment variable COLLAPSELAB_DATA."""
-    seed: int = 1
+    seed: int = setting(1, decides="set")
     """Seed of the chain, 0 or more; all other seeds are derived from it."""
-    generations: int = 5
+    generations: int = setting(5, decides="files", fork=True)
     """Last generation; the chain has generations 0 to this one. May be raised later."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", decides="model", fork=True)
     """auto means CUDA where there is one."""
-    deterministic: bool = False
+    deterministic: bool = setting(False, decides="model", fork=True)
     """On CUDA: deterministic algorithms only, and a sampling batch that does not depend on free memory, so that a run
     can be repeated to the bit on the same kind of card. On a CPU it always can."""
-    progress: bool = True
+    progress: bool = setting(True, decides="nothing")
     """Show progress bars (on a terminal)."""
-    retain: Literal["all", "last", "ends"] = "all"
+    retain: Literal["all", "last", "ends"] = setting("all", decides="files")
     """Weights that are kept on disk: of every generation; of the last one; or of the last one and of every generation
     at which a run came to its end (a chain that is extended has several). Generation 0 always stays. What is removed
     is trained again, to the bit, where it is needed after all."""
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    corpus: CorpusConfig = setting(CorpusConfig, decides="set")
     """Real text."""
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = setting(ModelConfig, decides="model")
     """The language model."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = setting(TrainingConfig, decides="model", fork=True)
     """One generation's training run."""
-    mixing: MixingConfig = field(default_factory=MixingConfig)
+    mixing: MixingConfig = setting(MixingConfig, decides="later sets", fork=True)
     """Training sets of later generations."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingConfig = setting(SamplingConfig, decides="samples", fork=True)
     """How text is written."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: EvaluationConfig = setting(EvaluationConfig, decides="scores")
     """What is measured, and how."""
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    tracking: TrackingConfig = setting(TrackingConfig, decides="nothing")
     """Dashboard."""
 
     def __post_init__(self) -> None:

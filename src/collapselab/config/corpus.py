@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from collapselab.config.settings import setting
 from collapselab.config.values import check, check_no_secret
 
 LANGUAGES = ("planted", "facts", "logic")  # sources whose distribution is known exactly
@@ -101,7 +102,7 @@ class CorpusConfig:
     """Share of documents held out for validation, (0, 1); used unless the source brings its own splits."""
     test_share: float = 0.10
     """Share of documents held out for testing, (0, 1); used unless the source brings its own splits."""
-    shared_passages: Literal["remove", "keep"] = "remove"
+    shared_passages: Literal["remove", "keep"] = setting("remove", decides="text")
     """What becomes of passages of held-out text (of 71 letters and digits or more) that also stand in the training text:
     `remove` cuts them out of valid and test, never out of train, and out of valid what stands in test; `keep` leaves
     held-out text whole, as the protocol of a published benchmark has it. Known languages are always left whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from collapselab.config.settings import setting
 from collapselab.config.values import check
 
 
@@ -12,7 +13,7 @@ from collapselab.config.values import check
 class MixingConfig:
     """What generation t >= 1 is trained on: real text, text of earlier generations, in which shares."""
 
-    tokens: int | None = 131072
+    tokens: int | None = setting(131072, decides="set")
     """Tokens in one training set (of regimes that add to it: in the first), rounded down to whole blocks; null means the
     whole training split."""
     regime: Literal[
@@ -48,7 +49,7 @@ class MixingConfig:
     real: Literal["fresh", "reuse"] = "fresh"
     """Real text of later generations: never shown before in this chain, or the same items as in generation 0 again
     (as many of them as the share asks for, always the same first ones)."""
-    unit: Literal["tokens", "documents"] = "tokens"
+    unit: Literal["tokens", "documents"] = setting("tokens", decides="set")
     """What real text is counted and drawn in: blocks of packed text, or whole documents of exactly
     `training.block` tokens each, separator included."""
 
@@ -105,19 +106,19 @@ class MixingConfig:
 class SamplingConfig:
     """How a generation writes its text. The default is pure ancestral sampling: truncation is a confound."""
 
-    source: Literal["model", "real"] = "model"
+    source: Literal["model", "real"] = setting("model", decides="later sets", fork=True)
     """What later generations are given as this chain's samples: `model`, what its models write; `real`, for an all-real
     control, fresh real text in the same places and amounts, as if every model were perfect. Its models still write, and
     what they write is measured, but no model is trained on it."""
 
-    tokens: int | None = None
+    tokens: int | None = setting(None, decides="samples")
     """Tokens written per generation, prompts included, exact; null means as many as a training set has."""
-    length: int | None = None
+    length: int | None = setting(None, decides="samples")
     """Tokens per sequence, prompt included; null means `training.block`."""
-    prompt: Literal["bos", "first_token", "real_prefix"] = "first_token"
+    prompt: Literal["bos", "first_token", "real_prefix"] = setting("first_token", decides="samples")
     """Each sequence begins with: the document separator (stored only with mixing.unit=documents), one token at a random
     place of a text, or the first `prompt_tokens` tokens of a training block."""
-    prompt_tokens: int = 32
+    prompt_tokens: int = setting(32, decides="samples")
     """Length of a `real_prefix`, in tokens."""
     prompt_from: Literal["real", "previous"] = "real"
     """Text that prompts are taken from: real training text, or the training set of the generation that samples

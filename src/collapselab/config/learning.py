@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from collapselab.config.settings import setting
 from collapselab.config.values import check, check_no_secret
 
 
@@ -32,12 +33,12 @@ class ModelConfig:
     """Longest sequence the model can read, in tokens; null means `training.block`."""
     tie_embeddings: bool = True
     """Use one matrix for input and output embeddings."""
-    dropout: float = 0.0
+    dropout: float = setting(0.0, decides="model", fork=True)
     """Dropout rate in training, [0, 1); 0 also overrides what a pretrained configuration asks for."""
     pad_vocabulary: int = 64
     """In memory the vocabulary is padded to a multiple of this (faster products on a GPU). Padded entries are never
     sampled or counted, and models are published at their true size."""
-    start: Literal["base", "previous", "scratch"] = "base"
+    start: Literal["base", "previous", "scratch"] = setting("base", decides="model", fork=True)
     """Weights that each generation starts from: those generation 0 started from, those of the generation before, or
     new random ones for each generation."""
 
@@ -66,7 +67,7 @@ class ModelConfig:
 class TrainingConfig:
     """One generation's training run. The optimiser is AdamW and starts afresh in each generation."""
 
-    block: int = 128
+    block: int = setting(128, decides="model")
     """Length of the packed blocks the model is trained on, in tokens."""
     batch_size: int = 32
     """Blocks per optimiser step, over all processes and accumulation steps."""
@@ -109,10 +110,10 @@ class TrainingConfig:
     """Attention in training: torch's fused kernels, or products written out."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
-    checkpoint_seconds: float | None = 10.0
+    checkpoint_seconds: float | None = setting(10.0, decides="files")
     """Seconds between two checkpoints within a generation's training or sampling; more where writing one takes long, so
     that checkpoints never take more than a twentieth of the time. null: by steps alone."""
-    checkpoint_steps: int | None = None
+    checkpoint_steps: int | None = setting(None, decides="files")
     """Optimiser steps between two checkpoints within a generation's training; null: by seconds alone."""
 
     def __post_init__(self) -> None:

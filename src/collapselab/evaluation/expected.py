@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from collapselab.config import RunConfig, SamplingConfig
+from collapselab.config.identity import OF_WRITING
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
 from collapselab.evaluation.planted_documents import history
@@ -39,11 +40,9 @@ from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
 
-# Keys that a fork may change and that a law takes as those of every generation; real shares are read as they were mixed.
-LAWS_READ = (
-    *(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")),
-    *(f"training.{k}" for k in ("tokens", "loss_on_last", "loss_below")),
-)
+# Keys that a fork may change and that a law takes as those of every generation; real shares are read as they were mixed. No
+# flag of a key: the laws here decide which of them they read.
+LAWS_READ = (*OF_WRITING, "training.tokens", "training.loss_on_last", "training.loss_below")
 LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real", "sampling.source")
 HAVE_LAWS = ("replace", "accumulate", "accumulate_subsample", "keep_real")  # regimes that laws are derived for
 HAVE_SHARPENED = (*HAVE_LAWS, "balanced")  # those whose sources have known parts, for the law of temperature alone

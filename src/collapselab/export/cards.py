@@ -15,6 +15,7 @@ import yaml
 from collapselab import __version__
 from collapselab.config import RunConfig, as_dict
 from collapselab.config.corpus import LANGUAGES
+from collapselab.config.identity import DEFAULTS, deciding
 from collapselab.config.values import flatten
 from collapselab.metrics import HEADLINE
 from collapselab.report.pages import ChainFiles
@@ -25,7 +26,6 @@ from collapselab.store.seals import Recorded, recorded
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9._-]{1,96})?")
 LONGEST = 300  # characters of a value that is shown
-ELSEWHERE = ("runs_dir", "data_dir", "progress", "tracking.wandb", "tracking.project")  # of the machine, not the model
 MACHINE = ("collapselab", "torch", "transformers", "python", "device", "precision")
 TAGS = ("collapselab", "model-collapse")
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
@@ -154,9 +154,9 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
 
 def settings(config: RunConfig) -> str:
     """The keys that differ from their defaults, one per line: dotted names and JSON values, which YAML reads as well."""
-    defaults, ours = flatten(as_dict(RunConfig())), flatten(as_dict(config))
-    kept = {k: v for k, v in ours.items() if k in ("name", "arm", "seed", "generations") or v != defaults[k]}
-    return "".join(f"{key}: {_value(value)}\n" for key, value in kept.items() if key not in ELSEWHERE)
+    ours = flatten(as_dict(config))
+    kept = {k: v for k, v in ours.items() if k in ("name", "arm", "seed", "generations") or v != DEFAULTS[k]}
+    return "".join(f"{key}: {_value(value)}\n" for key, value in kept.items() if key not in deciding("nothing"))
 
 
 def _value(value: Any) -> str:

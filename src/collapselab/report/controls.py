@@ -6,17 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict
-from collapselab.config.identity import HARMLESS
-from collapselab.config.values import flatten
+from collapselab.config.identity import DEFAULTS, HARMLESS, OF_WRITING
 from collapselab.report.files import ChainFiles
 from collapselab.report.overlay import by_arm
-from collapselab.report.protocols import NO_REASON
 
-# How models write: no model of a control is trained on that, but it is measured.
-OF_WRITING = {f"sampling.{key}" for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")}
 GROWING = ("accumulate", "keep_real", "expanding")
-IGNORED = {*NO_REASON, *HARMLESS, *(f"sampling.{key}" for key in ("source", "precision", "batch_size"))}
+IGNORED = {*HARMLESS, "seed", "sampling.source", "sampling.precision", "sampling.batch_size"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ def controls(chains: list[ChainFiles]) -> dict[str, Control]:
         near = [other for other in of_real_text if arms[other].run == chain.run] or of_real_text
         gaps = {other: _differing(chain, arms[other]) for other in [*near, *of_real_text]}
         own = [other for other, gap in gaps.items() if not gap]
-        own = own or [other for other, gap in gaps.items() if OF_WRITING.issuperset(gap)]
+        own = own or [other for other, gap in gaps.items() if set(OF_WRITING).issuperset(gap)]
         if not own and len(near) > 1:
             near = [other for other in near if _growth(arms[other]) == _growth(chain)]
         if own or len(near) == 1:
@@ -65,7 +60,6 @@ def _growth(chain: ChainFiles) -> str:
 
 
 def _differing(one: ChainFiles, other: ChainFiles) -> tuple[str, ...]:
-    defaults = flatten(as_dict(RunConfig()))
-    mine, theirs = defaults | one.settings, defaults | other.settings
+    mine, theirs = DEFAULTS | one.settings, DEFAULTS | other.settings
     keys = sorted((mine.keys() | theirs.keys()) - IGNORED)
     return tuple(key for key in keys if mine.get(key) != theirs.get(key))

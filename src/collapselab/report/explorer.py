@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapselab.config import RunConfig, as_dict
-from collapselab.config.identity import HARMLESS, shared_digests
-from collapselab.config.values import flatten
+from collapselab.config.identity import DEFAULTS, shared_digests
 from collapselab.metrics.tails import rare_words
 from collapselab.report.protocols import grouped
 from collapselab.runtime.console import inert
@@ -134,10 +132,7 @@ def _group(
 
 def _base(chain: ChainFiles) -> tuple[str, int]:
     """What decides generation 0's model, by which surprise is measured: its settings and the seed."""
-    settings = flatten(as_dict(RunConfig())) | chain.settings
-    mine = {
-        key: v if v is None or isinstance(v, str) else repr(v) for key, v in settings.items() if key not in HARMLESS
-    }
+    mine = {key: v if v is None or isinstance(v, str) else repr(v) for key, v in (DEFAULTS | chain.settings).items()}
     return shared_digests(mine, str(chain.protocol.get("corpus")))["model"], chain.seed
 
 

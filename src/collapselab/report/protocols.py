@@ -8,12 +8,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict
-from collapselab.config.values import flatten
+from collapselab.config.identity import DEFAULTS, deciding
 from collapselab.report.files import ChainFiles
 
 # Settings that say where a run lives or how it is watched: no reason for its numbers.
-NO_REASON = ("name", "arm", "seed", "runs_dir", "data_dir", "progress", "retain", "tracking.wandb", "tracking.project")
+NO_REASON = ("name", "arm", "seed", "retain", *deciding("nothing"))
 
 NAMED = {"corpus": "corpus.source", "tokenizer": "corpus.tokenizer"}  # keys of a protocol that are digests
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # its beginning tells two apart, and fits into a table
@@ -71,14 +70,13 @@ def _name(key: str, group: Group) -> str:
 def settings_that_differ(chains: list[ChainFiles]) -> tuple[list[str], list[list[str]]]:
     """(arms, rows): a row per setting in which the arms differ, the key and its value in each. A setting that a chain lacks
     has the value that is the default now."""
-    defaults = flatten(as_dict(RunConfig()))
     arms = list(dict.fromkeys(chain.arm for chain in chains))
     keys = sorted({key for chain in chains for key in chain.settings} - set(NO_REASON))
     rows = []
     for key in keys:
         values: dict[str, list[str]] = {arm: [] for arm in arms}
         for chain in chains:
-            said = shown(chain.settings.get(key, defaults.get(key))) if chain.settings else "cannot be read"
+            said = shown(chain.settings.get(key, DEFAULTS.get(key))) if chain.settings else "cannot be read"
             if said not in values[chain.arm]:
                 values[chain.arm].append(said)
         row = [key, *(" / ".join(values[arm]) for arm in arms)]

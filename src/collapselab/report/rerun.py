@@ -6,8 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from collapselab.config import RunConfig, as_dict
-from collapselab.config.values import flatten
+from collapselab.config.identity import DEFAULTS
 from collapselab.report.files import ChainFiles, Opened, flat_settings
 from collapselab.report.overlay import grouped_by
 from collapselab.report.protocols import NO_REASON, shown
@@ -108,8 +107,7 @@ def _differs(chain: ChainFiles, parent: str) -> str:
         theirs = flat_settings((place / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""
-    defaults = flatten(as_dict(RunConfig()))
-    before, after = defaults | theirs, defaults | chain.settings
+    before, after = DEFAULTS | theirs, DEFAULTS | chain.settings
     changed = [key for key in after if key not in NO_REASON and before.get(key) != after[key]]
     told = ", ".join(f"{key} (was {shown(before.get(key))}, is {shown(after[key])})" for key in changed[:MOST])
     return f" Settings that differ from there: {told}." if told else " No setting differs from there."
