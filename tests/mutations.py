@@ -86,7 +86,7 @@ MUTATIONS = [
     Mutation(
         "samples of the generation before replaced by generation 0's",
         "fixed_share", ("none",),
-        (("mixing/regimes.py", "blocks_of(inputs.generation - 1, synthetic)]", "blocks_of(0, synthetic)]"),),
+        (("mixing/regimes.py", "newest = inputs.pool(inputs.generation - 1)", "newest = inputs.pool(0)"),),
     ),
     Mutation(
         "accumulate drops what was written",

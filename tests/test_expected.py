@@ -16,7 +16,8 @@ from collapselab.config import CorpusConfig, RunConfig
 from collapselab.config.corpus import PlantedConfig
 from collapselab.evaluation.expected import HAVE_LAWS, HAVE_SHARPENED, law_of, why_no_slot_law, why_no_tail_law
 from collapselab.metrics.richness import rate_law
-from collapselab.mixing.regimes import REAL, REGIMES, Inputs, blocks_of
+from collapselab.mixing.regimes import REGIMES, Inputs, blocks_of
+from collapselab.mixing.sources import REAL
 from collapselab.report import overlay
 from collapselab.report.pages import ChainFiles, write_report
 from collapselab.report.results import write_results

@@ -20,8 +20,9 @@ from collapselab.config import MixingConfig, RunConfig, UserError, schedules
 from collapselab.corpus.prepared import Tokens
 from collapselab.mixing import regimes
 from collapselab.mixing import sets as mixing
-from collapselab.mixing.regimes import REAL, REGIMES, Inputs, real_blocks
+from collapselab.mixing.regimes import REGIMES, Inputs, real_blocks
 from collapselab.mixing.sets import Past, TrainingSet, set_blocks
+from collapselab.mixing.sources import REAL
 from collapselab.store.folders import publishing, read_json, write_json
 from collapselab.store.layout import Chain
 

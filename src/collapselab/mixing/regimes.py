@@ -12,15 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from collapselab.config import MixingConfig, UserError
+from collapselab.mixing.sources import REAL
 from collapselab.seeds import generator
-
-REAL = -1  # the source of real blocks; others are named by the generation that wrote them
-
-
-def stand_in(generation: int) -> int:
-    """Source of the real blocks that an all-real control is given in the place of a generation's samples; below REAL. Its own
-    inverse: of such a source, the generation."""
-    return -2 - generation
 
 
 @dataclass(frozen=True)
@@ -45,6 +38,10 @@ class Inputs:
     def draw(self, purpose: str) -> np.random.Generator:
         return generator(self.seed, self.generation, purpose)
 
+    def pool(self, generation: int) -> np.ndarray:
+        """Blocks that an earlier generation gives this chain, int64 (blocks, 2): all that it wrote, in order."""
+        return blocks_of(generation, np.arange(self.sampled[generation]))
+
 
 def blocks_of(source: int, places: np.ndarray) -> np.ndarray:
     return np.stack([np.full(len(places), source, np.int64), np.asarray(places, np.int64)], axis=1)
@@ -54,20 +51,19 @@ def replace(inputs: Inputs) -> np.ndarray:
     """alpha real blocks, the rest from the generation before. Raises UserError where either runs out."""
     count = real_blocks(inputs.share or 0.0, inputs.size, inputs.seed, inputs.generation)
     first = inputs.real_used if inputs.config.real == "fresh" else 0
-    if first + count > len(inputs.real_order) or inputs.size - count > inputs.sampled[-1]:
+    newest = inputs.pool(inputs.generation - 1)
+    if first + count > len(inputs.real_order) or inputs.size - count > len(newest):
         raise UserError(
             f"mixing.tokens: generation {inputs.generation} needs {count} real and {inputs.size - count} written blocks, "
-            f"{len(inputs.real_order) - first} and {inputs.sampled[-1]} are left; fork with a smaller real share"
+            f"{len(inputs.real_order) - first} and {len(newest)} are left; fork with a smaller real share"
         )
-    synthetic = inputs.draw("mixture").permutation(inputs.sampled[-1])[: inputs.size - count]
-    return np.concatenate(
-        [blocks_of(REAL, inputs.real_order[first : first + count]), blocks_of(inputs.generation - 1, synthetic)]
-    )
+    written = newest[inputs.draw("mixture").permutation(len(newest))[: inputs.size - count]]
+    return np.concatenate([blocks_of(REAL, inputs.real_order[first : first + count]), written])
 
 
 def accumulate(inputs: Inputs) -> np.ndarray:
     """Generation 0's real blocks and every earlier generation's samples (Gerstgrasser et al. 2024)."""
-    parts = [blocks_of(g, np.arange(blocks)) for g, blocks in enumerate(inputs.sampled)]
+    parts = [inputs.pool(g) for g in range(inputs.generation)]
     return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), *parts])
 
 
@@ -79,8 +75,7 @@ def accumulate_subsample(inputs: Inputs) -> np.ndarray:
 
 def keep_real(inputs: Inputs) -> np.ndarray:
     """Generation 0's real blocks and all that the generation before wrote (Drayson et al. 2025, partially synthetic)."""
-    newest = blocks_of(inputs.generation - 1, np.arange(inputs.sampled[-1]))
-    return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), newest])
+    return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), inputs.pool(inputs.generation - 1)])
 
 
 def balanced(inputs: Inputs) -> np.ndarray:
@@ -109,10 +104,11 @@ def expanding(inputs: Inputs) -> np.ndarray:
 
 def _written(inputs: Inputs, draw: np.random.Generator, source: int, count: int) -> np.ndarray:
     """Some of a generation's blocks, drawn without replacement. Raises UserError where it wrote fewer."""
-    if count > inputs.sampled[source]:
+    pool = inputs.pool(source)
+    if count > len(pool):
         needs = f"generation {inputs.generation} needs {count} blocks of generation {source}"
-        raise UserError(f"sampling.tokens: {needs}, {inputs.sampled[source]} are there; raise it or leave it null")
-    return blocks_of(source, np.sort(draw.permutation(inputs.sampled[source])[:count]))
+        raise UserError(f"sampling.tokens: {needs}, {len(pool)} are there; raise it or leave it null")
+    return pool[np.sort(draw.permutation(len(pool))[:count])]
 
 
 REGIMES: dict[str, Callable[[Inputs], np.ndarray]] = {
