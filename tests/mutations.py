@@ -62,7 +62,7 @@ MUTATIONS = [
         "alpha halved where blocks are chosen, and the ledger told otherwise",
         "fixed_share", ("one_in_ten",),
         (
-            ("mixing/regimes.py", "count = real_blocks(inputs.share or 0.0,", "count = real_blocks((inputs.share or 0.0) / 2,"),
+            ("mixing/regimes.py", "count = inputs.count(inputs.share or 0.0,", "count = inputs.count((inputs.share or 0.0) / 2,"),
             ("mixing/sets.py", REALISED, '"realised": float((blocks[:, 0] == REAL).mean()) if share is None else share'),
         ),
     ),

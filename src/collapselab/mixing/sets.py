@@ -17,7 +17,7 @@ import numpy as np
 from collapselab.config import RunConfig, UserError
 from collapselab.config.schedules import real_share
 from collapselab.corpus.prepared import Tokens
-from collapselab.mixing.regimes import REGIMES, Inputs, blocks_of, real_blocks
+from collapselab.mixing.regimes import REGIMES, Inputs, Outlook, blocks_of
 from collapselab.mixing.sources import NAME, PROMPTS, REAL, is_real, name_of, stand_in
 from collapselab.seeds import batch_order, generator
 from collapselab.store.checks import number, reading, whole
@@ -91,22 +91,17 @@ def set_blocks(config: RunConfig, available: int, past: list[int]) -> list[int]:
     Args:
         past: of those that exist.
     """
-    size, seed = set_size(config, available), config.seed
-    written = sample_budget(config, available) // config.training.block
-    sizes = list(past) or [size]
+    sizes = list(past) or [set_size(config, available)]
     for g in range(len(sizes), config.generations + 1):
-        match config.mixing.regime:
-            case "accumulate":
-                sizes.append(size + g * written)
-            case "keep_real":
-                sizes.append(size + written)
-            case "incremental":
-                sizes.append(sizes[-1])
-            case "expanding":
-                sizes.append(sizes[-1] + real_blocks(config.mixing.added_share, size, seed, g))
-            case _:
-                sizes.append(size)
+        sizes.append(REGIMES[config.mixing.regime].size(outlook(config, available, g, sizes[-1])))
     return sizes
+
+
+def outlook(config: RunConfig, available: int, generation: int, before: int) -> Outlook:
+    """What a regime may know before the chain runs; `before`: blocks of the training set before."""
+    size, written = set_size(config, available), sample_budget(config, available) // config.training.block
+    share = real_share(config.mixing, generation, config.generations)
+    return Outlook(config.mixing, generation, size, before, written, share, config.seed)
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
@@ -122,18 +117,18 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
     available = blocks_available(train, config)
     size, block = set_size(config, available), config.training.block
     order = real_order(config, available)
-    used = read_mixture(chain.stage(generation - 1, "mixture"))["real_blocks_used"] if generation else 0
-    share = real_share(config.mixing, generation, config.generations)
+    before = read_mixture(chain.stage(generation - 1, "mixture")) if generation else {"real_blocks_used": 0}
+    used, share = before["real_blocks_used"], real_share(config.mixing, generation, config.generations)
     metas = {g: read_meta(chain.stage(g, "samples")) for g in range(generation)}
     if generation == 0:
         blocks = blocks_of(REAL, order[:size])
     else:
-        sampled = [meta["tokens"] // block for meta in metas.values()]
         inputs = Inputs(
-            config.mixing, generation, size, order, used, sampled, share, config.seed,
-            lambda: read_blocks(chain, generation - 1, train, block)[0],
+            **vars(outlook(config, available, generation, before["blocks"])), real_order=order, real_used=used,
+            sampled=[meta["tokens"] // block for meta in metas.values()],
+            previous=lambda: read_blocks(chain, generation - 1, train, block)[0],
         )  # fmt: skip
-        blocks = REGIMES[config.mixing.regime](inputs)
+        blocks = REGIMES[config.mixing.regime].choose(inputs)
         if config.sampling.source == "real":
             blocks = controlled(blocks, order, sample_budget(config, available) // block)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0

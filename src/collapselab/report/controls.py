@@ -9,13 +9,13 @@ from typing import Any
 from collapselab.config import RunConfig, as_dict
 from collapselab.config.identity import HARMLESS
 from collapselab.config.values import flatten
+from collapselab.mixing.regimes import REGIMES
 from collapselab.report.files import ChainFiles
 from collapselab.report.overlay import by_arm
 from collapselab.report.protocols import NO_REASON
 
 # How models write: no model of a control is trained on that, but it is measured.
 OF_WRITING = {f"sampling.{key}" for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")}
-GROWING = ("accumulate", "keep_real", "expanding")
 IGNORED = {*NO_REASON, *HARMLESS, *(f"sampling.{key}" for key in ("source", "precision", "batch_size"))}
 
 
@@ -61,7 +61,7 @@ def grey_first(arms: dict[str, Any]) -> dict[str, Any]:
 def _growth(chain: ChainFiles) -> str:
     """The regime of a chain whose training sets grow; empty for one whose sets stay as large as they were."""
     regime = str(chain.settings.get("mixing.regime", ""))
-    return regime if regime in GROWING else ""
+    return regime if regime in REGIMES and REGIMES[regime].grows else ""
 
 
 def _differing(one: ChainFiles, other: ChainFiles) -> tuple[str, ...]:
