@@ -62,7 +62,7 @@ MUTATIONS = [
         "alpha halved where blocks are chosen, and the ledger told otherwise",
         "fixed_share", ("one_in_ten",),
         (
-            ("mixing/regimes.py", "count = real_blocks(inputs.share or 0.0,", "count = real_blocks((inputs.share or 0.0) / 2,"),
+            ("mixing/regimes.py", "count = inputs.count(inputs.share or 0.0,", "count = inputs.count((inputs.share or 0.0) / 2,"),
             ("mixing/sets.py", REALISED, '"realised": float((blocks[:, 0] == REAL).mean()) if share is None else share'),
         ),
     ),
@@ -86,7 +86,7 @@ MUTATIONS = [
     Mutation(
         "samples of the generation before replaced by generation 0's",
         "fixed_share", ("none",),
-        (("mixing/regimes.py", "blocks_of(inputs.generation - 1, synthetic)]", "blocks_of(0, synthetic)]"),),
+        (("mixing/regimes.py", "newest = inputs.pool(inputs.generation - 1)", "newest = inputs.pool(0)"),),
     ),
     Mutation(
         "accumulate drops what was written",

@@ -16,8 +16,9 @@ from collapselab.chain.supply import check_supply
 from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.config.corpus import PlantedConfig
 from collapselab.config.identity import identity, shared_digests
-from collapselab.mixing.regimes import REAL, REGIMES
+from collapselab.mixing.regimes import REGIMES
 from collapselab.mixing.sets import read_blocks, read_mixture, real_order
+from collapselab.mixing.sources import REAL
 from collapselab.store.layout import Chain, read_metrics
 
 GENERATIONS = 3

@@ -14,9 +14,10 @@ from helpers import small_config
 from collapselab.chain import run as chain
 from collapselab.config import CorpusConfig, RunConfig
 from collapselab.config.corpus import PlantedConfig
-from collapselab.evaluation.expected import HAVE_LAWS, HAVE_SHARPENED, law_of, why_no_slot_law, why_no_tail_law
+from collapselab.evaluation.expected import law_of, why_no_slot_law, why_no_tail_law
 from collapselab.metrics.richness import rate_law
-from collapselab.mixing.regimes import REAL, REGIMES, Inputs, blocks_of
+from collapselab.mixing.regimes import REGIMES, Inputs, Law, Regime, blocks_of
+from collapselab.mixing.sources import REAL
 from collapselab.report import overlay
 from collapselab.report.pages import ChainFiles, write_report
 from collapselab.report.results import write_results
@@ -341,16 +342,14 @@ def test_the_report_draws_the_laws_and_keeps_them_as_a_table(closed: Path, tmp_p
 def test_a_regime_that_no_law_is_derived_for_has_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str, temperature: float
 ) -> None:
-    """Written by the recipe of docs/architecture.md: a function and a line in REGIMES."""
+    """Written by the recipe of docs/architecture.md: a record in REGIMES."""
 
     def latest(inputs: Inputs) -> np.ndarray:
         """Half of generation 0's real blocks, and as many of the newest ones."""
         half = inputs.size // 2
-        return np.concatenate(
-            [blocks_of(REAL, inputs.real_order[:half]), blocks_of(inputs.generation - 1, np.arange(half))]
-        )
+        return np.concatenate([blocks_of(REAL, inputs.real_order[:half]), inputs.pool(inputs.generation - 1)[:half]])
 
-    monkeypatch.setitem(REGIMES, "latest", latest)
+    monkeypatch.setitem(REGIMES, "latest", Regime(latest, Law(none="mixing.regime=latest has none")))
     changes = {"generations": 2, "mixing__regime": "latest", "sampling__temperature": temperature}
     if text == "planted":
         config = planted(tmp_path, **changes, mixing__tokens=256 * 13)
@@ -363,5 +362,9 @@ def test_a_regime_that_no_law_is_derived_for_has_none(
     write_report(path)
 
 
-def test_every_regime_with_a_law_is_one_that_there_is() -> None:
-    assert set(HAVE_LAWS) < set(HAVE_SHARPENED) <= set(REGIMES)
+def test_every_regime_names_its_law_or_says_why_there_is_none() -> None:
+    laws = {name: regime.law for name, regime in REGIMES.items()}
+    theirs = {"replace", "accumulate", "accumulate_subsample"}
+    assert {name for name, law in laws.items() if not law.none} == {*theirs, "keep_real"}
+    assert {law.regime for law in laws.values() if not law.none} == theirs
+    assert {name for name, law in laws.items() if law.regime and law.none} == {"balanced"}  # sharpened alone

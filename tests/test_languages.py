@@ -43,7 +43,7 @@ from collapselab.metrics.truth import (
     slot_sums,
     slot_values,
 )
-from collapselab.mixing import regimes, sets
+from collapselab.mixing import sets, sources
 from collapselab.models import network
 from collapselab.store.folders import read_json
 from collapselab.store.layout import Chain
@@ -440,7 +440,7 @@ def test_history_equals_a_slow_count(planted: Ran) -> None:
         counts = {"real": Counter[str](), "synthetic": Counter[str]()}
         for i in range(len(data)):
             town = names(data[np.array([i])][0].tolist())[1 + TOWN_PLACE]
-            counts["real" if blocks[i, 0] == regimes.REAL else "synthetic"][town] += 1
+            counts["real" if blocks[i, 0] == sources.REAL else "synthetic"][town] += 1
         assert found.real[g].tolist() == [counts["real"][town] for town in language.towns]
         assert found.synthetic[g].tolist() == [counts["synthetic"][town] for town in language.towns]
         assert found.real[g].sum() + found.synthetic[g].sum() == 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -17,11 +18,14 @@ from hypothesis import strategies as st
 
 from collapselab.chain import supply
 from collapselab.config import MixingConfig, RunConfig, UserError, schedules
+from collapselab.config.generations import ONE_REGIME
 from collapselab.corpus.prepared import Tokens
 from collapselab.mixing import regimes
 from collapselab.mixing import sets as mixing
-from collapselab.mixing.regimes import REAL, REGIMES, Inputs, real_blocks
+from collapselab.mixing.regimes import REGIMES, Inputs, real_blocks
 from collapselab.mixing.sets import Past, TrainingSet, set_blocks
+from collapselab.mixing.sources import REAL
+from collapselab.seeds import generator
 from collapselab.store.folders import publishing, read_json, write_json
 from collapselab.store.layout import Chain
 
@@ -45,6 +49,14 @@ def make_samples(
         flat.tofile(out / "tokens-00000.bin")
         write_json(out / "meta.json", meta | {"shards": ["tokens-00000.bin"]})
     return flat
+
+
+def inputs_of(
+    config: MixingConfig, generation: int, size: int, order: np.ndarray, used: int, sampled: list[int],
+    share: float | None, seed: int, *previous: Any,
+) -> Inputs:  # fmt: skip
+    before = len(previous[0]()) if previous else size
+    return Inputs(config, generation, size, before, sampled[-1], share, seed, order, used, sampled, *previous)
 
 
 def mix(config, chain: Chain, generation: int, train: Tokens) -> dict:
@@ -80,6 +92,31 @@ def test_every_schedule_and_regime_that_can_be_named_exists() -> None:
     named = {v for part in get_args(hints["schedule"]) for v in get_args(part)}
     assert named == set(schedules.SCHEDULES)
     assert set(get_args(hints["regime"])) == set(REGIMES)
+
+
+def test_every_setting_that_one_regime_has_is_its_regimes() -> None:
+    settings_ = {field.name for field in dataclasses.fields(MixingConfig)}
+    assert {key: [name for name, regime in REGIMES.items() if key in regime.keys] for key in ONE_REGIME} == {
+        key: [regime] for key, regime in ONE_REGIME.items()
+    }
+    assert all(settings_.issuperset(regime.keys) for regime in REGIMES.values())
+
+
+def test_sets_that_grow() -> None:
+    assert {name for name, regime in REGIMES.items() if regime.grows} == {"accumulate", "keep_real", "expanding"}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_pool_is_drawn_from_as_whole_numbers_are(regime: str) -> None:
+    """Blocks are chosen by permutations of places, so that a pool from elsewhere changes none of what is drawn."""
+    previous = np.stack([np.full(12, REAL), np.arange(12)], axis=1)
+    inputs = inputs_of(MixingConfig(regime=regime), 2, 12, np.arange(40), 12, [14, 13], 0.25, 7, lambda: previous)
+    assert inputs.pool(1).tolist() == [[1, place] for place in range(13)]
+    blocks = REGIMES[regime].choose(inputs)
+    assert len(blocks) == REGIMES[regime].size(dataclasses.replace(inputs, written=13)) + (regime == "accumulate")
+    if regime == "replace":
+        places = generator(7, 2, "mixture").permutation(13)[:9]
+        assert blocks[blocks[:, 0] == 1, 1].tolist() == places.tolist()
 
 
 @settings(max_examples=50, deadline=None)
@@ -244,7 +281,7 @@ def test_balanced_takes_equal_parts_of_all_there_is(size: int, seed: int) -> Non
 def test_what_does_not_divide_goes_to_any_part() -> None:
     counts = np.zeros(3)
     for seed in range(300):
-        blocks = regimes.balanced(Inputs(MixingConfig(), 2, 4, np.arange(9), 4, [4, 4], None, seed))
+        blocks = regimes.balanced(inputs_of(MixingConfig(), 2, 4, np.arange(9), 4, [4, 4], None, seed))
         counts += np.bincount(blocks[:, 0] + 1, minlength=3) - 1
     assert np.abs(counts - 100).max() < 4 * math.sqrt(300 * 2 / 9)
 
@@ -279,7 +316,7 @@ def test_what_is_added_is_drawn_at_random() -> None:
     taken = np.zeros(8)
     for seed in range(400):
         config = MixingConfig(regime="expanding", added=0.75)
-        found = regimes.expanding(Inputs(config, 1, 4, np.arange(4), 4, [8], None, seed, lambda: before))
+        found = regimes.expanding(inputs_of(config, 1, 4, np.arange(4), 4, [8], None, seed, lambda: before))
         assert len(found) == 4 + 3
         taken[found[found[:, 0] == 0, 1]] += 1
     assert np.abs(taken - 150).max() < 4 * math.sqrt(150 * 5 / 8)
@@ -290,7 +327,7 @@ def test_what_is_replaced_is_drawn_at_random() -> None:
     before = np.stack([np.full(8, REAL), np.arange(8)], axis=1)
     for seed in range(400):
         found = regimes.incremental(
-            Inputs(MixingConfig(regime="incremental"), 1, 8, np.arange(8), 8, [8], None, seed, lambda: before)
+            inputs_of(MixingConfig(regime="incremental"), 1, 8, np.arange(8), 8, [8], None, seed, lambda: before)
         )
         kept[found[found[:, 0] == REAL, 1]] += 1
     assert kept.sum() == 4 * 400
@@ -306,10 +343,10 @@ def test_regimes_say_how_much_has_to_be_written(regime: str, share: dict[str, fl
     supply.check_supply(small_config(**keys, sampling__tokens=least * BLOCK), 50)
     with pytest.raises(UserError, match=r"sampling\.tokens=\d+: a generation needs"):
         supply.check_supply(small_config(**keys, sampling__tokens=(least - 1) * BLOCK), 50)
-    few = Inputs(MixingConfig(regime=regime, **share), 1, 50, np.arange(50), 50, [3], None, 1,
+    few = inputs_of(MixingConfig(regime=regime, **share), 1, 50, np.arange(50), 50, [3], None, 1,
                  lambda: np.zeros((50, 2), np.int64))  # fmt: skip
     with pytest.raises(UserError, match=r"sampling\.tokens: generation 1 needs"):
-        REGIMES[regime](few)
+        REGIMES[regime].choose(few)
 
 
 @pytest.mark.parametrize("loss_on_last", [None, 10])
@@ -400,12 +437,12 @@ def test_documents_as_unit_must_have_one_length() -> None:
 
 
 def test_inputs_of_a_regime_are_all_a_regime_needs() -> None:
-    """A new regime is a function from Inputs to blocks: here one that takes real text only."""
+    """A regime chooses by a function from Inputs to blocks: here one that takes real text only."""
 
     def only_real(inputs: Inputs) -> np.ndarray:
         return np.stack([np.full(inputs.size, REAL), inputs.real_order[: inputs.size]], axis=1)
 
-    inputs = Inputs(MixingConfig(), 1, 4, np.arange(9), 4, [4], 0.5, 1)
+    inputs = inputs_of(MixingConfig(), 1, 4, np.arange(9), 4, [4], 0.5, 1)
     assert only_real(inputs).tolist() == [[REAL, 0], [REAL, 1], [REAL, 2], [REAL, 3]]
     assert regimes.replace(inputs).shape == (4, 2)
 
@@ -428,11 +465,11 @@ def test_supply_counts_what_the_past_has_really_used() -> None:
 
 
 def test_a_regime_never_runs_short_in_silence() -> None:
-    inputs = Inputs(MixingConfig(), 1, 10, np.arange(12), 10, [10], 0.5, 1)
+    inputs = inputs_of(MixingConfig(), 1, 10, np.arange(12), 10, [10], 0.5, 1)
     with pytest.raises(UserError, match="5 real and 5 written blocks, 2 and 10 are left"):
         regimes.replace(inputs)
     with pytest.raises(UserError, match="0 real and 10 written blocks, 2 and 4 are left"):
-        regimes.replace(Inputs(MixingConfig(), 1, 10, np.arange(12), 10, [4], 0.0, 1))
+        regimes.replace(inputs_of(MixingConfig(), 1, 10, np.arange(12), 10, [4], 0.0, 1))
 
 
 def test_a_samples_folder_from_a_stranger_is_not_mapped(tmp_path) -> None:

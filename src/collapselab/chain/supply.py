@@ -7,8 +7,8 @@ from typing import Any
 
 from collapselab.config import RunConfig, UserError
 from collapselab.config.schedules import real_share
-from collapselab.mixing.regimes import real_blocks
-from collapselab.mixing.sets import Past, sample_budget, set_blocks, set_size, shows
+from collapselab.mixing.regimes import REGIMES
+from collapselab.mixing.sets import Past, outlook, sample_budget, set_blocks, set_size, shows
 from collapselab.runtime.memory import check_memory
 
 NO_PAST = Past([], [], 0)
@@ -25,7 +25,10 @@ def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> dic
     """
     size, block, done = set_size(config, available), config.training.block, len(past.blocks)
     shares = [real_share(config.mixing, g, config.generations) for g in range(config.generations + 1)]
-    later = [real_blocks(s, size, config.seed, g) for g, s in enumerate(shares) if g >= max(1, done) and s is not None]
+    sizes, regime = set_blocks(config, available, past.blocks), REGIMES[config.mixing.regime]
+    left = range(max(1, done), config.generations + 1)
+    needs = [regime.needs(outlook(config, available, g, sizes[g - 1])) for g in left]
+    later = [each.real for each in needs]
     need = (past.used if done else size) + (sum(later) if config.mixing.real == "fresh" else 0)
     if need > available:
         most = int(available / (need / size)) * block
@@ -36,24 +39,19 @@ def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> dic
     stands_in = 0
     if config.sampling.source == "real":
         stands_in = check_control(config, available, size, done, past.used, later)
-    left = set_blocks(config, available, past.blocks)[done:]
-    check_sizes(config, max(left, default=size), sample_budget(config, available))
+    check_sizes(config, max(sizes[done:], default=size), sample_budget(config, available))
     written = sample_budget(config, available) // block
-    if config.mixing.regime != "replace" and config.generations and not written:
+    if shares[-1] is None and not written:
         raise UserError(
             f"sampling.tokens={config.sampling.tokens}: less than one block of {block} tokens, so nothing would be "
             "accumulated; raise it or leave it null"
         )
-    wanted = max((size - n for n in later), default=0)
-    exchanged = config.mixing.replaced_share * (past.blocks[-1] if past.blocks else size)
-    parts = {"balanced": 0.5 * size, "incremental": exchanged, "expanding": config.mixing.added_share * size}
-    if max(1, done) <= config.generations and config.mixing.regime in parts:  # rounded up, as chance may
-        wanted = math.ceil(parts[config.mixing.regime] - 1e-9)
+    wanted = max((each.written for each in needs), default=0)
     if written < wanted:
-        lower = {"incremental": ", or lower mixing.replaced", "expanding": ", or lower mixing.added"}
+        lower = "" if config.mixing.has_schedule else "".join(f", or lower mixing.{key}" for key in regime.keys)
         raise UserError(
             f"sampling.tokens={config.sampling.tokens}: a generation needs {wanted * block} tokens written by the one "
-            f"before; raise sampling.tokens or leave it null{lower.get(config.mixing.regime, '')}"
+            f"before; raise sampling.tokens or leave it null{lower}"
         )
     return {
         "real_needed": (need + stands_in) * block,

@@ -8,6 +8,9 @@ from typing import Literal
 from collapselab.config.settings import setting
 from collapselab.config.values import check
 
+ONE_REGIME = {"schedule": "replace", "replaced": "incremental", "added": "expanding"}
+"""Settings of `mixing` that only one regime has, null under all others; `Regime.keys` lists all that a regime reads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixingConfig:
@@ -59,32 +62,21 @@ class MixingConfig:
             check(0 <= getattr(self, key) <= 1, f"mixing.{key}", getattr(self, key), "must lie in [0, 1]")
         check(0 <= self.power < float("inf"), "mixing.power", self.power, "must be 0 or more")
         check(all(0 <= v <= 1 for v in self.values), "mixing.values", self.values, "each must lie in [0, 1]")
-        check(
-            self.regime == "replace" or self.schedule is None,
-            "mixing.schedule",
-            self.schedule,
-            f"regime {self.regime} has no schedule; set one or the other",
-        )
-        check(
-            self.replaced is None or self.regime == "incremental",
-            "mixing.replaced",
-            self.replaced,
-            "only mixing.regime=incremental has it; set null",
-        )
-        check(0 < self.replaced_share <= 1, "mixing.replaced", self.replaced, "must be above 0 and at most 1")
-        check(
-            self.added is None or self.regime == "expanding",
-            "mixing.added",
-            self.added,
-            "only mixing.regime=expanding has it; set null",
-        )
-        check(0 < self.added_share <= 1, "mixing.added", self.added, "must be above 0 and at most 1")
-        check(
-            (self.schedule == "list") == bool(self.values),
-            "mixing.values",
-            self.values,
-            "give the shares here and set mixing.schedule=list, or neither",
-        )
+        remedy = f"regime {self.regime} has no schedule; set one or the other"
+        check(self.has_schedule or self.schedule is None, "mixing.schedule", self.schedule, remedy)
+        for key, regime in ONE_REGIME.items():
+            if key != "schedule":
+                value = getattr(self, key)
+                remedy = f"only mixing.regime={regime} has it; set null"
+                check(value is None or self.regime == regime, f"mixing.{key}", value, remedy)
+                check(value is None or 0 < value <= 1, f"mixing.{key}", value, "must be above 0 and at most 1")
+        remedy = "give the shares here and set mixing.schedule=list, or neither"
+        check((self.schedule == "list") == bool(self.values), "mixing.values", self.values, remedy)
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether a schedule, not the regime, decides how much of a training set is real."""
+        return self.regime == ONE_REGIME["schedule"]
 
     @property
     def replaced_share(self) -> float:
@@ -153,18 +145,10 @@ class SamplingConfig:
         check(self.top_k >= 0, "sampling.top_k", self.top_k, "must be 0 (off) or more")
         check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "must be above 0 and at most 1 (off)")
         check(0 <= self.min_p < 1, "sampling.min_p", self.min_p, "must be at least 0 (off) and below 1")
-        check(
-            0 < self.repetition_penalty < float("inf"),
-            "sampling.repetition_penalty",
-            self.repetition_penalty,
-            "must be above 0; 1 is off",
-        )
-        check(
-            self.beams == 1 or not self.shapes,
-            "sampling.beams",
-            self.beams,
-            "beam search draws nothing: leave temperature, top_k, top_p, min_p and repetition_penalty off",
-        )
+        penalty = self.repetition_penalty
+        check(0 < penalty < float("inf"), "sampling.repetition_penalty", penalty, "must be above 0; 1 is off")
+        remedy = "beam search draws nothing: leave temperature, top_k, top_p, min_p and repetition_penalty off"
+        check(self.beams == 1 or not self.shapes, "sampling.beams", self.beams, remedy)
 
     @property
     def truncates(self) -> bool:

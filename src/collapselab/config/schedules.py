@@ -59,6 +59,6 @@ def real_share(config: MixingConfig, generation: int, last: int) -> float | None
     """alpha_g that is asked for: 1 for generation 0; None where the regime, not a schedule, decides."""
     if generation == 0:
         return 1.0
-    if config.regime != "replace":
+    if not config.has_schedule:
         return None
     return max(config.floor, SCHEDULES[config.schedule or "geometric"](config, generation, last))

@@ -29,6 +29,7 @@ from collapselab.metrics.next_token import next_token_shape, next_token_values
 from collapselab.metrics.richness import rate_law
 from collapselab.metrics.tails import tail_sets
 from collapselab.metrics.truth import simpson
+from collapselab.mixing.regimes import REGIMES
 from collapselab.mixing.sets import read_mixture
 from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
@@ -44,8 +45,6 @@ from collapselab.theory.tails import survival
 # flag of a key: the laws here decide which of them they read.
 LAWS_READ = (*OF_WRITING, "training.tokens", "training.loss_on_last", "training.loss_below")
 LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real", "sampling.source")
-HAVE_LAWS = ("replace", "accumulate", "accumulate_subsample", "keep_real")  # regimes that laws are derived for
-HAVE_SHARPENED = (*HAVE_LAWS, "balanced")  # those whose sources have known parts, for the law of temperature alone
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
 PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still drawn
 SURVIVOR_COST = 1e8  # contexts x documents^2 x generations (squared for a pool): a few seconds
@@ -82,24 +81,24 @@ def as_first(config: RunConfig, generation: int) -> RunConfig:
 
 
 def law_of(config: RunConfig) -> tuple[str, bool]:
-    """The regime that the laws know this one by, and whether they read the same real text again: `keep_real` is replacement
-    with all of generation 0's text in every set. In an all-real control every set is one of real documents, none twice:
-    replacement with a real share of 1."""
-    mixing = config.mixing
+    """The regime that the laws know this one by, and whether they read the same real text again. In an all-real control
+    every set is one of real documents, none twice: replacement with a real share of 1."""
     if is_control(config):
         return "replace", False
-    return ("replace", True) if mixing.regime == "keep_real" else (mixing.regime, mixing.real == "reuse")
+    law = REGIMES[config.mixing.regime].law
+    return law.regime, law.reuse or config.mixing.real == "reuse"
 
 
 def why_no_law(config: RunConfig) -> str:
     """Why no law is known for this pipeline; empty where one is."""
     block, mixing, training = config.training.block, config.mixing, config.training
-    if mixing.regime not in HAVE_LAWS and not is_control(config):
-        return f"mixing.regime={mixing.regime} has none"
+    law = REGIMES[mixing.regime].law
+    if law.none and not is_control(config):
+        return law.none
     if (config.sampling.repetition_penalty != 1 or config.sampling.beams > 1) and not is_control(config):
         return "text written with a repetition penalty or beams follows no law"
     if training.tokens is not None:
-        size = mixing.tokens // block if mixing.tokens and mixing.regime not in ("accumulate", "keep_real") else 0
+        size = mixing.tokens // block if mixing.tokens and law.regime != "accumulate" and not law.reuse else 0
         if not size or training.tokens // block % size:
             return "training.tokens shows some documents of a training set more often than others"
     if training.loss_below is not None and training.loss_below < 1:
@@ -124,12 +123,12 @@ def why_no_tail_law(config: RunConfig) -> str:
         return "prompts from real text bring rare types back"
     if config.training.loss_on_last is not None:
         return "training.loss_on_last leaves text out of the loss"
-    if is_control(config) and (config.mixing.regime != "replace" or config.mixing.real == "reuse"):
+    mixing, no_tails = config.mixing, REGIMES[config.mixing.regime].law.no_tails
+    if is_control(config) and (not mixing.has_schedule or mixing.real == "reuse"):
         return "an all-real control whose sets keep text of earlier ones has none for rare types"
-    if config.mixing.regime == "keep_real":
-        return "with mixing.regime=keep_real a training set is larger than what a generation writes"
-    written = config.sampling.tokens
-    if config.mixing.regime != "replace" and written not in (None, config.mixing.tokens):
+    if no_tails:
+        return no_tails
+    if not mixing.has_schedule and config.sampling.tokens not in (None, mixing.tokens):
         return "a generation writes more or less than a training set (sampling.tokens)"
     return why_no_law(config)
 
@@ -186,7 +185,7 @@ def expected_slot(
         "diversity": (r, _column(part["diversity"]) / of_truth),
         "drift": (1 - r, _column(part["drift"]) / of_truth),
     }
-    steps = (generation + 1) ** (2 if config.mixing.regime == "accumulate_subsample" else 1)
+    steps = (generation + 1) ** (2 if REGIMES[config.mixing.regime].law.regime == "accumulate_subsample" else 1)
     cheap = language.contexts * found.real[0].max() ** 2 * steps <= SURVIVOR_COST
     if cheap and (generation <= EVERY or generation % 10 == 0):
         laws["survivors"] = realised(truth, past)[-1], _column(part["survivors"])
@@ -241,8 +240,7 @@ def expected_tails(
         offset, scale = rate_law(counts)
         shape = np.maximum(types + offset, 1e-9)
         alive = survival(
-            types, shape * scale, config.mixing.regime, config.mixing.real == "reuse", shares,
-            written / float(counts.sum()), shape,
+            types, shape * scale, *law_of(config), shares, written / float(counts.sum()), shape
         )[place]  # fmt: skip
         for name, mask in tail_sets(counts).items():
             if name in sums[f"tails/{unit}"]:
@@ -289,16 +287,16 @@ def expected_entropy(
     with the sampler's temperature and truncation applied once per generation; empty where it has neither, or where the
     regime's sources have other parts than equal ones, or a fork changed what the law reads. All processes take part."""
     config = as_first(config, generation)
-    does, mixing = shaped(config.sampling), config.mixing
-    of_unequal_parts = mixing.regime.startswith("accumulate") and config.sampling.tokens not in (None, mixing.tokens)
-    if does is None or is_control(config) or of_unequal_parts or mixing.regime not in HAVE_SHARPENED:
+    does, (regime, _) = shaped(config.sampling), law_of(config)
+    of_unequal_parts = regime.startswith("accumulate") and config.sampling.tokens not in (None, config.mixing.tokens)
+    if does is None or is_control(config) or of_unequal_parts or not regime:
         return {}
     if why_no_law_of_fork(chain):
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block
     plan = windows(len(stream), context, config.evaluation.stride or context)
-    looked = Sharpened(plan, shares_of(chain, generation), does, law_of(config)[0], base.vocab)
+    looked = Sharpened(plan, shares_of(chain, generation), does, regime, base.vocab)
     wanted = looked.plain.wanted
     if not base.counted:
         shown = [w for w in plan if ((wanted >= w[2]) & (wanted < w[1])).any()]

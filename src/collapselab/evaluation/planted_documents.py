@@ -9,8 +9,8 @@ import numpy as np
 from collapselab.config import RunConfig
 from collapselab.corpus.prepared import Corpus
 from collapselab.languages.planted import TOWN_PLACE, Planted
-from collapselab.mixing.regimes import REAL
 from collapselab.mixing.sets import read_blocks, read_samples
+from collapselab.mixing.sources import REAL, is_real
 from collapselab.store.layout import Chain
 
 
@@ -60,7 +60,7 @@ def set_counts(
     counts = {True: np.zeros(contexts, np.int64), False: np.zeros(contexts, np.int64)}
     for source, stream in streams.items():
         places = blocks[blocks[:, 0] == source, 1] * config.training.block + 1 + TOWN_PLACE
-        counts[source <= REAL] += np.bincount(town[stream[places]], minlength=contexts + 1)[:contexts]
+        counts[is_real(source)] += np.bincount(town[stream[places]], minlength=contexts + 1)[:contexts]
     return counts[True], counts[False]
 
 

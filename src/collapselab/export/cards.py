@@ -18,6 +18,7 @@ from collapselab.config.corpus import LANGUAGES
 from collapselab.config.identity import DEFAULTS, deciding
 from collapselab.config.values import flatten
 from collapselab.metrics import HEADLINE
+from collapselab.mixing.sources import written_by
 from collapselab.report.pages import ChainFiles
 from collapselab.runtime.console import inert
 from collapselab.store.checks import whole
@@ -198,7 +199,7 @@ def _synthetic(chain: ChainFiles, generation: int) -> float:
     """The share of a training set's tokens that models wrote (not so the prompts of what they wrote), in [0, 1]."""
     ledger = chain.ledgers[generation]
     everything = sum(entry["set"] for entry in ledger.values())
-    written = sum(entry["set"] for source, entry in ledger.items() if source.startswith("generation_"))
+    written = sum(entry["set"] for source, entry in ledger.items() if written_by(source) is not None)
     return float(written / max(1, everything))
 
 

@@ -1,6 +1,6 @@
-"""Which blocks a generation is trained on: a regime is a function from `Inputs` to a list of (source, place).
+"""Regimes of mixing: which blocks a generation is trained on, and all that the rest of the lab asks about that.
 
-A new regime is such a function, and a line in `REGIMES`.
+A new regime is a record in `REGIMES`, and its name and the settings of its own in config/generations.py.
 """
 
 from __future__ import annotations
@@ -8,66 +8,80 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from collapselab.config import MixingConfig, UserError
+from collapselab.mixing.sources import REAL
 from collapselab.seeds import generator
-
-REAL = -1  # the source of real blocks; others are named by the generation that wrote them
-
-
-def stand_in(generation: int) -> int:
-    """Source of the real blocks that an all-real control is given in the place of a generation's samples; below REAL. Its own
-    inverse: of such a source, the generation."""
-    return -2 - generation
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a regime may use to choose the blocks of generation `generation` >= 1."""
+class Outlook:
+    """What is known of the training set of generation `generation` >= 1 before the chain runs."""
 
     config: MixingConfig
     generation: int
     size: int
-    """Blocks of a training set."""
+    """Blocks of generation 0's training set."""
+    before: int
+    """Blocks of the training set before."""
+    written: int
+    """Blocks that each generation writes."""
+    share: float | None
+    seed: int
+
+    def count(self, share: float, of: int) -> int:
+        """Whole blocks in a share of `of` blocks."""
+        return real_blocks(share, of, self.seed, self.generation)
+
+
+@dataclass(frozen=True)
+class Inputs(Outlook):
+    """What a regime may use to choose the blocks."""
+
     real_order: np.ndarray
     """Real blocks of the corpus in the order of this chain; the first `size` were generation 0's."""
     real_used: int
     """How many of `real_order` earlier generations have shown."""
     sampled: list[int]
     """Whole blocks in the samples of generations 0 .. generation - 1."""
-    share: float | None
-    seed: int
     previous: Callable[[], np.ndarray] = lambda: np.empty((0, 2), np.int64)
     """Reads the blocks of the training set before."""
 
     def draw(self, purpose: str) -> np.random.Generator:
         return generator(self.seed, self.generation, purpose)
 
+    def pool(self, generation: int) -> np.ndarray:
+        """Blocks that an earlier generation gives this chain, int64 (blocks, 2): all that it wrote, in order."""
+        return blocks_of(generation, np.arange(self.sampled[generation]))
+
 
 def blocks_of(source: int, places: np.ndarray) -> np.ndarray:
     return np.stack([np.full(len(places), source, np.int64), np.asarray(places, np.int64)], axis=1)
 
 
+# --- which blocks -----------------------------------------------------------------------------------------------------
+
+
 def replace(inputs: Inputs) -> np.ndarray:
     """alpha real blocks, the rest from the generation before. Raises UserError where either runs out."""
-    count = real_blocks(inputs.share or 0.0, inputs.size, inputs.seed, inputs.generation)
+    count = inputs.count(inputs.share or 0.0, inputs.size)
     first = inputs.real_used if inputs.config.real == "fresh" else 0
-    if first + count > len(inputs.real_order) or inputs.size - count > inputs.sampled[-1]:
+    newest = inputs.pool(inputs.generation - 1)
+    if first + count > len(inputs.real_order) or inputs.size - count > len(newest):
         raise UserError(
             f"mixing.tokens: generation {inputs.generation} needs {count} real and {inputs.size - count} written blocks, "
-            f"{len(inputs.real_order) - first} and {inputs.sampled[-1]} are left; fork with a smaller real share"
+            f"{len(inputs.real_order) - first} and {len(newest)} are left; fork with a smaller real share"
         )
-    synthetic = inputs.draw("mixture").permutation(inputs.sampled[-1])[: inputs.size - count]
-    return np.concatenate(
-        [blocks_of(REAL, inputs.real_order[first : first + count]), blocks_of(inputs.generation - 1, synthetic)]
-    )
+    written = newest[inputs.draw("mixture").permutation(len(newest))[: inputs.size - count]]
+    return np.concatenate([blocks_of(REAL, inputs.real_order[first : first + count]), written])
 
 
 def accumulate(inputs: Inputs) -> np.ndarray:
     """Generation 0's real blocks and every earlier generation's samples (Gerstgrasser et al. 2024)."""
-    parts = [blocks_of(g, np.arange(blocks)) for g, blocks in enumerate(inputs.sampled)]
+    parts = [inputs.pool(g) for g in range(inputs.generation)]
     return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), *parts])
 
 
@@ -79,8 +93,7 @@ def accumulate_subsample(inputs: Inputs) -> np.ndarray:
 
 def keep_real(inputs: Inputs) -> np.ndarray:
     """Generation 0's real blocks and all that the generation before wrote (Drayson et al. 2025, partially synthetic)."""
-    newest = blocks_of(inputs.generation - 1, np.arange(inputs.sampled[-1]))
-    return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), newest])
+    return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), inputs.pool(inputs.generation - 1)])
 
 
 def balanced(inputs: Inputs) -> np.ndarray:
@@ -96,34 +109,24 @@ def balanced(inputs: Inputs) -> np.ndarray:
 def incremental(inputs: Inputs) -> np.ndarray:
     """The training set before, of which `mixing.replaced`, drawn at random, gives way to new samples (Briesch et al. 2023)."""
     draw, before = inputs.draw("mixture"), inputs.previous()
-    count = real_blocks(inputs.config.replaced_share, len(before), inputs.seed, inputs.generation)
+    count = inputs.count(inputs.config.replaced_share, len(before))
     kept = np.sort(draw.permutation(len(before))[count:])
     return np.concatenate([before[kept], _written(inputs, draw, inputs.generation - 1, count)])
 
 
 def expanding(inputs: Inputs) -> np.ndarray:
     """The training set before, and as many new samples as `mixing.added` of the first one (Briesch et al. 2023)."""
-    count = real_blocks(inputs.config.added_share, inputs.size, inputs.seed, inputs.generation)
+    count = inputs.count(inputs.config.added_share, inputs.size)
     return np.concatenate([inputs.previous(), _written(inputs, inputs.draw("mixture"), inputs.generation - 1, count)])
 
 
 def _written(inputs: Inputs, draw: np.random.Generator, source: int, count: int) -> np.ndarray:
     """Some of a generation's blocks, drawn without replacement. Raises UserError where it wrote fewer."""
-    if count > inputs.sampled[source]:
+    pool = inputs.pool(source)
+    if count > len(pool):
         needs = f"generation {inputs.generation} needs {count} blocks of generation {source}"
-        raise UserError(f"sampling.tokens: {needs}, {inputs.sampled[source]} are there; raise it or leave it null")
-    return blocks_of(source, np.sort(draw.permutation(inputs.sampled[source])[:count]))
-
-
-REGIMES: dict[str, Callable[[Inputs], np.ndarray]] = {
-    "replace": replace,
-    "accumulate": accumulate,
-    "accumulate_subsample": accumulate_subsample,
-    "keep_real": keep_real,
-    "balanced": balanced,
-    "incremental": incremental,
-    "expanding": expanding,
-}
+        raise UserError(f"sampling.tokens: {needs}, {len(pool)} are there; raise it or leave it null")
+    return pool[np.sort(draw.permutation(len(pool))[:count])]
 
 
 def real_blocks(share: float, size: int, seed: int, generation: int) -> int:
@@ -131,3 +134,81 @@ def real_blocks(share: float, size: int, seed: int, generation: int) -> int:
     exact = share * size
     whole = math.floor(exact + 1e-9)
     return min(size, whole + int(generator(seed, generation, "real_count").random() < exact - whole - 1e-9))
+
+
+# --- the records ------------------------------------------------------------------------------------------------------
+
+
+class Needs(NamedTuple):
+    """Blocks without which a training set cannot be made: real ones of the schedule, and those of one generation."""
+
+    real: int = 0
+    written: int = 0
+
+
+def _by_schedule(outlook: Outlook) -> Needs:
+    real = outlook.count(outlook.share or 0.0, outlook.size)
+    return Needs(real, outlook.size - real)
+
+
+def _part(share: float, of: int) -> Needs:
+    return Needs(written=math.ceil(share * of - 1e-9))  # rounded up, as chance may
+
+
+class Law(NamedTuple):
+    """What theory knows of a regime."""
+
+    regime: str = ""
+    """Regime of `theory` that describes it; empty where none does."""
+    reuse: bool = False
+    """Whether all of generation 0's real text is in every set, whatever `mixing.real` says."""
+    none: str = ""
+    """Why no law but that of sharpening, by `regime`, is derived; empty where one is."""
+    no_tails: str = ""
+    """Why none is for rare types."""
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A way to make training sets of real text and of text that earlier generations wrote."""
+
+    choose: Callable[[Inputs], np.ndarray]
+    """Blocks of a training set, int64 (blocks, 2): source and place in it."""
+    law: Law
+    size: Callable[[Outlook], int] = lambda o: o.size
+    """Number of these blocks."""
+    needs: Callable[[Outlook], Needs] = lambda _: Needs()
+    """None of a regime that takes what there is."""
+    keys: tuple[str, ...] = ()
+    """Settings of `mixing` that it reads and others do not: of a schedule, or shares of what is written."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether later training sets are larger than generation 0's."""
+        return self.size(Outlook(MixingConfig(), 1, size=100, before=100, written=100, share=None, seed=0)) > 100
+
+
+REGIMES = {
+    "replace": Regime(
+        replace, Law("replace"), needs=_by_schedule,
+        keys=("schedule", "start", "ratio", "end", "power", "values", "floor", "real"),
+    ),
+    "accumulate": Regime(accumulate, Law("accumulate"), lambda o: o.size + o.generation * o.written),
+    "accumulate_subsample": Regime(accumulate_subsample, Law("accumulate_subsample")),
+    "keep_real": Regime(
+        keep_real,
+        Law("replace", True, "", "with mixing.regime=keep_real a training set is larger than what a generation writes"),
+        lambda o: o.size + o.written,
+    ),
+    "balanced": Regime(
+        balanced, Law("balanced", none="mixing.regime=balanced has none"), needs=lambda o: _part(0.5, o.size)
+    ),
+    "incremental": Regime(
+        incremental, Law(none="mixing.regime=incremental has none"), lambda o: o.before,
+        lambda o: _part(o.config.replaced_share, o.before), ("replaced",),
+    ),
+    "expanding": Regime(
+        expanding, Law(none="mixing.regime=expanding has none"), lambda o: o.before + o.count(o.config.added_share, o.size),
+        lambda o: _part(o.config.added_share, o.size), ("added",),
+    ),
+}  # fmt: skip

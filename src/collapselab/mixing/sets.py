@@ -17,14 +17,12 @@ import numpy as np
 from collapselab.config import RunConfig, UserError
 from collapselab.config.schedules import real_share
 from collapselab.corpus.prepared import Tokens
-from collapselab.mixing.regimes import REAL, REGIMES, Inputs, blocks_of, real_blocks, stand_in
+from collapselab.mixing.regimes import REGIMES, Inputs, Outlook, blocks_of
+from collapselab.mixing.sources import NAME, PROMPTS, REAL, is_real, name_of, stand_in
 from collapselab.seeds import batch_order, generator
 from collapselab.store.checks import number, reading, whole
 from collapselab.store.folders import read_json, write_bytes, write_json
 from collapselab.store.layout import Chain
-
-SOURCE = re.compile(r"real|(generation|control)_\d{1,6}|prompt_(real|previous|separator)")  # of tokens, in the ledger
-
 
 # --- real text in blocks --------------------------------------------------------------------------------------------
 
@@ -70,7 +68,7 @@ def controlled(blocks: np.ndarray, order: np.ndarray, written: int) -> np.ndarra
     Args:
         blocks: int64 (blocks, 2), as a regime chose them. order: see `real_order`. written: blocks that a generation writes.
     """
-    out, made = blocks.copy(), blocks[:, 0] > REAL
+    out, made = blocks.copy(), ~is_real(blocks[:, 0])
     source, place = blocks[made].T
     out[made] = np.stack([stand_in(source), order[len(order) - 1 - source * written - place]], axis=1)
     return out
@@ -93,22 +91,17 @@ def set_blocks(config: RunConfig, available: int, past: list[int]) -> list[int]:
     Args:
         past: of those that exist.
     """
-    size, seed = set_size(config, available), config.seed
-    written = sample_budget(config, available) // config.training.block
-    sizes = list(past) or [size]
+    sizes = list(past) or [set_size(config, available)]
     for g in range(len(sizes), config.generations + 1):
-        match config.mixing.regime:
-            case "accumulate":
-                sizes.append(size + g * written)
-            case "keep_real":
-                sizes.append(size + written)
-            case "incremental":
-                sizes.append(sizes[-1])
-            case "expanding":
-                sizes.append(sizes[-1] + real_blocks(config.mixing.added_share, size, seed, g))
-            case _:
-                sizes.append(size)
+        sizes.append(REGIMES[config.mixing.regime].size(outlook(config, available, g, sizes[-1])))
     return sizes
+
+
+def outlook(config: RunConfig, available: int, generation: int, before: int) -> Outlook:
+    """What a regime may know before the chain runs; `before`: blocks of the training set before."""
+    size, written = set_size(config, available), sample_budget(config, available) // config.training.block
+    share = real_share(config.mixing, generation, config.generations)
+    return Outlook(config.mixing, generation, size, before, written, share, config.seed)
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
@@ -124,18 +117,18 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
     available = blocks_available(train, config)
     size, block = set_size(config, available), config.training.block
     order = real_order(config, available)
-    used = read_mixture(chain.stage(generation - 1, "mixture"))["real_blocks_used"] if generation else 0
-    share = real_share(config.mixing, generation, config.generations)
+    before = read_mixture(chain.stage(generation - 1, "mixture")) if generation else {"real_blocks_used": 0}
+    used, share = before["real_blocks_used"], real_share(config.mixing, generation, config.generations)
     metas = {g: read_meta(chain.stage(g, "samples")) for g in range(generation)}
     if generation == 0:
         blocks = blocks_of(REAL, order[:size])
     else:
-        sampled = [meta["tokens"] // block for meta in metas.values()]
         inputs = Inputs(
-            config.mixing, generation, size, order, used, sampled, share, config.seed,
-            lambda: read_blocks(chain, generation - 1, train, block)[0],
+            **vars(outlook(config, available, generation, before["blocks"])), real_order=order, real_used=used,
+            sampled=[meta["tokens"] // block for meta in metas.values()],
+            previous=lambda: read_blocks(chain, generation - 1, train, block)[0],
         )  # fmt: skip
-        blocks = REGIMES[config.mixing.regime](inputs)
+        blocks = REGIMES[config.mixing.regime].choose(inputs)
         if config.sampling.source == "real":
             blocks = controlled(blocks, order, sample_budget(config, available) // block)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0
@@ -149,18 +142,12 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
             "unit": config.mixing.unit,
             "block": block,
             "blocks": len(blocks),
-            "sources": {_name(g): text if g <= REAL else chain.digest_of(g, "samples") for g in sources},
+            "sources": {name_of(s): text if is_real(s) else chain.digest_of(s, "samples") for s in sources},
             "real_share": {"asked": share, "realised": float((blocks[:, 0] == REAL).mean())},
             "real_blocks_used": max(used, size) if not fresh else used + fresh,
             "tokens": ledger(config, blocks, metas, generation),
         },
     )
-
-
-def _name(source: int) -> str:
-    if source < REAL:
-        return f"control_{stand_in(source)}"
-    return "real" if source == REAL else f"generation_{source}"
 
 
 def shows(config: RunConfig, blocks: int) -> int:
@@ -191,8 +178,8 @@ def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generat
 
     for source in np.unique(blocks[:, 0]).tolist():
         rows = np.flatnonzero(blocks[:, 0] == source)
-        if source <= REAL:
-            add(_name(source), block, block - first_target, rows)
+        if is_real(source):
+            add(name_of(source), block, block - first_target, rows)
             continue
         meta = metas[source]
         # The samples are one stream: token i belongs to a prompt where i modulo the sequence length says so. A block's
@@ -201,8 +188,8 @@ def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generat
         prompted = (begins[:, None] + places) % meta["length"] < meta["prompt_length"]
         in_prompt, prompt_loss = prompted.sum(axis=1)[phase], prompted[:, first_target:].sum(axis=1)[phase]
         if meta["prompt_length"]:
-            add(f"prompt_{meta['prompt_from']}", in_prompt, prompt_loss, rows)
-        add(_name(source), block - in_prompt, block - first_target - prompt_loss, rows)
+            add(PROMPTS[meta["prompt_from"]], in_prompt, prompt_loss, rows)
+        add(name_of(source), block - in_prompt, block - first_target - prompt_loss, rows)
     return out
 
 
@@ -235,7 +222,7 @@ def read_mixture(folder: Path) -> dict[str, Any]:
     facts = read_json(path)
     with reading(path):
         share = number(facts["real_share"]["realised"])
-        if not 0 <= share <= 1 or not all(SOURCE.fullmatch(source) for source in facts["tokens"]):
+        if not 0 <= share <= 1 or not all(NAME.fullmatch(source) for source in facts["tokens"]):
             raise ValueError("a share lies in [0, 1], and a source is real text, a generation or a prompt")
         tokens = {
             s: {key: whole(entry[key]) for key in ("set", "shown", "loss")} for s, entry in facts["tokens"].items()
@@ -263,14 +250,14 @@ def read_blocks(
     found: dict[int, np.ndarray] = {}
     for source in sources:
         if streams is not None:
-            found[source] = streams[max(source, REAL)]
+            found[source] = streams[REAL if is_real(source) else source]
         else:
-            found[source] = train.ids if source <= REAL else read_samples(chain.stage(source, "samples"))
+            found[source] = train.ids if is_real(source) else read_samples(chain.stage(source, "samples"))
     with reading(path):
         for source, stream in found.items():
             places = blocks[blocks[:, 0] == source, 1]
             if places.min() < 0 or places.max() >= len(stream) // block:
-                raise ValueError(f"a block lies outside {_name(source)}")
+                raise ValueError(f"a block lies outside {name_of(source)}")
     return blocks, found
 
 
@@ -283,7 +270,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         whole(meta["vocab"], 1)
         if whole(meta["tokens"], meta["prompt_length"] + 1) > whole(meta["sequences"], 1) * meta["length"]:
             raise ValueError("more tokens than its sequences can hold")
-        if meta["prompt_from"] not in ("real", "previous", "separator"):
+        if meta["prompt_from"] not in PROMPTS:
             raise ValueError("prompts come from real text, the set before, or the separator")
         for count in meta["degenerate"].values():
             whole(count)

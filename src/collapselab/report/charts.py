@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from collapselab.mixing.sources import PROMPTS, REAL, in_place_of, name_of, written_by
 from collapselab.report import series, spec
-from collapselab.report.colours import DIVERGING, NEUTRAL, PROMPT, REAL, colour, mark
+from collapselab.report.colours import DIVERGING, INK, NEUTRAL, PROMPT, colour, mark
 from collapselab.report.controls import grey_first
 from collapselab.report.overlay import TITLES, TRUTH, by_arm, overlaid, residuals
 from collapselab.report.ridges import distribution
 from collapselab.report.spec import Figure, Spec, escaped, finite, short
 
 MOST_SOURCES = 12  # of a ledger, that a legend names one by one
-SOURCES = {"real": "real text", "prompt_real": "prompts from real text", "prompt_previous": "prompts from samples",
-           "prompt_separator": "separators as prompts"}  # fmt: skip
+SOURCES = {name_of(REAL): "real text", PROMPTS["real"]: "prompts from real text",
+           PROMPTS["previous"]: "prompts from samples", PROMPTS["separator"]: "separators as prompts"}  # fmt: skip
 CONTROLLED = "control: real text in the place of samples"
-HATCHES = {"prompt_real": "/", "prompt_previous": "x", "prompt_separator": "."}  # of plotly
+HATCHES = {PROMPTS["real"]: "/", PROMPTS["previous"]: "x", PROMPTS["separator"]: "."}  # of plotly
 REAL_TEXT = "real text, same budget"
 
 
@@ -219,8 +220,7 @@ def ledger(chains: list[Any]) -> Spec | None:
     sources = max((sources for sources, _ in found.values()), key=len)
     if not sources:
         return None
-    written = [s for names, _ in found.values() for s in names if s.startswith("generation_")]
-    newest = max((int(s.removeprefix("generation_")) for s in written), default=0)
+    newest = max((written_by(name) or 0 for names, _ in found.values() for name in names), default=0)
     figure = Figure(panel_height=220)
     said, rows = [], []
     for arm, (names, shown) in found.items():
@@ -228,25 +228,31 @@ def ledger(chains: list[Any]) -> Spec | None:
         figure.axes[f"xaxis{axis}"] |= {"range": [-0.6, shown.shape[1] - 0.4], "showgrid": False}
         figure.axes[f"yaxis{axis}"] |= {"tickformat": "~s"}
         for source, heights in zip(names, shown, strict=True):
-            words = CONTROLLED if source.startswith("control_") else SOURCES.get(source, source.replace("_", " "))
+            words, writer = _words(source), written_by(source)
             trace = {
                 "type": "bar", "x": list(range(shown.shape[1])), "y": finite(heights),
                 "marker": _filled(source, newest), "meta": source,
                 "hovertemplate": f"{words}<br>generation %{{x}}: %{{y:,.0f}} tokens",
             }  # fmt: skip
-            named = not source.startswith("generation_") or len(sources) <= MOST_SOURCES
-            named = named or source in ("generation_0", f"generation_{newest}")
+            named = len(sources) <= MOST_SOURCES or writer in (None, 0, newest)
             figure.add(axis, trace if named else trace | {"showlegend": False}, words)
             rows.append([arm, words, *(f"{h:,.0f}" for h in heights)])
         total = shown[:, -1].sum()
-        real = shown[[i for i, s in enumerate(names) if s == "real"], -1].sum()
-        controlled = shown[[i for i, s in enumerate(names) if s.startswith("control_")], -1].sum()
+        real = shown[[i for i, s in enumerate(names) if s == name_of(REAL)], -1].sum()
+        controlled = shown[[i for i, s in enumerate(names) if in_place_of(s) is not None], -1].sum()
         said.append(f"arm {arm}, generation {shown.shape[1] - 1}: {real / total if total else 0:.1%} of {total:,.0f}")
         said[-1] += f", and {controlled / total:.1%} in the place of samples" if controlled else ""
     columns = ["arm", "source", *(f"generation {g}" for g in range(_length(chains)))]
     rows = [row + ["–"] * (len(columns) - len(row)) for row in rows]
     alt = "Share of real text in the tokens shown in training: " + "; ".join(said) + "."
     return figure.done(alt, (columns, rows), [], barmode="stack", bargap=0.25)
+
+
+def _words(source: str) -> str:
+    """Name of a source in a legend."""
+    if in_place_of(source) is not None:
+        return CONTROLLED
+    return SOURCES.get(source) or f"generation {written_by(source)}"
 
 
 def _filled(source: str, newest: int) -> dict[str, Any]:
@@ -256,12 +262,13 @@ def _filled(source: str, newest: int) -> dict[str, Any]:
     if source in HATCHES:
         pattern = {"shape": HATCHES[source], "fgcolor": PROMPT, "bgcolor": "rgba(0,0,0,0)", "size": 6, "solidity": 0.4}
         return {"color": PROMPT, "pattern": pattern, "line": line | {"color": PROMPT}}
-    if source.startswith("control_"):
+    if in_place_of(source) is not None:
         pattern = {"shape": "|", "fgcolor": NEUTRAL, "bgcolor": "rgba(0,0,0,0)", "size": 6, "solidity": 0.6}
         return {"color": NEUTRAL, "pattern": pattern, "line": line | {"color": NEUTRAL}}
-    if not source.startswith("generation_"):
-        return {"color": REAL, "line": line}
-    level = 102 + round(45 * int(source.removeprefix("generation_")) / max(1, newest))
+    writer = written_by(source)
+    if writer is None:
+        return {"color": INK, "line": line}
+    level = 102 + round(45 * writer / max(1, newest))
     return {"color": f"rgb({level},{level},{level})", "line": line}
 
 

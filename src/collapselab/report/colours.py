@@ -19,7 +19,7 @@ SYMBOLS = (  # of plotly
 MARKERS = ("o", "s", "D", "^", "X", "v", "*", "P", "p", "d", "H", ">")  # of matplotlib, in the same order
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # of plotly
 LINES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (8, 3, 1, 3)))  # of matplotlib
-REAL, PROMPT = "#1b1f24", "#7d8590"  # in the ledger: real text (the page draws it in its own ink), hatches of prompts
+INK, PROMPT = "#1b1f24", "#7d8590"  # in the ledger: real text (the page draws it in its own ink), hatches of prompts
 
 # Blue below, orange above, told apart under every form of colour blindness; the middle is the page.
 DIVERGING = {

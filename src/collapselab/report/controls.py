@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from collapselab.config.identity import DEFAULTS, HARMLESS, OF_WRITING
+from collapselab.mixing.regimes import REGIMES
 from collapselab.report.files import ChainFiles
 from collapselab.report.overlay import by_arm
 
-GROWING = ("accumulate", "keep_real", "expanding")
 IGNORED = {*HARMLESS, "seed", "sampling.source", "sampling.precision", "sampling.batch_size"}
 
 
@@ -56,7 +56,7 @@ def grey_first(arms: dict[str, Any]) -> dict[str, Any]:
 def _growth(chain: ChainFiles) -> str:
     """The regime of a chain whose training sets grow; empty for one whose sets stay as large as they were."""
     regime = str(chain.settings.get("mixing.regime", ""))
-    return regime if regime in GROWING else ""
+    return regime if regime in REGIMES and REGIMES[regime].grows else ""
 
 
 def _differing(one: ChainFiles, other: ChainFiles) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import mean_interval
 from collapselab.metrics.likelihood import BUCKETS
+from collapselab.mixing.sources import reading_order
 from collapselab.report.overlay import by_generation
 
 LIKELIHOOD = {
@@ -241,10 +242,7 @@ def evenly(values: list[int], most: int) -> list[int]:
 def ledger(members: list[Any]) -> tuple[list[str], np.ndarray]:
     """(sources, tokens shown): mean over the chains of one arm, (sources, generations). Real text first, then prompts, then
     what models wrote, the oldest first."""
-    sources = sorted(
-        {s for chain in members for one in chain.ledgers for s in one},
-        key=lambda s: (s != "real", not s.startswith("prompt"), len(s), s),
-    )
+    sources = sorted({s for chain in members for one in chain.ledgers for s in one}, key=reading_order)
     last = max(len(chain.ledgers) for chain in members)
     shown = np.zeros((len(sources), last))
     for g in range(last):
