@@ -120,7 +120,7 @@ def test_generation_0_is_the_same_whichever_arm_makes_it(tmp_path: Path, regime:
         config = planted(tmp_path, name=order, generations=1, mixing__regime=regime, sampling__temperature=0.8)
         arms = [config, control_of(config)]
         for one in arms if order == "forth" else reversed(arms):
-            run.run(one, share=True)
+            run.run(one, shares_generation_0=True)
         found.append([Chain(tmp_path / order / f"arm={one.arm}" / "seed=1").digest_of(0, "eval") for one in arms])
     assert found[0] == found[1] and len(set(found[0])) == 1
 

@@ -333,7 +333,7 @@ class Threads:
     def rank(self) -> int:
         return self.here.rank
 
-    def collect(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         self.box[self.rank] = value
         self.barrier.wait(60)
         found = list(self.box)

@@ -77,7 +77,7 @@ def corpus() -> Corpus:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a chain that shares generation 0, and a fork of it in the same folder (do not change them)."""
     folder = tmp_path_factory.mktemp("opening")
-    first, _ = run(small_config(runs_dir=str(folder), generations=1), share=True)
+    first, _ = run(small_config(runs_dir=str(folder), generations=1), shares_generation_0=True)
     run(small_config(runs_dir=str(folder), generations=1, arm="fork", sampling__temperature=0.9), fork=(first, 0))
     write_report(folder / "test")
     return folder
@@ -171,7 +171,7 @@ def test_without_a_whole_identity_nothing_is_done(
     damage(root / COPY, how)
     before = content(folder)
     with pytest.raises(UserError) as refused:
-        run(config, share=True)
+        run(config, shares_generation_0=True)
     assert str(root) in str(refused.value) and IDENTITY in str(refused.value) and "another name" in str(refused.value)
     assert content(folder) == before
 
@@ -245,9 +245,9 @@ def test_a_start_that_is_killed_at_any_of_its_writes_is_no_damage(
 
             with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
                 patch.setattr(folders, "write_bytes", killed)
-                opens(config, corpus, share=True)
+                opens(config, corpus, shares_generation_0=True)
             capsys.readouterr()
-            root = opens(config, corpus, share=True)
+            root = opens(config, corpus, shares_generation_0=True)
             wrong = [line for line in capsys.readouterr().err.splitlines() if "written again" in line]
             assert all(line.startswith(f"{root}/{COPY}: ") for line in wrong), wrong
             assert not list(root.glob(".*")) and (root / IDENTITY).read_bytes() == (root / COPY).read_bytes()
@@ -522,7 +522,7 @@ def test_a_link_in_a_run_is_refused_before_anything_is_written(folder: Path, lab
     path.symlink_to(outside)
     before = content(folder, ())
     with pytest.raises(UserError) as refused:
-        run(settings(folder), share=True)
+        run(settings(folder), shares_generation_0=True)
     assert str(refused.value).startswith(f"{path}: a symbolic link") and "remove it" in str(refused.value)
     for line in (("report", str(folder / "test")), ("eval", str(root)), ("sample", str(root)), ("sync", str(root))):
         code, _, err = lab(*line)
@@ -540,7 +540,11 @@ def test_a_pipe_in_a_run_does_not_hang_it(folder: Path, place: str) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     experiment = Experiment({"a": settings(folder, arm="a")}, {"a": []}, [1], "a")
-    for asks in (lambda: run(settings(folder), share=True), lambda: find_chains(folder / "test"), experiment.save):
+    for asks in (
+        lambda: run(settings(folder), shares_generation_0=True),
+        lambda: find_chains(folder / "test"),
+        experiment.save,
+    ):
         with pytest.raises(UserError) as refused:
             asks()
         assert str(refused.value).startswith(f"{path}: a pipe")

@@ -282,7 +282,7 @@ def are_replicates(paths: list[Path]) -> None:
 def replicates(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Seeds 1 and 2 of an arm, as an experiment runs them."""
     folder = tmp_path_factory.mktemp("replicates")
-    return [run(tiny(folder, generations=0, seed=seed), share=True)[0] for seed in (1, 2)]
+    return [run(tiny(folder, generations=0, seed=seed), shares_generation_0=True)[0] for seed in (1, 2)]
 
 
 def of_seed_1(derive: Callable) -> Callable:
@@ -299,7 +299,7 @@ def shared_by_all_seeds(chain: Chain, digests: dict[str, str]) -> None:
     [
         (sets, "generator", of_seed_1(seeds.generator)),
         (seeds, "derive", of_seed_1(seeds.derive)),
-        (Chain, "share", shared_by_all_seeds),
+        (Chain, "use_shared", shared_by_all_seeds),
     ],
     ids=["the text", "every draw", "the folder of generation 0"],
 )
@@ -313,7 +313,7 @@ def test_each_seed_has_data_of_its_own(
     for folder in (tmp_path / "test" / "shared").glob("*/seed=2"):
         shutil.rmtree(folder)
     monkeypatch.setattr(owner, name, fault)
-    second, _ = run(tiny(tmp_path, generations=0, seed=2), share=True)
+    second, _ = run(tiny(tmp_path, generations=0, seed=2), shares_generation_0=True)
     with pytest.raises(AssertionError):
         are_replicates([replicates[0], second])
 
@@ -418,7 +418,7 @@ def test_self_bleu_costs_less_than_writing_the_text(finished: Made, tmp_path: Pa
     count = RunConfig().evaluation.self_bleu_samples
     assert count == 200
     corpus = opening.open_corpus(config, one_process())
-    model = modeling.Published(config.model.pad_vocabulary, corpus.tokenizer).read(
+    model = modeling.ModelCache(config.model.pad_vocabulary, corpus.tokenizer).read(
         path / "gen_002" / "train", Chain(path).digest_of(2, "train")
     )
     config = small_config(sampling__prompt="bos", sampling__batch_size=100)
@@ -463,7 +463,7 @@ def is_all_there(config: RunConfig, path: Path) -> None:
                     before = g - 1 if name == "mixture" else g
                     assert digest == chain.digest_of(before, of), (g, name, of)
         assert len(samples_of(chain.stage(g, "samples"))) == config.mixing.tokens
-        model = modeling.Published(config.model.pad_vocabulary, tokenizer).read(
+        model = modeling.ModelCache(config.model.pad_vocabulary, tokenizer).read(
             chain.stage(g, "train"), chain.digest_of(g, "train")
         )
         assert model.parameters > 1000
@@ -574,7 +574,7 @@ def is_mirrored(path: Path) -> None:
 def test_a_dashboard_that_is_on_gets_every_row(finished: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In depth: test_tracking.py::test_every_value_of_metrics_jsonl_is_there_under_its_own_name."""
     config = tiny(tmp_path, generations=1, tracking__wandb="offline", sampling__temperature=0.9)
-    path, _ = run(config, (finished[1], 0), share=True)
+    path, _ = run(config, (finished[1], 0), shares_generation_0=True)
     is_mirrored(path)
     assert not wandb_files(finished[1])  # its dashboard is off
 

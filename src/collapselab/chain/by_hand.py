@@ -61,7 +61,7 @@ def sample(
             raise UserError(f"{kept}: damaged; continue the run to have it made again, or give --sampling.batch-size")
         config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(processes.share(out or scratch))
+        folder = Path(processes.broadcast(out or scratch))
         folder.mkdir(parents=True, exist_ok=True)
         sampler = sampling.Sampler(config, processes, _console(config, processes))
         separator, ends = corpus.tokenizer.separator, corpus.tokenizer.ends

@@ -37,10 +37,10 @@ def inputs_of(s: Session, g: int, name: str) -> dict[str, str]:
 
 def make(s: Session, g: int, name: str) -> bool:
     """Make and publish a stage unless an up-to-date one exists; return True if it was made."""
-    s.processes.agree_to_go_on()
+    s.processes.check_stop_signal()
     place, inputs = s.place(g, name), inputs_of(s, g, name)
     manifest, flaw = folders.examine(place) if s.processes.is_main else (None, "")
-    if s.processes.share(manifest is not None and manifest["inputs"] == inputs):
+    if s.processes.broadcast(manifest is not None and manifest["inputs"] == inputs):
         if s.processes.is_main:  # a process may have been killed before it could
             Unfinished(place, inputs).clear()
         return False
@@ -49,7 +49,7 @@ def make(s: Session, g: int, name: str) -> bool:
     with s.processes.main_first():
         check_held()
         inherited = s.processes.is_main and _restored_from_parent(s, g, name, inputs, flaw)
-    if s.processes.share(inherited):
+    if s.processes.broadcast(inherited):
         return True
     if manifest or flaw:
         s.console.say(f"{place}: {flaw or 'what it was made from has changed'}; made again")

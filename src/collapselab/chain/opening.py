@@ -99,19 +99,19 @@ def opened(
     corpus: Corpus,
     processes: Processes,
     fork: tuple[Path, int] | None,
-    share: bool = False,
+    shares_generation_0: bool = False,
 ) -> Iterator[Console]:
     """Holds the chain's lock; creates it, or checks that it is the same chain. Other processes wait for process 0.
 
     Args:
-        share: a new chain takes generation 0 from the run's shared folders.
+        shares_generation_0: a new chain takes generation 0 from the run's shared folders.
     """
     root = layout.run_root(chain.root)
     if not processes.is_main:
-        failed = processes.share(None)
+        failed = processes.broadcast(None)
         if failed is not None:
             raise failed
-        chain.share(processes.share({}))
+        chain.use_shared(processes.broadcast({}))
         yield Console(speaks=False)
         return
     ours = False  # whether this call made the folder and holds it, and so may remove it again
@@ -126,14 +126,14 @@ def opened(
             hold.callback(lock.release)
             ours = is_new
             said = [lock.line] if lock.line else []
-            said += _check_identity(chain, config, corpus, processes, fork, share)
+            said += _check_identity(chain, config, corpus, processes, fork, shares_generation_0)
             with (root / "events.log").open("a"):
                 pass
         except UserError as caught:
             error = caught
         except OSError as caught:
             error = _of_system(caught, chain, config)
-        processes.share(error)
+        processes.broadcast(error)
         if error is not None:
             if ours:  # a refused run leaves no trace
                 shutil.rmtree(chain.root, ignore_errors=True)
@@ -141,7 +141,7 @@ def opened(
                     with suppress(OSError):
                         folder.rmdir()
             raise error
-        processes.share({name: place.parent.name for name, place in chain.shared.items()})
+        processes.broadcast({name: place.parent.name for name, place in chain.shared.items()})
         console = Console(bars=config.progress, log=root / "events.log", progress=chain.root / PROGRESS)
         done = chain.finished()
         at = f"continues after generation {done[-1]}" if done else "starts"
@@ -184,7 +184,7 @@ def held(chain: Chain, processes: Processes) -> Iterator[None]:
             error = caught
         except OSError as caught:
             error = UserError(f"{chain.root}: cannot be written ({caught.strerror}); score a copy of the run")
-    error = processes.share(error)
+    error = processes.broadcast(error)
     try:
         if error is not None:
             raise error
@@ -213,7 +213,7 @@ def _check_identity(
     corpus: Corpus,
     processes: Processes,
     fork: tuple[Path, int] | None,
-    share: bool,
+    shares_generation_0: bool,
 ) -> list[str]:
     """Begins a chain, or finds that it is the same one, and writes its own files; returns what is to be said of them."""
     # What "auto" means on this machine is part of what a chain is: a GPU does not go on from where a CPU stopped.
@@ -236,17 +236,19 @@ def _check_identity(
             raise UserError(f"generations={config.generations}: the chain has reached {last}; ask for {last} or more")
         if fork is not None and facts.get("fork", {}).get("at") != fork[1]:
             raise UserError(f"--at {fork[1]}: {chain.root} exists and was not forked there; give the fork another name")
-        chain.share(facts.get("shared", {}))
+        chain.use_shared(facts.get("shared", {}))
     elif _has_work(chain, fork[1] if fork else -1):
         raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
     elif fork is not None:
         if fork[1] > config.generations:
             raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
         facts["fork"] = _copy_fork(chain, mine, corpus, *fork)
-    elif share or chain.shared:  # a start that was stopped early may have left a shared.json of other settings
+    elif (
+        shares_generation_0 or chain.shared
+    ):  # a start that was stopped early may have left a shared.json of other settings
         digests = shared_digests(mine, corpus.digest)
         facts["shared"] = {name: digests[gives] for name, gives in layout.GIVES.items()}
-        chain.share(facts["shared"])
+        chain.use_shared(facts["shared"])
     note = pretrained_note(config, corpus)
     now = environment() | {"machine": platform.machine()} | processes.facts | {"corpus": corpus.facts, "note": note}
     return keep(chain, known, facts, config, now)

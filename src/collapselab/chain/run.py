@@ -39,14 +39,14 @@ def run(
     config: RunConfig,
     fork: tuple[Path, int] | None = None,
     *,
-    share: bool = False,
+    shares_generation_0: bool = False,
     make_report: Callable[[Path, Console], Path | None] | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Runs a chain to its last generation, from wherever it stands; returns its path and the rows of metrics.jsonl.
 
     Args:
         fork: (chain, generation) to start from.
-        share: arms of one seed that have the same generation 0 make it once (experiments).
+        shares_generation_0: arms of one seed that have the same generation 0 make it once (experiments).
         make_report: makes the page that a dashboard keeps with the run.
     """
     processes = Processes(config.device, config.training.precision, config.deterministic)
@@ -66,7 +66,10 @@ def run(
     is_new = not chain.root.exists()
     done = fork[1] + 1 if fork and is_new else len(chain.finished())
     check_space(config, chain, corpus, budget, done, sets.set_blocks(config, available, past.blocks))
-    with opened(chain, config, corpus, processes, fork, share) as console, in_words(chain.root, processes):
+    with (
+        opened(chain, config, corpus, processes, fork, shares_generation_0) as console,
+        in_words(chain.root, processes),
+    ):
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rows() if processes.is_main else []
         if processes.is_main and not is_new and (flaw := chain.metrics_flaw(rows)):

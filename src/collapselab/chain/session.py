@@ -39,8 +39,8 @@ class Session:
         counts = config.model.family == "bigram"
         self.trainer = Counter(config) if counts else Trainer(config, processes, console)
         self.sampler = Sampler(config, processes, console, chain.batch_file)
-        self._newest = network.Published(config.model.pad_vocabulary, corpus.tokenizer)
-        self._first = network.Published(config.model.pad_vocabulary, corpus.tokenizer)
+        self._newest = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)
+        self._first = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)
         self._base: tuple[network.LanguageModel, str] | None = None  # start weights that do not change
 
     def place(self, generation: int, stage: str) -> Path:

@@ -42,6 +42,6 @@ class NextTokens:
 
     def sums(self, processes: Processes) -> dict[str, float]:
         """Sums over all contexts, the same on every process; contexts in order, so that the last bit is too."""
-        everything = [item for part in processes.collect(self.found) for item in part]
+        everything = [item for part in processes.all_gather(self.found) for item in part]
         places = np.concatenate([item[0] for item in everything])
         return next_token_sums(np.concatenate([item[1] for item in everything])[np.argsort(places)])

@@ -305,5 +305,5 @@ def expected_entropy(
     elif processes.is_main:
         look_at_counts(base, stream, wanted, looked.observe)
     entropy = next_token_values(looked.plain.sums(processes))["next_token_entropy"]
-    changes = [value for part in processes.collect(looked.change) for value in part]
+    changes = [value for part in processes.all_gather(looked.change) for value in part]
     return {"theory/bias/real/next_token_entropy": entropy + float(np.mean(changes))}

@@ -69,7 +69,7 @@ def halve(error: RuntimeError, most: int, tokens: int, processes: Processes, con
 def halved(processes: Processes) -> dict[str, dict[str, int]]:
     """What belongs into `sums` where batches were halved: `evaluation_batch`, with the number of times (the most of any
     process). The last bits of a loss depend on it. All processes take part."""
-    most = max(processes.collect(_halvings.get(processes, 0)))
+    most = max(processes.all_gather(_halvings.get(processes, 0)))
     return {"evaluation_batch": {"halved": most}} if most else {}
 
 
@@ -144,7 +144,7 @@ def window_losses(
                     found.append((np.arange(first, end), nll_Bt[i, keep], right_Bt[i, keep]))
                 at += len(part)
             bar.update(sum(e - f for _, e, f in batch) * processes.world)
-    everything = [item for part in processes.collect(found) for item in part]
+    everything = [item for part in processes.all_gather(found) for item in part]
     everything.sort(key=lambda item: int(item[0][0]))
     scored, nll, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
     return scored, nll, correct

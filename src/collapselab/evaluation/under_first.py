@@ -121,7 +121,7 @@ def mean_states(
                 continue
             at += len(some)
         found[index] = np.concatenate(parts)
-    everything = {index: part for parts in processes.collect(found) for index, part in parts.items()}
+    everything = {index: part for parts in processes.all_gather(found) for index, part in parts.items()}
     return np.concatenate([everything[index] for index in range(len(batches))])
 
 

@@ -165,7 +165,7 @@ def _run_chain(config: RunConfig, log: str, *, again: bool = True) -> Outcome:
     from collapselab.store.lock import HeldError
 
     try:
-        chain.run(dataclasses.replace(as_far(config), progress=False), share=True)
+        chain.run(dataclasses.replace(as_far(config), progress=False), shares_generation_0=True)
     except HeldError as held:
         if again:  # a process that was killed holds its locks for a moment yet
             time.sleep(PATIENCE)

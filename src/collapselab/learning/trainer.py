@@ -179,7 +179,7 @@ class Trainer:
                         saved = step + 1
                     if stop and not last:
                         raise interrupts.Stopped(
-                            max(processes.collect(interrupts.asked())),
+                            max(processes.all_gather(interrupts.asked())),
                             f"generation {generation}, training, after step {step + 1} of {steps}",
                         )
         self._check_weights(steps)
@@ -240,7 +240,7 @@ class Trainer:
         found, wrong = unfinished.parts() if self.processes.is_main else ({}, [])
         for line in wrong:
             self.console.say(line)
-        newest = self.processes.share(max(found, default=0))
+        newest = self.processes.broadcast(max(found, default=0))
         if not newest:
             return nothing
         folder = unfinished.folder / f"{newest:010d}"

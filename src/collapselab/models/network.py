@@ -241,7 +241,7 @@ def _unfused(query: Tensor, key: Tensor) -> bool:
     return kind == "cuda" and exact and query.shape[1] != key.shape[1]
 
 
-class Published:
+class ModelCache:
     """The model of a published folder, read into the same memory each time: building one takes longer than reading.
 
     Args:

@@ -96,7 +96,7 @@ class Processes:
     def barrier(self) -> None:
         self.accelerator.wait_for_everyone()
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Process 0's value, on every process."""
         if self.world == 1:
             return value
@@ -104,19 +104,19 @@ class Processes:
         broadcast_object_list(box)
         return box[0]  # type: ignore[no-any-return]
 
-    def collect(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Every process's value, by rank, on every process."""
         return [value] if self.world == 1 else list(gather_object([value]))
 
-    def agree_to_go_on(self) -> None:
+    def check_stop_signal(self) -> None:
         """Raises Stopped on every process where a signal has asked any of them to end."""
-        asked = max(self.collect(interrupts.asked()))
+        asked = max(self.all_gather(interrupts.asked()))
         if asked:
             raise interrupts.Stopped(asked)
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Sum over processes, in rank order so that it is the same everywhere."""
-        total: np.ndarray = np.sum(np.stack(self.collect(array)), axis=0)
+        total: np.ndarray = np.sum(np.stack(self.all_gather(array)), axis=0)
         return total
 
     @contextmanager
@@ -128,11 +128,11 @@ class Processes:
                 yield
             except UserError as caught:
                 error = caught
-            self.share(error)
+            self.broadcast(error)
             if error is not None:
                 raise error
         else:
-            failed = self.share(None)
+            failed = self.broadcast(None)
             if failed is not None:
                 raise failed
             yield

@@ -90,7 +90,7 @@ class Sampler:
         """Sequences computed side by side: what was recorded, else what is configured, else what fits; recorded."""
         recorded = batch_of(self.batch_file) if self.batch_file else None
         asked = recorded or self.config.sampling.batch_size
-        chosen = min(self.processes.collect(asked or self._fitting(model, length, sequences)))
+        chosen = min(self.processes.all_gather(asked or self._fitting(model, length, sequences)))
         if recorded is None:
             self._record(chosen)
         return chosen
@@ -299,7 +299,7 @@ class Sampler:
         kept, wrong = batches.kept() if processes.is_main else ({}, [])
         for line in wrong:
             self.console.say(line)
-        done = set(processes.share(list(kept)))
+        done = set(processes.broadcast(list(kept)))
         if done:
             self.console.say(f"generation {generation}: sampling goes on with {len(done)} of {count} batches")
         mine = [index for index in range(count) if index not in done][processes.rank :: processes.world]
@@ -323,9 +323,9 @@ class Sampler:
             except Stopped as stopped:
                 batches.keep()
                 raise Stopped(stopped.number, f"generation {generation}, sampling, what is written is kept") from None
-        if any(processes.collect(failed)):
+        if any(processes.all_gather(failed)):
             return False
-        for rows_of in processes.collect(batches.rows):
+        for rows_of in processes.all_gather(batches.rows):
             batches.rows |= rows_of
         return True
 

@@ -16,7 +16,7 @@ STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies that do not
 
 
 @dataclass(frozen=True)
-class Form:
+class EngineShape:
     """Sizes of a decode step."""
 
     layers: int
@@ -56,7 +56,7 @@ class Block:
 
 
 @dataclass
-class Packed:
+class EngineWeights:
     """All weights of a model as the decode step reads them."""
 
     embed: Tensor
@@ -99,15 +99,17 @@ def unsupported(net: Any) -> str | None:
     return None
 
 
-def form_of(model: LanguageModel) -> Form:
+def form_of(model: LanguageModel) -> EngineShape:
     net, settings = model.net, model.net.config
     tied = net.get_output_embeddings().weight is net.get_input_embeddings().weight
     if type(net).__name__ == "GPT2LMHeadModel":
         heads, width, eps = settings.n_head, settings.n_embd, settings.layer_norm_epsilon
-        return Form(settings.n_layer, heads, heads, width // heads, width, model.vocab, eps, tied)
+        return EngineShape(settings.n_layer, heads, heads, width // heads, width, model.vocab, eps, tied)
     head_dim = net.model.layers[0].self_attn.head_dim
     heads, kv_heads, width = settings.num_attention_heads, settings.num_key_value_heads, settings.hidden_size
-    return Form(settings.num_hidden_layers, heads, kv_heads, head_dim, width, model.vocab, settings.rms_norm_eps, tied)
+    return EngineShape(
+        settings.num_hidden_layers, heads, kv_heads, head_dim, width, model.vocab, settings.rms_norm_eps, tied
+    )
 
 
 def _rows(matrix: Tensor, vocab: int) -> Tensor:
@@ -121,7 +123,7 @@ def _joined(*linears: Any) -> tuple[Tensor, Tensor | None]:
     return torch.cat([linear.weight.t() for linear in linears], 1), None if biases[0] is None else torch.cat(biases)
 
 
-def packed(model: LanguageModel, length: int) -> Packed:
+def packed(model: LanguageModel, length: int) -> EngineWeights:
     """The model's weights in the engine's layout; views or copies, of the model's dtype and device."""
     net, vocab = model.net, model.vocab
     head = _rows(net.get_output_embeddings().weight, vocab)
@@ -135,7 +137,7 @@ def packed(model: LanguageModel, length: int) -> Packed:
             ) for b in net.transformer.h
         ]  # fmt: skip
         last = net.transformer.ln_f
-        return Packed(embed, net.transformer.wpe.weight[:length], None, blocks, last.weight, last.bias, head)
+        return EngineWeights(embed, net.transformer.wpe.weight[:length], None, blocks, last.weight, last.bias, head)
     blocks = []
     for layer in net.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
@@ -151,7 +153,7 @@ def packed(model: LanguageModel, length: int) -> Packed:
     # a CPU and of a GPU differ in their last bits.
     angle = torch.outer(torch.arange(length).float(), rope.inv_freq.float().cpu())
     turns = torch.cat([angle.cos(), angle.sin()], 1) * getattr(rope, "attention_scaling", 1.0)
-    return Packed(embed, None, turns, blocks, net.model.norm.weight, None, head)
+    return EngineWeights(embed, None, turns, blocks, net.model.norm.weight, None, head)
 
 
 class Weights:
@@ -166,7 +168,7 @@ class Weights:
         self.unused = None if model.unused is None else model.unused.to(device)
         with torch.no_grad():
             self.packed = packed(model, length - 1)  # the last token of a sequence is written, never read
-            holders: list[Packed | Block] = [self.packed, *self.packed.blocks]
+            holders: list[EngineWeights | Block] = [self.packed, *self.packed.blocks]
             for holder in holders:
                 for field in fields(holder):
                     value = getattr(holder, field.name)

@@ -45,12 +45,12 @@ class Chain:
         self.shared: dict[str, Path] = {}
         with suppress(UserError):  # who opens the chain says what is wrong with its identity
             if (known := recorded(root)) is not None:
-                self.share(known.facts.get("shared", {}))
+                self.use_shared(known.facts.get("shared", {}))
                 return
         if (data := plain_bytes(root / "shared.json")) is not None:
-            self.share(parsed(data))
+            self.use_shared(parsed(data))
 
-    def share(self, digests: dict[str, str]) -> None:
+    def use_shared(self, digests: dict[str, str]) -> None:
         """Takes the named stages of generation 0 from the run's shared folders. Raises UserError for a strange digest."""
         for name, value in digests.items() if isinstance(digests, dict) else [("", digests)]:
             if name not in GIVES or not re.fullmatch(r"[0-9a-f]{32}", str(value)):
