@@ -14,7 +14,7 @@ from helpers import small_config
 from collapselab.chain import run as chain
 from collapselab.config import CorpusConfig, RunConfig
 from collapselab.config.corpus import PlantedConfig
-from collapselab.evaluation.expected import law_of, why_no_slot_law, why_no_tail_law
+from collapselab.evaluation.expected import law_of, why_no_law, why_no_slot_law, why_no_tail_law
 from collapselab.metrics.richness import rate_law
 from collapselab.mixing.regimes import REGIMES, Inputs, Law, Regime, blocks_of
 from collapselab.mixing.sources import REAL
@@ -163,6 +163,12 @@ def test_rates_of_a_known_gamma_law_are_recovered() -> None:
         absent = (second[first == c] == 0).mean()
         assert absent == pytest.approx((1 + scale) ** -(c + offset), abs=0.01)
     assert rate_law(np.array([1, 1, 5])) == (0.0, 1.0)
+
+
+def test_a_control_whose_sets_grow_has_no_law_where_its_sets_are_shown_in_part(tmp_path: Path) -> None:
+    shown = {"sampling__source": "real", "training__tokens": 2560 * 13}
+    for regime, known in (("replace", True), ("accumulate", False), ("keep_real", False), ("expanding", False)):
+        assert (why_no_law(planted(tmp_path, mixing__regime=regime, **shown)) == "") == known, regime
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arms")
     for arm, start in (("mixed", 0.5), ("none", 0.0)):
         config = small_config(runs_dir=str(folder), arm=arm, generations=1, mixing__start=start, **PLANTED)
-        root = chain.run(config, share=True)[0].parents[1]
+        root = chain.run(config, shares_generation_0=True)[0].parents[1]
     asked = {"seeds": [1], "baseline": "none", "arms": {"mixed": {"mixing.start": 0.5}, "none": {"mixing.start": 0.0}}}
     (root / "experiment.yaml").write_text(yaml.safe_dump(asked))
     (root / "timing.json").write_text('{"calls": [{"seconds": 1.0, "workers": 1, "stages": 9, "date": "2026-01-01"}]}')

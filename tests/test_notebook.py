@@ -41,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for arm, seed in (("replace", 1), ("half", 1), ("replace", 2)):
         asked = {"runs_dir": str(folder), "name": "regimes", "arm": arm, "seed": seed, "mixing__start": arms[arm]}
         asked["mixing__tokens"] = 8192  # with rare words enough for a law
-        chain.run(small_config(**QUICK, **asked), share=True)
+        chain.run(small_config(**QUICK, **asked), shares_generation_0=True)
     asked = {
         "seeds": [1, 2],
         "baseline": "replace",

@@ -305,7 +305,7 @@ def test_a_fork_with_a_dashboard_has_its_report_before_that_ends_and_its_command
         **QUICK, runs_dir=str(runs), name="forked", sampling__temperature=0.5, tracking__wandb="offline"
     )
     with undrawn():
-        forked = run(config, (real, 1))[0]
+        forked = run(config, (real, 1), make_report=pages.attempt_report)[0]
     made = pages.page_of(forked)
     assert made == runs / "forked" / "report" / "index.html" and made.is_file()
     monkeypatch.chdir(runs.parent)

@@ -551,7 +551,7 @@ def test_an_experiments_report_and_comparison_are_a_run_of_their_own(tmp_path, c
     asked = Experiment(arms, {"none": ["mixing.start"], "half": ["mixing.start"]}, [1], "none")
     asked.save()
     for config in asked.chains():
-        run(dataclasses.replace(config, tracking=TrackingConfig()), share=True)
+        run(dataclasses.replace(config, tracking=TrackingConfig()), shares_generation_0=True)
     with undrawn():
         _compare(asked)
     (during,) = wandb_files(asked.root)

@@ -76,7 +76,7 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arms")
     for arm, last in (("mixed", 1), ("none", 0)):
         config = small_config(runs_dir=str(folder), arm=arm, generations=last, mixing__start=0.5)
-        root = chain.run(config, share=True)[0].parents[1]
+        root = chain.run(config, shares_generation_0=True)[0].parents[1]
     settings = root / "arm=none" / "seed=1" / "config.yaml"
     settings.write_text(settings.read_text().replace("generations: 0", "generations: 1"))
     asked = {"generations": 1, "seeds": [1], "baseline": "none", "arms": {"mixed": {}, "none": {}, "later": {}}}

@@ -98,7 +98,7 @@ def why_no_law(config: RunConfig) -> str:
     if (config.sampling.repetition_penalty != 1 or config.sampling.beams > 1) and not is_control(config):
         return "text written with a repetition penalty or beams follows no law"
     if training.tokens is not None:
-        size = mixing.tokens // block if mixing.tokens and law.regime != "accumulate" and not law.reuse else 0
+        size = mixing.tokens // block if mixing.tokens and not REGIMES[mixing.regime].grows else 0
         if not size or training.tokens // block % size:
             return "training.tokens shows some documents of a training set more often than others"
     if training.loss_below is not None and training.loss_below < 1:
