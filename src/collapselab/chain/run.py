@@ -22,6 +22,7 @@ from collapselab.chain.opening import alone_in_shared, chain_path, check_lengths
 from collapselab.chain.session import Session
 from collapselab.chain.space import check_space
 from collapselab.config import RunConfig
+from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.rows import check_vocabulary, sample_tokens
 from collapselab.evaluation.under_first import check_embeddings
 from collapselab.metrics import HEADLINE
@@ -52,20 +53,8 @@ def run(
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain = Chain(chain_path(config))
     corpus = open_corpus(config, processes)
-    check_lengths(config, corpus.tokenizer)
-    if config.model.pretrained is None:
-        families.check_size(config.model, vocab=corpus.tokenizer.size, context=config.training.block)
-    available = sets.blocks_available(corpus.train, config)
-    past = mixed_so_far(chain, fork)
-    supply.check_supply(config, available, past)
-    budget = sets.sample_budget(config, available)
-    sample_tokens(config, corpus, budget)
-    check_embeddings(config, corpus, budget)
-    check_version(chain)
-    check_vocabulary(chain, corpus.tokenizer.size)
+    budget = _preflight(config, chain, corpus, fork)
     is_new = not chain.root.exists()
-    done = fork[1] + 1 if fork and is_new else len(chain.finished())
-    check_space(config, chain, corpus, budget, done, sets.set_blocks(config, available, past.blocks))
     with (
         opened(chain, config, corpus, processes, fork, shares_generation_0) as console,
         in_words(chain.root, processes),
@@ -97,6 +86,24 @@ def run(
                 tracker.keep(make_report(chain.root, console))
         tracker.finish()
     return chain.root, rows
+
+
+def _preflight(config: RunConfig, chain: Chain, corpus: Corpus, fork: tuple[Path, int] | None) -> int:
+    """Tokens that a generation writes. Raises UserError for what would stop the chain later: lengths, sizes, text, room."""
+    check_lengths(config, corpus.tokenizer)
+    if config.model.pretrained is None:
+        families.check_size(config.model, vocab=corpus.tokenizer.size, context=config.training.block)
+    available = sets.blocks_available(corpus.train, config)
+    past = mixed_so_far(chain, fork)
+    supply.check_supply(config, available, past)
+    budget = sets.sample_budget(config, available)
+    sample_tokens(config, corpus, budget)
+    check_embeddings(config, corpus, budget)
+    check_version(chain)
+    check_vocabulary(chain, corpus.tokenizer.size)
+    done = fork[1] + 1 if fork and not chain.root.exists() else len(chain.finished())
+    check_space(config, chain, corpus, budget, done, sets.set_blocks(config, available, past.blocks))
+    return budget
 
 
 def summary_line(row: dict[str, Any]) -> str:
