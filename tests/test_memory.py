@@ -157,7 +157,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers import small_config
-from collapselab.chain import run
+from collapselab.chain.run import run
 from collapselab.runtime.console import Console
 
 def private():
