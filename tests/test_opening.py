@@ -100,9 +100,9 @@ def of_fork(folder: Path) -> RunConfig:
     return settings(folder, arm="fork", sampling__temperature=0.9)
 
 
-def opens(config: RunConfig, corpus: Corpus, *, share: bool = False) -> Path:
+def opens(config: RunConfig, corpus: Corpus, *, shares_generation_0: bool = False) -> Path:
     """Opens a chain as a run does, and closes it."""
-    with opened(Chain(chain_path(config)), config, corpus, one_process(), None, share):
+    with opened(Chain(chain_path(config)), config, corpus, one_process(), None, shares_generation_0):
         pass
     return chain_path(config)
 
