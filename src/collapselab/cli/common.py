@@ -27,7 +27,7 @@ def verbs() -> dict[str, str]:
     for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
         if path.stem in ("main", "options", "common"):
             continue
-        line = path.open(encoding="utf-8").readline().strip().strip('"')
+        line = path.read_text(encoding="utf-8").partition("\n")[0].strip('" ')
         found[path.stem] = line[0].lower() + line[1:].removesuffix(".")
     return found
 
