@@ -71,7 +71,7 @@ def test_every_room_has_a_row() -> None:
 
 
 def test_a_room_imports_the_rooms_above_it_and_no_others() -> None:
-    """No stage imports another, and nothing below the command line what only people read."""
+    """So no stage imports another, and the loop does not know the report."""
     wrong = [
         f"{path} imports {name}"
         for path, room, name in imports()
