@@ -130,7 +130,8 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
         raise UserError(f"{root}: no generation is finished yet; continue the run first")
     chain.need_weights(chain.finished(), "eval")
     budget = sets.sample_budget(config, sets.blocks_available(corpus.train, config))
-    scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
+    shared = protocol(config, corpus, sample_tokens(config, corpus, budget))
+    scores = digest(shared | ({"plugins": config.plugins} if config.plugins else {}))[:12]
     check_embeddings(config, corpus, budget)
     with held(chain, processes):
         session = Session(chain, config, corpus, budget, processes, _console(config, processes), scores)

@@ -19,7 +19,7 @@ from typing import Any
 
 from collapselab import __version__
 from collapselab.cli.common import verbs
-from collapselab.config import UserError
+from collapselab.config import UserError, plugins
 from collapselab.config.values import MADE_UP_HOME
 from collapselab.runtime import interrupts
 
@@ -72,13 +72,16 @@ def _run(arguments: list[str]) -> int:
         from collapselab.config.keys import nearest
 
         raise UserError(f"{verb!r} is not a verb{nearest(verb, known)}; `collapselab --help` lists them")
+    plugins.load(plugins.named(arguments))
     with interrupts.handled():
         try:
             code = handler(verb)(arguments[1:])
         except SystemExit as leaving:  # --help and --print-config
             code = int(leaving.code or 0)
-        except Exception:
+        except Exception as error:
             interrupts.check()  # it may be what a library made of a signal that came while it was at work
+            if said := plugins.fault(error):
+                raise UserError(said) from error
             raise
         interrupts.check()
         return code

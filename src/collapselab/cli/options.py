@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 
 from collapselab.config import RunConfig, UserError
 from collapselab.config.keys import built, docstrings, filled, in_words, nearest, run_keys, sections
+from collapselab.config.plugins import check_loaded
 from collapselab.config.values import flatten, home
 from collapselab.store.yaml_files import as_text, dump_yaml, load_yaml, read, taken_for
 
-BUILT_IN = ("help", "config", "print_config")
+BUILT_IN = ("help", "config", "plugin", "print_config")
 PATHS = (
     *("config", "runs_dir", "data_dir", "out", "plot", "papers", "base", "fork", "run", "target"),
     *("model.pretrained", "corpus.tokenizer"),
@@ -58,6 +59,9 @@ class Options:
         self.positional: str | None = None
         self.origin: dict[str, Path] = {}  # the YAML file that a value came from
         self.parser.add_argument("--config", help="YAML file; may be given several times, later ones win")
+        self.parser.add_argument(
+            "--plugin", help="Python file that adds regimes, schedules or metrics; may be given several times"
+        )
         self.parser.add_argument("--print-config", action="store_true", help="show the settings that result, and stop")
 
     def add_run_keys(self) -> None:
@@ -148,8 +152,11 @@ class Options:
         for action in self.parser._actions:
             action.required = action.required and PRINT not in arguments
         parsed = self.parser.parse_args([_hyphened(item) if item.startswith("--") else item for item in arguments])
+        if "plugins" in self.kinds:  # which may have the choices of other keys
+            given = any(key_of(item) == "plugins" for item in arguments)
+            parsed.plugins = check_loaded(self._value("plugins", parsed.plugins) if given else [])
         for key in dict.fromkeys(map(key_of, arguments)):
-            if key in self.kinds:
+            if key in self.kinds and key != "plugins":
                 setattr(parsed, key, self._value(key, getattr(parsed, key)))
         if PRINT in arguments:
             sys.stdout.write(dump_yaml(_nested({k: v for k, v in vars(parsed).items() if k not in BUILT_IN})))
@@ -192,7 +199,7 @@ class Options:
             value = _place(key, value)
             if key == "config":
                 files.append(value)
-            else:
+            elif key != "plugin":  # main has loaded it
                 line.append(f"--{key}={value}")
         return files, line
 
@@ -206,7 +213,7 @@ class Options:
                     if value is not None and not isinstance(value, dict):
                         raise UserError(f"--config {path}: {name}={value!r}: holds several keys, not one value")
                     walk(value or {}, f"{name}.")
-                elif name in {*self.line_only, *self.switches}:
+                elif name in {*self.line_only, *self.switches, "plugin"}:
                     if value not in (None, False):
                         raise UserError(f"--config {path}: {name}: give it on the command line, as {as_option(name)}")
                 elif name not in self.keys:
@@ -310,7 +317,7 @@ def arms_of(
                 raise UserError(f"arms.{arm}.{twice[0]}: stands twice; keep one")
             overrides |= here
         for key, value in overrides.items():
-            if key in ("name", "arm", "seed", "runs_dir") or key not in known:
+            if key in ("name", "arm", "seed", "runs_dir", "plugins") or key not in known:
                 hint = "; it is the same for all arms" if key in known else nearest(key, known)
                 raise UserError(f"arms.{arm}.{key}: not a key that an arm may set{hint}")
             if value is None and "None" not in known[key]:

@@ -9,9 +9,11 @@ import re
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
+from collapselab.config import schedules  # noqa: F401 - the choices of mixing.schedule
 from collapselab.config.corpus import CorpusConfig
 from collapselab.config.generations import MixingConfig, SamplingConfig
 from collapselab.config.learning import ModelConfig, TrainingConfig
+from collapselab.config.plugins import check_records
 from collapselab.config.scores import EvaluationConfig, TrackingConfig
 from collapselab.config.settings import setting
 from collapselab.config.values import UserError, as_dict, check, digest, first_line
@@ -60,6 +62,9 @@ class RunConfig:
     """Weights that are kept on disk: of every generation; of the last one; or of the last one and of every generation
     at which a run came to its end (a chain that is extended has several). Generation 0 always stays. What is removed
     is trained again, to the bit, where it is needed after all."""
+    plugins: list[dict[str, str]] = setting(list, decides="set", fork=True)
+    """Plugins that the chain was made with, as records {name, digest} that --plugin makes. They load nothing: a command that
+    needs the plugins is given them by --plugin again."""
     corpus: CorpusConfig = setting(CorpusConfig, decides="set")
     """Real text."""
     model: ModelConfig = setting(ModelConfig, decides="model")
@@ -76,6 +81,7 @@ class RunConfig:
     """Dashboard."""
 
     def __post_init__(self) -> None:
+        check_records(self.plugins)
         for key, value in self._whole_numbers():
             check(abs(value) < 2**63, key, value, "must be below 2^63")
         for key in ("name", "arm"):

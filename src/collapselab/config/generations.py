@@ -10,6 +10,8 @@ from collapselab.config.values import check
 
 ONE_REGIME = {"schedule": "replace", "replaced": "incremental", "added": "expanding"}
 """Settings of `mixing` that only one regime has, null under all others; `Regime.keys` lists all that a regime reads."""
+OF_PLUGINS: dict[str, tuple[str, ...]] = {}
+"""Settings that a plugin's regime reads, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class MixingConfig:
     added: float | None = None
     """`expanding` only: samples that each generation adds, drawn at random, as a share of the first set's size, (0, 1];
     null means 0.5."""
-    schedule: Literal["constant", "geometric", "linear", "cosine", "harmonic", "power", "list"] | None = None
+    schedule: str | None = None
     """Real share alpha_g of generation g's training set, g = 1..G, for `replace`; null means geometric. constant:
     start; geometric: start x ratio^(g-1); linear and cosine: from start to end over g = 1..G; harmonic: 1/(g+1);
     power: (g+1)^-power; list: `values`. The other regimes have no schedule: setting both is refused."""
@@ -68,7 +70,8 @@ class MixingConfig:
             if key != "schedule":
                 value = getattr(self, key)
                 remedy = f"only mixing.regime={regime} has it; set null"
-                check(value is None or self.regime == regime, f"mixing.{key}", value, remedy)
+                mine = self.regime == regime or key in OF_PLUGINS.get(self.regime, ())
+                check(value is None or mine, f"mixing.{key}", value, remedy)
                 check(value is None or 0 < value <= 1, f"mixing.{key}", value, "must be above 0 and at most 1")
         remedy = "give the shares here and set mixing.schedule=list, or neither"
         check((self.schedule == "list") == bool(self.values), "mixing.values", self.values, remedy)
@@ -76,7 +79,7 @@ class MixingConfig:
     @property
     def has_schedule(self) -> bool:
         """Whether a schedule, not the regime, decides how much of a training set is real."""
-        return self.regime == ONE_REGIME["schedule"]
+        return self.regime == ONE_REGIME["schedule"] or "schedule" in OF_PLUGINS.get(self.regime, ())
 
     @property
     def replaced_share(self) -> float:

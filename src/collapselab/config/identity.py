@@ -6,7 +6,7 @@ from typing import Any
 
 from collapselab.config import RunConfig, as_dict, digest
 from collapselab.config.settings import Decides, flags_of
-from collapselab.config.values import flatten
+from collapselab.config.values import as_file, flatten
 
 FLAGS = flags_of(RunConfig)
 DEFAULTS = flatten(as_dict(RunConfig()))
@@ -25,7 +25,7 @@ FORK_MAY_CHANGE = tuple(key for key, flags in FLAGS.items() if flags["fork"])
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """The keys that make a chain what it is, flat; `generations` counts only where the schedule uses it."""
-    flat = {key: value for key, value in flatten(as_dict(config)).items() if key not in HARMLESS}
+    flat = {key: value for key, value in flatten(as_file(config)).items() if key not in HARMLESS}
     if config.mixing.uses_horizon:
         flat["generations"] = config.generations
     return flat

@@ -79,7 +79,10 @@ def in_words(annotation: str) -> str:
     plain = [
         names.get(p.strip(), p.strip()) for p in re.sub(r"Literal\[[^]]*\]", "", annotation).split("|") if p.strip()
     ]
-    parts = choices + [("a list of numbers" if p.startswith("list") else p) for p in plain]
+    parts = choices + [
+        ("a list of records" if p.startswith("list[dict") else "a list of numbers" if p.startswith("list") else p)
+        for p in plain
+    ]
     return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 

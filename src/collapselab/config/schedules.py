@@ -6,9 +6,9 @@ A new schedule is a function and a line in `SCHEDULES`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from collapselab.config import MixingConfig
+from collapselab.config.generations import MixingConfig
+from collapselab.config.plugins import Records
 
 
 def _harmonic(config: MixingConfig, g: int, last: int) -> float:
@@ -44,15 +44,20 @@ def _progress(g: int, last: int) -> float:
     return min((g - 1) / (last - 1), 1.0) if last > 1 else 0.0
 
 
-SCHEDULES: dict[str, Callable[[MixingConfig, int, int], float]] = {
-    "constant": _constant,
-    "geometric": _geometric,
-    "linear": _linear,
-    "cosine": _cosine,
-    "harmonic": _harmonic,
-    "power": _power,
-    "list": _list,
-}
+SCHEDULES = Records(
+    "schedule",
+    {
+        "constant": _constant,
+        "geometric": _geometric,
+        "linear": _linear,
+        "cosine": _cosine,
+        "harmonic": _harmonic,
+        "power": _power,
+        "list": _list,
+    },
+    owner=MixingConfig,
+    key="schedule",
+)
 
 
 def real_share(config: MixingConfig, generation: int, last: int) -> float | None:

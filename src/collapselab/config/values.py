@@ -48,6 +48,11 @@ def as_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def as_file(config: Any) -> dict[str, Any]:
+    """The same as files of a chain have it: without a list of plugins where there are none."""
+    return {key: value for key, value in as_dict(config).items() if value or key != "plugins"}
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a value's canonical JSON form, in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

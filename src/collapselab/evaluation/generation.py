@@ -20,7 +20,7 @@ from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import halved, score_real_text
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_places, real_draws, real_places, rows_at, sample_tokens
-from collapselab.evaluation.samples import score_samples, text_metrics
+from collapselab.evaluation.samples import Text, score_samples, text_metrics
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_first import embedding_values, mean_states, reference_nll
 from collapselab.metrics.in_context import LEAST_SEEN
@@ -269,5 +269,5 @@ def _sample_scores(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """(sums, values) of everything that is read off a text alone."""
     sums, values = score_samples(rows, word_rows, corpus, config.evaluation.split, reference, vocab)
-    more_sums, more = text_metrics(rows, texts, word_rows, corpus, config)
+    more_sums, more = text_metrics(Text(rows, texts, word_rows, corpus, config))
     return sums | more_sums, values | more

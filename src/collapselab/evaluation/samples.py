@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from collapselab.config import RunConfig
+from collapselab.config.plugins import Records
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.support import support_text
@@ -64,21 +67,62 @@ def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> t
     return sums, values
 
 
-def text_metrics(
-    rows: list[np.ndarray], texts: list[str], word_rows: list[list[str]], corpus: Corpus, config: RunConfig
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of the rest of `diversity/...`: compression, self-BLEU, overlap with the training split."""
-    settings = config.evaluation
-    sums: dict[str, Any] = {"diversity/compression": compression_sums(texts)}
-    values = {f"diversity/{k}": v for k, v in compression_values(sums["diversity/compression"]).items()}
-    if settings.self_bleu_samples:
-        chosen = generator(config.seed, 0, "self_bleu").permutation(len(rows))[: settings.self_bleu_samples]
-        sums["diversity/words/self_bleu"] = bleu = self_bleu_sums([word_rows[i] for i in chosen])
-        values |= {f"diversity/words/{k}": v for k, v in self_bleu_values(bleu).items()}
-    if settings.overlap:
-        vocab = max(len(corpus.train_counts), 1 + max(int(row.max()) for row in rows))
-        sums["diversity/overlap"] = overlap = overlap_sums(from_rows(rows), corpus.train.ids, vocab)
-        values |= {f"diversity/{k}": v for k, v in overlap_values(overlap).items()}
+class Text(NamedTuple):
+    """A text of the fixed budget: samples, or as much fresh real text."""
+
+    rows: list[np.ndarray]
+    """Token ids of each sequence, prompts left out."""
+    texts: list[str]
+    """The same as text."""
+    words: list[list[str]]
+    """The complete words of each, in lower case."""
+    corpus: Corpus
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure that needs nothing but a text."""
+
+    sums: Callable[[Text], Any]
+    """What is kept in eval.json, as JSON has it; None where the settings leave the measure out."""
+    values: Callable[[Any], Mapping[str, float]]
+    """The values that follow from that, by the last part of their keys."""
+
+
+def _self_bleu(text: Text) -> Any:
+    config, most = text.config, text.config.evaluation.self_bleu_samples
+    chosen = generator(config.seed, 0, "self_bleu").permutation(len(text.rows))[:most]
+    return self_bleu_sums([text.words[i] for i in chosen]) if most else None
+
+
+def _overlap(text: Text) -> Any:
+    if not text.config.evaluation.overlap:
+        return None
+    vocab = max(len(text.corpus.train_counts), 1 + max(int(row.max()) for row in text.rows))
+    return overlap_sums(from_rows(text.rows), text.corpus.train.ids, vocab)
+
+
+METRICS = Records(
+    "metric",
+    {
+        "diversity/compression": Metric(lambda text: compression_sums(text.texts), compression_values),
+        "diversity/words/self_bleu": Metric(_self_bleu, self_bleu_values),
+        "diversity/overlap": Metric(_overlap, overlap_values),
+    },
+    names="plugin/[a-z0-9_]+",
+)
+"""By the name of the sums. The keys of the values begin with all of it but the last part: those of plugins with `plugin/`."""
+
+
+def text_metrics(text: Text) -> tuple[dict[str, Any], dict[str, float]]:
+    """(sums, values) of METRICS."""
+    sums: dict[str, Any] = {}
+    values: dict[str, float] = {}
+    for name, metric in METRICS.items():
+        if (found := metric.sums(text)) is not None:
+            sums[name] = found
+            values |= {f"{name.rpartition('/')[0]}/{k}": float(v) for k, v in metric.values(found).items()}
     return sums, values
 
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from collapselab.config import RunConfig, UserError
+from collapselab.config import RunConfig, UserError, plugins
 from collapselab.experiments.experiment import Outcome, as_far
 from collapselab.runtime import interrupts
 
@@ -80,7 +80,7 @@ class Worker:
         self.at_work = True
         if self.pipe is None or self.process is None or not self.process.is_alive():
             self.pipe, theirs = CONTEXT.Pipe()
-            arguments = (theirs, self.slot, self.count, self.gpus, str(self.log), os.getpid())
+            arguments = (theirs, self.slot, self.count, self.gpus, str(self.log), os.getpid(), list(plugins.LOADED))
             self.process = CONTEXT.Process(target=_work, args=arguments)
             resource_tracker.ensure_running()  # where `start` does so, it lets signals through
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, until `_work` ignores it
@@ -133,7 +133,7 @@ def gpus() -> list[str]:
     return visible[:found] if visible else [str(index) for index in range(found)]
 
 
-def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, parent: int) -> None:
+def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, parent: int, files: list[str]) -> None:
     """Runs the chains that are sent, in a worker's own share of cores and GPUs, set before torch is imported; what it says
     goes to a file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process
@@ -153,28 +153,32 @@ def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, 
     with suppress(EOFError, OSError), interrupts.handled():  # there is nothing more to do
         try:
             while True:
-                said = _run_chain(pipe.recv(), log)
+                said = _run_chain(pipe.recv(), log, files)
                 interrupts.check()  # what a library made of a signal is no failure
                 pipe.send(said)
         except interrupts.Stopped as stopped:
             sys.exit(stopped.code)
 
 
-def _run_chain(config: RunConfig, log: str, *, again: bool = True) -> Outcome:
+def _run_chain(config: RunConfig, log: str, files: list[str], *, again: bool = True) -> Outcome:
     from collapselab.chain import run as chain
     from collapselab.store.lock import HeldError
 
     try:
+        plugins.load(files)
+        plugins.check_loaded(config.plugins)
         chain.run(dataclasses.replace(as_far(config), progress=False), shares_generation_0=True)
     except HeldError as held:
         if again:  # a process that was killed holds its locks for a moment yet
             time.sleep(PATIENCE)
-            return _run_chain(config, log, again=False)
+            return _run_chain(config, log, files, again=False)
         return "left", f"left to process {held.process}, which runs it"
     except UserError as error:
         return "failed", " ".join(str(error).split())
     except Exception as error:
         traceback.print_exc()
+        if fault := plugins.fault(error):
+            return "failed", fault
         said = " ".join(str(error).split())[:300]
         return "failed", f"stopped by a fault in the lab, {type(error).__name__}: {said} (see {log})"
     return "done", "done"

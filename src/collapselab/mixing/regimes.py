@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from collapselab.config import MixingConfig, UserError
+from collapselab.config.generations import OF_PLUGINS
+from collapselab.config.plugins import Records
 from collapselab.mixing.sources import REAL
 from collapselab.seeds import generator
 
@@ -188,7 +190,13 @@ class Regime:
         return self.size(Outlook(MixingConfig(), 1, size=100, before=100, written=100, share=None, seed=0)) > 100
 
 
-REGIMES = {
+class _Regimes(Records[Regime]):
+    def __setitem__(self, name: str, regime: Regime) -> None:
+        super().__setitem__(name, regime)
+        OF_PLUGINS[name] = regime.keys
+
+
+REGIMES = _Regimes("regime", owner=MixingConfig, key="regime", own={
     "replace": Regime(
         replace, Law("replace"), needs=_by_schedule,
         keys=("schedule", "start", "ratio", "end", "power", "values", "floor", "real"),
@@ -211,4 +219,4 @@ REGIMES = {
         expanding, Law(none="mixing.regime=expanding has none"), lambda o: o.before + o.count(o.config.added_share, o.size),
         lambda o: _part(o.config.added_share, o.size), ("added",),
     ),
-}  # fmt: skip
+})  # fmt: skip

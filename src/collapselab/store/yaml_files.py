@@ -63,7 +63,7 @@ def read(text: str, kind: Any) -> Any:
         (kind,) = (one for one in kinds if one is not types.NoneType)
     if kind is str:
         return text[1:-1] if len(text) > 2 and QUOTED_NULL.fullmatch(text) and text[0] == '"' else text
-    if kind is dict or typing.get_origin(kind) is list:
+    if dict in (kind, typing.get_origin(kind)) or typing.get_origin(kind) is list:
         return _collection(text, kind)
     if typing.get_origin(kind) is typing.Literal:
         value: Any = text if text in typing.get_args(kind) else None
@@ -86,9 +86,10 @@ def _collection(text: str, kind: Any) -> Any:
         raise
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ValueError(text) from None
-    if not isinstance(value, dict if kind is dict else list):
+    holds = typing.get_origin(kind) or kind
+    if not isinstance(value, holds):
         raise ValueError(text)
-    return value if kind is dict else [read(as_text(item), typing.get_args(kind)[0]) for item in value]
+    return value if holds is dict else [read(as_text(item), typing.get_args(kind)[0]) for item in value]
 
 
 def _parsed(text: str) -> Any:
