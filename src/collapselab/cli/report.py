@@ -15,11 +15,16 @@ def main(arguments: list[str]) -> int:
     options.add("command", str | None, None, "with --out: the command that made the run, to stand on the page")
     parsed = options.parse(options.gather(arguments))
     runs = [Path(run) for run in parsed.run]
+    from collapselab.config.plugins import check_loaded
+    from collapselab.report.files import flat_settings
     from collapselab.runtime.console import inert
-    from collapselab.store.layout import find_chains
+    from collapselab.store.checks import reading
+    from collapselab.store.layout import find_chains, run_root
 
-    for run in runs:
-        find_chains(run)  # before the libraries that draw are imported
+    for run in runs:  # before the libraries that draw are imported
+        for chain in find_chains(run_root(find_chains(run)[0])):
+            with reading(chain / "config.yaml"):
+                check_loaded(flat_settings((chain / "config.yaml").read_text(encoding="utf-8")).get("plugins", []))
     from collapselab.report.pages import write_comparison, write_report
     from collapselab.report.results import write_results
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from collapselab.mixing.sources import PROMPTS, REAL, in_place_of, name_of, written_by
 from collapselab.report import series, spec
-from collapselab.report.colours import DIVERGING, INK, NEUTRAL, PROMPT, colour, mark
+from collapselab.report.colours import DIVERGING, INK, NEUTRAL, PROMPT, colour, faint, mark
 from collapselab.report.controls import grey_first
 from collapselab.report.overlay import TITLES, TRUTH, by_arm, overlaid, residuals
 from collapselab.report.ridges import distribution
@@ -270,6 +270,33 @@ def _filled(source: str, newest: int) -> dict[str, Any]:
         return {"color": INK, "line": line}
     level = 102 + round(45 * writer / max(1, newest))
     return {"color": f"rgb({level},{level},{level})", "line": line}
+
+
+def chooser(chains: list[Any]) -> tuple[list[str], Spec, dict[str, Any]]:
+    """Every metric of these chains, those of plugins first; an empty chart; and what page.js draws in it for each of them: the
+    course of every arm as [generation, mean, low, high], and real text's value."""
+    arms, figure = grey_first(by_arm(chains)), Figure()
+    figure.panel("", _length(chains))
+    keys = sorted(set().union(*map(series.keys_of, chains)), key=lambda key: (not key.startswith("plugin/"), key))
+    looks = []
+    for arm, members in arms.items():
+        symbol, dash = mark(place := members[0].place)
+        name = legend(arm, members)
+        looks.append({"label": name, "name": escaped(name), "symbol": symbol, "dash": dash})
+        looks[-1] |= {"colour": colour(place), "fill": faint(place, 0.16)}
+    metrics = [
+        {
+            "title": escaped(key), "real": series.real_value(chains, key),
+            "arms": [[[p.generation, *finite(map(_six, p[2:]))] for p in series.curve(m, key)] for m in arms.values()],
+        }
+        for key in keys
+    ]  # fmt: skip
+    return keys, figure.done("", ([], []), []), {"looks": looks, "metrics": metrics}
+
+
+def _six(value: float) -> float:
+    """Six digits: what a chart shows."""
+    return float(f"{value:.6g}")
 
 
 CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from collapselab.config import RunConfig, UserError
+from collapselab.config.plugins import check_records
 from collapselab.config.values import flatten
 from collapselab.metrics.tails import LEAST_TYPES
 from collapselab.mixing.sets import read_mixture
@@ -71,6 +72,11 @@ class ChainFiles:
     def is_control(self) -> bool:
         """Whether its models are trained on fresh real text in the place of what earlier ones write."""
         return self.settings.get("sampling.source") == "real"
+
+    @property
+    def plugins(self) -> list[dict[str, str]]:
+        """The records of the plugins that it was made with. Raises UserError where its settings have something else there."""
+        return check_records(self.settings.get("plugins", []))
 
     @property
     def planned(self) -> int | None:

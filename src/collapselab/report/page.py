@@ -21,7 +21,7 @@ from markupsafe import Markup
 from collapselab.metrics.intervals import with_interval
 from collapselab.metrics.tails import LEAST_TYPES
 from collapselab.report import explorer, overlay, protocols, rerun, series, tables, words
-from collapselab.report.charts import CHARTS
+from collapselab.report.charts import CHARTS, chooser
 from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
 from collapselab.report.controls import Control, controls
 from collapselab.report.files import ChainFiles, Opened
@@ -96,7 +96,8 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
             {"name": a, "colour": colour(m[0].place), "symbol": mark(m[0].place)[0], "control": m[0].is_control}
             for a, m in arms.items()
         ],
-        "charts": [{"id": chart["id"], **chart["spec"]} for one in shown for chart in one["charts"]],
+        "charts": [{"id": chart["id"], **chart["spec"]} for one in shown for chart in (*one["charts"], one["any"])],
+        "any": {one["any"]["id"]: one["any"]["shows"] for one in shown},
         "look": {"diverging": DIVERGING, "neutral": NEUTRAL, "gap": GAP, "head": HEAD},
         "explorer": explorer.payload(found.chains),
     }
@@ -115,7 +116,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         arms=[{"name": name, "colour": colour(members[0].place)} for name, members in arms.items()],
         chains=[{"name": c.name, "examples": c.examples} for c in found.chains],
         settings=protocols.settings_that_differ(found.chains),
-        configs=[{"name": members[0].name, "text": members[0].config} for members in arms.values()],
+        configs=[{"name": m[0].name, "text": m[0].config, "plugins": m[0].plugins} for m in arms.values()],
         reproduce=rerun.runs(found),
         files=files,
     )
@@ -158,6 +159,7 @@ def _group(
         f"{title} ({key})" for key, title in (LIKELIHOOD | DIVERSITY).items() if not present(chains, {key: title})
     ]
     lacking += _lacking_tails(chains)
+    keys, empty, shows = chooser(chains)
     return {
         "label": group.label, "suffix": group.suffix, "digest": group.digest,
         "protocol": [(key, protocols.shown(group.protocol[key])) for key in sorted(group.protocol)],
@@ -174,6 +176,7 @@ def _group(
         "controlled": bool(paired),
         "comparison": _comparison(parts["summary"], baseline, last) if len(arms) > 1 else None,
         "charts": charts, "missing": missing, "lacking": lacking,
+        "any": {"id": f"any{group.suffix}", "keys": keys, "spec": empty, "shows": shows},
     }  # fmt: skip
 
 

@@ -54,10 +54,24 @@ def _again(chain: ChainFiles) -> str:
     return f"{chain.run[:94]}_again"
 
 
+def _plugins(chain: ChainFiles) -> list[str]:
+    return [word for plugin in chain.plugins for word in ("--plugin", plugin["name"])]
+
+
 def _experiment(chain: ChainFiles) -> tuple[list[str], list[str]]:
     root = _folder(chain) / chain.run
     return [
-        shlex.join(["collapselab", "experiment", "--config", f"{root}/experiment.yaml", "--name", _again(chain)])
+        shlex.join(
+            [
+                "collapselab",
+                "experiment",
+                *_plugins(chain),
+                "--config",
+                f"{root}/experiment.yaml",
+                "--name",
+                _again(chain),
+            ]
+        )
     ], []
 
 
@@ -66,7 +80,7 @@ def _chains(chains: list[ChainFiles]) -> tuple[list[str], list[str]]:
     commands, said = [], []
     for chain in chains:
         place = _folder(chain) / chain.run / chain.path.parent.name / chain.path.name
-        line = ["collapselab", "run"]
+        line = ["collapselab", "run", *_plugins(chain)]
         if (fork := _fork(chain.path)) is not None:
             parent, at = _parent(chain, fork[0]), fork[1]
             line += ["--fork", parent, "--at", str(at)]
