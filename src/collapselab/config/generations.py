@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from collapselab.config.plugins import Records
 from collapselab.config.settings import setting
 from collapselab.config.values import check
 
 ONE_REGIME = {"schedule": "replace", "replaced": "incremental", "added": "expanding"}
 """Settings of `mixing` that only one regime has, null under all others; `Regime.keys` lists all that a regime reads."""
-OF_PLUGINS: dict[str, tuple[str, ...]] = {}
-"""Settings that a plugin's regime reads, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +69,19 @@ class MixingConfig:
             if key != "schedule":
                 value = getattr(self, key)
                 remedy = f"only mixing.regime={regime} has it; set null"
-                mine = self.regime == regime or key in OF_PLUGINS.get(self.regime, ())
-                check(value is None or mine, f"mixing.{key}", value, remedy)
+                check(value is None or self.regime == regime or self._reads(key), f"mixing.{key}", value, remedy)
                 check(value is None or 0 < value <= 1, f"mixing.{key}", value, "must be above 0 and at most 1")
         remedy = "give the shares here and set mixing.schedule=list, or neither"
         check((self.schedule == "list") == bool(self.values), "mixing.values", self.values, remedy)
 
+    def _reads(self, key: str) -> bool:
+        """Whether the regime's record, once mixing/regimes.py or a plugin has brought it, names the setting."""
+        return key in getattr(dict(Records.every.get("regime", {})).get(self.regime), "keys", ())
+
     @property
     def has_schedule(self) -> bool:
         """Whether a schedule, not the regime, decides how much of a training set is real."""
-        return self.regime == ONE_REGIME["schedule"] or "schedule" in OF_PLUGINS.get(self.regime, ())
+        return self.regime == ONE_REGIME["schedule"] or self._reads("schedule")
 
     @property
     def replaced_share(self) -> float:

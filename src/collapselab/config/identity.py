@@ -6,10 +6,10 @@ from typing import Any
 
 from collapselab.config import RunConfig, as_dict, digest
 from collapselab.config.settings import Decides, flags_of
-from collapselab.config.values import as_file, flatten
+from collapselab.config.values import flatten
 
 FLAGS = flags_of(RunConfig)
-DEFAULTS = flatten(as_dict(RunConfig()))
+DEFAULTS: dict[str, Any] = {"plugins": []} | flatten(as_dict(RunConfig()))
 # How models write, in the order in which messages name the keys: read by laws, and no difference between control and arm.
 OF_WRITING = tuple(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams"))
 
@@ -25,7 +25,7 @@ FORK_MAY_CHANGE = tuple(key for key, flags in FLAGS.items() if flags["fork"])
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """The keys that make a chain what it is, flat; `generations` counts only where the schedule uses it."""
-    flat = {key: value for key, value in flatten(as_file(config)).items() if key not in HARMLESS}
+    flat = {key: value for key, value in flatten(as_dict(config)).items() if key not in HARMLESS}
     if config.mixing.uses_horizon:
         flat["generations"] = config.generations
     return flat

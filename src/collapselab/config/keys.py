@@ -75,14 +75,12 @@ def docstrings(made: type) -> dict[str, str]:
 def in_words(annotation: str) -> str:
     """`Literal["a", "b"] | None` becomes `a, b or null`."""
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+    names["list[dict[str, str]]"] = "a list of records"
     choices = re.findall(r"""["']([^"']+)["']""", annotation)
     plain = [
         names.get(p.strip(), p.strip()) for p in re.sub(r"Literal\[[^]]*\]", "", annotation).split("|") if p.strip()
     ]
-    parts = choices + [
-        ("a list of records" if p.startswith("list[dict") else "a list of numbers" if p.startswith("list") else p)
-        for p in plain
-    ]
+    parts = choices + [("a list of numbers" if p.startswith("list") else p) for p in plain]
     return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 

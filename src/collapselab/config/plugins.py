@@ -1,18 +1,18 @@
 """Plugins: files of the user that add a regime, a schedule or a metric to the records of the package.
 
-A plugin is code: it is loaded for `--plugin FILE.py` on a command line and for nothing else. A chain and a file of settings
-hold a record of it, its name and the SHA-256 of its bytes, which loads nothing and is compared with what is loaded.
+A plugin is code: `--plugin FILE.py` on a command line loads it, and nothing else does. A chain and a file of settings hold a
+record of it, name and SHA-256, which is compared with what is loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.abc
 import importlib.util
 import re
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,28 +21,30 @@ from collapselab.config.values import UserError, check, first_line, home
 
 T = TypeVar("T")
 LOADED: dict[str, dict[str, str]] = {}
-"""The records of the plugins of this process, by the path that the command line has."""
+"""The records of the plugins of this process, by path."""
 
 
 class Records(dict[str, T]):
-    """Records by name, to which plugins add.
+    """Records of one kind by name, to which plugins add.
 
     Args:
-        kind: what one of them is. own: those of the package. names: the pattern of the names of others. owner, key: the setting
-            whose choices they are, if any: help, files of settings and docs/configuration.md read its annotation.
+        own: those of the package. names: the pattern of the names of others. owner, key: the setting whose choices they are: help,
+            files of settings and docs/configuration.md read its annotation.
     """
 
-    every: ClassVar[list[Records[Any]]] = []
+    every: ClassVar[dict[str, Records[Any]]] = {}
 
-    def __init__(self, kind: str, own: dict[str, T], names: str = "[a-z][a-z0-9_]*", owner: Any = None, key: str = ""):
+    def __init__(
+        self, kind: str, own: dict[str, T], *, names: str = "[a-z][a-z0-9_]*", owner: Any = None, key: str = ""
+    ):
         super().__init__(own)
         self.kind, self.own, self.names, self.owner, self.key = kind, frozenset(own), names, owner, key
-        self.every.append(self)
+        self.every[kind] = self
         self._offer()
 
     def __setitem__(self, name: str, record: T) -> None:
         if name in self or re.fullmatch(self.names, name) is None:
-            raise UserError(f"{self.kind} {name!r}: take another name, one that is free and matches {self.names}")
+            raise UserError(f"{self.kind} {name!r}: take another name, which is free and matches {self.names}")
         super().__setitem__(name, record)
         self._offer()
 
@@ -58,17 +60,11 @@ class Records(dict[str, T]):
             self.owner.__annotations__[self.key] = f"Literal[{', '.join(map(repr, self))}]{null}"
 
 
-class _Source(importlib.abc.SourceLoader):
-    """Executes the bytes whose digest is recorded: no cached bytecode, no second reading of the file."""
+class _Source(SourceFileLoader):
+    """Execute the file as it is, never bytecode of an earlier one."""
 
-    def __init__(self, path: str, data: bytes):
-        self.path, self.data = path, data
-
-    def get_filename(self, fullname: str) -> str:
-        return self.path
-
-    def get_data(self, path: str) -> bytes:
-        return self.data
+    def path_stats(self, path: Any) -> Any:
+        raise OSError
 
 
 def named(arguments: list[str]) -> list[str]:
@@ -78,29 +74,20 @@ def named(arguments: list[str]) -> list[str]:
 
 
 def load(paths: Sequence[str]) -> None:
-    """Execute plugins in the place of those that were loaded before. Raises UserError."""
+    """Execute plugins, in the place of those that were loaded before. Raises UserError."""
     LOADED.clear()
-    for records in Records.every:
+    for records in Records.every.values():
         records.reset()
     for path in (home("--plugin", path) for path in paths):
-        name = Path(path).name
+        check(Path(path).name not in {one["name"] for one in LOADED.values()}, "--plugin", path, "give each name once")
+        loader = _Source(f"collapselab_plugin_{Path(path).stem}", path)
         try:
-            data = Path(path).read_bytes()
-        except (OSError, ValueError) as error:
-            said = getattr(error, "strerror", None) or first_line(error)
-            raise UserError(f"--plugin {path}: cannot be read ({said}); name a Python file") from None
-        if name in (one["name"] for one in LOADED.values()):
-            raise UserError(
-                f"--plugin {path}: another plugin is called {name} too; give each file once, by its own name"
-            )
-        LOADED[path] = {"name": name, "digest": hashlib.sha256(data).hexdigest()}
-        spec = importlib.util.spec_from_loader(f"collapselab_plugin_{Path(path).stem}", loader := _Source(path, data))
-        assert spec is not None
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        try:
+            LOADED[path] = {"name": Path(path).name, "digest": hashlib.sha256(loader.get_data(path)).hexdigest()}
+            spec = importlib.util.spec_from_loader(loader.name, loader)
+            sys.modules[loader.name] = module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
             loader.exec_module(module)
         except Exception as error:
-            raise UserError(fault(error) or f"--plugin {path}: {first_line(error)}") from None
+            raise UserError(fault(error) or f"--plugin {path}: {first_line(error)}; name a Python file") from None
 
 
 def fault(error: BaseException) -> str:
@@ -108,36 +95,31 @@ def fault(error: BaseException) -> str:
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     lines += [(error.filename or "", error.lineno)] if isinstance(error, SyntaxError) else []
     path, line = next(((path, line) for path, line in reversed(lines) if path in LOADED), ("", 0))
-    return path and f"--plugin {path}, line {line}: {type(error).__name__}: {first_line(error)}; mend the file"
-
-
-def records() -> list[dict[str, str]]:
-    """What a chain records of the plugins of this process."""
-    return sorted(LOADED.values(), key=lambda one: one["name"])
+    return path and f"--plugin {path}, line {line}: {type(error).__name__}: {first_line(error)}; change the file"
 
 
 def check_records(found: Any) -> list[dict[str, str]]:
-    """A list of records, as a stranger's file may have it or not. Raises UserError."""
-    remedy = "is a record that the lab writes, a list of {name, digest}; leave it as it is, plugins come by --plugin"
-    check(isinstance(found, list), "plugins", found, remedy)
-    for one in found:
+    """A list of records, which a file of settings may have or not. Raises UserError."""
+    for one in found if isinstance(found, list) else [found]:
         holds = isinstance(one, dict) and one.keys() == {"name", "digest"} and set(map(type, one.values())) == {str}
-        check(holds and bool(re.fullmatch("[0-9a-f]{64}", one["digest"])), "plugins", found, remedy)
+        check(
+            holds and bool(re.fullmatch("[0-9a-f]{64}", one["digest"])),
+            "plugins",
+            found,
+            "must be records {name, digest}, as a chain has them; to load one give --plugin",
+        )
     return list(found)
 
 
 def check_loaded(found: Any) -> list[dict[str, str]]:
     """The records of this process. Raises UserError where those of a chain or a file have a plugin that is not among them."""
-    mine = {one["name"]: one["digest"] for one in records()}
+    mine = {one["name"]: one["digest"] for one in LOADED.values()}
     for one in check_records(found):
         name, digest = one["name"], one["digest"]
         if name not in mine:
             raise UserError(
                 f"plugins: made with {name} (sha256 {digest[:12]}), which is not loaded; add --plugin {name}"
             )
-        if mine[name] != digest:
-            raise UserError(
-                f"--plugin {name}: its sha256 is {mine[name][:12]}, {digest[:12]} is recorded; give the file as it was, or take "
-                "another name for a new run"
-            )
-    return records()
+        remedy = f"another file than the recorded {digest[:12]}; give that one, or begin a run of another name"
+        check(mine[name] == digest, f"--plugin {name}: sha256", mine[name][:12], remedy)
+    return sorted(LOADED.values(), key=lambda one: one["name"])

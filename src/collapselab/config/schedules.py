@@ -44,20 +44,15 @@ def _progress(g: int, last: int) -> float:
     return min((g - 1) / (last - 1), 1.0) if last > 1 else 0.0
 
 
-SCHEDULES = Records(
-    "schedule",
-    {
-        "constant": _constant,
-        "geometric": _geometric,
-        "linear": _linear,
-        "cosine": _cosine,
-        "harmonic": _harmonic,
-        "power": _power,
-        "list": _list,
-    },
-    owner=MixingConfig,
-    key="schedule",
-)
+SCHEDULES = Records("schedule", owner=MixingConfig, key="schedule", own={
+    "constant": _constant,
+    "geometric": _geometric,
+    "linear": _linear,
+    "cosine": _cosine,
+    "harmonic": _harmonic,
+    "power": _power,
+    "list": _list,
+})  # fmt: skip
 
 
 def real_share(config: MixingConfig, generation: int, last: int) -> float | None:

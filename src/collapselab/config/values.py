@@ -44,13 +44,8 @@ def check_no_secret(key: str, value: str | None) -> None:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values, ready for YAML or JSON."""
-    return dataclasses.asdict(config)
-
-
-def as_file(config: Any) -> dict[str, Any]:
-    """The same as files of a chain have it: without a list of plugins where there are none."""
-    return {key: value for key, value in as_dict(config).items() if value or key != "plugins"}
+    """Nested plain values, ready for YAML or JSON; without a list of plugins that is empty."""
+    return {key: value for key, value in dataclasses.asdict(config).items() if value or key != "plugins"}
 
 
 def digest(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,26 +67,21 @@ def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> t
 
 
 class Text(NamedTuple):
-    """A text of the fixed budget: samples, or as much fresh real text."""
+    """Samples of the fixed budget, or as much fresh real text: for each sequence, without its prompt, the ids of its tokens,
+    its text, and its complete words in lower case."""
 
     rows: list[np.ndarray]
-    """Token ids of each sequence, prompts left out."""
     texts: list[str]
-    """The same as text."""
     words: list[list[str]]
-    """The complete words of each, in lower case."""
     corpus: Corpus
     config: RunConfig
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A measure that needs nothing but a text."""
+class Metric(NamedTuple):
+    """A measure of a text alone: what is kept of it as JSON, None to leave it out; and the values that follow from that."""
 
     sums: Callable[[Text], Any]
-    """What is kept in eval.json, as JSON has it; None where the settings leave the measure out."""
     values: Callable[[Any], Mapping[str, float]]
-    """The values that follow from that, by the last part of their keys."""
 
 
 def _self_bleu(text: Text) -> Any:
@@ -103,16 +97,12 @@ def _overlap(text: Text) -> Any:
     return overlap_sums(from_rows(text.rows), text.corpus.train.ids, vocab)
 
 
-METRICS = Records(
-    "metric",
-    {
-        "diversity/compression": Metric(lambda text: compression_sums(text.texts), compression_values),
-        "diversity/words/self_bleu": Metric(_self_bleu, self_bleu_values),
-        "diversity/overlap": Metric(_overlap, overlap_values),
-    },
-    names="plugin/[a-z0-9_]+",
-)
-"""By the name of the sums. The keys of the values begin with all of it but the last part: those of plugins with `plugin/`."""
+METRICS = Records("metric", names="plugin/[a-z0-9_]+", own={
+    "diversity/compression": Metric(lambda text: compression_sums(text.texts), compression_values),
+    "diversity/words/self_bleu": Metric(_self_bleu, self_bleu_values),
+    "diversity/overlap": Metric(_overlap, overlap_values),
+})  # fmt: skip
+"""By the key of the sums; in the keys of the values its last part is replaced, so that those of plugins begin with `plugin/`."""
 
 
 def text_metrics(text: Text) -> tuple[dict[str, Any], dict[str, float]]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from collapselab.config import RunConfig, UserError
-from collapselab.config.values import as_file, flatten
+from collapselab.config import RunConfig, UserError, as_dict
+from collapselab.config.values import flatten
 from collapselab.runtime.console import inert
 from collapselab.store.chain_files import keep_asked
 from collapselab.store.checks import refuse_strange
@@ -47,7 +47,7 @@ class Experiment:
 
     def asked(self) -> dict[str, Any]:
         """What `experiment --config` reads: the common settings, all of them, and what each arm sets for itself."""
-        flat = {arm: flatten(as_file(config)) for arm, config in self.arms.items()}
+        flat = {arm: flatten(as_dict(config)) for arm, config in self.arms.items()}
         common: dict[str, Any] = {}
         for arm, settings in flat.items():
             for key, value in settings.items():

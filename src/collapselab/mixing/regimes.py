@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from collapselab.config import MixingConfig, UserError
-from collapselab.config.generations import OF_PLUGINS
 from collapselab.config.plugins import Records
 from collapselab.mixing.sources import REAL
 from collapselab.seeds import generator
@@ -190,13 +189,7 @@ class Regime:
         return self.size(Outlook(MixingConfig(), 1, size=100, before=100, written=100, share=None, seed=0)) > 100
 
 
-class _Regimes(Records[Regime]):
-    def __setitem__(self, name: str, regime: Regime) -> None:
-        super().__setitem__(name, regime)
-        OF_PLUGINS[name] = regime.keys
-
-
-REGIMES = _Regimes("regime", owner=MixingConfig, key="regime", own={
+REGIMES = Records("regime", owner=MixingConfig, key="regime", own={
     "replace": Regime(
         replace, Law("replace"), needs=_by_schedule,
         keys=("schedule", "start", "ratio", "end", "power", "values", "floor", "real"),

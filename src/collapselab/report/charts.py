@@ -11,7 +11,7 @@ import numpy as np
 
 from collapselab.mixing.sources import PROMPTS, REAL, in_place_of, name_of, written_by
 from collapselab.report import series, spec
-from collapselab.report.colours import DIVERGING, INK, NEUTRAL, PROMPT, colour, faint, mark
+from collapselab.report.colours import DIVERGING, INK, NEUTRAL, PROMPT, colour, mark
 from collapselab.report.controls import grey_first
 from collapselab.report.overlay import TITLES, TRUTH, by_arm, overlaid, residuals
 from collapselab.report.ridges import distribution
@@ -272,31 +272,21 @@ def _filled(source: str, newest: int) -> dict[str, Any]:
     return {"color": f"rgb({level},{level},{level})", "line": line}
 
 
-def chooser(chains: list[Any]) -> tuple[list[str], Spec, dict[str, Any]]:
-    """Every metric of these chains, those of plugins first; an empty chart; and what page.js draws in it for each of them: the
-    course of every arm as [generation, mean, low, high], and real text's value."""
-    arms, figure = grey_first(by_arm(chains)), Figure()
-    figure.panel("", _length(chains))
+def chooser(chains: list[Any]) -> dict[str, Any]:
+    """Every metric, those of plugins first: an empty chart, and what page.js puts into it: `looks` of the curves, by name, and for
+    each of `keys` in `shown` its title, axis, words, and where its curves run."""
     keys = sorted(set().union(*map(series.keys_of, chains)), key=lambda key: (not key.startswith("plugin/"), key))
-    looks = []
-    for arm, members in arms.items():
-        symbol, dash = mark(place := members[0].place)
-        name = legend(arm, members)
-        looks.append({"label": name, "name": escaped(name), "symbol": symbol, "dash": dash})
-        looks[-1] |= {"colour": colour(place), "fill": faint(place, 0.16)}
-    metrics = [
-        {
-            "title": escaped(key), "real": series.real_value(chains, key),
-            "arms": [[[p.generation, *finite(map(_six, p[2:]))] for p in series.curve(m, key)] for m in arms.values()],
-        }
-        for key in keys
-    ]  # fmt: skip
-    return keys, figure.done("", ([], []), []), {"looks": looks, "metrics": metrics}
-
-
-def _six(value: float) -> float:
-    """Six digits: what a chart shows."""
-    return float(f"{value:.6g}")
+    looks, shown = {}, []
+    for key in keys:
+        figure = _curves(chains, {key: key}) or {}
+        layout, curves = figure["layout"], {}
+        for curve in figure["data"]:
+            curves[curve["name"]] = [curve.pop("x"), curve.pop("y")]
+            looks[curve["name"]] = curve | {"customdata": None, "hovertemplate": "generation %{x}<br>%{y:.4~g}"}
+        title, range_ = layout["annotations"][0]["text"], layout["yaxis"]["range"]
+        shown.append({"title": title, "range": range_, "said": layout["meta"]["alt"], "curves": curves})
+    layout = layout | {"meta": layout["meta"] | {"alt": "", "table": [], "keys": []}}
+    return {"keys": keys, "spec": {"data": [], "layout": layout}, "shows": {"looks": looks, "shown": shown}}
 
 
 CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (

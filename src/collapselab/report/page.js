@@ -131,42 +131,17 @@
 
   // --- any metric ----------------------------------------------------------------------------------------------------
 
-  const course = ({ name, colour, fill, symbol, dash }, points) => {
-    const column = (i, rows = points) => rows.map((row) => row[i]);
-    const wide = points.filter((row) => row[2] !== null);
-    const shared = { type: "scatter", name, legendgroup: name };
-    const area = { x: [...column(0, wide), ...column(0, wide).reverse()], y: [...column(3, wide), ...column(2, wide).reverse()] };
-    return [
-      { ...shared, ...area, mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: fill, hoverinfo: "skip", showlegend: false },
-      {
-        ...shared, x: column(0), y: column(1), mode: "lines+markers", line: { color: colour, width: 2, dash }, showlegend: true,
-        marker: { color: colour, symbol, size: 7 }, hovertemplate: "generation %{x}<br>%{y:.4~g}",
-      },
-    ];
-  };
-
   for (const select of document.querySelectorAll("select.any")) {
-    const { looks, metrics } = DATA.any[select.dataset.chart];
+    const { looks, shown } = DATA.any[select.dataset.chart];
     const chart = charts.get(select.dataset.chart);
     const box = boxes.find((one) => one.dataset.chart === select.dataset.chart);
-    const short = (value) => String(Number(value.toPrecision(4)));
     const show = () => {
-      const { title, arms, real } = metrics[select.selectedIndex];
-      const told = arms.map((points, i) => {
-        const ends = points.length > 1 ? [points[0], points.at(-1)] : points;
-        return `${looks[i].label}: ${ends.map(([g, mean]) => `${short(mean)} at generation ${g}`).join(", ") || "not measured"}`;
-      });
+      const { title, range, said, curves } = shown[select.selectedIndex];
+      chart.data = Object.entries(curves).map(([name, [x, y]]) => ({ ...looks[name], x, y }));
       chart.layout.annotations[0].text = title;
-      chart.data = arms.flatMap((points, i) => (points.length ? course(looks[i], points) : []));
-      if (real !== null) {
-        const name = "real text, same budget";
-        const line = { color: DATA.look.neutral, width: 1.5, dash: "dash" };
-        chart.data.push({ type: "scatter", name, x: chart.layout.xaxis.range, y: [real, real], mode: "lines", line, showlegend: true });
-        told.push(`real text: ${short(real)}`);
-      }
-      const said = `${select.value}. ${told.join("; ")}.`;
+      chart.layout.yaxis.range = range;
       box.setAttribute("aria-label", said);
-      box.parentElement.querySelector("[role=status]").textContent = said;
+      box.nextElementSibling.textContent = said;
     };
     select.addEventListener("change", () => {
       show();

@@ -159,7 +159,6 @@ def _group(
         f"{title} ({key})" for key, title in (LIKELIHOOD | DIVERSITY).items() if not present(chains, {key: title})
     ]
     lacking += _lacking_tails(chains)
-    keys, empty, shows = chooser(chains)
     return {
         "label": group.label, "suffix": group.suffix, "digest": group.digest,
         "protocol": [(key, protocols.shown(group.protocol[key])) for key in sorted(group.protocol)],
@@ -176,7 +175,7 @@ def _group(
         "controlled": bool(paired),
         "comparison": _comparison(parts["summary"], baseline, last) if len(arms) > 1 else None,
         "charts": charts, "missing": missing, "lacking": lacking,
-        "any": {"id": f"any{group.suffix}", "keys": keys, "spec": empty, "shows": shows},
+        "any": {"id": f"any{group.suffix}", **chooser(chains)},
     }  # fmt: skip
 
 

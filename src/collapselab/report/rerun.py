@@ -49,30 +49,15 @@ def _folder(chain: ChainFiles) -> Path:
     return asked
 
 
-def _again(chain: ChainFiles) -> str:
-    """Another name, no longer than names may be."""
-    return f"{chain.run[:94]}_again"
-
-
-def _plugins(chain: ChainFiles) -> list[str]:
-    return [word for plugin in chain.plugins for word in ("--plugin", plugin["name"])]
+def _again(chain: ChainFiles) -> list[str]:
+    """Another name, no longer than names may be, and the plugins."""
+    plugins = [word for one in chain.plugins for word in ("--plugin", one["name"])]
+    return ["--name", f"{chain.run[:94]}_again", *plugins]
 
 
 def _experiment(chain: ChainFiles) -> tuple[list[str], list[str]]:
     root = _folder(chain) / chain.run
-    return [
-        shlex.join(
-            [
-                "collapselab",
-                "experiment",
-                *_plugins(chain),
-                "--config",
-                f"{root}/experiment.yaml",
-                "--name",
-                _again(chain),
-            ]
-        )
-    ], []
+    return [shlex.join(["collapselab", "experiment", "--config", f"{root}/experiment.yaml", *_again(chain)])], []
 
 
 def _chains(chains: list[ChainFiles]) -> tuple[list[str], list[str]]:
@@ -80,14 +65,14 @@ def _chains(chains: list[ChainFiles]) -> tuple[list[str], list[str]]:
     commands, said = [], []
     for chain in chains:
         place = _folder(chain) / chain.run / chain.path.parent.name / chain.path.name
-        line = ["collapselab", "run", *_plugins(chain)]
+        line = ["collapselab", "run"]
         if (fork := _fork(chain.path)) is not None:
             parent, at = _parent(chain, fork[0]), fork[1]
             line += ["--fork", parent, "--at", str(at)]
             said.append(
                 f"{chain.name} was forked: generations 0 to {at} are those of {parent}.{_differs(chain, fork[0])}"
             )
-        commands.append(shlex.join([*line, "--config", f"{place}/config.yaml", "--name", _again(chain)]))
+        commands.append(shlex.join([*line, "--config", f"{place}/config.yaml", *_again(chain)]))
     return commands, said
 
 

@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from collapselab.config import RunConfig
-from collapselab.config.values import as_file
+from collapselab.config import RunConfig, as_dict
 from collapselab.store.checks import number, reading, whole
 from collapselab.store.folders import manifest_of, sha256_of, write_json, write_text
 from collapselab.store.layout import Chain, batch_of, keep_batch
@@ -58,7 +57,7 @@ def keep(
         said.append(
             f"{path}: {'gone' if before is None else 'damaged, or edited'}; written again from the settings given"
         )
-    _renew(path, before, sealed_text(dump_yaml(as_file(config))))
+    _renew(path, before, sealed_text(dump_yaml(as_dict(config))))
     said += _environment(chain, environment, has_begun)
     if known is None or wrong or known.facts != facts:
         for name in (IDENTITY, COPY):
