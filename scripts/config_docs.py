@@ -63,7 +63,7 @@ VERBS_HEAD = """
 ## Options of the verbs
 
 `run` and `experiment` also take every key above, `sample` those of `sampling` and `seed`, `eval` those of `evaluation`.
-Every verb has `--help`, `--config` and `--print-config`.
+Every verb has `--help`, `--config`, `--plugin` and `--print-config`.
 """
 
 
@@ -113,7 +113,7 @@ def _option_rows(options: Options, run_keys: dict[str, Any]) -> list[str]:
     whole = options.sections and "corpus" in options.sections
     for action in options.parser._actions:
         name = action.dest
-        if name in ("help", "config", "print_config") or (
+        if name in ("help", "config", "plugin", "print_config") or (
             whole and name in run_keys and name not in ("dry_run", "fork", "at")
         ):
             continue

@@ -276,7 +276,8 @@ def chooser(chains: list[Any]) -> dict[str, Any]:
     """Every metric, those of plugins first: an empty chart, and what page.js puts into it: `looks` of the curves, by name, and for
     each of `keys` in `shown` its title, axis, words, and where its curves run."""
     keys = sorted(set().union(*map(series.keys_of, chains)), key=lambda key: (not key.startswith("plugin/"), key))
-    looks, shown = {}, []
+    looks, shown, empty = {}, [], Figure()
+    empty.panel("", _length(chains))
     for key in keys:
         figure = _curves(chains, {key: key}) or {}
         layout, curves = figure["layout"], {}
@@ -285,8 +286,7 @@ def chooser(chains: list[Any]) -> dict[str, Any]:
             looks[curve["name"]] = curve | {"customdata": None, "hovertemplate": "generation %{x}<br>%{y:.4~g}"}
         title, range_ = layout["annotations"][0]["text"], layout["yaxis"]["range"]
         shown.append({"title": title, "range": range_, "said": layout["meta"]["alt"], "curves": curves})
-    layout = layout | {"meta": layout["meta"] | {"alt": "", "table": [], "keys": []}}
-    return {"keys": keys, "spec": {"data": [], "layout": layout}, "shows": {"looks": looks, "shown": shown}}
+    return {"keys": keys, "spec": empty.done("", ([], []), []), "shows": {"looks": looks, "shown": shown}}
 
 
 CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (

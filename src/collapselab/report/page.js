@@ -136,7 +136,7 @@
     const chart = charts.get(select.dataset.chart);
     const box = boxes.find((one) => one.dataset.chart === select.dataset.chart);
     const show = () => {
-      const { title, range, said, curves } = shown[select.selectedIndex];
+      const { title, range, said, curves } = shown[select.selectedIndex] ?? { title: "", said: "No metric", curves: {} };
       chart.data = Object.entries(curves).map(([name, [x, y]]) => ({ ...looks[name], x, y }));
       chart.layout.annotations[0].text = title;
       chart.layout.yaxis.range = range;
