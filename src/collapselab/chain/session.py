@@ -6,8 +6,9 @@ from pathlib import Path
 
 from collapselab import seeds
 from collapselab.config import RunConfig
+from collapselab.config.families import FAMILIES
 from collapselab.corpus.prepared import Corpus
-from collapselab.learning.trainer import Counter, Trainer
+from collapselab.learning.learners import LEARNERS
 from collapselab.mixing.sets import TrainingSet
 from collapselab.models import network
 from collapselab.runtime.console import Console
@@ -36,8 +37,7 @@ class Session:
     ):
         self.chain, self.config, self.corpus, self.budget = chain, config, corpus, budget
         self.processes, self.console, self.scores = processes, console, scores
-        counts = config.model.family == "bigram"
-        self.trainer = Counter(config) if counts else Trainer(config, processes, console)
+        self.trainer = LEARNERS[FAMILIES[config.model.family].learner](config, processes, console)
         self.sampler = Sampler(config, processes, console, chain.batch_file)
         self._newest = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)
         self._first = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 from collapselab.config.corpus import CorpusConfig
+from collapselab.config.families import FAMILIES
 from collapselab.config.generations import MixingConfig, SamplingConfig
 from collapselab.config.learning import ModelConfig, TrainingConfig
 from collapselab.config.scores import EvaluationConfig, TrackingConfig
@@ -105,10 +106,10 @@ class RunConfig:
         stride = self.evaluation.stride or context
         check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")
         check(context >= 3 or stride < context, "evaluation.context", context, "must be 3 or more")
-        counts, beams = self.model.family == "bigram", self.sampling.beams
-        check(beams == 1 or not counts, "sampling.beams", beams, "the bigram family has no beam search; leave 1")
-        below = self.training.loss_below
-        check(below is None or not counts, "training.loss_below", below, "the bigram family counts; leave null")
+        counts, family = FAMILIES[self.model.family].counts, f"the {self.model.family} family"
+        beams, below = self.sampling.beams, self.training.loss_below
+        check(beams == 1 or not counts, "sampling.beams", beams, f"{family} has no beam search; leave 1")
+        check(below is None or not counts, "training.loss_below", below, f"{family} counts; leave null")
         if self.model.pretrained is None and not counts:
             limit = self.model.context or block
             for key, value in {

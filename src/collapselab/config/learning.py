@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
+from collapselab.config.families import FAMILIES
 from collapselab.config.settings import setting
 from collapselab.config.values import check, check_no_secret
 
@@ -16,7 +18,7 @@ class ModelConfig:
     pretrained: str | None = None
     """A model folder, a hub name, a .gguf file, or `package:NAME/FILE` for a file inside an installed Python package.
     null builds a new model from the keys below; otherwise only `dropout`, `pad_vocabulary` and `start` apply."""
-    family: Literal["gpt2", "llama", "bigram"] = "gpt2"
+    family: str = "gpt2"
     """Architecture of a new model. bigram is the exact learner: counts of the pairs of tokens in the training set,
     without a gradient, so that sizes, learning rate and other settings of the optimiser have no meaning for it."""
     layers: int = 4
@@ -51,16 +53,26 @@ class ModelConfig:
             value = getattr(self, key)
             check(value is None or value >= 1, f"model.{key}", value, "must be 1 or more, or null")
         check(self.width % self.heads == 0, "model.width", self.width, f"must be a multiple of heads={self.heads}")
+        family, name = FAMILIES[self.family], self.family
         if self.kv_heads is not None:
-            check(self.family == "llama", "model.kv_heads", self.kv_heads, "only the llama family has it; leave null")
+            owners = " or ".join(other for other, record in FAMILIES.items() if "kv_heads" in record.keys)
+            remedy = f"only the {owners} family has it; leave null"
+            check("kv_heads" in family.keys, "model.kv_heads", self.kv_heads, remedy)
             check(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide heads={self.heads}")
-        if self.family == "llama" and self.pretrained is None:
-            check(self.width // self.heads % 2 == 0, "model.width", self.width, "llama needs an even width / heads")
-            check(self.dropout == 0, "model.dropout", self.dropout, "the llama family has no dropout; leave 0")
-        if self.family == "bigram":
-            check(self.pretrained is None, "model.pretrained", self.pretrained, "the bigram family counts; leave null")
-            check(self.start != "previous", "model.start", self.start, "counts begin at 0; the bigram family has base")
+        if self.pretrained is None:
+            even = not family.rotary or self.width // self.heads % 2 == 0
+            check(even, "model.width", self.width, f"{name} needs an even width / heads")
+            remedy = f"the {name} family has no dropout; leave 0"
+            check(self.dropout == 0 or "dropout" in family.keys, "model.dropout", self.dropout, remedy)
+        if family.counts:
+            check(self.pretrained is None, "model.pretrained", self.pretrained, f"the {name} family counts; leave null")
+            remedy = f"counts begin at 0; the {name} family has base"
+            check(self.start != "previous", "model.start", self.start, remedy)
         check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be at least 0 and below 1")
+
+
+# The command line, files and docs/configuration.md take a key's values from its annotation.
+ModelConfig.__annotations__["family"] = f"Literal{json.dumps([*FAMILIES])}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One generation's training run: AdamW on packed blocks, on one process or several; or, for the bigram family, a count.
+"""One generation's training run: AdamW on packed blocks, on one process or several.
 
 Batch k is a function of the seed and k, the loss of a step is a sum over tokens divided by the number of tokens in the
 whole batch, and so neither the number of processes nor the accumulation changes what is computed.
@@ -23,17 +23,16 @@ from torch.nn import functional as F
 
 from collapselab.config import RunConfig, UserError, first_line
 from collapselab.learning import checkpoints
-from collapselab.learning.counter import Counter
 from collapselab.learning.log import Log, check_ledger, first_target, learning_rate, write_log
 from collapselab.mixing.sets import TrainingSet, shows
-from collapselab.models.network import LanguageModel, causal_attention, copy_weights, true_state
+from collapselab.models.network import LanguageModel, copy_weights, true_state
 from collapselab.runtime import interrupts
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes, clock, out_of_memory
 from collapselab.seeds import batch_order, derive
 from collapselab.store.unfinished import Unfinished
 
-__all__ = ["Counter", "Trainer", "learning_rate", "write_log"]
+__all__ = ["Trainer", "learning_rate", "write_log"]
 
 CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
 AHEAD = 4  # batches assembled before they are needed
@@ -94,6 +93,7 @@ class Trainer:
             return
         settings, device = self.settings, self.processes.device
         net = copy.deepcopy(start.net).to(device)
+        self.model = replace(start, net=net)
         if self.processes.precision == "bf16_pure":
             # Not buffers: with rotary angles in bf16 it would be another model than the one that is published.
             for weight in net.parameters():
@@ -101,15 +101,14 @@ class Trainer:
         compiles = settings.compile or (settings.compile is None and device.type == "cuda")
         if settings.attention != "sdpa":
             net.set_attn_implementation(settings.attention)
-        elif compiles and start.plain:
-            causal_attention(net)
+        elif compiles:
+            self.model.without_mask()
         for module in net.modules():  # transformers writes GPT-2's GELU out in eight steps; torch has it as one
             if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
                 module.act = nn.GELU(approximate="tanh")
         if settings.gradient_checkpointing:
             # Its name since transformers 5.2x, and the one before.
             (getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable)()
-        self.model = replace(start, net=net)
         matrices = [p for p in net.parameters() if p.ndim >= 2]
         others = [p for p in net.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(

@@ -1,4 +1,5 @@
-"""Language models: built by family and size, or read from a folder, a hub name or a GGUF file.
+"""Language models: built by family and size, or read from a folder, a hub name or a GGUF file. Their peers are tables of
+counts (`CountedModel` in bigram.py).
 
 The vocabulary is padded in memory only. `LanguageModel.logits` returns the true columns, so padding is never sampled,
 counted or trained, and `publish` writes the model at its true size. What is a token is the tokenizer's to say (`fitted`).
@@ -10,12 +11,14 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from collapselab.config import ModelConfig, UserError, first_line
+from collapselab.config.families import FAMILIES
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
 from collapselab.models import families
 from collapselab.models.pretrained import (
@@ -29,6 +32,8 @@ from collapselab.models.pretrained import (
 from collapselab.runtime.console import Console
 from collapselab.runtime.errors import as_os_errors
 from collapselab.store.folders import write_json
+
+CAUSAL = {family.network for family in FAMILIES.values() if family.causal}
 
 # Every name under which transformers' configurations keep a dropout rate.
 DROPOUTS = (
@@ -52,6 +57,10 @@ class LanguageModel:
     vocab: int
     unused: Tensor | None = None
     """bool (vocab,): ids that stand for no token, whose logits are -inf; None where every id is one."""
+    counted: ClassVar[bool] = False
+    """Whether the weights are counts: nothing to train by gradient, and of a size that changes with the text."""
+    zeros: ClassVar[bool] = False
+    """Whether a probability can be 0, and a loss infinite."""
 
     def logits(self, ids_BT: Tensor, net: Any = None, **options: Any) -> Tensor:
         """Next-token logits over the true vocabulary, (B, T, vocab); `net` is the wrapped model in training."""
@@ -65,14 +74,14 @@ class LanguageModel:
     def features(self, ids_BT: Tensor) -> Tensor:
         """What `head` turns into logits, (B, T, width): for families whose head is one product after the last norm.
         Of others these are the logits themselves."""
-        if not self.plain:
+        if not self.causal:
             return self.logits(ids_BT, use_cache=False)
         out: Tensor = self.net.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return out
 
     def head(self, features: Tensor) -> Tensor:
         """Logits over the true vocabulary, (..., vocab), of those rows of `features` whose logits are wanted."""
-        if not self.plain:
+        if not self.causal:
             return features
         weight = self.net.get_output_embeddings().weight
         if features.device.type == "cpu":  # on a GPU the padded product is faster, and the cut costs nothing
@@ -80,24 +89,34 @@ class LanguageModel:
         return self.true_columns(torch.nn.functional.linear(features, weight))
 
     @property
-    def plain(self) -> bool:
-        """Whether the head is one product, without a bias, of what comes out of the last norm, and the attention mask is
-        the causal one and nothing else (a sliding window would be lost with the mask)."""
-        return type(self.net).__name__ in ("GPT2LMHeadModel", "LlamaForCausalLM")
+    def causal(self) -> bool:
+        """`Family.causal`: rows of the head, and attention without a mask, are those of the network as it is."""
+        return type(self.net).__name__ in CAUSAL
 
-    @property
-    def counted(self) -> bool:
-        """Whether the weights are counts (models/bigram.py): nothing to train by gradient, and probabilities that are 0."""
-        return type(self.net).__name__ == "BigramForCausalLM"
+    def without_mask(self) -> None:
+        """Let attention say that it is causal instead of adding a mask, which a compiled step would otherwise do (transformers
+        builds one while it is traced), and which keeps torch from its flash kernel. For packed blocks only."""
+        if self.causal:
+            from transformers import AttentionInterface
+
+            AttentionInterface.register("sdpa_causal", _causal)  # a name for which no mask is known
+            self.net.set_attn_implementation("sdpa_causal")
+
+    def scores(self, stream: np.ndarray, places_N: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return (nll, correct) at these places from the token before each alone; None where a model reads more than that."""
+        return None
 
     @property
     def parameters(self) -> int:
         """Parameters of the published model, padding left out; of a table of counts, its counts."""
-        if self.counted:
-            return int(self.net.counts.numel() + self.net.unigrams.numel())
         rows = _vocabulary_tensors(self.net)
         extra = sum((len(t) - self.vocab) * (t.numel() // len(t)) for t in rows)
         return int(sum(p.numel() for p in self.net.parameters()) - extra)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the published weights."""
+        return 4 * self.parameters
 
 
 def pretrained_tokenizer(pretrained: str) -> Tokenizer:
@@ -211,15 +230,6 @@ def fitted(model: LanguageModel, tokenizer: Tokenizer, pretrained: str | None = 
     return model
 
 
-def causal_attention(net: Any) -> None:
-    """Lets the network's attention say that it is causal instead of adding a mask, which a compiled step would otherwise do
-    (transformers builds one while it is traced), and which keeps torch from its flash kernel. For packed blocks only."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register("sdpa_causal", _causal)  # a name for which no mask is known
-    net.set_attn_implementation("sdpa_causal")
-
-
 def _causal(module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> tuple[Tensor, None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -301,15 +311,18 @@ class _seeded:  # noqa: N801 - a context manager, used like a function
 
 
 def _padded(net: Any, multiple: int) -> LanguageModel:
-    model = LanguageModel(net, int(net.config.vocab_size))
-    vocab = model.vocab
-    if vocab % multiple and not model.counted and {len(tensor) for tensor in _vocabulary_tensors(net)} == {vocab}:
+    from collapselab.models.bigram import BigramForCausalLM, CountedModel
+
+    vocab = int(net.config.vocab_size)
+    if isinstance(net, BigramForCausalLM):
+        return CountedModel(net, vocab)
+    if vocab % multiple and {len(tensor) for tensor in _vocabulary_tensors(net)} == {vocab}:
         with _seeded(0):  # the library draws values for the new rows, which are then overwritten
             net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
         with torch.no_grad():
             for tensor in _vocabulary_tensors(net):
                 tensor[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
-    return model
+    return LanguageModel(net, vocab)
 
 
 def _vocabulary_tensors(net: Any) -> list[Tensor]:
@@ -321,7 +334,7 @@ def _vocabulary_tensors(net: Any) -> list[Tensor]:
 
 def true_state(model: LanguageModel) -> dict[str, Tensor]:
     """The state dict with the padded rows of the embeddings, and of the head's bias, cut off; views of the weights."""
-    padded = set() if model.counted else {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
+    padded = {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
     state: dict[str, Tensor] = model.net.state_dict()
     return {name: tensor[: model.vocab] if tensor.data_ptr() in padded else tensor for name, tensor in state.items()}
 
