@@ -15,7 +15,7 @@ from collapselab.config.generations import MixingConfig, SamplingConfig
 from collapselab.config.learning import ModelConfig, TrainingConfig
 from collapselab.config.scores import EvaluationConfig, TrackingConfig
 from collapselab.config.settings import setting
-from collapselab.config.values import UserError, as_dict, check, digest, first_line
+from collapselab.config.values import UserError, as_dict, check, digest, first_line, needs
 
 __all__ = [
     "CorpusConfig",
@@ -87,20 +87,11 @@ class RunConfig:
         check(self.seed >= 0, "seed", self.seed, "must be 0 or more and below 2^63")
         check(0 <= self.generations <= 10**5, "generations", self.generations, "must lie in [0, 100000]")
         block = self.training.block
-        if self.mixing.tokens is not None:
-            check(
-                self.mixing.tokens >= block,
-                "mixing.tokens",
-                self.mixing.tokens,
-                f"must hold at least one block of training.block={block} tokens",
-            )
-        if self.mixing.schedule == "list":
-            check(
-                len(self.mixing.values) >= self.generations,
-                "mixing.values",
-                self.mixing.values,
-                f"give one share for each of the {self.generations} generations",
-            )
+        need, tokens = needs(self.mixing, "mixing"), self.mixing.tokens
+        remedy = f"must hold at least one block of training.block={block} tokens"
+        need(tokens is None or tokens >= block, "tokens", remedy)
+        enough = self.mixing.schedule != "list" or len(self.mixing.values) >= self.generations
+        need(enough, "values", f"give one share for each of the {self.generations} generations")
         self._check_sequences(block)
         context = self.evaluation.context or block
         stride = self.evaluation.stride or context
@@ -121,32 +112,15 @@ class RunConfig:
 
     def _check_sequences(self, block: int) -> None:
         """Raises UserError where prompts and sampled sequences do not go with training blocks."""
+        need, head, length = needs(self.sampling, "sampling"), self.sampling.prompt_tokens, self.sequence_length
         if self.sampling.prompt == "real_prefix":
-            check(
-                self.sampling.prompt_tokens < self.sequence_length,
-                "sampling.prompt_tokens",
-                self.sampling.prompt_tokens,
-                f"must be below the sequence length {self.sequence_length}",
-            )
-            check(
-                self.sampling.prompt_tokens <= block,
-                "sampling.prompt_tokens",
-                self.sampling.prompt_tokens,
-                f"must be at most training.block={block}",
-            )
+            need(head < length, "prompt_tokens", f"must be below the sequence length {length}")
+            need(head <= block, "prompt_tokens", f"must be at most training.block={block}")
         if self.mixing.unit == "documents":
-            check(
-                self.sampling.prompt != "first_token",
-                "sampling.prompt",
-                self.sampling.prompt,
-                "with mixing.unit=documents a sequence begins like a document: set bos or real_prefix",
-            )
-            check(
-                self.sequence_length == block,
-                "sampling.length",
-                self.sampling.length,
-                f"with mixing.unit=documents a sequence is a document: leave null or set {block}",
-            )
+            remedy = "with mixing.unit=documents a sequence begins like a document: set bos or real_prefix"
+            need(self.sampling.prompt != "first_token", "prompt", remedy)
+            remedy = f"with mixing.unit=documents a sequence is a document: leave null or set {block}"
+            need(length == block, "length", remedy)
 
     def _whole_numbers(self, part: Any = None, prefix: str = "") -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []

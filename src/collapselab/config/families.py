@@ -36,26 +36,19 @@ class Family:
 
 def _gpt2(model: ModelConfig, context: int) -> dict[str, Any]:
     return {
-        "n_positions": context,
-        "n_embd": model.width,
-        "n_layer": model.layers,
-        "n_head": model.heads,
-        "n_inner": model.mlp_width,
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), model.dropout),
-        "tie_word_embeddings": model.tie_embeddings,
-    }
+        "n_positions": context, "n_embd": model.width, "n_layer": model.layers, "n_head": model.heads,
+        "n_inner": model.mlp_width, "tie_word_embeddings": model.tie_embeddings,
+        "resid_pdrop": model.dropout, "embd_pdrop": model.dropout, "attn_pdrop": model.dropout,
+    }  # fmt: skip
 
 
 def _llama(model: ModelConfig, context: int) -> dict[str, Any]:
+    inner = model.mlp_width or -(-model.width * 8 // 3 // 8) * 8
     return {
-        "hidden_size": model.width,
-        "intermediate_size": model.mlp_width or -(-model.width * 8 // 3 // 8) * 8,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "num_key_value_heads": model.kv_heads or model.heads,
-        "max_position_embeddings": context,
-        "tie_word_embeddings": model.tie_embeddings,
-    }
+        "max_position_embeddings": context, "hidden_size": model.width, "intermediate_size": inner,
+        "num_hidden_layers": model.layers, "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads or model.heads, "tie_word_embeddings": model.tie_embeddings,
+    }  # fmt: skip
 
 
 FAMILIES = {

@@ -127,7 +127,7 @@ def window_losses(
     chunk = min(chunk, CPU_ROWS) if kind == "cpu" else chunk
     batches = _batches(plan, context, rows)
     cast = torch.autocast(processes.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    found: list[tuple[int, np.ndarray, np.ndarray]] = []
     with console.bar(title, len(stream)) as bar:
         for batch in batches[processes.rank :: processes.world]:
             places = np.stack([np.arange(b + 1, e) for b, e, _ in batch])
@@ -147,13 +147,11 @@ def window_losses(
                     continue
                 for i, (begin, end, first) in enumerate(part):
                     keep = slice(first - begin - 1, end - begin - 1)
-                    found.append((np.arange(first, end), nll_Bt[i, keep], right_Bt[i, keep]))
+                    found.append((first, nll_Bt[i, keep], right_Bt[i, keep]))
                 at += len(part)
             bar.update(sum(e - f for _, e, f in batch) * processes.world)
-    everything = [item for part in processes.all_gather(found) for item in part]
-    everything.sort(key=lambda item: int(item[0][0]))
-    scored, nll, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
-    return scored, nll, correct
+    parts = sorted((item for part in processes.all_gather(found) for item in part), key=lambda item: item[0])
+    return every, np.concatenate([nll for _, nll, _ in parts]), np.concatenate([right for *_, right in parts])
 
 
 def _batches(plan: list[tuple[int, int, int]], context: int, rows: int) -> list[list[tuple[int, int, int]]]:

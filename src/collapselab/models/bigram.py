@@ -155,10 +155,6 @@ class CountedModel(LanguageModel):
     def parameters(self) -> int:
         return int(self.net.counts.numel() + self.net.unigrams.numel())
 
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.net.buffers())
-
 
 # --- counting ----------------------------------------------------------------------------------------------------------
 

@@ -37,16 +37,9 @@ CAUSAL = {family.network for family in FAMILIES.values() if family.causal}
 
 # Every name under which transformers' configurations keep a dropout rate.
 DROPOUTS = (
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "attention_dropout",
-    "hidden_dropout",
-    "activation_dropout",
-    "dropout",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-)
+    "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "activation_dropout", "dropout",
+    "hidden_dropout_prob", "attention_probs_dropout_prob",
+)  # fmt: skip
 
 
 @dataclass
@@ -115,8 +108,8 @@ class LanguageModel:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the published weights."""
-        return 4 * self.parameters
+        """Bytes of the published weights; tied ones count once."""
+        return sum(tensor.nbytes for tensor in {t.data_ptr(): t for t in true_state(self).values()}.values())
 
 
 def pretrained_tokenizer(pretrained: str) -> Tokenizer:

@@ -1,8 +1,7 @@
-"""The one layout of weights that the decode step reads, and what a family's own file says of it (layout_gpt2, layout_llama)."""
+"""The one layout of weights that the decode step reads. A family's own file fills it (layout_gpt2, layout_llama)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -69,18 +68,6 @@ class EngineWeights:
     def tensors(self) -> list[Tensor | None]:
         per_block = [getattr(block, field.name) for block in self.blocks for field in fields(Block)]
         return [self.embed, self.places, self.turns, *per_block, self.norm, self.norm_bias, self.head]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A family of transformers as the engine reads it; functions of its network."""
-
-    unsupported: Callable[[Any], str | None]
-    """Why the engine cannot run this network, or None. What changes the arithmetic of a family is asked for by name."""
-    shape: Callable[[Any, int, bool], EngineShape]
-    """Sizes, from the network, its true vocabulary and whether its embeddings are tied."""
-    packed: Callable[[Any, int, Tensor, Tensor], EngineWeights]
-    """Weights for sequences of a length, as views or copies, with the padded embeddings and head."""
 
 
 def differs(settings: Any, **plain: Any) -> str | None:

@@ -6,22 +6,22 @@ from typing import Any
 
 from torch import Tensor
 
-from collapselab.sampling.layout import Block, EngineShape, EngineWeights, Layout, differs
+from collapselab.sampling.layout import Block, EngineShape, EngineWeights, differs
 
 
-def _unsupported(net: Any) -> str | None:
+def unsupported(net: Any) -> str | None:
     return differs(
         net.config, activation_function="gelu_new", scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False,
         reorder_and_upcast_attn=False, add_cross_attention=False,
     )  # fmt: skip
 
 
-def _shape(net: Any, vocab: int, tied: bool) -> EngineShape:
+def shape(net: Any, vocab: int, tied: bool) -> EngineShape:
     heads, width, eps = net.config.n_head, net.config.n_embd, net.config.layer_norm_epsilon
     return EngineShape(net.config.n_layer, heads, heads, width // heads, width, vocab, eps, tied)
 
 
-def _packed(net: Any, length: int, embed: Tensor, head: Tensor) -> EngineWeights:
+def packed(net: Any, length: int, embed: Tensor, head: Tensor) -> EngineWeights:
     blocks = [
         Block(
             b.ln_1.weight, b.ln_1.bias, b.attn.c_attn.weight, b.attn.c_attn.bias, b.attn.c_proj.weight,
@@ -31,6 +31,3 @@ def _packed(net: Any, length: int, embed: Tensor, head: Tensor) -> EngineWeights
     ]  # fmt: skip
     last = net.transformer.ln_f
     return EngineWeights(embed, net.transformer.wpe.weight[:length], None, blocks, last.weight, last.bias, head)
-
-
-GPT2 = Layout(_unsupported, _shape, _packed)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collapselab.sampling.layout import Block, EngineShape, EngineWeights, Layout, differs
+from collapselab.sampling.layout import Block, EngineShape, EngineWeights, differs
 
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies that do not change with the length
 
 
-def _unsupported(net: Any) -> str | None:
+def unsupported(net: Any) -> str | None:
     rope = getattr(net.model.rotary_emb, "rope_type", "default")
     if rope not in STATIC_ROPE:
         return f"rope_type={rope}"
@@ -21,14 +21,14 @@ def _unsupported(net: Any) -> str | None:
     return differs(net.config, hidden_act="silu")
 
 
-def _shape(net: Any, vocab: int, tied: bool) -> EngineShape:
+def shape(net: Any, vocab: int, tied: bool) -> EngineShape:
     settings, head_dim = net.config, net.model.layers[0].self_attn.head_dim
     heads, kv_heads, width = settings.num_attention_heads, settings.num_key_value_heads, settings.hidden_size
     layers, eps = settings.num_hidden_layers, settings.rms_norm_eps
     return EngineShape(layers, heads, kv_heads, head_dim, width, vocab, eps, tied)
 
 
-def _packed(net: Any, length: int, embed: Tensor, head: Tensor) -> EngineWeights:
+def packed(net: Any, length: int, embed: Tensor, head: Tensor) -> EngineWeights:
     blocks = []
     for layer in net.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
@@ -51,6 +51,3 @@ def _joined(*linears: Any) -> tuple[Tensor, Tensor | None]:
     """Several linear maps of one input as one matrix (in, out) and its bias."""
     biases = [linear.bias for linear in linears]
     return torch.cat([linear.weight.t() for linear in linears], 1), None if biases[0] is None else torch.cat(biases)
-
-
-LLAMA = Layout(_unsupported, _shape, _packed)

@@ -10,32 +10,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collapselab.models.network import LanguageModel
+from collapselab.sampling import layout_gpt2, layout_llama
 from collapselab.sampling.draw import GROUP
 from collapselab.sampling.layout import Block, EngineShape, EngineWeights
-from collapselab.sampling.layout_gpt2 import GPT2
-from collapselab.sampling.layout_llama import LLAMA
 
-LAYOUTS = {"GPT2LMHeadModel": GPT2, "LlamaForCausalLM": LLAMA}  # by class of the network
+# A family's module, by the class of its networks.
+LAYOUTS: dict[str, Any] = {"GPT2LMHeadModel": layout_gpt2, "LlamaForCausalLM": layout_llama}
 
 
 def unsupported(net: Any) -> str | None:
-    """Why the engine cannot run this network, or None."""
+    """Why the engine cannot run this network, or None. What changes the arithmetic of a family is asked for by name."""
     name = type(net).__name__
-    return LAYOUTS[name].unsupported(net) if name in LAYOUTS else name
+    why: str | None = LAYOUTS[name].unsupported(net) if name in LAYOUTS else name
+    return why
 
 
 def form_of(model: LanguageModel) -> EngineShape:
     net = model.net
     tied = net.get_output_embeddings().weight is net.get_input_embeddings().weight
-    return LAYOUTS[type(net).__name__].shape(net, model.vocab, tied)
+    form: EngineShape = LAYOUTS[type(net).__name__].shape(net, model.vocab, tied)
+    return form
 
 
 def packed(model: LanguageModel, length: int) -> EngineWeights:
     """The model's weights in the engine's layout; views or copies, of the model's dtype and device."""
-    embed, head = (
-        _rows(end.weight, model.vocab) for end in (model.net.get_input_embeddings(), model.net.get_output_embeddings())
-    )
-    return LAYOUTS[type(model.net).__name__].packed(model.net, length, embed, head)
+    ends = model.net.get_input_embeddings(), model.net.get_output_embeddings()
+    embed, head = (_rows(end.weight, model.vocab) for end in ends)
+    weights: EngineWeights = LAYOUTS[type(model.net).__name__].packed(model.net, length, embed, head)
+    return weights
 
 
 def _rows(matrix: Tensor, vocab: int) -> Tensor:
