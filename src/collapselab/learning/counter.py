@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from collapselab.learning.log import check_ledger, first_target
 from collapselab.mixing.sets import TrainingSet, shows
 from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
-from collapselab.runtime.parallel import Processes, clock
+from collapselab.runtime.parallel import Processes
 from collapselab.seeds import batch_order
 from collapselab.store.unfinished import Unfinished
 
@@ -47,11 +48,11 @@ class Counter:
         row = {"step": 0, "loss": counted.loss}
         return {"steps": 0, "shown": shown, "in_loss": in_loss, "last_loss": counted.loss, "log": [row]}
 
-    def pace(self, start: LanguageModel) -> float:
-        """Counted tokens per second of all processes, on random ones."""
+    def pace(self, start: LanguageModel, text: np.ndarray) -> tuple[LanguageModel, float]:
+        """Return a model of `text`, what generation 0 counts, and the counted tokens per second of all processes."""
         from collapselab.models import bigram
 
-        shape = self.config.training.batch_size, self.config.training.block
-        ids = np.random.default_rng(0).integers(start.vocab, size=shape)
-        seconds = clock(lambda: bigram.count([ids], start.vocab), self.processes.device, 1)[0]
-        return ids.size / seconds * self.processes.world
+        blocks, began = np.asarray(text, np.int64).reshape(-1, self.config.training.block), time.perf_counter()
+        counted = bigram.count([blocks], start.vocab)
+        rate = len(text) / (time.perf_counter() - began) * self.processes.world
+        return bigram.CountedModel(bigram.network(counted), start.vocab), rate

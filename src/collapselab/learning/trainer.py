@@ -204,16 +204,18 @@ class Trainer:
                 "try a lower lr, warmup_steps or clip=1"
             )
 
-    def pace(self, start: LanguageModel) -> float:
-        """Trained tokens per second of all processes: steps as in training, on random tokens, the first one not counted. Not
-        for a trainer that is in use: they train its model."""
+    def pace(self, start: LanguageModel, text: np.ndarray) -> tuple[LanguageModel, float]:
+        """Return a model like that of a generation (`start`), and the trained tokens per second of all processes: steps as in
+        training, on the first tokens of `text`, the first step not counted. Not for a trainer that is in use."""
         self._begin(start)
+        self.model.net.train()
         settings, steps = self.settings, 1 + PACED
-        ids = np.random.default_rng(0).integers(start.vocab, size=(settings.batch_size, settings.block))
+        shape = settings.batch_size, settings.block
+        ids = np.resize(np.asarray(text[: math.prod(shape)], np.int64), shape)
         order, seconds = np.tile(np.arange(len(ids)), steps), list[float]()
         for _, parts in self._batches(ids, order, 0, steps):
             seconds += clock(partial(self._step, parts, ids.size), self.processes.device, 1, warm_up=0)
-        return ids.size / statistics.median(seconds[1:])
+        return start, ids.size / statistics.median(seconds[1:])
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
