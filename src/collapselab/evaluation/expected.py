@@ -250,21 +250,20 @@ def expected_tails(
     return values
 
 
-class Sharpened:
+class Sharpened(NextTokens):
     """Looks at generation 0's logits at the fixed contexts: entropy as it is, and after every generation's sampling."""
 
     def __init__(
         self, plan: list[tuple[int, int, int]], shares: list[float], does: dict[str, float], regime: str, vocab: int
     ):
-        self.plain = NextTokens(plan)
-        self.wanted = self.plain.wanted
+        super().__init__(plan)
         rows = max(1, BIAS_CELLS // vocab)
         self.some = set(self.wanted[:: -(-len(self.wanted) // rows)].tolist())
         self.shares, self.does, self.regime = shares, does, regime
         self.change: list[float] = []
 
     def observe(self, places: np.ndarray, logits: Tensor) -> None:
-        self.plain.observe(places, logits)
+        super().observe(places, logits)
         rows = [i for i, place in enumerate(places.tolist()) if place in self.some]
         at_once = max(1, SHARPENED_CELLS // (logits.shape[1] * len(self.shares)))
         for first in range(0, len(rows), at_once):
@@ -300,6 +299,6 @@ def expected_entropy(
     looked = Sharpened(plan, shares_of(chain, generation), does, regime, base.vocab)
     shown = [w for w in plan if ((looked.wanted >= w[2]) & (looked.wanted < w[1])).any()]
     window_losses(base, stream, shown, config.evaluation.precision, processes, console, "sharpening", looked)
-    entropy = next_token_values(looked.plain.sums(processes))["next_token_entropy"]
+    entropy = next_token_values(looked.sums(processes))["next_token_entropy"]
     changes = [value for part in processes.all_gather(looked.change) for value in part]
     return {"theory/bias/real/next_token_entropy": entropy + float(np.mean(changes))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +21,6 @@ from collapselab.runtime.parallel import Processes, out_of_memory
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
 LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
 CPU_ROWS = 512  # of logits at a time on a CPU: they are still in its cache when softmax and argmax read them
-
-
-class Observer(Protocol):
-    """Is shown the logits at the places it wants, and at others where they are computed anyway."""
-
-    wanted: np.ndarray
-
-    def observe(self, places: np.ndarray, logits: torch.Tensor) -> None:
-        """Look at logits (rows, vocabulary); places int64 (rows,), -1 where a token is not scored there."""
 
 
 def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +89,7 @@ def window_losses(
     processes: Processes,
     console: Console,
     title: str = "eval",
-    observer: Observer | None = None,
+    observer: NextTokens | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Loss of every scored token of a stream, in order; the same on every process.
 
@@ -159,7 +150,7 @@ def _batches(plan: list[tuple[int, int, int]], context: int, rows: int) -> list[
 
 
 def _losses(
-    model: LanguageModel, ids_BT: torch.Tensor, places_Bt: np.ndarray, chunk: int, observer: Observer | None
+    model: LanguageModel, ids_BT: torch.Tensor, places_Bt: np.ndarray, chunk: int, observer: NextTokens | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(nll float32, correct bool), each (B, T - 1), of windows of one length, with `chunk` rows of logits at a time. What
     `observer` was shown becomes -1 in `places_Bt`: a batch that is done again for want of memory is not shown twice."""

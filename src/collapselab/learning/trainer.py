@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from collapselab.config import RunConfig, UserError, first_line
 from collapselab.learning import checkpoints
-from collapselab.learning.log import Log, check_ledger, first_target, learning_rate, write_log
+from collapselab.learning.log import Log, check_ledger, first_target, learning_rate
 from collapselab.mixing.sets import TrainingSet, shows
 from collapselab.models.network import LanguageModel, copy_weights, true_state
 from collapselab.runtime import interrupts
@@ -31,8 +31,6 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes, clock, out_of_memory
 from collapselab.seeds import batch_order, derive
 from collapselab.store.unfinished import Unfinished
-
-__all__ = ["Trainer", "learning_rate", "write_log"]
 
 CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
 AHEAD = 4  # batches assembled before they are needed
@@ -77,9 +75,7 @@ class Trainer:
         """The weights as they stand; made from the first model that is trained."""
         self.optimizer: torch.optim.AdamW
         self.loss: Any = None
-        self.compiled_rows = (
-            0  # blocks of a micro-batch, before it is split, that is compiled for; 0: nothing is compiled
-        )
+        self.compiled_rows = 0  # blocks of a micro-batch, before it is split, that is compiled for; 0: none
         self.split = 1  # parts that a micro-batch is divided into, where memory is short
         self.rehearsed = False
 

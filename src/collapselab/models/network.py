@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -289,18 +291,12 @@ def copy_weights(state: dict[str, Tensor], model: LanguageModel) -> None:
             own[name].copy_(tensor)
 
 
-class _seeded:  # noqa: N801 - a context manager, used like a function
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
     """Draws of torch's global generator inside the block depend on `seed` only; outside nothing changes."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.state = torch.random.get_rng_state()
-        torch.manual_seed(self.seed % 2**63)
-
-    def __exit__(self, *_: object) -> None:
-        torch.random.set_rng_state(self.state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        yield
 
 
 def _padded(net: Any, multiple: int) -> LanguageModel:
