@@ -18,19 +18,9 @@ from collapselab.config.settings import setting
 from collapselab.config.values import UserError, as_dict, check, digest, first_line, needs
 
 __all__ = [
-    "CorpusConfig",
-    "EvaluationConfig",
-    "MixingConfig",
-    "ModelConfig",
-    "RunConfig",
-    "SamplingConfig",
-    "TrackingConfig",
-    "TrainingConfig",
-    "UserError",
-    "as_dict",
-    "digest",
-    "first_line",
-]
+    "CorpusConfig", "EvaluationConfig", "MixingConfig", "ModelConfig", "RunConfig", "SamplingConfig", "TrackingConfig",
+    "TrainingConfig", "UserError", "as_dict", "digest", "first_line",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

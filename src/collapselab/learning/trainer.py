@@ -107,13 +107,9 @@ class Trainer:
             (getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable)()
         matrices = [p for p in net.parameters() if p.ndim >= 2]
         others = [p for p in net.parameters() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            fused=True,
-        )
+        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        betas = settings.beta1, settings.beta2
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
         precision, below = self.processes.precision, settings.loss_below
         self.module = Loss(self.model, first_target(settings), device.type, precision, below)
         if compiles:

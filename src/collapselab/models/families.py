@@ -37,14 +37,8 @@ def check_size(config: ModelConfig, *, vocab: int, context: int) -> None:
         padded = -(-vocab // changed.pad_vocabulary) * changed.pad_vocabulary
         return parameters(changed, vocab=padded, context=changed.context or context)
 
-    smaller: dict[str, dict[str, Any]] = {
-        "width": {"width": 2 * config.heads},
-        "layers": {"layers": 1},
-        "mlp_width": {"mlp_width": None},
-        "context": {"context": None},
-        "pad_vocabulary": {"pad_vocabulary": 1},
-    }
-    key = min(smaller, key=lambda name: size(**smaller[name]))
+    smaller = {"width": 2 * config.heads, "layers": 1, "mlp_width": None, "context": None, "pad_vocabulary": 1}
+    key = min(smaller, key=lambda name: size(**{name: smaller[name]}))
     # float32: the start weights, their copy in training, its gradient and two moments; on a GPU the last three lie there.
     copies = 2 if on_gpu() else 5
     what = f"a model of {size():,} parameters, in {copies} copies"

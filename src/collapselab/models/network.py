@@ -137,7 +137,7 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
 
     folder, gguf_file = locate(pretrained, weights=random_weights is None)
     source = {"gguf_file": gguf_file} if gguf_file else {}
-    found: dict[str, Any] = {"missing_keys": []}
+    found, options = {"missing_keys": list[str]()}, {"dtype": torch.float32, **SAFE}
     try:
         settings = AutoConfig.from_pretrained(folder, **source, **SAFE)
         for name in DROPOUTS:
@@ -145,21 +145,15 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
                 setattr(settings, name, dropout)
         if random_weights is not None:
             with _seeded(random_weights):
-                net = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, **SAFE)
+                net = AutoModelForCausalLM.from_config(settings, **options)
         elif gguf_file:
-            net, found = AutoModelForCausalLM.from_pretrained(
-                folder,
-                **source,
-                dtype=torch.float32,
-                quantization_config=GgufConfig(dequantize=True),
-                output_loading_info=True,
-                **SAFE,
-            )
+            options |= {"quantization_config": GgufConfig(dequantize=True), **source}
+            net, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
             if hasattr(net.config, "quantization_config"):
                 del net.config.quantization_config  # it is a plain float32 model from here on
         else:
             net, found = AutoModelForCausalLM.from_pretrained(
-                folder, config=settings, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **SAFE
+                folder, config=settings, use_safetensors=True, output_loading_info=True, **options
             )
         if not isinstance(net, bigram.BigramForCausalLM):
             check_weights(net, sorted(found["missing_keys"]))

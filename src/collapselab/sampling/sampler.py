@@ -130,8 +130,12 @@ class Sampler:
         config, device = self.config.sampling, self.processes.device
         key = stream_key(self.config.seed, generation)
         if model.counted and not config.shapes:
-            self.writes = "counts"
-            return self._counted_writer(model, key, read, new)
+            from collapselab.sampling.counted import Slices  # transformers comes with it
+
+            self.writes, slices, places = "counts", Slices(model.net), range(read, read + new)
+            return lambda prompts, first: slices.write(
+                prompts[:, -1], uniforms(key, range(first, first + len(prompts)), places)
+            )
         why = f"beam search ({config.beams} beams)" if config.beams > 1 else engine_flaw(model)
         if why is None:
             return self._engine_writer(model, key, read + new, batch)
@@ -148,17 +152,6 @@ class Sampler:
             )
             self.said.add(flaw)
         return plain_writer(model, config, key, read, new, self.precision, device)
-
-    def _counted_writer(self, model: LanguageModel, key: int, read: int, new: int) -> Write:
-        from collapselab.sampling.counted import Slices  # transformers comes with it
-
-        slices = Slices(model.net)
-
-        def write(prompts: np.ndarray, first: int) -> np.ndarray:
-            u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
-            return slices.write(prompts[:, -1], u)
-
-        return write
 
     def _engine_writer(self, model: LanguageModel, key: int, length: int, batch: int) -> Write:
         device, dtype = self.processes.device, torch.bfloat16 if self.precision == "bf16" else torch.float32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from collapselab.models.network import LanguageModel
 from collapselab.sampling import layout_gpt2, layout_llama
 from collapselab.sampling.draw import GROUP
-from collapselab.sampling.layout import Block, EngineShape, EngineWeights
+from collapselab.sampling.layout import EngineShape, EngineWeights
 
 # A family's module, by the class of its networks.
 LAYOUTS: dict[str, Any] = {"GPT2LMHeadModel": layout_gpt2, "LlamaForCausalLM": layout_llama}
@@ -57,13 +56,11 @@ class Weights:
         self.unused = None if model.unused is None else model.unused.to(device)
         with torch.no_grad():
             self.packed = packed(model, length - 1)  # the last token of a sequence is written, never read
-            holders: list[EngineWeights | Block] = [self.packed, *self.packed.blocks]
-            for holder in holders:
-                for field in fields(holder):
-                    value = getattr(holder, field.name)
+            for holder in (self.packed, *self.packed.blocks):
+                for name, value in vars(holder).items():
                     if isinstance(value, Tensor):
-                        kept = torch.float32 if field.name == "turns" else dtype
-                        setattr(holder, field.name, value.to(device, kept, copy=True).contiguous())
+                        kept = torch.float32 if name == "turns" else dtype
+                        setattr(holder, name, value.to(device, kept, copy=True).contiguous())
             if self.form.tied:
                 self.packed.head = self.packed.embed
 
