@@ -104,7 +104,7 @@ MUTATIONS = [
     Mutation(
         "weights not updated in one generation",
         "kazdan", ("replace",),
-        (("learning/counter.py", "self.model = LanguageModel(", "self.model = self.model if generation == 3 else LanguageModel("),),
+        (("learning/counter.py", "self.model = bigram", "self.model = self.model if generation == 3 else bigram"),),
         seeds=FIVE,
     ),
     Mutation(

@@ -15,14 +15,14 @@ from conftest import ROOT, Lab
 from helpers import cpu_units, one_process, quiet, small_config
 from safetensors.torch import load_file, save_file
 
-from collapselab.chain import space
+from collapselab.chain import preflight
 from collapselab.chain.plan import plan
 from collapselab.chain.run import run
 from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, SamplingConfig, UserError
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.evaluation.real_text import held_out, score_real_text
-from collapselab.learning.trainer import Counter as Learner
+from collapselab.learning.counter import Counter as Learner
 from collapselab.metrics.likelihood import frequency_sums, frequency_values, likelihood_sums, likelihood_values
 from collapselab.mixing import sets
 from collapselab.models import bigram, network, pretrained
@@ -54,7 +54,7 @@ def text(sotu: Corpus) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model(sotu: Corpus, text: np.ndarray) -> network.LanguageModel:
-    return network.LanguageModel(bigram.network(bigram.count([text], sotu.tokenizer.size)), sotu.tokenizer.size)
+    return bigram.CountedModel(bigram.network(bigram.count([text], sotu.tokenizer.size)), sotu.tokenizer.size)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_the_count_follows_what_the_ledger_says_is_shown(finished) -> None:
         other = dataclasses.replace(config, training=settings)
         blocks = np.stack([np.full(len(data), -1), np.arange(len(data))], 1)
         data.ledger = sets.ledger(other, blocks, {}, 0)
-        learner = Learner(other)
+        learner = Learner(other, one_process(), quiet())
         facts = learner.train(blank, data, 0)
         times = {"epochs": 3, "tokens": 1.5, "loss_on_last": 1}[next(iter(changes))]
         assert facts["shown"] == times * 2048
@@ -253,7 +253,8 @@ def test_sequences_may_be_longer_than_blocks_and_what_is_said_beforehand_holds(t
     first = np.asarray(prepare_of(config).train.ids[:2048], np.int64).reshape(-1, BLOCK)
     assert found["parameters"] == len(bigram.count([first], 257).keys) + 257
     written = sum(p.stat().st_size for p in path.rglob("*") if p.name.endswith((".safetensors", ".bin")))
-    assert found["seconds"] > 0 and written < found["disk"] - space.REPORT < 1.5 * written + 4 * space.SCORES
+    disk = found["checked"].disk_needed
+    assert found["seconds"] > 0 and written < disk - preflight.REPORT < 1.5 * written + 4 * preflight.SCORES
 
 
 def test_single_stages_by_hand(finished, lab: Lab) -> None:
@@ -370,9 +371,7 @@ def test_scores_on_real_text_are_those_of_the_table(model: network.LanguageModel
     np.testing.assert_allclose(nll, by_network, atol=2e-6)
     assert (correct == (logits.argmax(-1).numpy() == target)).all()
     assert not {"real/nll_nats", "real/perplexity", "real/bits_per_byte"} & values.keys()
-    whole = network.LanguageModel(
-        bigram.network(bigram.count([stream[None]], sotu.tokenizer.size)), sotu.tokenizer.size
-    )
+    whole = bigram.CountedModel(bigram.network(bigram.count([stream[None]], sotu.tokenizer.size)), sotu.tokenizer.size)
     values = score_real_text(whole, sotu, config, one_process(), quiet())[1]
     own = dense(whole.net)
     p = own[before, target] / own[before].sum(1)

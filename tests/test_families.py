@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers import one_process, quiet, samples_of, small_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from collapselab.config import SamplingConfig
+from collapselab.chain.run import run
+from collapselab.config import ModelConfig, SamplingConfig, UserError
+from collapselab.config import families as records
+from collapselab.config.keys import run_keys
+from collapselab.learning.learners import LEARNERS
+from collapselab.models import bigram, families
 from collapselab.models.network import LanguageModel, fitted, load, publish
 from collapselab.runtime.console import Console
 from collapselab.sampling.draw import draw, stream_key, truncated, uniforms
@@ -255,3 +262,40 @@ def test_a_tied_head_stays_tied(tmp_path: Path, capsys: pytest.CaptureFixture[st
     net = load(str(folder), pad=64).net
     assert net.get_output_embeddings().weight is net.get_input_embeddings().weight
     assert "head of its own" not in capsys.readouterr().err
+
+
+# --- a family is a record ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", records.FAMILIES)
+def test_a_record_names_what_exists(name: str) -> None:
+    family = records.FAMILIES[name]
+    assert hasattr(bigram if family.counts else transformers, family.network) and family.learner in LEARNERS
+    assert set(family.keys) <= {field.name for field in dataclasses.fields(ModelConfig)}
+    assert f'"{name}"' in run_keys()["model.family"]
+
+
+def test_one_record_is_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configured, counted, trained, sampled and scored, without another line of code."""
+
+    def settings(model: ModelConfig, context: int) -> dict[str, Any]:
+        return {
+            "hidden_size": model.width, "intermediate_size": 4 * model.width, "num_hidden_layers": model.layers,
+            "num_attention_heads": model.heads, "max_position_embeddings": context,
+            "tie_word_embeddings": model.tie_embeddings,
+        }  # fmt: skip
+
+    monkeypatch.setitem(records.FAMILIES, "gpt_neox", records.Family("GPTNeoXForCausalLM", settings, rotary=True))
+    sizes = {"model__family": "gpt_neox", "model__layers": 3, "model__width": 16, "model__heads": 2}
+    config = small_config(runs_dir=str(tmp_path), generations=1, **sizes)
+    net = families.untrained(config.model, vocab=VOCAB, separator=0, context=32)
+    assert families.parameters(config.model, vocab=VOCAB, context=32) == sum(p.numel() for p in net.parameters())
+    path, rows = run(config)
+    assert len(rows) == 2 and json.loads((path / "gen_001/samples/meta.json").read_text())["sampler"] == "plain"
+    for key, value, remedy in (
+        ("dropout", 0.1, "no dropout"),
+        ("kv_heads", 1, "only the llama family"),
+        ("width", 6, "even"),
+    ):
+        with pytest.raises(UserError, match=remedy):
+            ModelConfig(family="gpt_neox", heads=2, **{"width": 16, key: value})

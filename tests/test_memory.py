@@ -54,7 +54,7 @@ def losses(model: LanguageModel, console: Console) -> tuple:
     stream = np.random.default_rng(1).integers(0, 256, 40 * CONTEXT + 5).astype(np.uint16)
     plan, processes = windows(len(stream), CONTEXT, CONTEXT), one_process()
     shapes = NextTokens(plan)
-    scored = real_text.window_losses(model, stream, plan, "fp32", processes, console, observe=shapes.observe)
+    scored = real_text.window_losses(model, stream, plan, "fp32", processes, console, observer=shapes)
     return *scored, shapes.sums(processes), real_text.halved(processes)
 
 

@@ -35,6 +35,7 @@ from collapselab.mixing import sets
 from collapselab.models import network as modeling
 from collapselab.report import figures, files, page, pages, protocols, series, spec
 from collapselab.reproduce import figure as gallery
+from collapselab.sampling import plain
 from collapselab.sampling import sampler as sampling
 from collapselab.store import folders, unfinished
 from collapselab.store.layout import STAGES, Chain, read_metrics
@@ -131,8 +132,8 @@ def test_configured_beams_are_searched(tmp_path: Path, monkeypatch: pytest.Monke
     config = tiny(tmp_path, generations=0, sampling__beams=3, training__lr=1e-6)
     path, _ = run(config)
     is_beam_search(path, 3)
-    search = sampling.beam_batch
-    monkeypatch.setattr(sampling, "beam_batch", lambda model, ids, new, _, device: search(model, ids, new, 1, device))
+    search = plain.beam_batch
+    monkeypatch.setattr(plain, "beam_batch", lambda model, ids, new, _, device: search(model, ids, new, 1, device))
     greedy = again((config, path), "gen_000/samples")
     with pytest.raises(AssertionError):
         is_beam_search(greedy, 3)

@@ -17,7 +17,8 @@ from collapselab.chain.run import run
 from collapselab.config import ModelConfig, TrainingConfig, UserError
 from collapselab.corpus.prepared import Tokens
 from collapselab.evaluation.generation import masked_shares
-from collapselab.learning.trainer import Loss, Trainer, learning_rate, write_log
+from collapselab.learning.log import learning_rate, write_log
+from collapselab.learning.trainer import Loss, Trainer
 from collapselab.mixing.sets import TrainingSet
 from collapselab.models import network as modeling
 from collapselab.models.network import true_state, weights_digest

@@ -107,10 +107,7 @@ def engine_write(
     return written
 
 
-PLAIN = ("collapselab.sampling.plain", "collapselab.sampling.sampler", "collapselab.sampling.continuations")
-
-
-@replaces(*(f"{module}:{name}" for module in PLAIN for name in ("write_batch", "beam_batch")))
+@replaces("collapselab.sampling.plain:write_batch", "collapselab.sampling.plain:beam_batch")
 def plain_write(original: Any, model: Any, *arguments: Any, **named: Any) -> np.ndarray:
     written: np.ndarray = original(model, *arguments, **named)
     if any(isinstance(given, torch.device) and given.type == "cuda" for given in (*arguments, *named.values())):

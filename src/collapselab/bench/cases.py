@@ -97,11 +97,8 @@ def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bo
             "transformers model, eager": theirs,
             "ours": ours,
         }
-        rows = [
-            measured(name, work, amount, device, repeats)
-            for name, work in ways.items()
-            if work is ours or not ours_alone
-        ]
+        made = {name: work for name, work in ways.items() if work is ours or not ours_alone}
+        rows = [measured(name, work, amount, device, repeats) for name, work in made.items()]
         peak = found.datasheet or found.flops
         for row in rows:
             row.share = None if row.rate is None else row.rate * size.flops(block) / peak
@@ -198,9 +195,8 @@ def generation(device: torch.device, repeats: int, only: int | None, ours_alone:
 def _script(config: RunConfig, size: Size, tokens: int, corpus: Corpus, device: torch.device) -> tuple[Row, float]:
     """The obvious script's row, with the best of the batches that `generate` was tried with, and its held-out perplexity."""
     cuda, block, batch = device.type == "cuda", config.training.block, config.training.batch_size
-    whole = torch.from_numpy(corpus.train.ids[: len(corpus.train.ids) // block * block].astype(np.int64)).view(
-        -1, block
-    )
+    text = corpus.train.ids[: len(corpus.train.ids) // block * block]
+    whole = torch.from_numpy(text.astype(np.int64)).view(-1, block)
     blocks = whole.repeat(-(-tokens // whole.numel()), 1)[: tokens // block].to(device)
     held = corpus.split("test").ids[: config.evaluation.tokens]
     held_out = torch.from_numpy(held[: len(held) // block * block].astype(np.int64)).view(-1, block).to(device)
@@ -254,13 +250,8 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
     )
     if busy.share is not None:
         note += f"; GPU busy {100 * busy.share:.0f} % of the second half of the run"
-    ours = Row(
-        "ours (and the sample metrics)",
-        2 * tokens / statistics.median(seconds),
-        seconds,
-        peak_bytes=peak.bytes,
-        note=note,
-    )
+    rate = 2 * tokens / statistics.median(seconds)
+    ours = Row("ours (and the sample metrics)", rate, seconds, peak_bytes=peak.bytes, note=note)
     parity["chain after its last generation"] = round(reached, 1)
     if rows and rows[0].rate is not None and ours.rate is not None:
         parity = {"speed-up": round(ours.rate / rows[0].rate, 2)} | parity

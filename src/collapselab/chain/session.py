@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from collapselab import seeds
-from collapselab.config import RunConfig
-from collapselab.corpus.prepared import Corpus
-from collapselab.learning.trainer import Counter, Trainer
+from collapselab.chain.preflight import Preflight
+from collapselab.config.families import FAMILIES
+from collapselab.learning.learners import LEARNERS
 from collapselab.mixing.sets import TrainingSet
 from collapselab.models import network
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.sampling.sampler import Sampler
-from collapselab.store.layout import Chain
 
 
 class Session:
@@ -21,23 +20,14 @@ class Session:
     and allocating take longer than copying.
 
     Args:
-        budget: tokens that a generation writes. scores: name of later scores, which have places of their own.
+        scores: name of later scores, which have places of their own.
     """
 
-    def __init__(
-        self,
-        chain: Chain,
-        config: RunConfig,
-        corpus: Corpus,
-        budget: int,
-        processes: Processes,
-        console: Console,
-        scores: str | None = None,
-    ):
-        self.chain, self.config, self.corpus, self.budget = chain, config, corpus, budget
+    def __init__(self, checked: Preflight, processes: Processes, console: Console, scores: str | None = None):
+        config, corpus, chain = checked.config, checked.corpus, checked.chain
+        self.config, self.corpus, self.chain, self.budget = config, corpus, chain, checked.budget
         self.processes, self.console, self.scores = processes, console, scores
-        counts = config.model.family == "bigram"
-        self.trainer = Counter(config) if counts else Trainer(config, processes, console)
+        self.trainer = LEARNERS[FAMILIES[config.model.family].learner](config, processes, console)
         self.sampler = Sampler(config, processes, console, chain.batch_file)
         self._newest = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)
         self._first = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)

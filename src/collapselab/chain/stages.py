@@ -10,7 +10,7 @@ from collapselab.chain.session import Session
 from collapselab.config import UserError
 from collapselab.evaluation import generation as evaluation
 from collapselab.evaluation.protocol import METRICS_VERSION
-from collapselab.learning.trainer import write_log
+from collapselab.learning.log import write_log
 from collapselab.mixing import sets
 from collapselab.models import network, pretrained
 from collapselab.sampling.continuations import write_continuations

@@ -11,27 +11,18 @@ from typing import Any, Literal
 
 from collapselab.config import schedules  # noqa: F401 - the choices of mixing.schedule
 from collapselab.config.corpus import CorpusConfig
+from collapselab.config.families import FAMILIES
 from collapselab.config.generations import MixingConfig, SamplingConfig
 from collapselab.config.learning import ModelConfig, TrainingConfig
 from collapselab.config.plugins import check_records
 from collapselab.config.scores import EvaluationConfig, TrackingConfig
 from collapselab.config.settings import setting
-from collapselab.config.values import UserError, as_dict, check, digest, first_line
+from collapselab.config.values import UserError, as_dict, check, digest, first_line, needs
 
 __all__ = [
-    "CorpusConfig",
-    "EvaluationConfig",
-    "MixingConfig",
-    "ModelConfig",
-    "RunConfig",
-    "SamplingConfig",
-    "TrackingConfig",
-    "TrainingConfig",
-    "UserError",
-    "as_dict",
-    "digest",
-    "first_line",
-]
+    "CorpusConfig", "EvaluationConfig", "MixingConfig", "ModelConfig", "RunConfig", "SamplingConfig", "TrackingConfig",
+    "TrainingConfig", "UserError", "as_dict", "digest", "first_line",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,29 +83,20 @@ class RunConfig:
         check(self.seed >= 0, "seed", self.seed, "must be 0 or more and below 2^63")
         check(0 <= self.generations <= 10**5, "generations", self.generations, "must lie in [0, 100000]")
         block = self.training.block
-        if self.mixing.tokens is not None:
-            check(
-                self.mixing.tokens >= block,
-                "mixing.tokens",
-                self.mixing.tokens,
-                f"must hold at least one block of training.block={block} tokens",
-            )
-        if self.mixing.schedule == "list":
-            check(
-                len(self.mixing.values) >= self.generations,
-                "mixing.values",
-                self.mixing.values,
-                f"give one share for each of the {self.generations} generations",
-            )
+        need, tokens = needs(self.mixing, "mixing"), self.mixing.tokens
+        remedy = f"must hold at least one block of training.block={block} tokens"
+        need(tokens is None or tokens >= block, "tokens", remedy)
+        enough = self.mixing.schedule != "list" or len(self.mixing.values) >= self.generations
+        need(enough, "values", f"give one share for each of the {self.generations} generations")
         self._check_sequences(block)
         context = self.evaluation.context or block
         stride = self.evaluation.stride or context
         check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")
         check(context >= 3 or stride < context, "evaluation.context", context, "must be 3 or more")
-        counts, beams = self.model.family == "bigram", self.sampling.beams
-        check(beams == 1 or not counts, "sampling.beams", beams, "the bigram family has no beam search; leave 1")
-        below = self.training.loss_below
-        check(below is None or not counts, "training.loss_below", below, "the bigram family counts; leave null")
+        counts, family = FAMILIES[self.model.family].counts, f"the {self.model.family} family"
+        beams, below = self.sampling.beams, self.training.loss_below
+        check(beams == 1 or not counts, "sampling.beams", beams, f"{family} has no beam search; leave 1")
+        check(below is None or not counts, "training.loss_below", below, f"{family} counts; leave null")
         if self.model.pretrained is None and not counts:
             limit = self.model.context or block
             for key, value in {
@@ -126,32 +108,15 @@ class RunConfig:
 
     def _check_sequences(self, block: int) -> None:
         """Raises UserError where prompts and sampled sequences do not go with training blocks."""
+        need, head, length = needs(self.sampling, "sampling"), self.sampling.prompt_tokens, self.sequence_length
         if self.sampling.prompt == "real_prefix":
-            check(
-                self.sampling.prompt_tokens < self.sequence_length,
-                "sampling.prompt_tokens",
-                self.sampling.prompt_tokens,
-                f"must be below the sequence length {self.sequence_length}",
-            )
-            check(
-                self.sampling.prompt_tokens <= block,
-                "sampling.prompt_tokens",
-                self.sampling.prompt_tokens,
-                f"must be at most training.block={block}",
-            )
+            need(head < length, "prompt_tokens", f"must be below the sequence length {length}")
+            need(head <= block, "prompt_tokens", f"must be at most training.block={block}")
         if self.mixing.unit == "documents":
-            check(
-                self.sampling.prompt != "first_token",
-                "sampling.prompt",
-                self.sampling.prompt,
-                "with mixing.unit=documents a sequence begins like a document: set bos or real_prefix",
-            )
-            check(
-                self.sequence_length == block,
-                "sampling.length",
-                self.sampling.length,
-                f"with mixing.unit=documents a sequence is a document: leave null or set {block}",
-            )
+            remedy = "with mixing.unit=documents a sequence begins like a document: set bos or real_prefix"
+            need(self.sampling.prompt != "first_token", "prompt", remedy)
+            remedy = f"with mixing.unit=documents a sequence is a document: leave null or set {block}"
+            need(length == block, "length", remedy)
 
     def _whole_numbers(self, part: Any = None, prefix: str = "") -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []

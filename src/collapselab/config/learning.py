@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from collapselab.config.families import FAMILIES
 from collapselab.config.settings import setting
-from collapselab.config.values import check, check_no_secret
+from collapselab.config.values import check_no_secret, needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +18,7 @@ class ModelConfig:
     pretrained: str | None = None
     """A model folder, a hub name, a .gguf file, or `package:NAME/FILE` for a file inside an installed Python package.
     null builds a new model from the keys below; otherwise only `dropout`, `pad_vocabulary` and `start` apply."""
-    family: Literal["gpt2", "llama", "bigram"] = "gpt2"
+    family: str = "gpt2"
     """Architecture of a new model. bigram is the exact learner: counts of the pairs of tokens in the training set,
     without a gradient, so that sizes, learning rate and other settings of the optimiser have no meaning for it."""
     layers: int = 4
@@ -44,23 +46,30 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_no_secret("model.pretrained", self.pretrained)
+        need, family, name = needs(self, "model"), FAMILIES[self.family], self.family
         for key in ("layers", "width", "heads", "pad_vocabulary"):
-            check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "must be 1 or more")
-        check(self.layers <= 10**4, "model.layers", self.layers, "must be at most 10000")
+            need(getattr(self, key) >= 1, key, "must be 1 or more")
+        need(self.layers <= 10**4, "layers", "must be at most 10000")
         for key in ("kv_heads", "mlp_width", "context"):
-            value = getattr(self, key)
-            check(value is None or value >= 1, f"model.{key}", value, "must be 1 or more, or null")
-        check(self.width % self.heads == 0, "model.width", self.width, f"must be a multiple of heads={self.heads}")
+            need(getattr(self, key) is None or getattr(self, key) >= 1, key, "must be 1 or more, or null")
+        need(self.width % self.heads == 0, "width", f"must be a multiple of heads={self.heads}")
         if self.kv_heads is not None:
-            check(self.family == "llama", "model.kv_heads", self.kv_heads, "only the llama family has it; leave null")
-            check(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide heads={self.heads}")
-        if self.family == "llama" and self.pretrained is None:
-            check(self.width // self.heads % 2 == 0, "model.width", self.width, "llama needs an even width / heads")
-            check(self.dropout == 0, "model.dropout", self.dropout, "the llama family has no dropout; leave 0")
-        if self.family == "bigram":
-            check(self.pretrained is None, "model.pretrained", self.pretrained, "the bigram family counts; leave null")
-            check(self.start != "previous", "model.start", self.start, "counts begin at 0; the bigram family has base")
-        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be at least 0 and below 1")
+            owners = " or ".join(other for other, record in FAMILIES.items() if "kv_heads" in record.keys)
+            need("kv_heads" in family.keys, "kv_heads", f"only the {owners} family has it; leave null")
+            need(self.heads % self.kv_heads == 0, "kv_heads", f"must divide heads={self.heads}")
+        if self.pretrained is None:
+            even = self.width // self.heads % 2 == 0
+            need(even or not family.rotary, "width", f"{name} needs an even width / heads")
+            needless = self.dropout == 0 or "dropout" in family.keys
+            need(needless, "dropout", f"the {name} family has no dropout; leave 0")
+        if family.counts:
+            need(self.pretrained is None, "pretrained", f"the {name} family counts; leave null")
+            need(self.start != "previous", "start", f"counts begin at 0; the {name} family has base")
+        need(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1")
+
+
+# The command line, files and docs/configuration.md take a key's values from its annotation.
+ModelConfig.__annotations__["family"] = f"Literal{json.dumps([*FAMILIES])}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,61 +126,30 @@ class TrainingConfig:
     """Optimiser steps between two checkpoints within a generation's training; null: by seconds alone."""
 
     def __post_init__(self) -> None:
-        for key in ("block", "batch_size", "accumulation"):
-            least = 2 if key == "block" else 1
-            check(getattr(self, key) >= least, f"training.{key}", getattr(self, key), f"must be {least} or more")
-        check(self.epochs is None or self.epochs >= 1, "training.epochs", self.epochs, "must be 1 or more")
-        check(
-            self.epochs is None or self.tokens is None,
-            "training.tokens",
-            self.tokens,
-            "set either training.epochs or training.tokens, not both",
-        )
-        check(
-            self.tokens is None or self.tokens >= self.block,
-            "training.tokens",
-            self.tokens,
-            f"must hold at least one block of {self.block} tokens",
-        )
-        check(
-            self.accumulation <= self.batch_size,
-            "training.accumulation",
-            self.accumulation,
-            f"cannot exceed batch_size={self.batch_size}",
-        )
-        check(0 < self.lr < float("inf"), "training.lr", self.lr, "must be above 0")
-        check(0 <= self.min_lr_ratio <= 1, "training.min_lr_ratio", self.min_lr_ratio, "must lie in [0, 1]")
+        need, block = needs(self, "training"), self.block
+        for key, least in (("block", 2), ("batch_size", 1), ("accumulation", 1)):
+            need(getattr(self, key) >= least, key, f"must be {least} or more")
+        need(self.epochs is None or self.epochs >= 1, "epochs", "must be 1 or more")
+        one = self.epochs is None or self.tokens is None
+        need(one, "tokens", "set either training.epochs or training.tokens, not both")
+        enough = self.tokens is None or self.tokens >= block
+        need(enough, "tokens", f"must hold at least one block of {block} tokens")
+        need(self.accumulation <= self.batch_size, "accumulation", f"cannot exceed batch_size={self.batch_size}")
+        need(0 < self.lr < math.inf, "lr", "must be above 0")
+        need(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", "must lie in [0, 1]")
         for key in ("warmup_steps", "weight_decay", "clip"):
-            check(0 <= getattr(self, key) < float("inf"), f"training.{key}", getattr(self, key), "must be 0 or more")
+            need(0 <= getattr(self, key) < math.inf, key, "must be 0 or more")
         for key in ("beta1", "beta2"):
-            check(0 <= getattr(self, key) < 1, f"training.{key}", getattr(self, key), "must be in [0, 1)")
-        check(
-            1e-37 <= self.eps < 1, "training.eps", self.eps, "must lie in [1e-37, 1): what is smaller is 0 in float32"
-        )
-        key = "lr" if self.lr > 1 else "weight_decay"
-        check(
-            self.lr * self.weight_decay < 1,
-            f"training.{key}",
-            getattr(self, key),
-            f"each step takes lr x weight_decay = {self.lr * self.weight_decay:.3g} of every weight away; set less than 1",
-        )
-        check(
-            self.loss_below is None or 0 < self.loss_below <= 1,
-            "training.loss_below",
-            self.loss_below,
-            "must be above 0 and at most 1, or null (off)",
-        )
-        seconds, every = self.checkpoint_seconds, self.checkpoint_steps
-        check(
-            seconds is None or 0 < seconds < float("inf"),
-            "training.checkpoint_seconds",
-            seconds,
-            "must be above 0, or null",
-        )
-        check(every is None or every >= 1, "training.checkpoint_steps", every, "must be 1 or more, or null")
-        check(
-            self.loss_on_last is None or 1 <= self.loss_on_last < self.block,
-            "training.loss_on_last",
-            self.loss_on_last,
-            f"must be between 1 and block - 1 = {self.block - 1}, or null",
+            need(0 <= getattr(self, key) < 1, key, "must be in [0, 1)")
+        need(1e-37 <= self.eps < 1, "eps", "must lie in [1e-37, 1): what is smaller is 0 in float32")
+        away = self.lr * self.weight_decay
+        remedy = f"each step takes lr x weight_decay = {away:.3g} of every weight away; set less than 1"
+        need(away < 1, "lr" if self.lr > 1 else "weight_decay", remedy)
+        below = self.loss_below is None or 0 < self.loss_below <= 1
+        need(below, "loss_below", "must be above 0 and at most 1, or null (off)")
+        seconds, every, last = self.checkpoint_seconds, self.checkpoint_steps, self.loss_on_last
+        need(seconds is None or 0 < seconds < math.inf, "checkpoint_seconds", "must be above 0, or null")
+        need(every is None or every >= 1, "checkpoint_steps", "must be 1 or more, or null")
+        need(
+            last is None or 1 <= last < block, "loss_on_last", f"must be between 1 and block - 1 = {block - 1}, or null"
         )

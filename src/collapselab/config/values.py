@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def check(holds: bool, key: str, value: object, remedy: str) -> None:
     """Raises UserError where `holds` is false."""
     if not holds:
         raise UserError(f"{key}={value!r}: {remedy}")
+
+
+def needs(settings: object, section: str) -> Callable[[bool, str, str], None]:
+    """Return `check` for the keys of a section, whose values it looks up."""
+    return lambda holds, key, remedy: check(holds, f"{section}.{key}", getattr(settings, key), remedy)
 
 
 # A password before a host, a token in a query, and tokens that are known by how they begin.

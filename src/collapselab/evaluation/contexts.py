@@ -36,6 +36,7 @@ class NextTokens:
         self.found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def observe(self, places: np.ndarray, logits: Tensor) -> None:
+        """Look at logits (rows, vocabulary); places int64 (rows,), -1 where a token is not scored there."""
         rows = np.flatnonzero(np.isin(places, self.wanted))
         if len(rows):
             self.found.append((places[rows], next_token_shape(logits[rows].cpu().numpy())))

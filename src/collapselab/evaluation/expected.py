@@ -20,7 +20,7 @@ from collapselab.config.identity import OF_WRITING
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
 from collapselab.evaluation.planted_documents import history
-from collapselab.evaluation.real_text import held_out, look_at_counts, window_losses
+from collapselab.evaluation.real_text import held_out, window_losses
 from collapselab.evaluation.reference import Reference
 from collapselab.languages import language_of
 from collapselab.languages.planted import TOWN_PLACE, Planted
@@ -250,20 +250,20 @@ def expected_tails(
     return values
 
 
-class Sharpened:
+class Sharpened(NextTokens):
     """Looks at generation 0's logits at the fixed contexts: entropy as it is, and after every generation's sampling."""
 
     def __init__(
         self, plan: list[tuple[int, int, int]], shares: list[float], does: dict[str, float], regime: str, vocab: int
     ):
-        self.plain = NextTokens(plan)
+        super().__init__(plan)
         rows = max(1, BIAS_CELLS // vocab)
-        self.some = set(self.plain.wanted[:: -(-len(self.plain.wanted) // rows)].tolist())
+        self.some = set(self.wanted[:: -(-len(self.wanted) // rows)].tolist())
         self.shares, self.does, self.regime = shares, does, regime
         self.change: list[float] = []
 
     def observe(self, places: np.ndarray, logits: Tensor) -> None:
-        self.plain.observe(places, logits)
+        super().observe(places, logits)
         rows = [i for i, place in enumerate(places.tolist()) if place in self.some]
         at_once = max(1, SHARPENED_CELLS // (logits.shape[1] * len(self.shares)))
         for first in range(0, len(rows), at_once):
@@ -297,13 +297,8 @@ def expected_entropy(
     context = config.evaluation.context or config.training.block
     plan = windows(len(stream), context, config.evaluation.stride or context)
     looked = Sharpened(plan, shares_of(chain, generation), does, regime, base.vocab)
-    wanted = looked.plain.wanted
-    if not base.counted:
-        shown = [w for w in plan if ((wanted >= w[2]) & (wanted < w[1])).any()]
-        precision = config.evaluation.precision
-        window_losses(base, stream, shown, precision, processes, console, "sharpening", looked.observe)
-    elif processes.is_main:
-        look_at_counts(base, stream, wanted, looked.observe)
-    entropy = next_token_values(looked.plain.sums(processes))["next_token_entropy"]
+    shown = [w for w in plan if ((looked.wanted >= w[2]) & (looked.wanted < w[1])).any()]
+    window_losses(base, stream, shown, config.evaluation.precision, processes, console, "sharpening", looked)
+    entropy = next_token_values(looked.sums(processes))["next_token_entropy"]
     changes = [value for part in processes.all_gather(looked.change) for value in part]
     return {"theory/bias/real/next_token_entropy": entropy + float(np.mean(changes))}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,18 +14,13 @@ from collapselab.corpus.prepared import Corpus, Tokens
 from collapselab.evaluation.contexts import NextTokens
 from collapselab.metrics.likelihood import frequency_sums, frequency_values, likelihood_sums, likelihood_values, windows
 from collapselab.metrics.next_token import next_token_values
-from collapselab.models.network import LanguageModel, causal_attention
+from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes, out_of_memory
 
 BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
 LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
 CPU_ROWS = 512  # of logits at a time on a CPU: they are still in its cache when softmax and argmax read them
-
-_halvings: WeakKeyDictionary[Processes, int] = WeakKeyDictionary()  # of both, where memory ran out in this chain
-
-# observe(places int64 (rows,), -1 where a token is not scored there, logits (rows, vocabulary))
-Observe = Callable[[np.ndarray, torch.Tensor], None]
 
 
 def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +33,7 @@ def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np
 
 def fitting(rows: int, processes: Processes) -> int:
     """`rows`, or as many as are left of them where the memory of the device ran out before."""
-    return max(1, rows >> _halvings.get(processes, 0))
+    return max(1, rows >> processes.halvings)
 
 
 def halve(error: RuntimeError, most: int, tokens: int, processes: Processes, console: Console) -> None:
@@ -61,15 +54,15 @@ def halve(error: RuntimeError, most: int, tokens: int, processes: Processes, con
             f"evaluation: {processes.device.type} memory is too small for one window of {tokens} tokens; lower "
             "evaluation.context (or training.block), take a smaller model, free the device, or set device=cpu"
         ) from None
-    _halvings[processes] = _halvings.get(processes, 0) + 1
-    share = 2 ** _halvings[processes]
+    processes.halvings += 1
+    share = 2**processes.halvings
     console.say(f"evaluation: out of {processes.device.type} memory; goes on with 1/{share} of a batch at a time")
 
 
 def halved(processes: Processes) -> dict[str, dict[str, int]]:
     """What belongs into `sums` where batches were halved: `evaluation_batch`, with the number of times (the most of any
     process). The last bits of a loss depend on it. All processes take part."""
-    most = max(processes.all_gather(_halvings.get(processes, 0)))
+    most = max(processes.all_gather(processes.halvings))
     return {"evaluation_batch": {"halved": most}} if most else {}
 
 
@@ -96,32 +89,33 @@ def window_losses(
     processes: Processes,
     console: Console,
     title: str = "eval",
-    observe: Observe | None = None,
+    observer: NextTokens | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Loss of every scored token of a stream, in order; the same on every process.
 
     Args:
         plan: (begin, end, first target) of each window, in ascending order, as `windows` gives them.
-        observe: is shown the logits of every target that this process computes.
+        observer: is shown the logits of every target that this process computes.
 
     Returns:
         places int64 (scored,), nll float32 (scored,) in nats, correct bool (scored,).
     """
-    if model.counted:  # the token before is all that counts, and a search is faster than a column for every token
-        from collapselab.models import bigram
-
-        places = np.concatenate([np.arange(first, end) for _, end, first in plan])
-        return places, *bigram.scores(model.net, stream[places - 1], stream[places])
+    every = np.concatenate([np.arange(first, end) for _, end, first in plan])
+    if (exact := model.scores(stream, every)) is not None:
+        if observer is not None and processes.is_main:
+            before = torch.from_numpy(stream[observer.wanted - 1].astype(np.int64)).unsqueeze(1)
+            observer.observe(observer.wanted, model.logits(before)[:, 0])
+        return every, *exact
     context, kind = max(end - begin for begin, end, _ in plan), processes.device.type
     model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
-    if kind == "cuda" and model.plain:
-        causal_attention(model.net)
+    if kind == "cuda":
+        model.without_mask()
     chunk = max(1, LOGIT_BYTES[kind] // (4 * model.vocab))
-    rows = max(1, (BATCH_TOKENS[kind] if model.plain else chunk) // context)
+    rows = max(1, (BATCH_TOKENS[kind] if model.causal else chunk) // context)
     chunk = min(chunk, CPU_ROWS) if kind == "cpu" else chunk
     batches = _batches(plan, context, rows)
     cast = torch.autocast(processes.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    found: list[tuple[int, np.ndarray, np.ndarray]] = []
     with console.bar(title, len(stream)) as bar:
         for batch in batches[processes.rank :: processes.world]:
             places = np.stack([np.arange(b + 1, e) for b, e, _ in batch])
@@ -134,20 +128,18 @@ def window_losses(
                     with torch.inference_mode(), cast:
                         nll_Bt, right_Bt = _losses(
                             model, torch.from_numpy(ids).to(processes.device), places[at : at + len(part)],
-                            fitting(chunk, processes), observe,
+                            fitting(chunk, processes), observer,
                         )  # fmt: skip
                 except RuntimeError as error:
                     halve(error, max(rows, chunk), context, processes, console)
                     continue
                 for i, (begin, end, first) in enumerate(part):
                     keep = slice(first - begin - 1, end - begin - 1)
-                    found.append((np.arange(first, end), nll_Bt[i, keep], right_Bt[i, keep]))
+                    found.append((first, nll_Bt[i, keep], right_Bt[i, keep]))
                 at += len(part)
             bar.update(sum(e - f for _, e, f in batch) * processes.world)
-    everything = [item for part in processes.all_gather(found) for item in part]
-    everything.sort(key=lambda item: int(item[0][0]))
-    scored, nll, correct = (np.concatenate([item[k] for item in everything]) for k in range(3))
-    return scored, nll, correct
+    parts = sorted((item for part in processes.all_gather(found) for item in part), key=lambda item: item[0])
+    return every, np.concatenate([nll for _, nll, _ in parts]), np.concatenate([right for *_, right in parts])
 
 
 def _batches(plan: list[tuple[int, int, int]], context: int, rows: int) -> list[list[tuple[int, int, int]]]:
@@ -158,10 +150,10 @@ def _batches(plan: list[tuple[int, int, int]], context: int, rows: int) -> list[
 
 
 def _losses(
-    model: LanguageModel, ids_BT: torch.Tensor, places_Bt: np.ndarray, chunk: int, observe: Observe | None
+    model: LanguageModel, ids_BT: torch.Tensor, places_Bt: np.ndarray, chunk: int, observer: NextTokens | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(nll float32, correct bool), each (B, T - 1), of windows of one length, with `chunk` rows of logits at a time. What
-    `observe` was shown becomes -1 in `places_Bt`: a batch that is done again for want of memory is not shown twice."""
+    `observer` was shown becomes -1 in `places_Bt`: a batch that is done again for want of memory is not shown twice."""
     features = model.features(ids_BT[:, :-1]).flatten(0, 1)
     wanted, places = ids_BT[:, 1:].flatten(), places_Bt.reshape(-1)  # a view
     nll, right = [], []
@@ -169,22 +161,16 @@ def _losses(
         logits = model.head(features[at : at + chunk]).float()
         nll.append(F.cross_entropy(logits, wanted[at : at + chunk], reduction="none"))
         right.append(logits.argmax(-1) == wanted[at : at + chunk])
-        if observe is not None:
-            observe(places[at : at + chunk].copy(), logits)
+        if observer is not None:
+            observer.observe(places[at : at + chunk].copy(), logits)
             places[at : at + chunk] = -1
     shape = places_Bt.shape
     return torch.cat(nll).view(shape).cpu().numpy(), torch.cat(right).view(shape).cpu().numpy()
 
 
-def look_at_counts(model: LanguageModel, stream: np.ndarray, places: np.ndarray, observe: Observe) -> None:
-    """Shows the logits of some targets of a table of counts, whose losses come without logits."""
-    before = torch.from_numpy(stream[places - 1].astype(np.int64)).unsqueeze(1)
-    observe(places, model.logits(before)[:, 0])
-
-
 def check_finite(model: LanguageModel, nll: np.ndarray, config: RunConfig, text: str) -> None:
-    """Raises UserError where training has diverged. Only counts give a probability of 0, and so an infinite loss."""
-    if not (np.isfinite(nll) | (model.counted & np.isposinf(nll))).all():
+    """Raises UserError where training has diverged. An infinite loss is none where a probability can be 0."""
+    if not (np.isfinite(nll) | (model.zeros & np.isposinf(nll))).all():
         raise UserError(f"training.lr={config.training.lr}: the model's loss on {text} is not finite; try a lower lr")
 
 
@@ -199,11 +185,7 @@ def score_real_text(
     context = settings.context or config.training.block
     plan = windows(len(stream), context, settings.stride or context)
     shapes = NextTokens(plan)
-    places, nll, correct = window_losses(
-        model, stream, plan, settings.precision, processes, console, title, shapes.observe
-    )
-    if model.counted and processes.is_main:
-        look_at_counts(model, stream, shapes.wanted, shapes.observe)
+    places, nll, correct = window_losses(model, stream, plan, settings.precision, processes, console, title, shapes)
     check_finite(model, nll, config, "held-out text")
     sums = likelihood_sums(nll, correct, nbytes[places])
     buckets = frequency_sums(nll, corpus.train_counts[stream[places]])

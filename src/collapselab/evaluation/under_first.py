@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from collapselab.config import RunConfig, UserError
+from collapselab.config.families import FAMILIES
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.real_text import BATCH_TOKENS, check_finite, fitting, halve, window_losses
 from collapselab.evaluation.rows import Place, first_tokens, held_out_pieces
@@ -68,7 +69,7 @@ def check_embeddings(config: RunConfig, corpus: Corpus, budget: int) -> None:
     wanted = config.evaluation.embeddings
     if wanted is None:
         return
-    if config.model.family == "bigram":
+    if FAMILIES[config.model.family].counts:
         raise UserError(f"evaluation.embeddings={wanted}: a table of counts has no hidden states; leave null")
     generated = budget // config.sequence_length
     pieces = len(held_out_pieces(config, corpus))

@@ -15,6 +15,7 @@ import yaml
 from collapselab import __version__
 from collapselab.config import RunConfig, as_dict
 from collapselab.config.corpus import LANGUAGES
+from collapselab.config.families import FAMILIES
 from collapselab.config.identity import DEFAULTS, deciding
 from collapselab.config.values import flatten
 from collapselab.metrics import HEADLINE
@@ -41,9 +42,9 @@ def model_card(chain: ChainFiles, config: RunConfig, generation: int) -> str:
     if config.corpus.source.startswith("hub:") and _is_on_hub(text):
         head["datasets"] = [text]
     head["tags"] = [*TAGS, *(["trained-on-synthetic-text"] if _mixed(chain, config, generation) else [])]
-    first = "import collapselab.bigram  # makes this table of counts known to transformers\n"
+    first = "import collapselab.models.bigram  # makes this table of counts known to transformers\n"
     use = (
-        f"{first if config.model.family == 'bigram' else ''}"
+        f"{first if FAMILIES[config.model.family].counts else ''}"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("model")\n'
         'tokenizer = AutoTokenizer.from_pretrained("model")'

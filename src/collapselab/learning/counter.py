@@ -1,13 +1,18 @@
-"""What the bigram family has in the place of training."""
+"""Counting instead of training: the learner of the bigram family."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import numpy as np
 
 from collapselab.config import RunConfig
 from collapselab.learning.log import check_ledger, first_target
 from collapselab.mixing.sets import TrainingSet, shows
 from collapselab.models.network import LanguageModel
+from collapselab.runtime.console import Console
+from collapselab.runtime.parallel import Processes
 from collapselab.seeds import batch_order
 from collapselab.store.unfinished import Unfinished
 
@@ -15,10 +20,10 @@ COUNT_TOKENS = 1 << 22  # counted at a time
 
 
 class Counter:
-    """Counts pairs instead of training: what `Trainer` is to other families, for a bigram model (models/bigram.py)."""
+    """A peer of `Trainer` that counts pairs (models/bigram.py)."""
 
-    def __init__(self, config: RunConfig):
-        self.config = config
+    def __init__(self, config: RunConfig, processes: Processes, console: Console):
+        self.config, self.processes = config, processes
         self.model: LanguageModel
         """The counts as they stand; made when a generation is counted."""
 
@@ -39,6 +44,15 @@ class Counter:
         counted = bigram.count(parts, start.vocab, first)
         shown, in_loss = len(order) * data.block, int(counted.counts.sum())
         check_ledger(data, generation, shown, in_loss)
-        self.model = LanguageModel(bigram.network(counted), start.vocab)
+        self.model = bigram.CountedModel(bigram.network(counted), start.vocab)
         row = {"step": 0, "loss": counted.loss}
         return {"steps": 0, "shown": shown, "in_loss": in_loss, "last_loss": counted.loss, "log": [row]}
+
+    def pace(self, start: LanguageModel, text: np.ndarray) -> tuple[LanguageModel, float]:
+        """Return a model of `text`, what generation 0 counts, and the counted tokens per second of all processes."""
+        from collapselab.models import bigram
+
+        blocks, began = np.asarray(text, np.int64).reshape(-1, self.config.training.block), time.perf_counter()
+        counted = bigram.count([blocks], start.vocab)
+        rate = len(text) / (time.perf_counter() - began) * self.processes.world
+        return bigram.CountedModel(bigram.network(counted), start.vocab), rate

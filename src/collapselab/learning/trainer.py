@@ -1,4 +1,4 @@
-"""One generation's training run: AdamW on packed blocks, on one process or several; or, for the bigram family, a count.
+"""One generation's training run: AdamW on packed blocks, on one process or several.
 
 Batch k is a function of the seed and k, the loss of a step is a sum over tokens divided by the number of tokens in the
 whole batch, and so neither the number of processes nor the accumulation changes what is computed.
@@ -23,17 +23,14 @@ from torch.nn import functional as F
 
 from collapselab.config import RunConfig, UserError, first_line
 from collapselab.learning import checkpoints
-from collapselab.learning.counter import Counter
-from collapselab.learning.log import Log, check_ledger, first_target, learning_rate, write_log
+from collapselab.learning.log import Log, check_ledger, first_target, learning_rate
 from collapselab.mixing.sets import TrainingSet, shows
-from collapselab.models.network import LanguageModel, causal_attention, copy_weights, true_state
+from collapselab.models.network import LanguageModel, copy_weights, true_state
 from collapselab.runtime import interrupts
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes, clock, out_of_memory
 from collapselab.seeds import batch_order, derive
 from collapselab.store.unfinished import Unfinished
-
-__all__ = ["Counter", "Trainer", "learning_rate", "write_log"]
 
 CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
 AHEAD = 4  # batches assembled before they are needed
@@ -78,9 +75,7 @@ class Trainer:
         """The weights as they stand; made from the first model that is trained."""
         self.optimizer: torch.optim.AdamW
         self.loss: Any = None
-        self.compiled_rows = (
-            0  # blocks of a micro-batch, before it is split, that is compiled for; 0: nothing is compiled
-        )
+        self.compiled_rows = 0  # blocks of a micro-batch, before it is split, that is compiled for; 0: none
         self.split = 1  # parts that a micro-batch is divided into, where memory is short
         self.rehearsed = False
 
@@ -94,6 +89,7 @@ class Trainer:
             return
         settings, device = self.settings, self.processes.device
         net = copy.deepcopy(start.net).to(device)
+        self.model = replace(start, net=net)
         if self.processes.precision == "bf16_pure":
             # Not buffers: with rotary angles in bf16 it would be another model than the one that is published.
             for weight in net.parameters():
@@ -101,24 +97,19 @@ class Trainer:
         compiles = settings.compile or (settings.compile is None and device.type == "cuda")
         if settings.attention != "sdpa":
             net.set_attn_implementation(settings.attention)
-        elif compiles and start.plain:
-            causal_attention(net)
+        elif compiles:
+            self.model.without_mask()
         for module in net.modules():  # transformers writes GPT-2's GELU out in eight steps; torch has it as one
             if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
                 module.act = nn.GELU(approximate="tanh")
         if settings.gradient_checkpointing:
             # Its name since transformers 5.2x, and the one before.
             (getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable)()
-        self.model = replace(start, net=net)
         matrices = [p for p in net.parameters() if p.ndim >= 2]
         others = [p for p in net.parameters() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            fused=True,
-        )
+        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        betas = settings.beta1, settings.beta2
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
         precision, below = self.processes.precision, settings.loss_below
         self.module = Loss(self.model, first_target(settings), device.type, precision, below)
         if compiles:
@@ -205,16 +196,18 @@ class Trainer:
                 "try a lower lr, warmup_steps or clip=1"
             )
 
-    def pace(self, start: LanguageModel) -> float:
-        """Trained tokens per second of all processes: steps as in training, on random tokens, the first one not counted. Not
-        for a trainer that is in use: they train its model."""
+    def pace(self, start: LanguageModel, text: np.ndarray) -> tuple[LanguageModel, float]:
+        """Return a model like that of a generation (`start`), and the trained tokens per second of all processes: steps as in
+        training, on the first tokens of `text`, the first step not counted. Not for a trainer that is in use."""
         self._begin(start)
+        self.model.net.train()
         settings, steps = self.settings, 1 + PACED
-        ids = np.random.default_rng(0).integers(start.vocab, size=(settings.batch_size, settings.block))
+        shape = settings.batch_size, settings.block
+        ids = np.resize(np.asarray(text[: math.prod(shape)], np.int64), shape)
         order, seconds = np.tile(np.arange(len(ids)), steps), list[float]()
         for _, parts in self._batches(ids, order, 0, steps):
             seconds += clock(partial(self._step, parts, ids.size), self.processes.device, 1, warm_up=0)
-        return ids.size / statistics.median(seconds[1:])
+        return start, ids.size / statistics.median(seconds[1:])
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

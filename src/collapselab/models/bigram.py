@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
+
+from collapselab.models.network import LanguageModel
 
 
 class BigramConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -137,6 +139,21 @@ def scores(net: BigramForCausalLM, before_N: np.ndarray, target_N: np.ndarray) -
     best[~alone] = tokens[np.lexsort((tokens, -counts, row))[starts[:-1][~alone]]]
     with np.errstate(divide="ignore"):
         return (np.log(total) - np.log(count_N)).astype(np.float32), best[before] == target
+
+
+@dataclass
+class CountedModel(LanguageModel):
+    """A table of counts, beside networks that are trained."""
+
+    counted: ClassVar[bool] = True
+    zeros: ClassVar[bool] = True
+
+    def scores(self, stream: np.ndarray, places_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return scores(self.net, stream[places_N - 1], stream[places_N])
+
+    @property
+    def parameters(self) -> int:
+        return int(self.net.counts.numel() + self.net.unigrams.numel())
 
 
 # --- counting ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Language models: built by family and size, or read from a folder, a hub name or a GGUF file.
+"""Language models: built by family and size, or read from a folder, a hub name or a GGUF file. Their peers are tables of
+counts (`CountedModel` in bigram.py).
 
 The vocabulary is padded in memory only. `LanguageModel.logits` returns the true columns, so padding is never sampled,
 counted or trained, and `publish` writes the model at its true size. What is a token is the tokenizer's to say (`fitted`).
@@ -8,14 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from collapselab.config import ModelConfig, UserError, first_line
+from collapselab.config.families import FAMILIES
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, load_tokenizer
 from collapselab.models import families
 from collapselab.models.pretrained import (
@@ -30,18 +35,13 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.errors import as_os_errors
 from collapselab.store.folders import write_json
 
+CAUSAL = {family.network for family in FAMILIES.values() if family.causal}
+
 # Every name under which transformers' configurations keep a dropout rate.
 DROPOUTS = (
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "attention_dropout",
-    "hidden_dropout",
-    "activation_dropout",
-    "dropout",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-)
+    "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "activation_dropout", "dropout",
+    "hidden_dropout_prob", "attention_probs_dropout_prob",
+)  # fmt: skip
 
 
 @dataclass
@@ -52,6 +52,10 @@ class LanguageModel:
     vocab: int
     unused: Tensor | None = None
     """bool (vocab,): ids that stand for no token, whose logits are -inf; None where every id is one."""
+    counted: ClassVar[bool] = False
+    """Whether the weights are counts: nothing to train by gradient, and of a size that changes with the text."""
+    zeros: ClassVar[bool] = False
+    """Whether a probability can be 0, and a loss infinite."""
 
     def logits(self, ids_BT: Tensor, net: Any = None, **options: Any) -> Tensor:
         """Next-token logits over the true vocabulary, (B, T, vocab); `net` is the wrapped model in training."""
@@ -65,14 +69,14 @@ class LanguageModel:
     def features(self, ids_BT: Tensor) -> Tensor:
         """What `head` turns into logits, (B, T, width): for families whose head is one product after the last norm.
         Of others these are the logits themselves."""
-        if not self.plain:
+        if not self.causal:
             return self.logits(ids_BT, use_cache=False)
         out: Tensor = self.net.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return out
 
     def head(self, features: Tensor) -> Tensor:
         """Logits over the true vocabulary, (..., vocab), of those rows of `features` whose logits are wanted."""
-        if not self.plain:
+        if not self.causal:
             return features
         weight = self.net.get_output_embeddings().weight
         if features.device.type == "cpu":  # on a GPU the padded product is faster, and the cut costs nothing
@@ -80,24 +84,34 @@ class LanguageModel:
         return self.true_columns(torch.nn.functional.linear(features, weight))
 
     @property
-    def plain(self) -> bool:
-        """Whether the head is one product, without a bias, of what comes out of the last norm, and the attention mask is
-        the causal one and nothing else (a sliding window would be lost with the mask)."""
-        return type(self.net).__name__ in ("GPT2LMHeadModel", "LlamaForCausalLM")
+    def causal(self) -> bool:
+        """`Family.causal`: rows of the head, and attention without a mask, are those of the network as it is."""
+        return type(self.net).__name__ in CAUSAL
 
-    @property
-    def counted(self) -> bool:
-        """Whether the weights are counts (models/bigram.py): nothing to train by gradient, and probabilities that are 0."""
-        return type(self.net).__name__ == "BigramForCausalLM"
+    def without_mask(self) -> None:
+        """Let attention say that it is causal instead of adding a mask, which a compiled step would otherwise do (transformers
+        builds one while it is traced), and which keeps torch from its flash kernel. For packed blocks only."""
+        if self.causal:
+            from transformers import AttentionInterface
+
+            AttentionInterface.register("sdpa_causal", _causal)  # a name for which no mask is known
+            self.net.set_attn_implementation("sdpa_causal")
+
+    def scores(self, stream: np.ndarray, places_N: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return (nll, correct) at these places from the token before each alone; None where a model reads more than that."""
+        return None
 
     @property
     def parameters(self) -> int:
         """Parameters of the published model, padding left out; of a table of counts, its counts."""
-        if self.counted:
-            return int(self.net.counts.numel() + self.net.unigrams.numel())
         rows = _vocabulary_tensors(self.net)
         extra = sum((len(t) - self.vocab) * (t.numel() // len(t)) for t in rows)
         return int(sum(p.numel() for p in self.net.parameters()) - extra)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the published weights; tied ones count once."""
+        return sum(tensor.nbytes for tensor in {t.data_ptr(): t for t in true_state(self).values()}.values())
 
 
 def pretrained_tokenizer(pretrained: str) -> Tokenizer:
@@ -123,7 +137,7 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
 
     folder, gguf_file = locate(pretrained, weights=random_weights is None)
     source = {"gguf_file": gguf_file} if gguf_file else {}
-    found: dict[str, Any] = {"missing_keys": []}
+    found, options = {"missing_keys": list[str]()}, {"dtype": torch.float32, **SAFE}
     try:
         settings = AutoConfig.from_pretrained(folder, **source, **SAFE)
         for name in DROPOUTS:
@@ -131,21 +145,15 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
                 setattr(settings, name, dropout)
         if random_weights is not None:
             with _seeded(random_weights):
-                net = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, **SAFE)
+                net = AutoModelForCausalLM.from_config(settings, **options)
         elif gguf_file:
-            net, found = AutoModelForCausalLM.from_pretrained(
-                folder,
-                **source,
-                dtype=torch.float32,
-                quantization_config=GgufConfig(dequantize=True),
-                output_loading_info=True,
-                **SAFE,
-            )
+            options |= {"quantization_config": GgufConfig(dequantize=True), **source}
+            net, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
             if hasattr(net.config, "quantization_config"):
                 del net.config.quantization_config  # it is a plain float32 model from here on
         else:
             net, found = AutoModelForCausalLM.from_pretrained(
-                folder, config=settings, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **SAFE
+                folder, config=settings, use_safetensors=True, output_loading_info=True, **options
             )
         if not isinstance(net, bigram.BigramForCausalLM):
             check_weights(net, sorted(found["missing_keys"]))
@@ -209,15 +217,6 @@ def fitted(model: LanguageModel, tokenizer: Tokenizer, pretrained: str | None = 
         model.unused = torch.zeros(tokenizer.size, dtype=torch.bool)
         model.unused[tokenizer.unused] = True
     return model
-
-
-def causal_attention(net: Any) -> None:
-    """Lets the network's attention say that it is causal instead of adding a mask, which a compiled step would otherwise do
-    (transformers builds one while it is traced), and which keeps torch from its flash kernel. For packed blocks only."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register("sdpa_causal", _causal)  # a name for which no mask is known
-    net.set_attn_implementation("sdpa_causal")
 
 
 def _causal(module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> tuple[Tensor, None]:
@@ -286,30 +285,27 @@ def copy_weights(state: dict[str, Tensor], model: LanguageModel) -> None:
             own[name].copy_(tensor)
 
 
-class _seeded:  # noqa: N801 - a context manager, used like a function
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
     """Draws of torch's global generator inside the block depend on `seed` only; outside nothing changes."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.state = torch.random.get_rng_state()
-        torch.manual_seed(self.seed % 2**63)
-
-    def __exit__(self, *_: object) -> None:
-        torch.random.set_rng_state(self.state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        yield
 
 
 def _padded(net: Any, multiple: int) -> LanguageModel:
-    model = LanguageModel(net, int(net.config.vocab_size))
-    vocab = model.vocab
-    if vocab % multiple and not model.counted and {len(tensor) for tensor in _vocabulary_tensors(net)} == {vocab}:
+    from collapselab.models.bigram import BigramForCausalLM, CountedModel
+
+    vocab = int(net.config.vocab_size)
+    if isinstance(net, BigramForCausalLM):
+        return CountedModel(net, vocab)
+    if vocab % multiple and {len(tensor) for tensor in _vocabulary_tensors(net)} == {vocab}:
         with _seeded(0):  # the library draws values for the new rows, which are then overwritten
             net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
         with torch.no_grad():
             for tensor in _vocabulary_tensors(net):
                 tensor[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
-    return model
+    return LanguageModel(net, vocab)
 
 
 def _vocabulary_tensors(net: Any) -> list[Tensor]:
@@ -321,7 +317,7 @@ def _vocabulary_tensors(net: Any) -> list[Tensor]:
 
 def true_state(model: LanguageModel) -> dict[str, Tensor]:
     """The state dict with the padded rows of the embeddings, and of the head's bias, cut off; views of the weights."""
-    padded = set() if model.counted else {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
+    padded = {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
     state: dict[str, Tensor] = model.net.state_dict()
     return {name: tensor[: model.vocab] if tensor.data_ptr() in padded else tensor for name, tensor in state.items()}
 

@@ -6,11 +6,9 @@ models and not by luck. No metric reads these; the text that is trained on and m
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from collapselab.config import RunConfig
 from collapselab.corpus.prepared import Corpus
@@ -18,8 +16,8 @@ from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.languages import language_of
 from collapselab.models.network import LanguageModel
 from collapselab.runtime.parallel import Processes
-from collapselab.sampling.draw import stream_key, uniforms
-from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
+from collapselab.sampling.draw import stream_key
+from collapselab.sampling.plain import cache_flaw, plain_writer
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.store.folders import write_json
 
@@ -74,17 +72,9 @@ def write_continuations(
     settings, device = config.sampling, processes.device
     model.net.to(device).eval()
     cache_flaw(model, head, total - head, device, reorders=settings.beams > 1)  # once, and not in each process below
-
-    def write(_: int) -> np.ndarray:
-        cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-        with cast:
-            if settings.beams > 1:
-                return beam_batch(model, prompts, total - head, settings.beams, device)
-            numbers = range(FIRST, FIRST + len(prompts))
-            u = uniforms(stream_key(config.seed, 0), numbers, range(head, total))
-            return write_batch(model, prompts, u, settings, device)
-
-    ((_, written),) = side_by_side(write, [0], device)  # on a CPU one thread: the last bits depend on their number
+    write = plain_writer(model, settings, stream_key(config.seed, 0), head, total - head, precision, device)
+    # On a CPU one thread: the last bits depend on their number.
+    ((_, written),) = side_by_side(lambda _: write(prompts, FIRST), [0], device)
     write_json(
         out / "continuations.json",
         {

@@ -36,9 +36,8 @@ class Slices:
         out = np.empty(uniforms_BN.shape, np.int64)
         for step, u_B in enumerate(uniforms_BN.T):
             total_B = self.total[last_B]
-            inside_B = np.minimum(
-                (u_B * total_B).astype(np.int64), total_B - 1
-            )  # the product can round up to the total
+            # The product can round up to the total.
+            inside_B = np.minimum((u_B * total_B).astype(np.int64), total_B - 1)
             last_B = self.token[np.searchsorted(self.reach, self.low[last_B] + inside_B, side="right")]
             out[:, step] = last_B
         return out

@@ -48,7 +48,6 @@ from collapselab.sampling.weights import Weights, unsupported
 TRIED = 6  # tokens of the sequences that an engine is tried on
 PREFILL_TOKENS = 1 << 17  # prompt tokens that are read at once: what a prefill needs beside the cache
 
-
 _flaws: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()  # by network
 
 
@@ -74,11 +73,8 @@ def _tried(model: LanguageModel) -> str | None:
     engine.write(prompts.numpy(), 0, 0, lambda logits: seen.append(logits[:, : model.vocab].clone()))
     right = model.true_columns(logits_of(model.net, engine.tokens[:, :-1]))[:, prompts.shape[1] - 1 :]
     off = distance(torch.stack(seen, 1), right)
-    return (
-        None
-        if off <= TOLERANCE
-        else f"{type(model.net).__name__} of this kind (off by {off:.2g} of its logits' spread)"
-    )
+    flaw = f"{type(model.net).__name__} of this kind (off by {off:.2g} of its logits' spread)"
+    return None if off <= TOLERANCE else flaw
 
 
 class Engine:

@@ -7,6 +7,8 @@ Elsewhere each step reads the whole text again.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +21,7 @@ from collapselab.config import SamplingConfig, first_line
 from collapselab.models.network import LanguageModel
 from collapselab.models.pretrained import TOLERANCE, distance
 from collapselab.runtime.parallel import out_of_memory
-from collapselab.sampling.draw import draw, truncated
+from collapselab.sampling.draw import draw, truncated, uniforms
 
 # Not cuDNN's attention, which makes a plan for every new shape: with a growing cache each token has another one.
 ANY_LENGTH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -105,6 +107,21 @@ def _examined(model: LanguageModel, read: int, longest: int, device: torch.devic
                 if (off := distance(found, right)) > TOLERANCE:
                     return f"after {end} tokens its logits are off by {off:.2g} of their spread"
     return None
+
+
+def plain_writer(
+    model: LanguageModel, config: SamplingConfig, key: int, read: int, new: int, precision: str, device: torch.device
+) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Return what continues prompts (B, read) by `new` tokens, given the number of their first sequence."""
+
+    def write(prompts: np.ndarray, first: int) -> np.ndarray:
+        with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
+            if config.beams > 1:
+                return beam_batch(model, prompts, new, config.beams, device)
+            u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
+            return write_batch(model, prompts, u, config, device)
+
+    return write
 
 
 @torch.inference_mode()

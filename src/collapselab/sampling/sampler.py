@@ -9,7 +9,6 @@ of threads and processes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,7 +26,7 @@ from collapselab.runtime.interrupts import Stopped
 from collapselab.runtime.parallel import Processes, out_of_memory
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine, engine_flaw
-from collapselab.sampling.plain import beam_batch, cache_flaw, write_batch
+from collapselab.sampling.plain import cache_flaw, plain_writer
 from collapselab.sampling.room import row_bytes, rows_that_fit
 from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
@@ -131,8 +130,12 @@ class Sampler:
         config, device = self.config.sampling, self.processes.device
         key = stream_key(self.config.seed, generation)
         if model.counted and not config.shapes:
-            self.writes = "counts"
-            return self._counted_writer(model, key, read, new)
+            from collapselab.sampling.counted import Slices  # transformers comes with it
+
+            self.writes, slices, places = "counts", Slices(model.net), range(read, read + new)
+            return lambda prompts, first: slices.write(
+                prompts[:, -1], uniforms(key, range(first, first + len(prompts)), places)
+            )
         why = f"beam search ({config.beams} beams)" if config.beams > 1 else engine_flaw(model)
         if why is None:
             return self._engine_writer(model, key, read + new, batch)
@@ -148,26 +151,7 @@ class Sampler:
                 "whole text, which is slower"
             )
             self.said.add(flaw)
-
-        def write(prompts: np.ndarray, first: int) -> np.ndarray:
-            with torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
-                if config.beams > 1:
-                    return beam_batch(model, prompts, new, config.beams, device)
-                u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
-                return write_batch(model, prompts, u, config, device)
-
-        return write
-
-    def _counted_writer(self, model: LanguageModel, key: int, read: int, new: int) -> Write:
-        from collapselab.sampling.counted import Slices  # transformers comes with it
-
-        slices = Slices(model.net)
-
-        def write(prompts: np.ndarray, first: int) -> np.ndarray:
-            u = uniforms(key, range(first, first + len(prompts)), range(read, read + new))
-            return slices.write(prompts[:, -1], u)
-
-        return write
+        return plain_writer(model, config, key, read, new, self.precision, device)
 
     def _engine_writer(self, model: LanguageModel, key: int, length: int, batch: int) -> Write:
         device, dtype = self.processes.device, torch.bfloat16 if self.precision == "bf16" else torch.float32
