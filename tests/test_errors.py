@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
 
+from collapselab.chain import preflight
 from collapselab.config import ModelConfig, RunConfig, UserError, as_dict
 from collapselab.config.keys import run_keys
 from collapselab.config.values import flatten
@@ -500,6 +501,59 @@ def test_the_answer_is_the_line_of_the_table(wrong: str, kitchen: Kitchen) -> No
     line = the_line(result, kitchen.here / "none" if wrong in FINISHED else kitchen.runs)
     pattern = ".*".join(re.escape(part) for part in rows()[wrong].split("..."))
     assert re.fullmatch(f"collapselab: error: {pattern}", line), line
+
+
+def _other_metrics(kitchen: Kitchen) -> Result:
+    _made(kitchen)
+    with patch.object(preflight, "METRICS_VERSION", 10**6):
+        return kitchen.run(generations=0)
+
+
+def _small_disk(kitchen: Kitchen) -> Result:
+    with patch.object(
+        preflight, "free_at", lambda path: 1 << 20
+    ):  # what is free here changes from one look to the next
+        return kitchen.run()
+
+
+# What a run refuses before it starts: rows of the table, and lines that have none.
+BEFORE_THE_START: dict[str, Callable[[Kitchen], Result]] = {
+    name: PROVOKED[name]
+    for name in (
+        *("too little text", "a split shorter than a block", "more tokens than the model has"),
+        *("more tokens than its own model has", "a context shorter than the block", "a model too large for the memory"),
+        *("a new model too large for the memory", "a padded vocabulary too large for the memory", "a link in a run"),
+        *("more real text than there is", "fewer samples than the next generation needs", "more training than can be listed"),
+        *("more samples than can be listed", "a batch of samples too large", "too many beams"),
+        *("more tokens for metrics than there are", "more sequences for embeddings than there are"),
+    )
+} | {
+    "documents of another length": lambda k: k.run(mixing__unit="documents", sampling__prompt="bos"),
+    "less real text than an all-real control takes": lambda k: k.run(sampling__source="real", generations=50),
+    "nothing to accumulate": lambda k: k.run(mixing__regime="accumulate", sampling__tokens=15),
+    "scores of another version": _other_metrics,
+    "a disk with less room than a chain takes": _small_disk,
+    "samples in another vocabulary": lambda k: (_made(k), k.run(generations=0, corpus__tokenizer="words"))[1],
+    "a model and text too large, and a disk too small": lambda k: k.run(
+        model__mlp_width=10**12, mixing__tokens=10**15, evaluation__sample_tokens=10**9
+    ),
+    "text, samples and scores that are too large": lambda k: k.run(mixing__tokens=10**15, evaluation__embeddings=10**6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", BEFORE_THE_START)
+def test_a_dry_run_refuses_what_a_run_refuses_with_the_same_line(wrong: str, kitchen: Kitchen) -> None:
+    """The same command, dry first: so nothing that the run itself might leave matters to it."""
+    lab, dry = kitchen.lab, list[Result]()
+
+    def both(*arguments: str) -> Result:
+        dry.append(lab(*arguments, "--dry_run"))
+        return lab(*arguments)
+
+    kitchen.lab = both  # type: ignore[assignment]
+    result = BEFORE_THE_START[wrong](kitchen)
+    assert result[0] == 2 and ": starts; " not in result[2] and dry[-1] == (2, "", result[2]), (dry, result)
+    assert result[2].startswith("collapselab: error: ") and result[2].count("\n") == 1
 
 
 def test_code_in_a_model_folder_is_not_run(kitchen: Kitchen) -> None:

@@ -323,7 +323,7 @@ def test_result_does_not_depend_on_the_order_of_windows(
 class Threads:
     """Processes as threads: rank, world, and a `collect` that really exchanges values."""
 
-    device = torch.device("cpu")
+    device, halvings = torch.device("cpu"), 0
 
     def __init__(self, world: int):
         self.world, self.here = world, threading.local()

@@ -17,7 +17,7 @@ import torch
 import yaml
 from helpers import Watched, alone, fragile_config, left, on_a_disk, waited_for
 
-from collapselab.chain import space
+from collapselab.chain import preflight
 from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.runtime.errors import OUTPUT, of_disk
@@ -255,7 +255,7 @@ def fills_up(place: Path, size: int, wanted: dict[str, object], monkeypatch: pyt
             run(config)
         assert not list(place.iterdir())
         with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
-            patch.setattr(space, "free_at", lambda path: 1 << 40)
+            patch.setattr(preflight, "free_at", lambda path: 1 << 40)
             run(config)
         line.write_text(str(caught.value))
         for stage in (*place.glob("test/*/*/gen_*/*"), *place.glob("test/*/*/reference")):
@@ -310,8 +310,8 @@ def test_the_estimate_of_the_space_is_near_what_a_chain_takes(
 ) -> None:
     """At its peak, in blocks of the disk; the estimate has 2 MB for the scores of each generation, which are tiny here."""
     asked: list[int] = []
-    real = space.needed
-    monkeypatch.setattr(space, "needed", lambda *given: asked.append(real(*given)) or asked[-1])
+    real = preflight.bytes_needed
+    monkeypatch.setattr(preflight, "bytes_needed", lambda *given: asked.append(real(*given)) or asked[-1])
     peak = 0
 
     def after(name: str, path: str) -> None:
@@ -326,7 +326,8 @@ def test_the_estimate_of_the_space_is_near_what_a_chain_takes(
     with Watched(tmp_path, lambda name, path: None, after):
         run(config)
     print(f"peak {peak}, estimate {asked[0]}")
-    assert peak <= asked[0] - space.REPORT <= 3 * peak + 5 * space.SCORES, (peak, asked)  # a chain alone makes none
+    estimate = asked[0] - preflight.REPORT  # a chain alone makes none
+    assert peak <= estimate <= 3 * peak + 5 * preflight.SCORES, (peak, asked)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapselab.chain import supply
+from collapselab.chain.preflight import check_supply
 from collapselab.config import MixingConfig, RunConfig, UserError, schedules
 from collapselab.config.generations import ONE_REGIME
 from collapselab.corpus.prepared import Tokens
@@ -218,10 +218,10 @@ def test_a_plan_knows_how_large_each_training_set_will_be(first: str, then: str,
 
 def test_a_fork_of_a_set_that_has_grown_is_refused_before_it_starts_where_too_little_is_written() -> None:
     config = small_config(mixing__tokens=10 * BLOCK, mixing__regime="incremental", mixing__replaced=0.5)
-    supply.check_supply(config, 40, Past([], [10, 20], 10))
+    check_supply(config, 40, Past([], [10, 20], 10))
     with pytest.raises(UserError, match=r"needs 480 tokens .* or lower mixing\.replaced"):
-        supply.check_supply(config, 40, Past([], [10, 30], 10))
-    supply.check_supply(config, 40, Past([], [10, 20, 30], 10))  # there is nothing left to mix
+        check_supply(config, 40, Past([], [10, 30], 10))
+    check_supply(config, 40, Past([], [10, 20, 30], 10))  # there is nothing left to mix
 
 
 def test_subsample_draws_from_the_whole_pool_without_replacement(tmp_path) -> None:
@@ -340,9 +340,9 @@ def test_what_is_replaced_is_drawn_at_random() -> None:
 )
 def test_regimes_say_how_much_has_to_be_written(regime: str, share: dict[str, float], least: int) -> None:
     keys = {"mixing__tokens": 50 * BLOCK, "mixing__regime": regime, **{f"mixing__{k}": v for k, v in share.items()}}
-    supply.check_supply(small_config(**keys, sampling__tokens=least * BLOCK), 50)
+    check_supply(small_config(**keys, sampling__tokens=least * BLOCK), 50)
     with pytest.raises(UserError, match=r"sampling\.tokens=\d+: a generation needs"):
-        supply.check_supply(small_config(**keys, sampling__tokens=(least - 1) * BLOCK), 50)
+        check_supply(small_config(**keys, sampling__tokens=(least - 1) * BLOCK), 50)
     few = inputs_of(MixingConfig(regime=regime, **share), 1, 50, np.arange(50), 50, [3], None, 1,
                  lambda: np.zeros((50, 2), np.int64))  # fmt: skip
     with pytest.raises(UserError, match=r"sampling\.tokens: generation 1 needs"):
@@ -392,13 +392,12 @@ def test_blocks_hold_the_text_they_name(tmp_path) -> None:
 def test_running_out_of_fresh_text_is_said_before_the_start() -> None:
     config = small_config(mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, generations=4)
     with pytest.raises(UserError, match="never shown before"):
-        supply.check_supply(config, 149)  # needs 50 + 4 x 25
-    found = supply.check_supply(config, 150)
-    assert found["real_needed"] == found["real_had"] == 150 * BLOCK
+        check_supply(config, 149)  # needs 50 + 4 x 25
+    assert check_supply(config, 150) == 150
     reuse = small_config(
         mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, mixing__real="reuse"
     )
-    assert supply.check_supply(reuse, 50)["real_needed"] == 50 * BLOCK
+    assert check_supply(reuse, 50) == 50
 
 
 def test_advice_of_the_refusal_works() -> None:
@@ -406,9 +405,9 @@ def test_advice_of_the_refusal_works() -> None:
 
     config = small_config(mixing__tokens=50 * BLOCK, mixing__schedule="constant", mixing__start=0.5, generations=4)
     with pytest.raises(UserError) as caught:
-        supply.check_supply(config, 100)
+        check_supply(config, 100)
     most = int(re.search(r"at most (\d+)", str(caught.value)).group(1))  # type: ignore[union-attr]
-    supply.check_supply(small_config(**{**_half(), "mixing__tokens": most, "generations": 4}), 100)
+    check_supply(small_config(**{**_half(), "mixing__tokens": most, "generations": 4}), 100)
 
 
 def _half() -> dict:
@@ -418,13 +417,13 @@ def _half() -> dict:
 def test_too_few_samples_are_refused_before_the_start() -> None:
     config = small_config(mixing__tokens=50 * BLOCK, sampling__tokens=10 * BLOCK, mixing__start=0.0)
     with pytest.raises(UserError, match=r"sampling\.tokens"):
-        supply.check_supply(config, 1000)
+        check_supply(config, 1000)
 
 
 def test_accumulating_nothing_is_refused() -> None:
     config = small_config(mixing__tokens=50 * BLOCK, mixing__regime="accumulate", sampling__tokens=BLOCK - 1)
     with pytest.raises(UserError, match="nothing would be accumulated"):
-        supply.check_supply(config, 1000)
+        check_supply(config, 1000)
 
 
 def test_documents_as_unit_must_have_one_length() -> None:
@@ -459,9 +458,9 @@ def test_supply_counts_what_the_past_has_really_used() -> None:
     """A fork whose past used more, or less, than its own schedule would have."""
     config = small_config(mixing__tokens=10 * BLOCK, mixing__schedule="constant", mixing__start=0.6, generations=5)
     with pytest.raises(UserError, match="never shown before"):
-        supply.check_supply(config, 48, Past([], [10] * 4, 37))  # 37 + 2 x 6
-    assert supply.check_supply(config, 49, Past([], [10] * 4, 37))["real_needed"] == 49 * BLOCK
-    assert supply.check_supply(config, 22, Past([], [10] * 4, 10))["real_needed"] == 22 * BLOCK
+        check_supply(config, 48, Past([], [10] * 4, 37))  # 37 + 2 x 6
+    assert check_supply(config, 49, Past([], [10] * 4, 37)) == 49
+    assert check_supply(config, 22, Past([], [10] * 4, 10)) == 22
 
 
 def test_a_regime_never_runs_short_in_silence() -> None:

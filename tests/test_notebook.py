@@ -19,8 +19,8 @@ from hostile import change, files_of, reseal
 from test_cli import REFERENCE, _timed
 
 import collapselab
+from collapselab.chain import preflight
 from collapselab.chain import run as chain
-from collapselab.chain import space
 from collapselab.config import UserError
 from collapselab.corpus.tokenizers import load_tokenizer
 from collapselab.report.notebook import Results
@@ -121,7 +121,7 @@ def test_the_frames_are_the_tables_of_the_report(runs: Path, run: Results) -> No
         written = pd.read_parquet(folder / f"{name}.parquet")
         pd.testing.assert_frame_equal(getattr(run, name), written.reset_index(drop=True), check_dtype=False, obj=name)
     assert (
-        2 * space.REPORT / 3 < sum(path.stat().st_size for path in folder.iterdir()) < space.REPORT
+        2 * preflight.REPORT / 3 < sum(path.stat().st_size for path in folder.iterdir()) < preflight.REPORT
     )  # as is estimated
     pairs = run.summary.query("arm == 'half' and metric == 'real/perplexity' and generation == 2")
     assert pairs["chains"].tolist() == [1] and pairs["pairs"].tolist() == [1]

@@ -23,6 +23,7 @@ from conftest import Lab
 from helpers import one_process, small_config
 
 from collapselab.chain.opening import chain_path, open_corpus, opened
+from collapselab.chain.preflight import preflight
 from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus.prepared import Corpus
@@ -102,7 +103,8 @@ def of_fork(folder: Path) -> RunConfig:
 
 def opens(config: RunConfig, corpus: Corpus, *, shares_generation_0: bool = False) -> Path:
     """Opens a chain as a run does, and closes it."""
-    with opened(Chain(chain_path(config)), config, corpus, one_process(), None, shares_generation_0):
+    checked = preflight(config, corpus, Chain(chain_path(config)))
+    with opened(checked, one_process(), shares_generation_0):
         pass
     return chain_path(config)
 
@@ -220,7 +222,7 @@ def test_a_start_that_was_stopped_before_the_identity_is_begun_anew(tmp_path: Pa
     shutil.copytree(Chain(parent).stage(0, "mixture"), chain_path(fork) / "gen_000" / "mixture")
     with pytest.raises(UserError, match=r"no identity\.json"):
         opens(fork, corpus)
-    with opened(Chain(chain_path(fork)), fork, corpus, one_process(), (parent, 0)):
+    with opened(preflight(fork, corpus, Chain(chain_path(fork)), (parent, 0)), one_process()):
         assert Chain(chain_path(fork)).finished() == [0]
 
 
@@ -259,7 +261,7 @@ def test_a_fork_takes_the_batch_of_its_parent_also_where_that_file_is_damaged(
     parent = chain_path(settings(folder))
     Chain(parent).batch_file.write_text("{}")
     fork = settings(folder, arm="other", mixing__start=0.9)
-    with opened(Chain(chain_path(fork)), fork, corpus, one_process(), (parent, 0)):
+    with opened(preflight(fork, corpus, Chain(chain_path(fork)), (parent, 0)), one_process()):
         assert read_json(chain_path(fork) / "batch.json")["batch_size"] == 64
     assert read_json(chain_path(fork) / "fork.json") == {
         "parent": read_json(chain_path(of_fork(folder)) / "fork.json")["parent"], "name": str(parent), "at": 0, "batch": 64,

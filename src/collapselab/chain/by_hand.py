@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 
 from collapselab.chain.making import inputs_of, make
-from collapselab.chain.opening import check_lengths, held, open_corpus
+from collapselab.chain.opening import held, open_corpus
+from collapselab.chain.preflight import check_lengths, check_sizes, preflight
 from collapselab.chain.session import Session
-from collapselab.chain.supply import check_sizes
 from collapselab.config import ModelConfig, RunConfig, UserError, digest
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import held_out, score_real_text
-from collapselab.evaluation.rows import check_vocabulary, sample_tokens
-from collapselab.evaluation.under_first import check_embeddings
 from collapselab.mixing import sets
 from collapselab.models import network
 from collapselab.runtime.console import Console, inert
@@ -36,22 +34,20 @@ def sample(
 ) -> None:
     """Writes text with a generation's model, by the chain's settings; prints the first samples."""
     processes = Processes(config.device, config.training.precision, config.deterministic)
-    check_lengths(config)
     chain, corpus = Chain(chain_path), open_corpus(config, processes)
+    checked = preflight(config, corpus, chain, verb="sample")
     finished = chain.finished()
     chosen = finished[-1] if generation is None and finished else generation
     if chosen is None or not (chain.stage(chosen, "train") / "manifest.json").is_file():
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
-    check_vocabulary(chain, corpus.tokenizer.size)
     chain.need_weights([chosen], f"--generation {chosen}")
-    available = sets.blocks_available(corpus.train, config)
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
     read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
     with processes.main_first():
         for g, name in read if processes.is_main else []:
             folders.intact(chain.stage(g, name))
     small = sampling.CPU_BATCH * config.sequence_length
-    budget = tokens or (sets.sample_budget(config, available) if out else small)
+    budget = tokens or (checked.budget if out else small)
     check_sizes(config, len(text := sets.TrainingSet(config, chain, text_of, corpus.train)), budget)
     weights = network.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
     model = network.fitted(weights, corpus.tokenizer)
@@ -96,7 +92,7 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
             corpus = prepare(settings, data_dir=config.data_dir, model_tokenizer=own, block=config.training.block)
         config = _same_text(config, ran, corpus)
     model = network.fitted(network.load(model_name, pad=config.model.pad_vocabulary), own, model_name)
-    check_lengths(_with_model(config, model_name))
+    check_lengths(dataclasses.replace(config, model=ModelConfig(pretrained=model_name)))
     console = _console(config, processes)
     sums, values = score_real_text(model, corpus, config, processes, console)
     if processes.is_main:
@@ -125,15 +121,13 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
         raise UserError(f"{root}: has no identity.json; restore it, or continue the run")
     if known.facts["corpus"] != corpus.digest:
         raise UserError(f"{root}: the text or tokenizer of {config.corpus.source} changed since the run; restore it")
-    check_vocabulary(chain, corpus.tokenizer.size)
+    checked = preflight(config, corpus, chain, verb="eval")
     if not chain.finished():
         raise UserError(f"{root}: no generation is finished yet; continue the run first")
     chain.need_weights(chain.finished(), "eval")
-    budget = sets.sample_budget(config, sets.blocks_available(corpus.train, config))
-    scores = digest(protocol(config, corpus, sample_tokens(config, corpus, budget)))[:12]
-    check_embeddings(config, corpus, budget)
+    scores = digest(protocol(config, corpus, checked.sample_tokens))[:12]
     with held(chain, processes):
-        session = Session(chain, config, corpus, budget, processes, _console(config, processes), scores)
+        session = Session(checked, processes, _console(config, processes), scores)
         stages = [(g, name) for g in chain.finished() for name in stages_of(g)]
         with processes.main_first():
             for stage in [one for one in stages if layout.GIVES[one[1]] != "scores"] if processes.is_main else []:
@@ -154,7 +148,3 @@ def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:
     reach = np.cumsum(corpus.split(config.evaluation.split).nbytes[1:], dtype=np.int64)
     tokens = max(2, int(np.searchsorted(reach, wanted, side="right")))
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, tokens=tokens))
-
-
-def _with_model(config: RunConfig, name: str) -> RunConfig:
-    return dataclasses.replace(config, model=ModelConfig(pretrained=name))

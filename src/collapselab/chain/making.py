@@ -11,22 +11,10 @@ from typing import Any
 from collapselab.chain.session import Session
 from collapselab.chain.stages import STAGES, Ref, Stage
 from collapselab.config import UserError
-from collapselab.evaluation.protocol import METRICS_VERSION
 from collapselab.store import folders
 from collapselab.store.layout import Chain, parent_of, stages_of
 from collapselab.store.lock import check_held
 from collapselab.store.unfinished import Unfinished
-
-
-def check_version(chain: Chain) -> None:
-    """Refuse to overwrite scores that another version of the metrics computed."""
-    manifest = folders.manifest_of(chain.stage(0, "eval"), check="nothing")
-    found = manifest and manifest["inputs"].get("metrics")
-    if found and found != str(METRICS_VERSION):
-        raise UserError(
-            f"{chain.root}: scored by version {found} of the metrics, this is {METRICS_VERSION}; `collapselab eval` scores it "
-            "anew beside; to go on with it, remove its reference/ and gen_*/eval (or fork it under another name)"
-        )
 
 
 def inputs_of(s: Session, g: int, name: str) -> dict[str, str]:

@@ -10,16 +10,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from collapselab.chain.preflight import Preflight
 from collapselab.config import RunConfig, UserError, digest
 from collapselab.config.identity import FORK_MAY_CHANGE, drift, identity, shared_digests
 from collapselab.corpus.prepared import Corpus, prepare
-from collapselab.corpus.tokenizers import Tokenizer
-from collapselab.mixing.sets import Past, read_mixture
-from collapselab.models import network, pretrained
+from collapselab.models import network
 from collapselab.runtime.console import PROGRESS, Console
 from collapselab.runtime.errors import FULL, of_disk
 from collapselab.runtime.parallel import Processes, environment
-from collapselab.store import folders, layout
+from collapselab.store import layout
 from collapselab.store.chain_files import keep, used_batch
 from collapselab.store.checks import refuse_strange
 from collapselab.store.layout import Chain
@@ -40,26 +39,6 @@ def chain_path(config: RunConfig) -> Path:
     return layout.settled(Path(config.runs_dir) / config.name) / f"arm={config.arm}" / f"seed={config.seed}"
 
 
-def mixed_so_far(chain: Chain, fork: tuple[Path, int] | None) -> Past:
-    """The training sets that exist: of the chain, or of what a fork will copy."""
-    refuse_strange(chain.root, layout.run_root(chain.root))
-    source, last = chain, 10**9
-    if recorded(chain.root) is None and fork is not None:
-        refuse_strange(fork[0], layout.run_root(fork[0]))
-        source, last = Chain(fork[0]), fork[1]
-    shares: list[float] = []
-    blocks: list[int] = []
-    used = 0
-    while (
-        len(shares) <= last and folders.read_published(source.stage(len(shares), "mixture"), "mixture.json") is not None
-    ):
-        facts = read_mixture(source.stage(len(shares), "mixture"))
-        shares.append(facts["real_share"]["realised"])
-        blocks.append(facts["blocks"])
-        used = facts["real_blocks_used"]
-    return Past(shares, blocks, used)
-
-
 def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
     """The tokenised corpus; made by process 0 where the cache does not hold it."""
     pretrained = config.model.pretrained
@@ -73,39 +52,14 @@ def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
         )
 
 
-def check_lengths(config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
-    """A pretrained model must be able to read what it is given: so many tokens, and every one of the tokenizer's. Raises
-    UserError before anything is written."""
-    if config.model.pretrained is None:
-        return
-    _, longest, vocab = pretrained.size_of(config.model.pretrained)
-    if tokenizer is not None:
-        pretrained.check_vocabulary(vocab, tokenizer, config.model.pretrained)
-    context = config.evaluation.context or config.training.block
-    asked = {
-        "training.block": config.training.block,
-        "sampling.length": config.sequence_length,
-        "evaluation.context": context,
-    }
-    for key, value in asked.items():
-        if longest is not None and value > longest:
-            raise UserError(f"{key}={value}: {config.model.pretrained} reads at most {longest} tokens; lower it")
-
-
 @contextmanager
-def opened(
-    chain: Chain,
-    config: RunConfig,
-    corpus: Corpus,
-    processes: Processes,
-    fork: tuple[Path, int] | None,
-    shares_generation_0: bool = False,
-) -> Iterator[Console]:
+def opened(checked: Preflight, processes: Processes, shares_generation_0: bool = False) -> Iterator[Console]:
     """Holds the chain's lock; creates it, or checks that it is the same chain. Other processes wait for process 0.
 
     Args:
         shares_generation_0: a new chain takes generation 0 from the run's shared folders.
     """
+    chain, config = checked.chain, checked.config
     root = layout.run_root(chain.root)
     if not processes.is_main:
         failed = processes.broadcast(None)
@@ -126,7 +80,7 @@ def opened(
             hold.callback(lock.release)
             ours = is_new
             said = [lock.line] if lock.line else []
-            said += _check_identity(chain, config, corpus, processes, fork, shares_generation_0)
+            said += _check_identity(checked, processes, shares_generation_0)
             with (root / "events.log").open("a"):
                 pass
         except UserError as caught:
@@ -146,7 +100,7 @@ def opened(
         done = chain.finished()
         at = f"continues after generation {done[-1]}" if done else "starts"
         said.append(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
-        for line in [*said, *_notes(config, corpus, processes)]:
+        for line in [*said, *_notes(checked, processes)]:
             console.say(line)
         yield console
 
@@ -162,13 +116,13 @@ def _of_system(error: OSError, chain: Chain, config: RunConfig) -> UserError:
     )
 
 
-def _notes(config: RunConfig, corpus: Corpus, processes: Processes) -> list[str]:
+def _notes(checked: Preflight, processes: Processes) -> list[str]:
     """What a start notes of its processes and its base model."""
     alone = (
         "note: accelerate started one process (--cpu has no others without an MPI host file); "
         "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
     )
-    notes = [alone if processes.alone_by_mistake else "", processes.unused_gpu or "", pretrained_note(config, corpus)]
+    notes = [alone if processes.alone_by_mistake else "", processes.unused_gpu or "", checked.note]
     return [note for note in notes if note]
 
 
@@ -207,15 +161,9 @@ def alone_in_shared(chain: Chain, processes: Processes, console: Console) -> Ite
         yield
 
 
-def _check_identity(
-    chain: Chain,
-    config: RunConfig,
-    corpus: Corpus,
-    processes: Processes,
-    fork: tuple[Path, int] | None,
-    shares_generation_0: bool,
-) -> list[str]:
+def _check_identity(checked: Preflight, processes: Processes, shares_generation_0: bool) -> list[str]:
     """Begins a chain, or finds that it is the same one, and writes its own files; returns what is to be said of them."""
+    chain, config, corpus, fork = checked.chain, checked.config, checked.corpus, checked.fork
     # What "auto" means on this machine is part of what a chain is: a GPU does not go on from where a CPU stopped.
     mine = identity(config) | {"device": processes.device.type, "training.precision": processes.precision}
     facts: dict[str, Any] = {"config": mine, "corpus": corpus.digest}
@@ -249,8 +197,8 @@ def _check_identity(
         digests = shared_digests(mine, corpus.digest)
         facts["shared"] = {name: digests[gives] for name, gives in layout.GIVES.items()}
         chain.use_shared(facts["shared"])
-    note = pretrained_note(config, corpus)
-    now = environment() | {"machine": platform.machine()} | processes.facts | {"corpus": corpus.facts, "note": note}
+    now = environment() | {"machine": platform.machine()} | processes.facts
+    now |= {"corpus": corpus.facts, "note": checked.note}
     return keep(chain, known, facts, config, now)
 
 
@@ -305,12 +253,3 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     made = {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
     # Seen from the fork too: it holds in other working directories, and where both have moved.
     return made | {"changed": every, "path": os.path.relpath(parent.resolve(), chain.root.resolve())}
-
-
-def pretrained_note(config: RunConfig, corpus: Corpus) -> str:
-    """What a reader must know about a pretrained start; empty where it does not apply."""
-    if config.model.pretrained is None:
-        return ""
-    if pretrained.has_seen_only(config.model.pretrained, corpus):
-        return "note: the pretrained model was trained by this lab on this corpus's training split, not on the held-out text"
-    return "note: the pretrained model may have seen the held-out text; its perplexity can look better than on new text"

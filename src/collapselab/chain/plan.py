@@ -9,20 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from collapselab.chain import supply
-from collapselab.chain.opening import chain_path, check_lengths, mixed_so_far, open_corpus, pretrained_note
-from collapselab.chain.space import free_at, needed
+from collapselab.chain.opening import chain_path, open_corpus
+from collapselab.chain.preflight import Preflight, preflight
 from collapselab.config import RunConfig
 from collapselab.evaluation.real_text import BATCH_TOKENS, held_out, token_losses
-from collapselab.evaluation.rows import sample_tokens
-from collapselab.evaluation.under_first import check_embeddings
 from collapselab.learning import trainer
 from collapselab.mixing import sets
 from collapselab.models import bigram, network
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes, clock, out_of_memory
 from collapselab.sampling.sampler import Sampler
-from collapselab.store import layout, seals
+from collapselab.store import layout
 from collapselab.store.layout import Chain
 
 PROBE_TOKENS = 8  # sampled per sequence to time a decode step
@@ -31,60 +28,38 @@ PROBE_TOKENS = 8  # sampled per sequence to time a decode step
 def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, Any]:
     """Needs and estimates of a chain, with times measured on its own model here; writes nothing but the token cache."""
     processes = Processes(config.device, config.training.precision, config.deterministic)
-    corpus = open_corpus(config, processes)
-    check_lengths(config, corpus.tokenizer)
-    available = sets.blocks_available(corpus.train, config)
-    past = mixed_so_far(Chain(chain_path(config)), fork)
-    needs = supply.check_supply(config, available, past)
-    needs["shares"] = (past.shares + needs["shares"][len(past.shares) :])[: config.generations + 1]
-    budget = sets.sample_budget(config, available)
-    count = sample_tokens(config, corpus, budget)
-    check_embeddings(config, corpus, budget)
-    model = network.start_weights(
-        config.model, previous=None, tokenizer=corpus.tokenizer, block=config.training.block, seed=0
-    )
-    generations = config.generations + 1
-    blocks = sets.set_blocks(config, available, past.blocks)[:generations]
+    chain, corpus = Chain(chain_path(config)), open_corpus(config, processes)
+    checked = preflight(config, corpus, chain, fork)
+    block = config.training.block
+    model = network.start_weights(config.model, previous=None, tokenizer=corpus.tokenizer, block=block, seed=0)
     if model.counted:
-        first = sets.set_size(config, available)
-        model = _counted(config, corpus.train.ids[: first * config.training.block], model.vocab)
-    trained = [sets.shows(config, n) * config.training.block for n in blocks]
-    scored = len(held_out(corpus, config.evaluation)[0])
-    context = config.evaluation.context or config.training.block
-    scored = scored * context // (config.evaluation.stride or context)
+        model = _counted(config, corpus.train.ids[: checked.sizes[0] * block], model.vocab)
+    trained = [sets.shows(config, blocks) * block for blocks in checked.sizes]
+    text = held_out(corpus, config.evaluation)[0]
+    context = config.evaluation.context or block
+    scored = len(text) * context // (config.evaluation.stride or context)
     wanted = config.evaluation.reference_tokens
+    count = checked.sample_tokens
     forward = scored + (count if wanted is None else min(count, wanted))  # samples are read by generation 0's model too
     sampler = Sampler(config, processes, Console(speaks=False))
-    read = max(1, config.prompt_length)
-    length = read + config.sequence_length - config.prompt_length
+    length = max(1, config.prompt_length) + config.sequence_length - config.prompt_length
     # A fork's own is near enough for an estimate, where it computes otherwise.
-    recorded = [chain_path(config), *([fork[0]] if fork is not None else [])]
-    batches = [batch for path in recorded if (batch := layout.batch_of(Chain(path).batch_file)) is not None]
-    batch = batches[0] if batches else sampler.batch_size(model, length, -(-budget // config.sequence_length))
-    rates = _measure(model, config, processes, sampler, length, batch)
-    weights = sum(t.nbytes for t in model.net.buffers()) if model.counted else model.parameters * 4
-    own = Chain(chain_path(config))
-    done = fork[1] + 1 if fork and seals.recorded(own.root) is None else len(own.finished())
-    left = range(done, generations)
+    recorded = [chain, *([Chain(fork[0])] if fork is not None else [])]
+    batches = [batch for each in recorded if (batch := layout.batch_of(each.batch_file)) is not None]
+    batch = batches[0] if batches else sampler.batch_size(model, length, -(-checked.budget // config.sequence_length))
+    rates = _measure(model, config, processes, sampler, text, length, batch)
     batch_tokens = batch * config.sequence_length
-    written = -(-budget // batch_tokens) * batch_tokens  # the last batch is computed whole
-    seconds = sum(trained[g] / rates["train"] + written / rates["sample"] + forward / rates["eval"] for g in left)
+    written = -(-checked.budget // batch_tokens) * batch_tokens  # the last batch is computed whole
+    each = [shown / rates["train"] + written / rates["sample"] + forward / rates["eval"] for shown in trained]
     return {
-        "corpus": corpus.facts["splits"],
-        "tokenizer": f"{corpus.tokenizer.name}, {corpus.tokenizer.size:,} tokens",
+        "checked": checked,
         "device": f"{processes.device.type}, {processes.world} process(es), {processes.precision}",
         "parameters": model.parameters,
-        "notes": [note for note in (pretrained_note(config, corpus), processes.unused_gpu) if note],
-        "supply": needs,
+        "notes": [note for note in (checked.note, processes.unused_gpu) if note],
         "trained_tokens": trained,
-        "sampled_tokens": budget,
-        "sample_metrics_tokens": count,
         "scored_tokens": scored,
         "rates": rates,
-        "finished": done,
-        "seconds": seconds,
-        "disk": needed(config, weights, model.vocab, budget, blocks[done:], done == 0),
-        "disk_free": free_at(Path(config.runs_dir)),
+        "seconds": sum(each[checked.finished :]),
     }
 
 
@@ -99,25 +74,25 @@ def _measure(
     config: RunConfig,
     processes: Processes,
     sampler: Sampler,
+    text: np.ndarray,
     length: int,
     batch: int,
 ) -> dict[str, float]:
     """Tokens per second of training, sampling and evaluation, of all processes together: a few steps of what a run does."""
     device, world = processes.device, processes.world
     context = config.evaluation.context or config.training.block
-    some = max(context, BATCH_TOKENS[device.type] // context * context)
-    text = np.random.default_rng(0).integers(model.vocab, size=some)
+    text = text[: world * max(context, BATCH_TOKENS[device.type] // context * context)]  # a batch for each process
     if model.counted:
-        counted = np.resize(text, (config.training.batch_size, config.training.block))
-        trained = counted.size / clock(lambda: bigram.count([counted], model.vocab), device, 1)[0] * world
+        ids = np.random.default_rng(0).integers(model.vocab, size=(config.training.batch_size, config.training.block))
+        trained = ids.size / clock(lambda: bigram.count([ids], model.vocab), device, 1)[0] * world
     else:
+        model.net.train()  # as training has it: with dropout, and checkpointing where it is asked for
         trained = trainer.Trainer(config, processes, sampler.console).pace(model)
 
     def evaluate() -> None:
-        settings = config.evaluation
-        token_losses(model, text, context, context, settings.precision, processes, sampler.console)
+        token_losses(model, text, context, context, config.evaluation.precision, processes, sampler.console)
 
-    evaluated = some / clock(evaluate, device, 1)[0] * world
+    evaluated = len(text) / clock(evaluate, device, 1)[0]
     # From the middle of a sequence to its end, and only a few tokens: such a step stands for all of them.
     new = max(1, min(PROBE_TOKENS, length // 2))
     threads = torch.get_num_threads()
@@ -143,28 +118,30 @@ def _measure(
     return {"train": trained, "sample": sampled * world, "eval": evaluated}
 
 
-def lines(config: RunConfig, found: dict[str, Any]) -> list[str]:
+def lines(found: dict[str, Any]) -> list[str]:
     """The plan in words, for a terminal."""
-    splits = ", ".join(f"{name} {part['tokens']:,}" for name, part in found["corpus"].items())
+    checked: Preflight = found["checked"]
+    config, corpus = checked.config, checked.corpus
+    splits = ", ".join(f"{name} {part['tokens']:,}" for name, part in corpus.facts["splits"].items())
     shares = [
         f"{share} ({count} times)" if (count := len([*equal])) > 3 else " ".join([share] * count)
-        for share, equal in groupby("by the pool" if s is None else f"{s:.3f}" for s in found["supply"]["shares"])
+        for share, equal in groupby("by the pool" if s is None else f"{s:.3f}" for s in checked.shares)
     ]
     control = "; an all-real control: the rest is fresh real text too" if config.sampling.source == "real" else ""
     rates = found["rates"]
     trained = found["trained_tokens"]
     span = f"{trained[0]:,}" if len(set(trained)) == 1 else f"{min(trained):,} to {max(trained):,}"
     out = [
-        f"chain       {chain_path(config)}: generations 0 to {config.generations}, {found['finished']} finished",
-        f"corpus      {config.corpus.source}: tokens {splits}; tokenizer {found['tokenizer']}",
-        f"real text   needs {found['supply']['real_needed']:,} tokens, has {found['supply']['real_had']:,} ({config.mixing.real})",
+        f"chain       {checked.chain.root}: generations 0 to {config.generations}, {checked.finished} finished",
+        f"corpus      {config.corpus.source}: tokens {splits}; tokenizer {corpus.tokenizer.name}, {corpus.tokenizer.size:,} tokens",
+        f"real text   needs {checked.real_needed:,} tokens, has {checked.real_available:,} ({config.mixing.real})",
         f"model       {found['parameters']:,} parameters; starts from {config.model.start}; device {found['device']}",
         f"regime      {config.mixing.regime}; real share by generation: {' '.join(shares)}{control}",
-        f"generation  trains on {span} tokens, writes {found['sampled_tokens']:,}, "
-        f"scores {found['scored_tokens']:,} real and {found['sample_metrics_tokens']:,} written ones",
+        f"generation  trains on {span} tokens, writes {checked.budget:,}, "
+        f"scores {found['scored_tokens']:,} real and {checked.sample_tokens:,} written ones",
         f"time        about {_duration(found['seconds'])}: training {rates['train']:,.0f}, sampling {rates['sample']:,.0f}, "
         f"evaluation {rates['eval']:,.0f} tokens/s measured here",
-        f"disk        about {found['disk'] / 1e6:,.1f} MB; {found['disk_free'] / 1e6:,.0f} MB free",
+        f"disk        about {checked.disk_needed / 1e6:,.1f} MB; {checked.disk_free / 1e6:,.0f} MB free",
     ]
     return [*out, *found["notes"]]
 

@@ -16,18 +16,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from collapselab.chain import supply
-from collapselab.chain.making import check_version, make, prune
-from collapselab.chain.opening import alone_in_shared, chain_path, check_lengths, mixed_so_far, open_corpus, opened
+from collapselab.chain.making import make, prune
+from collapselab.chain.opening import alone_in_shared, chain_path, open_corpus, opened
+from collapselab.chain.preflight import preflight
 from collapselab.chain.session import Session
-from collapselab.chain.space import check_space
 from collapselab.config import RunConfig
-from collapselab.corpus.prepared import Corpus
-from collapselab.evaluation.rows import check_vocabulary, sample_tokens
-from collapselab.evaluation.under_first import check_embeddings
 from collapselab.metrics import HEADLINE
-from collapselab.mixing import sets
-from collapselab.models import families
 from collapselab.runtime.console import Console
 from collapselab.runtime.errors import in_words
 from collapselab.runtime.parallel import Processes
@@ -52,19 +46,15 @@ def run(
     """
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain = Chain(chain_path(config))
-    corpus = open_corpus(config, processes)
-    budget = _preflight(config, chain, corpus, fork)
+    checked = preflight(config, open_corpus(config, processes), chain, fork)
     is_new = not chain.root.exists()
-    with (
-        opened(chain, config, corpus, processes, fork, shares_generation_0) as console,
-        in_words(chain.root, processes),
-    ):
+    with opened(checked, processes, shares_generation_0) as console, in_words(chain.root, processes):
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rows() if processes.is_main else []
         if processes.is_main and not is_new and (flaw := chain.metrics_flaw(rows)):
             console.say(flaw)
         tracker.log(rows)
-        session = Session(chain, config, corpus, budget, processes, console)
+        session = Session(checked, processes, console)
         if processes.is_main:
             folders.tidy(chain.root)
         for generation in range(config.generations + 1):
@@ -86,24 +76,6 @@ def run(
                 tracker.keep(make_report(chain.root, console))
         tracker.finish()
     return chain.root, rows
-
-
-def _preflight(config: RunConfig, chain: Chain, corpus: Corpus, fork: tuple[Path, int] | None) -> int:
-    """Tokens that a generation writes. Raises UserError for what would stop the chain later: lengths, sizes, text, room."""
-    check_lengths(config, corpus.tokenizer)
-    if config.model.pretrained is None:
-        families.check_size(config.model, vocab=corpus.tokenizer.size, context=config.training.block)
-    available = sets.blocks_available(corpus.train, config)
-    past = mixed_so_far(chain, fork)
-    supply.check_supply(config, available, past)
-    budget = sets.sample_budget(config, available)
-    sample_tokens(config, corpus, budget)
-    check_embeddings(config, corpus, budget)
-    check_version(chain)
-    check_vocabulary(chain, corpus.tokenizer.size)
-    done = fork[1] + 1 if fork and not chain.root.exists() else len(chain.finished())
-    check_space(config, chain, corpus, budget, done, sets.set_blocks(config, available, past.blocks))
-    return budget
 
 
 def summary_line(row: dict[str, Any]) -> str:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from collapselab import seeds
-from collapselab.config import RunConfig
-from collapselab.corpus.prepared import Corpus
+from collapselab.chain.preflight import Preflight
 from collapselab.learning.trainer import Counter, Trainer
 from collapselab.mixing.sets import TrainingSet
 from collapselab.models import network
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.sampling.sampler import Sampler
-from collapselab.store.layout import Chain
 
 
 class Session:
@@ -21,20 +19,12 @@ class Session:
     and allocating take longer than copying.
 
     Args:
-        budget: tokens that a generation writes. scores: name of later scores, which have places of their own.
+        scores: name of later scores, which have places of their own.
     """
 
-    def __init__(
-        self,
-        chain: Chain,
-        config: RunConfig,
-        corpus: Corpus,
-        budget: int,
-        processes: Processes,
-        console: Console,
-        scores: str | None = None,
-    ):
-        self.chain, self.config, self.corpus, self.budget = chain, config, corpus, budget
+    def __init__(self, checked: Preflight, processes: Processes, console: Console, scores: str | None = None):
+        config, corpus, chain = checked.config, checked.corpus, checked.chain
+        self.config, self.corpus, self.chain, self.budget = config, corpus, chain, checked.budget
         self.processes, self.console, self.scores = processes, console, scores
         counts = config.model.family == "bigram"
         self.trainer = Counter(config) if counts else Trainer(config, processes, console)

@@ -102,7 +102,7 @@ def _plan(asked: Experiment) -> None:
     print("same generation 0 make it once per seed.")
     for config in asked.chains()[::seeds]:
         config = as_far(config)
-        print(inert("\n".join([f"\narm         {config.arm}", *plan.lines(config, plan.plan(config))])))
+        print(inert("\n".join([f"\narm         {config.arm}", *plan.lines(plan.plan(config))])))
 
 
 def _compare(asked: Experiment) -> None:

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
         found = plan.plan(config, (chains[0], parsed.at) if parent is not None else None)
         if os.environ.get("RANK", "0") == "0":
-            print(inert("\n".join(plan.lines(config, found))))
+            print(inert("\n".join(plan.lines(found))))
         return 0
     from collapselab.chain.run import run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,8 +23,6 @@ BATCH_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}  # of one evaluation batch
 LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits that exist at a time
 CPU_ROWS = 512  # of logits at a time on a CPU: they are still in its cache when softmax and argmax read them
 
-_halvings: WeakKeyDictionary[Processes, int] = WeakKeyDictionary()  # of both, where memory ran out in this chain
-
 # observe(places int64 (rows,), -1 where a token is not scored there, logits (rows, vocabulary))
 Observe = Callable[[np.ndarray, torch.Tensor], None]
 
@@ -40,7 +37,7 @@ def held_out(corpus: Corpus, settings: EvaluationConfig) -> tuple[np.ndarray, np
 
 def fitting(rows: int, processes: Processes) -> int:
     """`rows`, or as many as are left of them where the memory of the device ran out before."""
-    return max(1, rows >> _halvings.get(processes, 0))
+    return max(1, rows >> processes.halvings)
 
 
 def halve(error: RuntimeError, most: int, tokens: int, processes: Processes, console: Console) -> None:
@@ -61,15 +58,15 @@ def halve(error: RuntimeError, most: int, tokens: int, processes: Processes, con
             f"evaluation: {processes.device.type} memory is too small for one window of {tokens} tokens; lower "
             "evaluation.context (or training.block), take a smaller model, free the device, or set device=cpu"
         ) from None
-    _halvings[processes] = _halvings.get(processes, 0) + 1
-    share = 2 ** _halvings[processes]
+    processes.halvings += 1
+    share = 2**processes.halvings
     console.say(f"evaluation: out of {processes.device.type} memory; goes on with 1/{share} of a batch at a time")
 
 
 def halved(processes: Processes) -> dict[str, dict[str, int]]:
     """What belongs into `sums` where batches were halved: `evaluation_batch`, with the number of times (the most of any
     process). The last bits of a loss depend on it. All processes take part."""
-    most = max(processes.all_gather(_halvings.get(processes, 0)))
+    most = max(processes.all_gather(processes.halvings))
     return {"evaluation_batch": {"halved": most}} if most else {}
 
 

@@ -16,8 +16,6 @@ from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.support import parts_of
 from collapselab.mixing.sets import read_meta
 from collapselab.seeds import generator
-from collapselab.store.folders import read_published
-from collapselab.store.layout import Chain
 
 Place = tuple[int, int]
 
@@ -41,19 +39,6 @@ def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
             "shorten it"
         )
     return asked or most
-
-
-def check_vocabulary(chain: Chain, size: int) -> None:
-    """Raises UserError where the samples of a chain were written with another vocabulary than the tokenizer's `size`."""
-    g = 0
-    while (folder := chain.stage(g, "samples")).is_dir():
-        g += 1
-        if read_published(folder, "meta.json") is None:  # damaged: found, and made again, when its turn comes
-            continue
-        if (vocab := read_meta(folder)["vocab"]) != size:
-            raise UserError(
-                f"{folder}: written with {vocab} tokens, the tokenizer has {size}; remove it to have it made again"
-            )
 
 
 def generated_places(folder: Path, count: int) -> list[Place]:

@@ -139,7 +139,8 @@ def missing(entry: Entry, asked: Experiment | None) -> str:
     """
     if asked is None:
         return ""
-    from collapselab.chain.opening import check_lengths, open_corpus
+    from collapselab.chain.opening import open_corpus
+    from collapselab.chain.preflight import check_lengths
     from collapselab.models import pretrained
     from collapselab.runtime.parallel import Processes
 

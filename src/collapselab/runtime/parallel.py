@@ -51,6 +51,7 @@ class Processes:
         strict_arithmetic(deterministic and not on_cpu)
         self.unused_gpu = unused_gpu() if device == "auto" else None
         """A note where `auto` came to mean the CPU although a GPU might be expected."""
+        self.halvings = 0  # of evaluation's batches, and of its rows of logits at a time, where memory ran out
         # The stages cast for themselves (training.py): accelerate's patched forward would keep weights alive.
         try:
             self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
