@@ -164,7 +164,7 @@ def test_a_changed_run_is_answered_or_refused_in_one_line(
 def test_many_changed_runs_are_answered_or_refused_in_one_line(
     plain: Path, arms: Path, tmp_path: Path, lab: Lab
 ) -> None:
-    """UNTRUSTED_TRIES=2000 python -m pytest -m slow tests/test_untrusted_runs.py: about 1 s each; UNTRUSTED_FIRST is the first seed."""
+    """UNTRUSTED_TRIES=2000 python -m pytest -m slow tests/test_untrusted_runs.py: 1 s each; UNTRUSTED_FIRST is the first seed."""
     first, tries = (
         int(os.environ.get(name, old)) for name, old in (("UNTRUSTED_FIRST", "100"), ("UNTRUSTED_TRIES", "500"))
     )
