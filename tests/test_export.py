@@ -15,8 +15,8 @@ import torch
 import yaml
 from conftest import Lab
 from helpers import samples_of, small_config
-from hostile import TEXTS, change, files_of, reseal
-from test_hostile import fault
+from test_untrusted_runs import fault
+from untrusted_runs import TEXTS, change, files_of, reseal
 
 from collapselab.chain import run as chain
 from collapselab.cli.options import config_from

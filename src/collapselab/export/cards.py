@@ -41,7 +41,7 @@ def model_card(chain: ChainFiles, config: RunConfig, generation: int) -> str:
     if config.corpus.source.startswith("hub:") and _is_on_hub(text):
         head["datasets"] = [text]
     head["tags"] = [*TAGS, *(["trained-on-synthetic-text"] if _mixed(chain, config, generation) else [])]
-    first = "import collapselab.bigram  # makes this table of counts known to transformers\n"
+    first = "import collapselab.models.bigram  # makes this table of counts known to transformers\n"
     use = (
         f"{first if config.model.family == 'bigram' else ''}"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
