@@ -1,8 +1,8 @@
 # The lab on a CUDA machine: docker build -t collapselab . && docker run --gpus all -v "$PWD/runs:/lab/runs" collapselab run ...
-# For several GPUs, and for a runs folder of another user: docs/gpus.md. torch's wheels bring CUDA 13's libraries along: the base needs the driver's interface alone.
+# For several GPUs, and for a runs folder of another user: docs/gpus.md. torch's wheels include CUDA 13's libraries, so the base needs only the driver's interface.
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04
 
-# A compiler: Triton and torch build their kernels' launchers with it. The user of an Ubuntu image has the id that most hosts give their first user: ours takes its place.
+# Triton and torch build their kernels' launchers with the compiler. The Ubuntu image's own user has the id that most hosts give their first user; ours replaces it.
 ARG UID=1000
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 python3-venv python3-dev gcc g++ libc6-dev git \
@@ -14,9 +14,9 @@ RUN apt-get update \
 USER lab
 WORKDIR /lab
 COPY --chown=lab:lab . .
-# The same install path as on a laptop. On a CUDA base pip takes torch's CUDA build.
+# The same install path as on a laptop. On a CUDA base pip installs torch's CUDA build.
 RUN PIP_NO_CACHE_DIR=1 scripts/setup.sh
-# Compiled kernels are kept beside the other caches: in the volume, so that the next container does not compile anew.
+# Compiled kernels are kept in the volume with the other caches, so that the next container does not recompile them.
 ENV PATH=/lab/.venv/bin:$PATH TRITON_CACHE_DIR=/home/lab/.cache/triton TORCHINDUCTOR_CACHE_DIR=/home/lab/.cache/inductor
 VOLUME ["/lab/runs", "/home/lab/.cache"]
 ENTRYPOINT ["collapselab"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All benchmarks of this machine into benchmarks/: a page and the raw documents (about 12 minutes on two cores, which
-# should have nothing else to do). On a GPU: scripts/benchmarks.sh --device cuda
+# Run all benchmarks on this machine and write benchmarks/: a page and the raw documents (about 12 minutes on two
+# otherwise idle cores). On a GPU: scripts/benchmarks.sh --device cuda
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

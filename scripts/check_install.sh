@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Whether the constraints can be met by the plain package registry alone, where no wheel and no pip configuration lies
-# at hand: resolution only, nothing is installed and no gigabytes are fetched. Takes half a minute to two minutes.
+# Check that the plain package registry alone can satisfy the constraints, without local wheels or pip configuration.
+# Resolution only: it installs nothing and fetches no gigabytes. Takes half a minute to two minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 log=$(mktemp -d)

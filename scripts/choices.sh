@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes results/choices/ and the tables of docs/disagreements.md anew: runs the experiment (six to nineteen minutes on two
-# cores, by what else they do), scores the models of two of its arms under other protocols (about nine more), and writes what
-# came out. What is done in runs/choices is not done again.
+# Rebuild results/choices/ and the tables of docs/disagreements.md: run the experiment (six to nineteen minutes on two
+# cores, depending on their load), score the models of two of its arms under other protocols (about nine more), and write the
+# results. Finished work in runs/choices is not repeated.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Reruns every published result (docs/papers.md) and writes results/ and the page anew; what is done in runs/ is not done
-# again. Options go to the verb, as in
-# scripts/gallery.sh --data-dir /path/to/DIR (an absolute path: the script goes to the repository's root). One of them: collapselab reproduce NAME.
+# Rerun every published result (docs/papers.md), and rebuild results/ and the page; finished work in runs/ is not
+# repeated. Options go to the command, as in
+# scripts/gallery.sh --data-dir /path/to/DIR (an absolute path: the script changes to the repository's root). A single result: collapselab reproduce NAME.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

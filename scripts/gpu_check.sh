@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The lab's first quarter of an hour on a GPU: is it right there, does it give the same bits again, how fast is it. What
-# matters most comes first; each step ends after its own time, so that a short turn on a card brings what it can.
-#   scripts/gpu_check.sh [FOLDER]     the log, the figures and the runs lie in FOLDER (gpu_check)
-# PYTHON: a Python with torch's CUDA build and what the lab imports (.venv's, else python3). SECONDS_LEFT: for all steps
-# together (540). WIKITEXT: a folder that holds wikitext-2 (else the lab's speeches are the text). STUB=1 rehearses it on
-# scripts/stub_card, where the tests of numbers fail; SLOWER=5 gives each step five times its time.
+# The first check of the lab on a GPU: is it correct, does it reproduce its bits, how fast is it. The most important
+# steps come first, and each has a time limit, so that even a short session on a card gives results.
+#   scripts/gpu_check.sh [FOLDER]     writes the log, the figures and the runs to FOLDER (gpu_check)
+# PYTHON: a Python with torch's CUDA build and the lab's dependencies (.venv's, else python3). SECONDS_LEFT: for all
+# steps together (540). WIKITEXT: a folder that holds wikitext-2 (else the lab's speeches are the text). STUB=1 rehearses
+# the check on scripts/stub_card, where the tests of numbers fail; SLOWER=5 gives each step five times its time.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A run on one or several GPUs of this machine:
+# Start a run on one or several GPUs of this machine:
 #   scripts/launch.sh --config configs/gpt2_wikitext2.yaml --name first
-# GPUS=2 takes two of them. Several machines: accelerate's own options in ACCELERATE, as in
+# GPUS=2 uses two of them. For several machines pass accelerate's own options in ACCELERATE, as in
 #   ACCELERATE="--num_machines 2 --machine_rank 0 --main_process_ip HOST --main_process_port 29500" GPUS=16 scripts/launch.sh ...
-# (not tried: we had one machine; all machines must see the same runs_dir and cache). In a container GPUs need --ipc=host.
+# (untested: we had one machine; all machines must see the same runs_dir and cache). In a container GPUs need --ipc=host.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes results/ anew: runs the experiments (about 45 minutes on two cores; what is done in runs/ is not done again) and
-# keeps their tables and figures. One of them: scripts/results.sh planted
+# Rebuild results/: run the experiments (about 45 minutes on two cores; finished work in runs/ is not repeated) and
+# keep their tables and figures. A single one: scripts/results.sh planted
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

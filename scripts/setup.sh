@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes .venv with the lab installed in it; a second call returns at once. Needs Python 3.11 or newer with pip, no
-# compiler. With --dev also what tests, lint and types need. Another interpreter: PYTHON=python3.12 scripts/setup.sh
+# Create .venv and install the lab in it; a second call returns at once. Needs Python 3.11 or newer with pip, no
+# compiler. --dev also installs what tests, lint and types need. Another interpreter: PYTHON=python3.12 scripts/setup.sh
 #
-# torch comes first and pinned: where pip has a CPU build at hand (a local wheel or an index set up for pip), that one is
-# taken, and nothing later asks for a newer one with gigabytes of CUDA packages.
+# torch is installed first and pinned: if pip can find a CPU build (a local wheel or an index configured for pip), it takes
+# that one, and nothing later asks for a newer one with gigabytes of CUDA packages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes data/base anew: generation 0 of configs/base_sotu.yaml (10 to 20 minutes on two cores). Its files, held-out
-# figures and digests are described in data/base/README.md.
+# Rebuild data/base: generation 0 of configs/base_sotu.yaml (10 to 20 minutes on two cores). data/base/README.md
+# describes its files, held-out figures and digests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

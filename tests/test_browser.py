@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated import fabricate, under_protocol
 from helpers import fragile_config, undrawn
-from hostile import MARKS, reseal
+from report_runs import fabricate, under_protocol
+from untrusted_runs import MARKS, reseal
 
 from collapselab.chain.run import run
 from collapselab.report.pages import write_report

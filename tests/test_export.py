@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ import torch
 import yaml
 from conftest import Lab
 from helpers import samples_of, small_config
-from hostile import TEXTS, change, files_of, reseal
-from test_hostile import fault
+from test_untrusted_runs import fault
+from untrusted_runs import TEXTS, change, files_of, reseal
 
 from collapselab.chain import run as chain
 from collapselab.cli.options import config_from
@@ -105,6 +107,17 @@ def test_an_exported_model_starts_another_chain(out: Path, tmp_path: Path) -> No
         runs_dir=str(tmp_path), generations=0, model__pretrained=str(out / "model"), corpus__tokenizer=None
     )
     assert len(chain.run(made)[1]) == 1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bigram"])
+def test_the_code_on_a_models_card_runs(family: str, tmp_path: Path) -> None:
+    made = small_config(runs_dir=str(tmp_path), generations=0, model__family=family)
+    export.export(ChainFiles(chain.run(made)[0]), made, 0, tmp_path / "out", console=Console(speaks=False))
+    _, body = head_and_body(tmp_path / "out" / "model" / "README.md")
+    code = body.split("```python\n")[1].split("```")[0]
+    asked = f"{code}\nprint(model(**tokenizer('ab', return_tensors='pt')).logits.shape[1])"
+    ended = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert ended.returncode == 0 and int(ended.stdout) >= 2, ended.stderr
 
 
 def test_the_cards_have_front_matter_that_the_hub_reads(out: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from conftest import ROOT
 from helpers import samples_of, small_config, undrawn
-from hostile import change, files_of, reseal
 from test_cli import REFERENCE, _timed
+from untrusted_runs import change, files_of, reseal
 
 import collapselab
 from collapselab.chain import preflight

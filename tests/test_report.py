@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import Lab
-from fabricated import fabricate, under_protocol
 from helpers import cpu_units, quiet, small_config, undrawn
+from report_runs import fabricate, under_protocol
 
 from collapselab.chain.run import run
 from collapselab.metrics.likelihood import BUCKETS

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from conftest import Lab
 from helpers import alone, small_config
-from hostile import TEXTS, change, files_of, reseal, state_of
-from test_hostile import fault
+from test_untrusted_runs import fault
+from untrusted_runs import TEXTS, change, files_of, reseal, state_of
 
 from collapselab.chain import run as chain
 from collapselab.chain.opening import chain_path

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from collapselab.config.plugins import Records
+
 if TYPE_CHECKING:
     from collapselab.config.learning import ModelConfig
 
@@ -51,8 +53,8 @@ def _llama(model: ModelConfig, context: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-FAMILIES = {
+FAMILIES = Records("family", {
     "gpt2": Family("GPT2LMHeadModel", _gpt2, keys=("dropout",), causal=True),
     "llama": Family("LlamaForCausalLM", _llama, keys=("kv_heads",), rotary=True, causal=True),
     "bigram": Family("BigramForCausalLM", lambda *_: {}, keys=("dropout",), counts=True, learner="counter"),
-}
+})  # fmt: skip

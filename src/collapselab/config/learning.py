@@ -68,8 +68,7 @@ class ModelConfig:
         need(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1")
 
 
-# The command line, files and docs/configuration.md take a key's values from its annotation.
-ModelConfig.__annotations__["family"] = f"Literal{json.dumps([*FAMILIES])}"
+FAMILIES.offer((ModelConfig, "family"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 import sys
 import traceback
@@ -28,36 +29,35 @@ class Records(dict[str, T]):
     """Records of one kind by name, to which plugins add.
 
     Args:
-        own: those of the package. names: the pattern of the names of others. owner, key: the setting whose choices they are: help,
-            files of settings and docs/configuration.md read its annotation.
+        own: those of the package. names: the pattern of the names of others.
     """
 
     every: ClassVar[dict[str, Records[Any]]] = {}
 
-    def __init__(
-        self, kind: str, own: dict[str, T], *, names: str = "[a-z][a-z0-9_]*", owner: Any = None, key: str = ""
-    ):
+    def __init__(self, kind: str, own: dict[str, T], *, names: str = "[a-z][a-z0-9_]*"):
         super().__init__(own)
-        self.kind, self.own, self.names, self.owner, self.key = kind, frozenset(own), names, owner, key
+        self.kind, self.own, self.names = kind, frozenset(own), names
+        self.owner: tuple[Any, str] | None = None
         self.every[kind] = self
-        self._offer()
 
     def __setitem__(self, name: str, record: T) -> None:
         if name in self or re.fullmatch(self.names, name) is None:
             raise UserError(f"{self.kind} {name!r}: take another name, which is free and matches {self.names}")
         super().__setitem__(name, record)
-        self._offer()
+        self.offer(self.owner)
 
     def reset(self) -> None:
         """Remove what plugins have added."""
         for name in self.keys() - self.own:
             del self[name]
-        self._offer()
+        self.offer(self.owner)
 
-    def _offer(self) -> None:
-        if self.owner is not None:
-            null = " | None" if self.owner.__annotations__[self.key].endswith("| None") else ""
-            self.owner.__annotations__[self.key] = f"Literal[{', '.join(map(repr, self))}]{null}"
+    def offer(self, owner: tuple[Any, str] | None) -> None:
+        """Make the names the choices of a setting, (class, key): what checks, help and docs/configuration.md read."""
+        self.owner = owner
+        if owner is not None:
+            keys = owner[0].__annotations__
+            keys[owner[1]] = f"Literal{json.dumps([*self])}" + " | None" * keys[owner[1]].endswith("| None")
 
 
 class _Source(SourceFileLoader):

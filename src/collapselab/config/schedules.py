@@ -44,7 +44,7 @@ def _progress(g: int, last: int) -> float:
     return min((g - 1) / (last - 1), 1.0) if last > 1 else 0.0
 
 
-SCHEDULES = Records("schedule", owner=MixingConfig, key="schedule", own={
+SCHEDULES = Records("schedule", {
     "constant": _constant,
     "geometric": _geometric,
     "linear": _linear,
@@ -53,6 +53,7 @@ SCHEDULES = Records("schedule", owner=MixingConfig, key="schedule", own={
     "power": _power,
     "list": _list,
 })  # fmt: skip
+SCHEDULES.offer((MixingConfig, "schedule"))
 
 
 def real_share(config: MixingConfig, generation: int, last: int) -> float | None:

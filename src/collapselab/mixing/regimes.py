@@ -189,7 +189,7 @@ class Regime:
         return self.size(Outlook(MixingConfig(), 1, size=100, before=100, written=100, share=None, seed=0)) > 100
 
 
-REGIMES = Records("regime", owner=MixingConfig, key="regime", own={
+REGIMES = Records("regime", {
     "replace": Regime(
         replace, Law("replace"), needs=_by_schedule,
         keys=("schedule", "start", "ratio", "end", "power", "values", "floor", "real"),
@@ -213,3 +213,4 @@ REGIMES = Records("regime", owner=MixingConfig, key="regime", own={
         lambda o: _part(o.config.added_share, o.size), ("added",),
     ),
 })  # fmt: skip
+REGIMES.offer((MixingConfig, "regime"))

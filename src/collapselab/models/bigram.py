@@ -67,11 +67,16 @@ class BigramForCausalLM(PreTrainedModel):  # type: ignore[misc]
             getattr(self, name).fill_(value if fresh else -1)
 
     def forward(
-        self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool | None = None, logits_to_keep: int = 0
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
     ) -> CausalLMOutput:
         """Logits ln P(next | token), -inf where P = 0, float32 (B, T, V), or of the last `logits_to_keep` places only.
 
-        The cache is not looked at: the last token is all that counts.
+        The mask and the cache have no effect: the last token is all that counts.
         """
         ids = input_ids[:, -logits_to_keep:]
         token_N = ids.flatten()

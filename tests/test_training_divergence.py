@@ -1,4 +1,4 @@
-"""Training that diverges: what comes of it is recorded so that the lab reads its own files, or the run ends in one line."""
+"""Training that diverges: the lab records results that it can read again, or the run ends with one line."""
 
 from __future__ import annotations
 

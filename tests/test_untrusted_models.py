@@ -1,4 +1,4 @@
-"""A stranger's folder of a model or a tokenizer: what must not be read is refused before it is opened, within seconds."""
+"""Untrusted folders of models and tokenizers: forbidden content is refused, unopened and within seconds."""
 
 from __future__ import annotations
 

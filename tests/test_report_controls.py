@@ -1,4 +1,4 @@
-"""Controls in the report: which arm has which, what is said against it, and how it is drawn."""
+"""Controls in the report: the control of each arm, the effects stated against it, and how it is drawn."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from fabricated import fabricate
 from helpers import small_config, undrawn
+from report_runs import fabricate
 
 from collapselab.chain.run import run
 from collapselab.cli.experiment import read_experiment

@@ -1,4 +1,4 @@
-"""The all-real control: real text in the place of every sample, through the same stages and budgets (`sampling.source`)."""
+"""The all-real control: real text in place of every sample, through the same stages and budgets (`sampling.source`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stranger's run directory: one value or file of a finished run changed at random, and the manifests made to fit again."""
+"""Untrusted run directories: one value or file of a finished run changed at random, with manifests that match again."""
 
 from __future__ import annotations
 

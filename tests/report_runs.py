@@ -1,5 +1,5 @@
-"""Runs of many chains for the report, made of one real chain: its files under other names, its rows varied, written by the
-lab's own writers. Files that no test writes over are hard links."""
+"""Runs of many chains for tests of the report, derived from one real chain: its files under other names, its rows varied,
+written by the lab's own writers. Files that no test overwrites are hard links."""
 
 from __future__ import annotations
 

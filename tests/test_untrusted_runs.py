@@ -1,4 +1,4 @@
-"""A run directory from a stranger: it can make a verb fail, in one clear line, and nothing else."""
+"""Untrusted run directories: they can make a command fail, with one clear line, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 import yaml
 from conftest import Lab
 from helpers import small_config
-from hostile import TEXTS, change, files_of, reseal, state_of
+from untrusted_runs import TEXTS, change, files_of, reseal, state_of
 
 from collapselab.chain import run as chain
 from collapselab.runtime.console import UNSAFE
@@ -164,9 +164,9 @@ def test_a_changed_run_is_answered_or_refused_in_one_line(
 def test_many_changed_runs_are_answered_or_refused_in_one_line(
     plain: Path, arms: Path, tmp_path: Path, lab: Lab
 ) -> None:
-    """HOSTILE_TRIES=2000 python -m pytest -m slow tests/test_hostile.py: about 1 s each; HOSTILE_FIRST is the first seed."""
+    """UNTRUSTED_TRIES=2000 python -m pytest -m slow tests/test_untrusted_runs.py: 1 s each; UNTRUSTED_FIRST is the first seed."""
     first, tries = (
-        int(os.environ.get(name, old)) for name, old in (("HOSTILE_FIRST", "100"), ("HOSTILE_TRIES", "500"))
+        int(os.environ.get(name, old)) for name, old in (("UNTRUSTED_FIRST", "100"), ("UNTRUSTED_TRIES", "500"))
     )
     answers = (attack(seed, arms if seed % 2 else plain, tmp_path, lab) for seed in range(first, first + tries))
     wrong = [f"{what}: {how}" for what, how in answers if how]

@@ -1,5 +1,5 @@
-"""Faults found in others' code for the same experiments, one test each: what must hold, and that the check would see it
-broken. Each check is applied to what a chain has really made, and again to a chain that commits exactly that fault."""
+"""Faults found in other people's code for the same experiments, one test each: the correct behaviour, and proof that the
+check detects the fault. Each check runs on the files of a real chain, and again on a chain that commits exactly that fault."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ real_sums, real_sets = sample_scores.tail_sums, sample_scores.tail_sets
 
 
 def test_tail_coverage_falls_as_rare_words_vanish(wordy: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In depth: test_metrics.py, test_sample_metrics.py and test_in_context.py."""
+    """In depth: test_metrics.py, test_sample_metrics.py and test_metrics_in_context.py."""
     is_coverage(*wordy)
     for name, fault in (("tail_sums", missing_for_seen), ("tail_sets", head_for_tail)):
         with monkeypatch.context() as patch:
