@@ -123,7 +123,7 @@ def tidy(measured: Measured, entry: Entry) -> pd.DataFrame:
         for name, course in quantities.items():
             if f"{arm}.{name}" not in taken and name.removeprefix(LAW) not in entry.plot and name not in entry.plot:
                 continue
-            for (chain, g), value in np.ndenumerate(course.values):
+            for (chain, g), value in np.ndenumerate(course):
                 rows.append((arm, name, chain, g, value))
     for name, values in measured.real.items():
         rows += [("real", name, chain, None, value) for chain, value in enumerate(values[:, 0])]
@@ -135,7 +135,7 @@ def _picture(entry: Entry, measured: Measured) -> bytes:
     from collapselab.reproduce.figure import draw
 
     def arrays(quantity: str) -> dict[str, np.ndarray]:
-        return {arm: found[quantity].values for arm, found in measured.arms.items() if quantity in found}
+        return {arm: found[quantity] for arm, found in measured.arms.items() if quantity in found}
 
     panels = {quantity: arrays(quantity) for quantity in entry.plot}
     real = {quantity: float(measured.real[quantity].mean()) for quantity in entry.plot if quantity in measured.real}
