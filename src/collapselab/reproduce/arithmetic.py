@@ -175,12 +175,13 @@ def _first(x: np.ndarray, level: np.ndarray) -> np.ndarray:
     if level.shape[1] != 1:
         raise ValueError("first(x, level): the level must be one number")
     reached = x >= level
-    return np.where(reached.any(1), reached.argmax(1), x.shape[1]).astype(float)[:, None]
+    before: np.ndarray = np.where(reached.any(1), reached.argmax(1), x.shape[1])
+    return before.astype(float)[:, None]
 
 
 def _over_seeds(power: float) -> Callable[[np.ndarray], np.ndarray]:
     """The sum over seeds divided by their number to that power, in the place of every seed."""
-    return lambda x: np.broadcast_to(x.sum(0) / max(1, len(x)) ** power, x.shape)
+    return lambda x: np.asarray(np.broadcast_to(x.sum(0) / max(1, len(x)) ** power, x.shape))
 
 
 UNARY: dict[type[ast.unaryop], np.ufunc] = {ast.USub: np.negative, ast.UAdd: np.positive}

@@ -15,6 +15,7 @@ import pandas as pd
 
 from collapselab.config import UserError
 from collapselab.config.values import flatten
+from collapselab.report import tables
 from collapselab.reproduce.courses import Measured
 from collapselab.reproduce.entries import Entry
 from collapselab.reproduce.verdicts import Judged, Verdict
@@ -225,9 +226,5 @@ def ours(one: dict[str, Any]) -> str:
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [
-        columns,
-        ["---"] * len(columns),
-        *([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """A table in Markdown, whatever the cells hold."""
+    return tables.markdown(columns, [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows])
