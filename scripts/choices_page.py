@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from collapselab.metrics.intervals import mean_interval, with_interval
+from collapselab.report.tables import markdown
 from collapselab.store.folders import read_json
 from collapselab.store.layout import Chain, find_chains, read_metrics
 
@@ -118,7 +119,7 @@ def arms() -> str:
             cells += [shown(value), minus(value, of("baseline", metric)[1])]
         rows.append(cells)
     head = ["choice", "perplexity, gen. 0", "gen. 4", "ratio", "minus baseline", "rare words", "minus baseline"]
-    return markdown([*head, "distinct-2", "minus baseline"], rows)
+    return markdown([*head, "distinct-2", "minus baseline"], rows, rule="|---")
 
 
 def protocols() -> str:
@@ -142,7 +143,7 @@ def protocols() -> str:
         "ratio, going on",
         "minus the first",
     ]
-    return markdown(head, rows)
+    return markdown(head, rows, rule="|---")
 
 
 def tails() -> str:
@@ -161,17 +162,12 @@ def tails() -> str:
             rows.append([f"{unit}, {words}", *(percent(values) for values in lost)])
     head = ["% lost", "types", "by fresh text", "types over fresh text", "types since gen. 0", "mass over fresh text"]
     head.append("mass since gen. 0")
-    return markdown(head, rows)
+    return markdown(head, rows, rule="|---")
 
 
 def percent(values: pd.Series) -> str:
     mean, low, _ = mean_interval(100 * values.to_numpy())
     return f"{mean:.0f} ± {math.ceil(mean - low):.0f}"
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
 TABLES = {"arms": arms, "protocols": protocols, "tails": tails}

@@ -24,6 +24,7 @@ from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.corpus import cache, pieces, readers, shards
 from collapselab.corpus.prepared import prepare
 from collapselab.corpus.tokenizers import gpt2_tokenizer, train_bpe
+from collapselab.store.folders import alone_in
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 TEXT = "\n".join(LINES)
@@ -461,7 +462,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_made_is_not(tmp
         write(folder / "train.ids.bin", b"half")
     for folder in (left, held):
         os.utime(folder, (1, 1))
-    with cache.being_made(held):
+    with alone_in(held):
         opened(path)
         assert not left.exists() and held.exists() and young.exists()
     prepare(CorpusConfig(source=f"path:{path}", tokenizer="bytes"))

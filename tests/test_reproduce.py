@@ -20,7 +20,7 @@ import papers_page
 from collapselab.chain.run import run
 from collapselab.config import UserError
 from collapselab.reproduce import entries, results
-from collapselab.reproduce.courses import Course, Measured, value_of
+from collapselab.reproduce.courses import Measured, value_of
 from collapselab.reproduce.entries import Criterion, Entry
 
 pytestmark = pytest.mark.usefixtures("workers_at_once")
@@ -43,11 +43,9 @@ KEPT = [place for name in NAMES for place in kept_of(name)]
 def read_back(place: Path) -> Measured:
     """What was measured, from metrics.csv."""
     table = pd.read_csv(place / "metrics.csv")
-    arms: dict[str, dict[str, Course]] = {}
+    arms: dict[str, dict[str, np.ndarray]] = {}
     for (arm, name), part in table[table["arm"] != "real"].groupby(["arm", "quantity"]):
-        arms.setdefault(arm, {})[name] = Course(
-            part.pivot(index="chain", columns="generation", values="value").to_numpy()
-        )
+        arms.setdefault(arm, {})[name] = part.pivot(index="chain", columns="generation", values="value").to_numpy()
     real = {name: part["value"].to_numpy()[:, None] for name, part in table[table["arm"] == "real"].groupby("quantity")}
     return Measured(arms, real)
 
@@ -108,11 +106,7 @@ def test_a_kept_verdict_is_what_its_own_numbers_say(place: Path) -> None:
     assert [one["of"] for one in found["criteria"]] == [criterion.of for criterion in entry.criteria]
     for one, criterion in zip(found["criteria"], entry.criteria, strict=True):
         values = value_of(criterion.of, measured, entry.name)
-        scale = max(
-            abs(course.values[np.isfinite(course.values)]).max()
-            for arm in measured.arms.values()
-            for course in arm.values()
-        )
+        scale = max(abs(course[np.isfinite(course)]).max() for arm in measured.arms.values() for course in arm.values())
         assert values == pytest.approx(one["by_seed"], rel=1e-3, abs=1e-4 * min(1.0, scale))
         assert one["mean"] == pytest.approx(np.mean(one["by_seed"]), rel=1e-4, abs=1e-9)
         assert one["holds"] == criterion.holds(one["mean"])
@@ -137,8 +131,8 @@ def test_the_page_is_made_from_entries_and_verdicts() -> None:
 
 MEASURED = Measured(
     {
-        "a": {"x": Course(np.array([[1.0, 2.0, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0]]))},
-        "b": {"x": Course(np.array([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, np.nan]]))},
+        "a": {"x": np.array([[1.0, 2.0, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0]])},
+        "b": {"x": np.array([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, np.nan]])},
     },
     {"x": np.array([[10.0], [20.0]])},
 )
@@ -228,7 +222,7 @@ def test_an_entry_runs_and_its_verdict_is_kept(lab: Lab, runs: Path, tmp_path: P
     assert {path.name for path in (out / "tiny").iterdir()} == {
         *("verdict.json", "table.md", "figure.png", "metrics.csv", "experiment.yaml"),
     }
-    assert read_back(out / "tiny").arms["closed"]["r"].values.shape == (2, 2)
+    assert read_back(out / "tiny").arms["closed"]["r"].shape == (2, 2)
     assert yaml.safe_load((out / "tiny" / "experiment.yaml").read_text())["arms"].keys() == {"closed"}
 
     # What cannot be run does not replace what was measured.
@@ -262,8 +256,8 @@ def test_seeds_that_measure_the_same_are_no_pass() -> None:
     from collapselab.reproduce.verdicts import twins
 
     one, other = np.array([[1.0, np.nan], [1.0, 3.0], [1.0, np.nan]]), np.array([[5.0, 6.0], [5.0, 6.0], [5.0, 6.0]])
-    assert not twins(Measured({"a": {"x": Course(one[:2]), "share": Course(other[:2])}}, {}), [7, 8])
-    same = Measured({"a": {"x": Course(one), "share": Course(other)}}, {})
+    assert not twins(Measured({"a": {"x": one[:2], "share": other[:2]}}, {}), [7, 8])
+    same = Measured({"a": {"x": one, "share": other}}, {})
     assert twins(same, [7, 8, 9]).startswith("seeds 7 and 9 measured the very same numbers")
 
 

@@ -14,12 +14,12 @@ from conftest import Lab
 
 from collapselab.config import UserError
 from collapselab.reproduce import arithmetic, entries
-from collapselab.reproduce.courses import Course, Measured, value_of
+from collapselab.reproduce.courses import Measured, value_of
 
 MEASURED = Measured(
     {
-        "a": {"x": Course(np.array([[1.0, 2.0, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0]]))},
-        "b": {"x": Course(np.array([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, np.nan]]))},
+        "a": {"x": np.array([[1.0, 2.0, 3.0, 5.0], [2.0, 2.0, 2.0, 2.0]])},
+        "b": {"x": np.array([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, np.nan]])},
     },
     {"x": np.array([[10.0], [20.0]])},
 )
@@ -151,7 +151,7 @@ def test_listing_a_strangers_entry_does_nothing_but_refuse_it(
 
 def test_an_expression_takes_no_more_than_its_courses() -> None:
     """The longest expression over long courses: seconds, and megabytes."""
-    course = Course(np.random.default_rng(1).random((3, 2000)))
+    course = np.random.default_rng(1).random((3, 2000))
     most = "largest(" + "+".join(["stouffer(abs(a.x[:]*9**9))"] * 35) + ")"
     assert len(most) <= arithmetic.LONGEST
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

@@ -118,9 +118,25 @@ def test_reuse_by_shares_is_the_same_law_and_rounds_at_random() -> None:
     assert worst(nearest, found["r"]) > 4
 
 
+def reused(share: float, documents: float, generations: int) -> tuple[np.ndarray, np.ndarray]:
+    """(E H(p) / H*, E ||p - p*||^2 / H*) where the same n_r = alpha N real documents are in every training set and p_0 is
+    their own empirical law; rows are t = 0 .. generations - 1, row 0 being p_0.
+
+    With Hhat = 1 - 1/n_r the diversity of those documents (over H*), the squared error around them follows
+    e' = (1 - alpha)^2 e + (1 - alpha)(Hhat - e)/N, the diversity is Hhat - e and the drift 1/n_r + e.
+    `stratified_reuse` has the law for a generation 0 trained on N documents and for shares that change.
+    """
+    n_r = share * documents
+    top, e, out = 1 - 1 / n_r, 0.0, []
+    for _ in range(generations):
+        out.append(e)
+        e = (1 - share) ** 2 * e + (1 - share) * (top - e) / documents
+    return top - np.asarray(out), 1 / n_r + np.asarray(out)
+
+
 def test_reuse_from_the_law_of_the_reused_documents() -> None:
     generations, n_r, size = 12, 4, 10
-    r, drift = discrete.reused(n_r / size, size, generations)
+    r, drift = reused(n_r / size, size, generations)
     counts = [[n_r] * generations, [0] + [size - n_r] * (generations - 1), [size] * generations]
     history = one_context("replace", True, *counts)
     np.testing.assert_allclose(r, diversity(history)[:, 0], atol=1e-12)
@@ -378,6 +394,15 @@ def test_survivors_under_changing_shares_and_in_pools() -> None:
         survivors(ZIPF, "keep", False, N, FADING)
 
 
+def present(p: np.ndarray, documents: float, steps: int) -> np.ndarray:
+    """Probability that a category of probability p is in the training sets of steps 1 .. `steps` (generations 0 on),
+    replacement without real text: 1 - exp(-N p (1 - q_{t-1})), for its first count is Poisson(N p).
+
+    float64 (steps, *p.shape)."""
+    kept = 1 - np.append(0.0, tails.lost(steps - 1))
+    return np.asarray(-np.expm1(-documents * np.multiply.outer(kept, p)))
+
+
 def test_survivors_follow_the_realised_counts_of_each_context() -> None:
     size = np.array([12, 5, 0, 7, 3, 9])
     real = np.array([12, 2, 0, 7, 0, 4])
@@ -418,11 +443,11 @@ def test_the_descendants_of_one_copy_die_out_as_printed() -> None:
     assert 1 - tails.lost(10_000)[-1] == pytest.approx(2 / 10_000, rel=2e-3)
     rare = np.array([0.002, 0.01])  # of 500: the exact chain is close to the branching limit
     exact = np.array([survivors(p[None], "replace", False, 500, [1.0] + [0.0] * 9) for p in rare])
-    assert np.abs(tails.present(rare, 500, 10) - exact.T).max() < 0.006
+    assert np.abs(present(rare, 500, 10) - exact.T).max() < 0.006
     for steps, over in ((3, 0.49), (10, 0.40), (100, 0.36)):  # the rule of thumb, 0.4 t/N
         half = tails.half_lost(1000, steps)[-1]
         assert half * 1000 / steps == pytest.approx(over, abs=6e-3)
-        assert tails.present(np.array(half), 1000, steps)[-1] == pytest.approx(0.5)
+        assert present(np.array(half), 1000, steps)[-1] == pytest.approx(0.5)
 
 
 def counted(regime: str, reuse: bool, c: int, shares: list[float], ratio: float, expected: float, runs: int) -> float:

@@ -12,9 +12,9 @@ import atexit
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -40,25 +40,6 @@ TAG = 64  # characters that wandb takes
 _one_at_a_time = threading.Lock()  # wandb keeps one service per process: a second chain's thread waits for the first's
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A generation: its line of metrics.jsonl and its samples, (prompt, text) each."""
-
-    row: dict[str, Any]
-    texts: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Report:
-    page: Path
-
-
-@dataclass(frozen=True)
-class _Table:
-    columns: list[str]
-    rows: list[list[str]]
-
-
 class Tracker:
     """Mirrors the rows of one chain to Weights & Biases; does nothing where tracking is off. Never raises, and never
     prompts for a key.
@@ -79,7 +60,7 @@ class Tracker:
         self.patience = FINISH_SECONDS if patience is None else patience
         self.failed = ""
         self.queued = 0  # generations that were put into the queue
-        self.items: SimpleQueue[_Row | _Report | _Table | None] = SimpleQueue()
+        self.items: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()  # what sends something to wandb's run
         self.thread: threading.Thread | None = None
         self.told = False
         self.reached = False  # whether wandb has answered that it knows the run
@@ -117,8 +98,9 @@ class Tracker:
         """Hands over the rows that were not handed over yet; `rows` are those of generations 0, 1, ... in order."""
         self._tell()
         if self.thread is not None and not self.failed:
-            for row in rows[self.queued :]:
-                self.items.put(_Row(row, _texts(self.chain, row["generation"])))
+            for end in range(self.queued + 1, len(rows) + 1):
+                texts = _texts(self.chain, rows[end - 1]["generation"])
+                self.items.put(partial(_send_row, rows[:end], texts))
             self.queued = max(self.queued, len(rows))
 
     def keep(self, page: Path | None) -> None:
@@ -126,12 +108,12 @@ class Tracker:
         at the end."""
         if page is not None and self.thread is not None and not self.failed:
             self.extra = REPORT_SECONDS
-            self.items.put(_Report(page))
+            self.items.put(lambda run: run.log_artifact(_artifact(page, self.chain)))
 
     def compare(self, columns: list[str], rows: list[list[str]]) -> None:
         """Hands over the table that compares the arms of an experiment."""
         if self.thread is not None and not self.failed:
-            self.items.put(_Table(columns, [[inert(cell) for cell in row] for row in rows]))
+            self.items.put(partial(_send_table, columns, [[inert(cell) for cell in row] for row in rows]))
 
     def finish(self) -> None:
         """Waits until wandb has every row, at most `patience` seconds, and says where it has not."""
@@ -188,17 +170,8 @@ class Tracker:
             self.reached = True
             run.define_metric("generation")
             run.define_metric("*", step_metric="generation")
-            rows = []
-            for item in iter(self.items.get, None):
-                if isinstance(item, _Row):
-                    rows.append(item.row)
-                    if item.row["generation"] >= run.starting_step:  # a resumed run has the steps before
-                        run.log(_logged(item), step=item.row["generation"], commit=True)
-                    run.summary.update(_summary(rows))
-                elif isinstance(item, _Report):
-                    run.log_artifact(_artifact(item.page, Path(settings.root_dir)))
-                elif isinstance(item, _Table):
-                    run.log({COMPARISON: wandb.Table(columns=item.columns, data=item.rows)}, step=0, commit=True)
+            for send in iter(self.items.get, None):
+                send(run)
             run.finish()
         finally:
             with suppress(BaseException):
@@ -251,16 +224,24 @@ def _texts(chain: Path, generation: int) -> list[tuple[str, str]]:
     return [(inert(prompt)[:LONGEST_TEXT], inert(words)[:LONGEST_TEXT]) for prompt, words in found]
 
 
-def _logged(item: _Row) -> dict[str, Any]:
-    """What is logged of a generation: the keys of metrics.jsonl as they are."""
+def _send_row(rows: list[dict[str, Any]], texts: list[tuple[str, str]], run: Any) -> None:
+    """Log the last of the rows so far, with the keys of metrics.jsonl as they are, and its samples."""
     import wandb
 
-    row = item.row
-    values = {**row["metrics"], "generation": row["generation"], "real_share": row["real_share"]}
-    if item.texts:
-        data = [[row["generation"], prompt, words] for prompt, words in item.texts]
+    generation = rows[-1]["generation"]
+    values = {**rows[-1]["metrics"], "generation": generation, "real_share": rows[-1]["real_share"]}
+    if texts:
+        data = [[generation, prompt, words] for prompt, words in texts]
         values[SAMPLES] = wandb.Table(columns=["generation", "prompt", "text"], data=data)
-    return values
+    if generation >= run.starting_step:  # a resumed run has the steps before
+        run.log(values, step=generation, commit=True)
+    run.summary.update(_summary(rows))
+
+
+def _send_table(columns: list[str], rows: list[list[str]], run: Any) -> None:
+    import wandb
+
+    run.log({COMPARISON: wandb.Table(columns=columns, data=rows)}, step=0, commit=True)
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:

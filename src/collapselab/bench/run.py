@@ -6,7 +6,6 @@ document. With `--out` the document is kept beside a page that shows all benches
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from collapselab.report.tables import markdown
 from collapselab.runtime.parallel import clock, out_of_memory
 from collapselab.store.folders import read_json, write_json, write_text
 
@@ -275,15 +275,10 @@ def keep(document: dict[str, Any], folder: Path) -> Path:
             "",
         ]
         for case in kept["cases"]:
-            columns = _columns(case)
-            lines += [f"### {case['title']}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-            lines += ["| " + " | ".join(_cells(row)) + " |" for row in case["rows"]] + [""]
+            table = markdown(_columns(case), map(_cells, case["rows"]), rule="|---")
+            lines += [f"### {case['title']}", "", table, ""]
             if case["parity"]:
                 lines += [f"Parity: {_said(case['parity'])}.", ""]
     page = folder / f"{stem}.md"
     write_text(page, "\n".join(lines))
     return page
-
-
-def last_line(document: dict[str, Any]) -> str:
-    return json.dumps(document, sort_keys=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -45,5 +46,5 @@ def main(arguments: list[str]) -> int:
     document = run.bench(parsed.what, device, parsed.repeats, command, parsed.only, out, parsed.ours)
     if not document["cases"]:
         raise UserError(f"--only={parsed.only}: bench {parsed.what} has no such case here")
-    print(run.last_line(document))
+    print(json.dumps(document, sort_keys=True))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from collapselab.cli.common import make_options
+from collapselab.cli.common import make_options, print_table
 
 
 def main(arguments: list[str]) -> int:
@@ -16,28 +16,24 @@ def main(arguments: list[str]) -> int:
     )
     parsed = options.parse(options.gather(arguments))
     if parsed.show is not None:
-        from collapselab.corpus.prepared import show
+        from collapselab.corpus.cache import show
         from collapselab.runtime.console import inert
 
         for found in show(parsed.show, parsed.data_dir):
             print(inert(json.dumps(found, indent=1, ensure_ascii=False)))
         return 0
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from collapselab.corpus.prepared import cache_root, cached, clear
+    from collapselab.corpus.cache import cached, clear
+    from collapselab.corpus.files import cache_root
     from collapselab.runtime.console import inert
 
     if parsed.clear is not None:
         for name in clear(parsed.clear):
             print(inert(f"removed {name}"))
         return 0
-    table = Table(title=Text(f"tokenised text in {cache_root()}"))
-    for column in ("digest", "source", "tokenizer", "tokens", "MB"):
-        table.add_column(column)
-    for row in cached():
-        cells = (row["digest"], row["source"], row["tokenizer"], f"{row['tokens']:,}", f"{row['bytes'] / 1e6:.1f}")
-        table.add_row(*(Text(inert(cell)) for cell in cells))
-    Console().print(table)
+    columns = ["digest", "source", "tokenizer", "tokens", "MB"]
+    rows = [
+        [row["digest"], row["source"], row["tokenizer"], f"{row['tokens']:,}", f"{row['bytes'] / 1e6:.1f}"]
+        for row in cached()
+    ]
+    print_table(f"tokenised text in {cache_root()}", columns, rows, left=tuple(columns))
     return 0

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     quiet()
     from collapselab.cli.options import config_from
     from collapselab.export import generation as export
-    from collapselab.report.pages import ChainFiles
+    from collapselab.report.files import ChainFiles
     from collapselab.runtime.console import Console, inert
 
     config, chain = config_from(path / "config.yaml"), ChainFiles(path)

@@ -60,9 +60,9 @@ def _attempt_report(chain: Path, console: Console) -> Path | None:
 
 def _show(chain: Path) -> None:
     """The table at the end of a run, and where the report is."""
-    from collapselab.report import pages
+    from collapselab.report import files, pages
     from collapselab.store.layout import run_root
 
     page = pages.write_report(run_root(chain))
-    print_table(str(chain), *pages.table_rows(pages.ChainFiles(chain)))
+    print_table(str(chain), *pages.table_rows(files.ChainFiles(chain)))
     print(f"report: {page}")

@@ -137,26 +137,13 @@ class CorpusConfig:
         check(self.documents is None or drawn, "corpus.documents", self.documents, only)
         count = 1 if self.documents is None else self.documents
         check(1 <= count <= 10**8, "corpus.documents", count, "must lie in [1, 100000000]")
-        if self.source not in LANGUAGES:
-            check(
-                self.tokenizer != "words",
-                "corpus.tokenizer",
-                self.tokenizer,
-                f"only corpus.source={' or '.join(LANGUAGES)} has a list of its words; use bpe",
-            )
-        check(
-            self.source not in LANGUAGES or self.joiner is None,
-            "corpus.joiner",
-            self.joiner,
-            f"{self.source} has documents of equal length, which stay apart; leave null",
-        )
+        only = f"only corpus.source={' or '.join(LANGUAGES)} has a list of its words; use bpe"
+        check(drawn or self.tokenizer != "words", "corpus.tokenizer", self.tokenizer, only)
+        remedy = f"{self.source} has documents of equal length, which stay apart; leave null"
+        check(not drawn or self.joiner is None, "corpus.joiner", self.joiner, remedy)
         for key in ("valid_share", "test_share"):
             check(0 < getattr(self, key) < 1, f"corpus.{key}", getattr(self, key), "must lie between 0 and 1")
-        check(
-            self.valid_share + self.test_share < 1,
-            "corpus.test_share",
-            self.test_share,
-            "valid_share + test_share must leave text to train on",
-        )
+        remedy = "valid_share + test_share must leave text to train on"
+        check(self.valid_share + self.test_share < 1, "corpus.test_share", self.test_share, remedy)
         check(257 <= self.vocab_size <= 1 << 20, "corpus.vocab_size", self.vocab_size, "must lie in [257, 1048576]")
         check(self.tokenizer != "", "corpus.tokenizer", self.tokenizer, "name a tokenizer, or null for the default")

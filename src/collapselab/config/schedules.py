@@ -6,37 +6,10 @@ A new schedule is a function and a line in `SCHEDULES`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from collapselab.config.generations import MixingConfig
 from collapselab.config.plugins import Records
-
-
-def _harmonic(config: MixingConfig, g: int, last: int) -> float:
-    return 1 / (g + 1)
-
-
-def _power(config: MixingConfig, g: int, last: int) -> float:
-    return float((g + 1) ** -config.power)
-
-
-def _constant(config: MixingConfig, g: int, last: int) -> float:
-    return config.start
-
-
-def _geometric(config: MixingConfig, g: int, last: int) -> float:
-    return float(config.start * config.ratio ** (g - 1))
-
-
-def _linear(config: MixingConfig, g: int, last: int) -> float:
-    return config.start + (config.end - config.start) * _progress(g, last)
-
-
-def _cosine(config: MixingConfig, g: int, last: int) -> float:
-    return config.end + (config.start - config.end) * (1 + math.cos(math.pi * _progress(g, last))) / 2
-
-
-def _list(config: MixingConfig, g: int, last: int) -> float:
-    return config.values[g - 1]
 
 
 def _progress(g: int, last: int) -> float:
@@ -44,15 +17,19 @@ def _progress(g: int, last: int) -> float:
     return min((g - 1) / (last - 1), 1.0) if last > 1 else 0.0
 
 
-SCHEDULES = Records("schedule", {
-    "constant": _constant,
-    "geometric": _geometric,
-    "linear": _linear,
-    "cosine": _cosine,
-    "harmonic": _harmonic,
-    "power": _power,
-    "list": _list,
-})  # fmt: skip
+SCHEDULES = Records[Callable[[MixingConfig, int, int], float]](
+    "schedule",
+    {
+        "constant": lambda c, g, last: c.start,
+        "geometric": lambda c, g, last: float(c.start * c.ratio ** (g - 1)),
+        "linear": lambda c, g, last: c.start + (c.end - c.start) * _progress(g, last),
+        "cosine": lambda c, g, last: c.end + (c.start - c.end) * (1 + math.cos(math.pi * _progress(g, last))) / 2,
+        "harmonic": lambda c, g, last: 1 / (g + 1),
+        "power": lambda c, g, last: float((g + 1) ** -c.power),
+        "list": lambda c, g, last: c.values[g - 1],
+    },
+)
+"""The share by the settings, the generation and the last generation."""
 SCHEDULES.offer((MixingConfig, "schedule"))
 
 

@@ -50,19 +50,11 @@ class EvaluationConfig:
             value = getattr(self, key)
             check(value is None or value >= 1, f"evaluation.{key}", value, "must be 1 or more, or null")
         reference, embeddings, bleu = self.reference_tokens, self.embeddings, self.self_bleu_samples
-        check(
-            reference is None or reference >= 0,
-            "evaluation.reference_tokens",
-            reference,
-            "must be 0 (off) or more, or null",
-        )
+        remedy = "must be 0 (off) or more, or null"
+        check(reference is None or reference >= 0, "evaluation.reference_tokens", reference, remedy)
         check(bleu == 0 or bleu >= 2, "evaluation.self_bleu_samples", bleu, "must be 0 (off), or 2 or more")
-        check(
-            embeddings is None or embeddings >= 20,
-            "evaluation.embeddings",
-            embeddings,
-            "must be 20 or more (MAUVE makes a cluster for every ten sequences), or null",
-        )
+        remedy = "must be 20 or more (MAUVE makes a cluster for every ten sequences), or null"
+        check(embeddings is None or embeddings >= 20, "evaluation.embeddings", embeddings, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

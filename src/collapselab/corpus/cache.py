@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from collapselab.config import CorpusConfig, UserError
 from collapselab.corpus.files import Digests, cache_root
 from collapselab.corpus.sources import open_source
+from collapselab.store.folders import alone_in
 
 YOUNG = 60  # seconds in which a folder that nobody holds may still come to be held
 
 
-@contextmanager
-def being_made(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder, which ends with the process: `tidy` knows by it what a killed one left."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # file systems without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
-
-
 def tidy() -> None:
-    """Removes what processes that were killed while they tokenised left in the cache."""
+    """Removes what processes that were killed while they tokenised left in the cache: nobody holds its lock any more."""
     for folder in cache_root().glob(".*.partial"):
-        with suppress(OSError):  # another process removes it, or has just put it into its place
-            if time.time() - folder.stat().st_mtime < YOUNG:
-                continue
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError), alone_in(folder, 0):  # another process removes it, or has just put it into its place
+            if time.time() - folder.stat().st_mtime >= YOUNG:
                 shutil.rmtree(folder)
-            finally:
-                os.close(handle)
 
 
 def bytes_below(folder: Path, pattern: str = "*") -> int:
@@ -72,17 +52,9 @@ def cached() -> list[dict[str, Any]]:
                 continue  # another process has just removed it
             except ValueError:
                 facts = {"source": "(broken)", "tokenizer": {"name": "?"}, "splits": {}}
-            size = bytes_below(folder)
+            row = {"digest": folder.name, "source": facts["source"], "tokenizer": facts["tokenizer"]["name"]}
             tokens = sum(split["tokens"] for split in facts["splits"].values())
-            rows.append(
-                {
-                    "digest": folder.name,
-                    "source": facts["source"],
-                    "tokenizer": facts["tokenizer"]["name"],
-                    "tokens": tokens,
-                    "bytes": size,
-                }
-            )
+            rows.append(row | {"tokens": tokens, "bytes": bytes_below(folder)})
     return rows
 
 

@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import CorpusConfig, UserError, digest
-from collapselab.corpus.cache import being_made, bytes_below, cached, clear, show, tidy
+from collapselab.corpus.cache import bytes_below, tidy
 from collapselab.corpus.files import Digests, cache_root, in_words
-from collapselab.corpus.shards import smaller, tokenise
+from collapselab.corpus.shards import mapped, smaller, tokenise
 from collapselab.corpus.sources import SPLITS, Source, open_source
 from collapselab.corpus.tokenizers import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, words_tokenizer
 from collapselab.languages import language_of
 from collapselab.runtime.console import Console
 from collapselab.store.folders import examine, publishing, read_json
-
-__all__ = ["Corpus", "Tokens", "cache_root", "cached", "clear", "prepare", "show"]
 
 FORMAT = 4  # of the cached shards; raise it when their meaning changes
 VERIFY_LIMIT = 2 << 30  # bytes of a cached corpus whose digests are checked at each start (about a second per GB)
@@ -105,7 +103,7 @@ def prepare(
         if manifest is None:
             if source.listing.get("skipped"):
                 console.say(f"corpus.source={config.source!r}: {in_words(source.listing['skipped'])}")
-            with publishing(folder, inputs={}, shared=True) as out, being_made(out):
+            with publishing(folder, inputs={}, shared=True) as out:
                 tokenise(source, config, tokenizer, out)
                 if open_source(config, data_dir, digests).fingerprint != source.fingerprint:
                     raise UserError(f"corpus.source={config.source!r}: changed while it was read; start again")
@@ -143,10 +141,6 @@ def _named_tokenizer(name: str) -> Tokenizer | None:
     return gpt2_tokenizer() if name == "gpt2" else load_tokenizer(name)
 
 
-def _map(path: Path, dtype: Any) -> np.ndarray:
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
-
-
 def _open(folder: Path, tokenizer: Tokenizer | None) -> Corpus:
     facts = read_json(folder / "corpus.json")
     if tokenizer is None:
@@ -155,9 +149,9 @@ def _open(folder: Path, tokenizer: Tokenizer | None) -> Corpus:
 
     def tokens(name: str) -> Tokens:
         return Tokens(
-            _map(folder / f"{name}.ids.bin", facts["dtype"]),
-            _map(folder / f"{name}.starts.bin", np.int64),
-            _map(folder / f"{name}.bytes.bin", np.uint32),
+            mapped(folder / f"{name}.ids.bin", facts["dtype"]),
+            mapped(folder / f"{name}.starts.bin", np.int64),
+            mapped(folder / f"{name}.bytes.bin", np.uint32),
         )
 
     return Corpus(

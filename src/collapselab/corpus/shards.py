@@ -80,21 +80,18 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
 
 def _shared_facts(out: Path, dtype: Any, tokenizer: Tokenizer, passages: Passages | None) -> dict[str, Any]:
     """What was removed from each held-out split for it stands elsewhere, and the share of 50-token windows that is left."""
+    training = mapped(out / "train.ids.bin", dtype)
+    facts = {}
+    for name in ("valid", "test"):
+        ids, starts = mapped(out / f"{name}.ids.bin", dtype), mapped(out / f"{name}.starts.bin", np.int64)
+        left = share_left(ids, starts, training, tokenizer.size)
+        facts[name] = (passages.removed[name] if passages else {}) | {"left": left}
+    return facts
 
-    def mapped(name: str, kind: Any) -> np.ndarray:
-        path = out / name
-        return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
-    training = mapped("train.ids.bin", dtype)
-    return {
-        name: (passages.removed[name] if passages else {})
-        | {
-            "left": share_left(
-                mapped(f"{name}.ids.bin", dtype), mapped(f"{name}.starts.bin", np.int64), training, tokenizer.size
-            )
-        }
-        for name in ("valid", "test")
-    }
+def mapped(path: Path, dtype: Any) -> np.ndarray:
+    """The numbers in a file as a memory map, which none can be of an empty one."""
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
 def _divided(source: Source, config: CorpusConfig, read: Counter[str] | None = None) -> Iterator[tuple[Split, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -37,13 +36,11 @@ class Screen:
         ]
 
     def __enter__(self) -> Screen:
-        self.progress.__enter__()
+        self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
 
     def begin(self, index: int) -> None:
         """Show that a chain has started."""

@@ -20,7 +20,8 @@ from collapselab.config.identity import DEFAULTS, deciding
 from collapselab.config.values import flatten
 from collapselab.metrics import HEADLINE
 from collapselab.mixing.sources import written_by
-from collapselab.report.pages import ChainFiles
+from collapselab.report.files import ChainFiles
+from collapselab.report.tables import markdown
 from collapselab.runtime.console import inert
 from collapselab.store.checks import whole
 from collapselab.store.layout import run_root
@@ -96,7 +97,7 @@ def samples_card(chain: ChainFiles, config: RunConfig, generation: int, meta: di
         f"the model of generation {generation}. {begin}",
         *_learnt(chain, config, generation),
         '```python\nfrom datasets import load_dataset\n\nsamples = load_dataset("samples", split="train")\n```',
-        _table(
+        markdown(
             ["column", "holds"],
             [
                 ["`text`", "the sequence as text; separators between documents are blank lines"],
@@ -138,12 +139,12 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
         f"Real text: {_code(_portable(config.corpus.source))}. Share of real text in the training set of each generation: "
         f"{shares}.{stood}",
         f"Tokens in the training set of generation {generation}, by source: in the set, shown (all epochs), in the loss.",
-        _table(["source", "set", "shown", "in the loss"], counts),
+        markdown(["source", "set", "shown", "in the loss"], counts),
         "## Metrics",
         f"Generation {generation} beside generation 0, and beside fresh real text at the same budget where that has a value.",
-        _table(["metric", f"generation {generation}", "generation 0", "real text"], values),
+        markdown(["metric", f"generation {generation}", "generation 0", "real text"], values),
         "These numbers hold under this protocol, and compare with others of the same protocol only:",
-        _table(["protocol", "value"], [[_code(key), _code(value)] for key, value in sorted(chain.protocol.items())]),
+        markdown(["protocol", "value"], [[_code(key), _code(value)] for key, value in sorted(chain.protocol.items())]),
         "## Settings",
         "What differs from the defaults; paths are shortened.",
         f"````yaml\n{settings(config)}````",
@@ -242,11 +243,6 @@ def _code(value: Any) -> str:
     """A value as a code span, in which Markdown and HTML mean nothing; a pipe would end a table's cell."""
     line = _plain(value).replace("`", "'").replace("|", "\\|")
     return f"`{line}`" if line else "–"
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _page(head: dict[str, Any], parts: list[str]) -> str:

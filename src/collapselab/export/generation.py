@@ -16,7 +16,7 @@ from collapselab.config import RunConfig, UserError
 from collapselab.corpus.tokenizers import LARGEST, Tokenizer, load_tokenizer
 from collapselab.export.cards import model_card, samples_card
 from collapselab.mixing.sets import read_meta
-from collapselab.report.pages import ChainFiles
+from collapselab.report.files import ChainFiles
 from collapselab.runtime.console import Console
 from collapselab.runtime.errors import FULL
 from collapselab.store import folders

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+import datasets  # before evaluate, which needs it imported
 import evaluate
-from datasets import Features, Value
 
 from collapselab.metrics.ngrams import Grams, from_words, grams
 from collapselab.metrics.tails import words
@@ -11,15 +13,22 @@ from collapselab.metrics.tails import words
 INPUTS = "predictions: sampled texts, one string per sequence. references: real texts, as many"
 
 
-def info(description: str, citation: str, *, references: bool) -> evaluate.MetricInfo:
-    """Description, source, and what is read: predictions, and references where the metric compares with real text."""
-    read = ["predictions", "references"] if references else ["predictions"]
-    return evaluate.MetricInfo(
-        description=description,
-        citation=citation,
-        inputs_description=f"{INPUTS}{'' if references else ' (not read; may be left out)'}.",
-        features=Features({name: Value("string") for name in read}),
-    )
+class WordMetric(evaluate.Metric):  # type: ignore[misc]
+    """A metric in a module of its own, whose docstring describes it."""
+
+    source: str
+    """What `evaluate` calls the citation."""
+    reads_references = False
+    """Whether it compares with real text."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        read = ("predictions", "references")[: 1 + self.reads_references]
+        return evaluate.MetricInfo(
+            description=sys.modules[type(self).__module__].__doc__,
+            citation=self.source,
+            inputs_description=f"{INPUTS}{'' if self.reads_references else ' (not read; may be left out)'}.",
+            features=datasets.Features({name: datasets.Value("string") for name in read}),
+        )
 
 
 def word_rows(texts: list[str]) -> list[list[str]]:

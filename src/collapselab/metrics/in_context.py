@@ -31,19 +31,12 @@ class Support:
 
 def support_of(text: Sequences, symbols: int) -> Support:
     """The neighbours of a support text, within its sequences."""
-    firsts, whole = _within(text, 2), _within(text, 3)
+    firsts, whole = text.begins(2), text.begins(3)
     ids = text.ids.astype(np.uint64)
     pairs = np.unique(ids[firsts] * np.uint64(symbols) + ids[firsts + 1])
     keys = ids[whole] * np.uint64(symbols) + ids[whole + 1]
     triples = np.unique(np.searchsorted(pairs, keys).astype(np.uint64) * np.uint64(symbols) + ids[whole + 2])
     return Support(symbols, pairs, triples)
-
-
-def _within(text: Sequences, n: int) -> np.ndarray:
-    """Where an n-gram begins that ends in the same sequence, int64 ascending."""
-    room = np.maximum(0, text.lengths - n + 1)
-    begins = np.cumsum(text.lengths) - text.lengths
-    return np.asarray(np.repeat(begins - (np.cumsum(room) - room), room) + np.arange(room.sum()))
 
 
 def _find(keys: np.ndarray, sorted_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +65,7 @@ def in_context(text: Sequences, support: Support) -> InContext:
     Args:
         text: ids are the support text's numbers, UNKNOWN (-1) for a symbol that it does not have.
     """
-    begins = _within(text, 3)
+    begins = text.begins(3)
     first, middle, last = (text.ids[begins + i].astype(np.int64) for i in range(3))
     named = (first >= 0) & (middle >= 0) & (last >= 0)
     n = np.uint64(support.symbols)

@@ -23,6 +23,12 @@ class Sequences:
     lengths: np.ndarray
     """(sequences,) int64: symbols of each sequence."""
 
+    def begins(self, n: int) -> np.ndarray:
+        """Where an n-gram begins that ends in the same sequence, int64 ascending."""
+        room = np.maximum(0, self.lengths - n + 1)
+        first = np.cumsum(self.lengths) - self.lengths
+        return np.asarray(np.repeat(first - (np.cumsum(room) - room), room) + np.arange(room.sum()))
+
 
 def from_rows(rows: list[np.ndarray]) -> Sequences:
     """Sequences from one array of ids per sequence (their lengths may differ)."""

@@ -68,22 +68,14 @@ def overlap_sums(
         orders: ascending.
     """
     numbers = np.random.Generator(np.random.Philox(key=0)).integers(0, 1 << 64, vocab, np.uint64)
-    wanted = [Wanted(n, _within(text, numbers, n)) for n in orders if n <= text.lengths.max(initial=0)]
+    symbols = numbers[text.ids.astype(np.int64)]
+    wanted = [Wanted(n, hashes_of(symbols, n)[text.begins(n)]) for n in orders if n <= text.lengths.max(initial=0)]
     if wanted:
         _search(wanted, training, numbers)
     return {
         str(order.n): {"grams": float(order.counts.sum()), "found": float(order.counts[order.found].sum())}
         for order in wanted
     }
-
-
-def _within(text: Sequences, numbers: np.ndarray, n: int) -> np.ndarray:
-    """Hashes of the n-grams that begin in a sequence and end in it."""
-    room = np.maximum(0, text.lengths - n + 1)
-    begins = np.cumsum(text.lengths) - text.lengths
-    places = np.repeat(begins - (np.cumsum(room) - room), room) + np.arange(room.sum())
-    found: np.ndarray = hashes_of(numbers[text.ids.astype(np.int64)], n)[places]
-    return found
 
 
 def _search(wanted: list[Wanted], training: np.ndarray, numbers: np.ndarray) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from collapselab.config.identity import DEFAULTS, shared_digests
 from collapselab.metrics.tails import rare_words
+from collapselab.report.overlay import by_arm
 from collapselab.report.protocols import grouped
 from collapselab.runtime.console import inert
 from collapselab.store.checks import number, reading, text, whole
@@ -92,10 +93,8 @@ def _group(
     [tokens, also those within a character]]. `generations`: those on the slider, among them the last that all arms have.
     `tails`: see `_tails`. `notes`: sentences about what was left out.
     """
-    by_arm: dict[str, list[ChainFiles]] = {}
-    for chain in chains:
-        by_arm.setdefault(chain.arm, []).append(chain)
-    firsts = [found[0] for found in by_arm.values()]
+    members = list(by_arm(chains).values())
+    firsts = [found[0] for found in members]
     notes: list[str] = []
     shown, prompts = _within_bounds(firsts, most_tokens, notes)
     heads: dict[str, int] = {}
@@ -125,7 +124,7 @@ def _group(
         "generations": shown,
         "prompts": [inert(head) for head in heads],
         "arms": [arm | {"cells": [arm["cells"].get(i, {}) for i in range(len(heads))]} for arm in arms],
-        "tails": _tails(list(by_arm.values()), most_words, counts),
+        "tails": _tails(members, most_words, counts),
         "notes": notes,
     }
 

@@ -39,9 +39,10 @@ class ChainFiles:
         _check_name(self.arm, path)
         rows = read_metrics(path)
         with reading(path / "metrics.jsonl"):
-            self.rows = [
-                _row(row, generation) for generation, row in enumerate(rows)
-            ]  # their `metrics` without thin tails
+            self.rows: list[dict[str, Any]] = [  # their `metrics` without thin tails
+                {"generation": g, "real_share": float(row["real_share"]), "metrics": row["metrics"]}
+                for g, row in enumerate(rows)
+            ]
             self.digest = _one_protocol([text(row["protocol"]) for row in rows])
         with reading(path / "config.yaml"):
             self.config = (path / "config.yaml").read_text(encoding="utf-8")
@@ -97,17 +98,6 @@ def _one_protocol(found: list[str]) -> str:
     if len(set(found)) > 1:
         raise ValueError("its generations were scored under different protocols")
     return found[0] if found else ""
-
-
-def _row(row: dict[str, Any], generation: int) -> dict[str, Any]:
-    """A line of metrics.jsonl as far as a report uses it. Raises what `reading` turns into an error."""
-    if whole(row["generation"]) != generation:
-        raise ValueError(f"line {generation + 1} is about generation {row['generation']}")
-    return {
-        "generation": generation,
-        "real_share": number(row["real_share"]),
-        "metrics": metrics(row["metrics"]),
-    }
 
 
 def _scores(path: Path) -> dict[str, Any]:

@@ -19,18 +19,6 @@ from collapselab.runtime.console import Console
 from collapselab.store.folders import alone_in, write_bytes, write_text
 from collapselab.store.layout import run_root
 
-__all__ = [
-    "ChainFiles",
-    "attempt_report",
-    "compare",
-    "comparison",
-    "headline",
-    "open_run",
-    "page_of",
-    "table_rows",
-    "write_comparison",
-    "write_report",
-]
 LONGEST_NAME = 120  # of the folder of a comparison; most file systems take 255 bytes
 
 

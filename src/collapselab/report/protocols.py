@@ -10,6 +10,7 @@ from typing import Any
 
 from collapselab.config.identity import DEFAULTS, deciding
 from collapselab.report.files import ChainFiles
+from collapselab.report.overlay import grouped_by
 
 # Settings that say where a run lives or how it is watched: no reason for its numbers.
 NO_REASON = ("name", "arm", "seed", "retain", *deciding("nothing"))
@@ -36,10 +37,8 @@ class Group:
 
 def grouped(chains: list[ChainFiles]) -> list[Group]:
     """The chains by the digest of their protocol, in the order in which they come."""
-    found: dict[str, list[ChainFiles]] = {}
-    for chain in chains:
-        found.setdefault(chain.digest, []).append(chain)
-    return [Group(_label(i), key, members[0].protocol, members) for i, (key, members) in enumerate(found.items())]
+    found = grouped_by(chains, lambda chain: str(chain.digest)).items()
+    return [Group(_label(i), key, members[0].protocol, members) for i, (key, members) in enumerate(found)]
 
 
 def _label(index: int) -> str:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from collapselab.config import UserError
 from collapselab.report import overlay, series, tables
-from collapselab.report.files import ChainFiles
-from collapselab.report.pages import compare, draw_figures, headline, open_run, remove
+from collapselab.report.files import ChainFiles, open_run
+from collapselab.report.pages import compare, draw_figures, headline, remove
 from collapselab.report.protocols import grouped
 from collapselab.runtime.console import inert
 from collapselab.store.checks import number, reading, text, whole
@@ -67,7 +67,7 @@ def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: s
         f"Computing time of all stages together: {seconds:,.0f} s.{_wall(root)}",
         "Machine: " + ", ".join(f"{key} {_plain(value)}" for key, value in environment.items() if value is not None),
         f"## At {title}",
-        _markdown(pd.DataFrame(rows, columns=columns)),
+        tables.markdown(columns, rows, rule="|---"),
     ]
     if len(laws):
         parts += ["## Beside exact theory", _law_table(laws)]
@@ -112,12 +112,8 @@ def _law_table(laws: pd.DataFrame) -> str:
     shown["holds"] = shown["holds"].map({True: "yes", False: "NO"}).fillna("–")
     worst = laws.assign(size=laws["difference"].abs()).groupby(["metric", "arm"], sort=False)["size"].idxmax()
     every = shown.set_index("metric").loc[[laws["metric"].iloc[0]]].reset_index()
+    largest, others = (tables.markdown(part, part.to_numpy(), rule="|---") for part in (shown.loc[worst], every))
     return (
         "Largest difference of each arm (holds: within max(3 s.e., .02)):\n\n"
-        f"{_markdown(shown.loc[worst])}\n\nEvery generation:\n\n{_markdown(every)}"
+        f"{largest}\n\nEvery generation:\n\n{others}"
     )
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
-    return head + "".join("\n| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False))

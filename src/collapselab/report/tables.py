@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,16 @@ def reference(chains: list[ChainFiles]) -> pd.DataFrame:
         for key, value in sorted(chain.reference["metrics"].items())
     ]
     return pd.DataFrame(rows, columns=[c for c in TIDY if c != "generation"])
+
+
+def markdown(columns: Iterable[str], rows: Iterable[Iterable[Any]], rule: str = "| --- ") -> str:
+    """A table in Markdown; what would end a cell or a line must have been taken out of the cells.
+
+    Args:
+        rule: a cell of the line below the head.
+    """
+    head, *lines = (f"| {' | '.join(map(str, cells))} |" for cells in (columns, *rows))
+    return "\n".join([head, rule * len(list(columns)) + "|", *lines])
 
 
 SUMMARY = ["arm", "generation", "metric", "chains", "mean", "low", "high"]

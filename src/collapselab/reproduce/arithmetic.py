@@ -1,8 +1,8 @@
 """The arithmetic of a criterion: a small language of its own, because an entry of the gallery may come from a stranger.
 
 An expression has numbers, `arm.quantity[2]`, `arm.quantity[1:-1]`, `real.quantity`, + - * / **, signs and the functions below;
-everything else is refused by name before anything is computed. Values are plain floats, so there is nothing to call a
-method of. Length and depth are bounded, and no operation makes a value longer than the courses that it is given, so time and
+everything else is refused by name before anything is computed. The tree is walked here, so no method of a value can be
+called. Length and depth are bounded, and no operation makes a value longer than the courses that it is given, so time and
 memory are bounded too.
 """
 
@@ -10,39 +10,27 @@ from __future__ import annotations
 
 import ast
 import math
-import operator
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
 
 LONGEST = 1000
 """Characters of an expression."""
 DEEPEST = 40
 """Operations inside each other."""
-NAN = math.nan
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Values:
-    """Numbers by seed and generation. Without seeds it has a shape alone: enough to check an expression."""
-
-    rows: list[list[float]]
-    """One row for each seed."""
-    length: int
-    """Numbers in each row; 1 is broadcast against longer ones."""
-
-
-Tables = Mapping[str, Mapping[str, Values]]
-
-
-def evaluate(text: str, arms: Tables, real: Mapping[str, Values], seeds: int) -> Values:
-    """The value of an expression.
+def evaluate(
+    text: str, arms: Mapping[str, Mapping[str, np.ndarray]], real: Mapping[str, np.ndarray], seeds: int
+) -> np.ndarray:
+    """The value of an expression, float64 (seeds, generations); without seeds a shape alone, enough to check it.
 
     Args:
-        arms: the courses of each arm by quantity; must be indexed or sliced.
-        real: what real text scores, of length 1; written `real.quantity`, without an index.
+        arms: the courses of each arm by quantity, float64 (seeds, generations); must be indexed or sliced.
+        real: what real text scores, (seeds, 1); written `real.quantity`, without an index.
 
     Raises:
         ValueError: what the language does not have, a name that was not measured, a generation that there is none of;
@@ -50,11 +38,10 @@ def evaluate(text: str, arms: Tables, real: Mapping[str, Values], seeds: int) ->
     """
     tree = parsed(text)
 
-    def value(node: ast.expr) -> Values:
+    def value(node: ast.expr) -> np.ndarray:
         match node:
             case ast.Constant():
-                number = _number(node)
-                return Values([[number]] * seeds, 1)
+                return np.full((seeds, 1), _number(node))
             case ast.UnaryOp(op=op, operand=operand):
                 return _each(UNARY[type(op)], value(operand))
             case ast.BinOp(left=left, op=op, right=right):
@@ -144,88 +131,70 @@ def _named(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def _taken(course: Values, at: ast.expr) -> Values:
+def _taken(course: np.ndarray, at: ast.expr) -> np.ndarray:
     """One generation or a slice of them."""
+    length = course.shape[1]
     if isinstance(at, ast.Slice):
         ends = slice(*(_whole(end) for end in (at.lower, at.upper, at.step)))
         if ends.step == 0:
             raise ValueError("the step of a slice must not be 0")
-        places = range(course.length)[ends]
-        if not places:
-            raise ValueError(f"a slice is empty: there are {course.length} generations")
-        return Values([row[ends] for row in course.rows], len(places))
+        if not range(length)[ends]:
+            raise ValueError(f"a slice is empty: there are {length} generations")
+        return course[:, ends]
     place = _whole(at)
     assert place is not None
-    if not -course.length <= place < course.length:
-        raise ValueError(f"[{place}]: there is no such generation, there are {course.length}")
-    return Values([[row[place]] for row in course.rows], 1)
+    if not -length <= place < length:
+        raise ValueError(f"[{place}]: there is no such generation, there are {length}")
+    return course[:, [place]]
 
 
-def _each(function: Callable[..., float], *values: Values) -> Values:
+def _each(function: Callable[..., np.ndarray], *values: np.ndarray) -> np.ndarray:
     """A function of numbers, applied in every place; nan where it has no finite value."""
-
-    def one(*numbers: float) -> float:
-        try:
-            found = function(*numbers)
-        except (ArithmeticError, ValueError):  # a division by 0, the logarithm of 0, 9 ** 9 ** 9
-            return NAN
-        return found if math.isfinite(found) else NAN
-
-    length = max(value.length for value in values)
-    if any(value.length not in (1, length) for value in values):
-        raise ValueError("slices of different lengths: " + " and ".join(str(value.length) for value in values))
-    wide = [[row * (length // value.length) for row in value.rows] for value in values]
-    return Values([[one(*numbers) for numbers in zip(*rows, strict=True)] for rows in zip(*wide, strict=True)], length)
+    lengths = [value.shape[1] for value in values]
+    if set(lengths) - {1, max(lengths)}:
+        raise ValueError("slices of different lengths: " + " and ".join(map(str, lengths)))
+    with np.errstate(all="ignore"):  # a division by 0, the logarithm of 0, 9 ** 9 ** 9
+        found = function(*values)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
-def _reduced(function: Callable[[list[float]], float]) -> Callable[[Values], Values]:
+def _reduced(function: Callable[[list[float]], float]) -> Callable[[np.ndarray], np.ndarray]:
     """One number for each seed from its row; nan where a number of it is nan."""
-
-    def reduce(x: Values) -> Values:
-        return Values([[NAN if any(map(math.isnan, row)) else function(row)] for row in x.rows], 1)
-
-    return reduce
+    return lambda x: np.array([np.nan if np.isnan(row).any() else function(row.tolist()) for row in x]).reshape(-1, 1)
 
 
 def _slope(row: list[float]) -> float:
     """The least-squares slope per generation."""
     middle = (len(row) - 1) / 2
     squares = sum((g - middle) ** 2 for g in range(len(row)))
-    return sum((g - middle) * x for g, x in enumerate(row)) / squares if squares else NAN
+    return sum((g - middle) * x for g, x in enumerate(row)) / squares if squares else math.nan
 
 
-def _first(x: Values, level: Values) -> Values:
+def _first(x: np.ndarray, level: np.ndarray) -> np.ndarray:
     """How many generations of a slice come before the first that reaches the level; all of them where none does."""
-    if level.length != 1:
+    if level.shape[1] != 1:
         raise ValueError("first(x, level): the level must be one number")
-    pairs = zip(x.rows, level.rows, strict=True)
-    return Values(
-        [[float(next((g for g, value in enumerate(row) if value >= at), len(row)))] for row, (at,) in pairs], 1
-    )
+    reached = x >= level
+    before: np.ndarray = np.where(reached.any(1), reached.argmax(1), x.shape[1])
+    return before.astype(float)[:, None]
 
 
-def _over_seeds(power: float) -> Callable[[Values], Values]:
+def _over_seeds(power: float) -> Callable[[np.ndarray], np.ndarray]:
     """The sum over seeds divided by their number to that power, in the place of every seed."""
-
-    def reduce(x: Values) -> Values:
-        seeds = len(x.rows)
-        whole = [sum(column) / seeds**power for column in zip(*x.rows, strict=True)]
-        return Values([whole] * seeds, x.length)
-
-    return reduce
+    return lambda x: np.asarray(np.broadcast_to(x.sum(0) / max(1, len(x)) ** power, x.shape))
 
 
-UNARY: dict[type[ast.unaryop], Callable[[float], float]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
-BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: math.pow,
+UNARY: dict[type[ast.unaryop], np.ufunc] = {ast.USub: np.negative, ast.UAdd: np.positive}
+BINARY: dict[type[ast.operator], np.ufunc] = {
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.divide,
+    ast.Pow: np.power,
 }
-FUNCTIONS: dict[str, tuple[int, Callable[..., Values]]] = {
-    "abs": (1, lambda x: _each(abs, x)),
-    "log": (1, lambda x: _each(math.log, x)),
+FUNCTIONS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
+    "abs": (1, lambda x: _each(np.abs, x)),
+    "log": (1, lambda x: _each(np.log, x)),
     "mean": (1, _reduced(lambda row: math.fsum(row) / len(row))),
     "largest": (1, _reduced(max)),
     "smallest": (1, _reduced(min)),

@@ -15,21 +15,14 @@ import numpy as np
 
 from collapselab.config import UserError
 from collapselab.reproduce import arithmetic
-from collapselab.reproduce.arithmetic import Values
-
-
-class Course:
-    """Values of one quantity in one arm, float64 (seeds, generations)."""
-
-    def __init__(self, values: np.ndarray):
-        self.values = np.asarray(values, np.float64)
 
 
 @dataclass(frozen=True)
 class Measured:
     """Everything that an expression may name."""
 
-    arms: dict[str, dict[str, Course]]
+    arms: dict[str, dict[str, np.ndarray]]
+    """The course of each quantity in each arm, float64 (seeds, generations)."""
     real: dict[str, np.ndarray]
     """Fresh real text at the same budget, (seeds, 1) for each quantity that it has."""
 
@@ -39,19 +32,18 @@ def value_of(expression: str, measured: Measured, where: str) -> np.ndarray:
 
     Raises UserError for a name that was not measured, a generation that there is none of, or what is no arithmetic.
     """
-    arms = {arm: {key: _plain(course.values) for key, course in table.items()} for arm, table in measured.arms.items()}
-    real = {key: _plain(values) for key, values in measured.real.items()}
-    seeds = max((len(value.rows) for table in (*arms.values(), real) for value in table.values()), default=0)
+    tables = (*measured.arms.values(), measured.real)
+    seeds = max((len(course) for table in tables for course in table.values()), default=0)
     try:
-        found = arithmetic.evaluate(expression, arms, real, seeds)
+        found = arithmetic.evaluate(expression, measured.arms, measured.real, seeds)
     except ValueError as error:
         raise _wrong(expression, where, error) from None
-    if found.length != 1:
+    if found.shape[1] != 1:
         raise UserError(
             f"{where}: {short(expression)!r} is not one number for each seed; name one generation, or take mean(...) or "
             "largest(...)"
         )
-    return np.array([number for (number,) in found.rows], np.float64)
+    return found[:, 0]
 
 
 def check(expression: str, where: str) -> None:
@@ -71,7 +63,3 @@ def _wrong(expression: str, where: str, error: ValueError) -> UserError:
 def short(text: str, most: int = 70) -> str:
     """A text cut in the middle where it is long."""
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
-
-
-def _plain(values: np.ndarray) -> Values:
-    return Values(values.tolist(), values.shape[1])

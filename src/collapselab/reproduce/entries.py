@@ -17,7 +17,7 @@ import numpy as np
 
 from collapselab.config import UserError, digest
 from collapselab.config.keys import nearest
-from collapselab.reproduce.courses import Course, Measured, check, short, value_of
+from collapselab.reproduce.courses import Measured, check, short, value_of
 from collapselab.store.yaml_files import load_yaml
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
@@ -262,7 +262,7 @@ def _check(entry: Entry, tree: dict[str, Any]) -> None:
     generations = tree.get("generations", 5)
     if type(generations) is not int or not 0 <= generations <= 10**5:
         raise UserError(f"{path}: generations={short(repr(generations))}: must be a whole number in [0, 100000]")
-    none = {arm: {key: Course(np.empty((0, generations + 1))) for key in entry.quantities} for arm in arms}
+    none = {arm: {key: np.empty((0, generations + 1)) for key in entry.quantities} for arm in arms}
     real = {key: np.empty((0, 1)) for key in entry.quantities}
     for criterion in (*entry.criteria, *entry.power):
         where = f"{path}: {short(criterion.says)}"

@@ -8,7 +8,6 @@ numbers by generation: what was measured (a mean over chains), `law_...` (exact)
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
@@ -19,6 +18,8 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from collapselab.config import UserError
+from collapselab.config.keys import nearest
+from collapselab.config.values import check
 from collapselab.theory import discrete, gaussian, regression, tails
 from collapselab.theory import simulate as by_chance
 from collapselab.theory.parameters import Parameters as LawParameters
@@ -56,18 +57,15 @@ class Parameters:
     """forgetting: occurrences of the word in the original corpus, 1 to documents."""
 
     def __post_init__(self) -> None:
-        self._check(self.chains >= 2, "chains", "must be 2 or more; a standard error needs two chains")
-        self._check(self.documents >= 2, "documents", "must be 2 or more")
-        self._check(0 <= self.share <= 1, "share", "must lie in [0, 1]")
-        self._check(0 < self.level < float("inf"), "level", "must be above 0")
-        self._check(self.sigma > 0, "sigma", "must be above 0")
-        self._check(1 <= self.count <= self.documents, "count", f"must lie between 1 and documents={self.documents}")
+        check(self.chains >= 2, "chains", self.chains, "must be 2 or more; a standard error needs two chains")
+        check(self.documents >= 2, "documents", self.documents, "must be 2 or more")
+        check(0 <= self.share <= 1, "share", self.share, "must lie in [0, 1]")
+        check(0 < self.level < float("inf"), "level", self.level, "must be above 0")
+        check(self.sigma > 0, "sigma", self.sigma, "must be above 0")
+        remedy = f"must lie between 1 and documents={self.documents}"
+        check(1 <= self.count <= self.documents, "count", self.count, remedy)
         shared = {field.name for field in fields(LawParameters)} - {"share", "regime"}
         LawParameters(**{key: value for key, value in vars(self).items() if key in shared})  # its ranges hold here too
-
-    def _check(self, holds: bool, key: str, remedy: str) -> None:
-        if not holds:
-            raise UserError(f"{key}={getattr(self, key)!r}: {remedy}")
 
     @property
     def shares(self) -> list[float]:
@@ -91,9 +89,7 @@ def simulate(process: dict[str, Any], seed: int) -> Quantities:
     name = process.get("process")
     if name not in PROCESSES:
         said = "process: name one" if name is None else f"process={name!r}: no such process"
-        close = difflib.get_close_matches(str(name), PROCESSES, n=1, cutoff=0.5)
-        near = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"{said}{near}; there are: {', '.join(PROCESSES)}")
+        raise UserError(f"{said}{nearest(str(name), PROCESSES)}; there are: {', '.join(PROCESSES)}")
     uses, run = PROCESSES[name]
     given = {key: value for key, value in process.items() if key != "process"}
     for key, value in given.items():

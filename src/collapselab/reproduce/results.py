@@ -15,6 +15,7 @@ import pandas as pd
 
 from collapselab.config import UserError
 from collapselab.config.values import flatten
+from collapselab.report import tables
 from collapselab.reproduce.courses import Measured
 from collapselab.reproduce.entries import Entry
 from collapselab.reproduce.verdicts import Judged, Verdict
@@ -123,7 +124,7 @@ def tidy(measured: Measured, entry: Entry) -> pd.DataFrame:
         for name, course in quantities.items():
             if f"{arm}.{name}" not in taken and name.removeprefix(LAW) not in entry.plot and name not in entry.plot:
                 continue
-            for (chain, g), value in np.ndenumerate(course.values):
+            for (chain, g), value in np.ndenumerate(course):
                 rows.append((arm, name, chain, g, value))
     for name, values in measured.real.items():
         rows += [("real", name, chain, None, value) for chain, value in enumerate(values[:, 0])]
@@ -135,7 +136,7 @@ def _picture(entry: Entry, measured: Measured) -> bytes:
     from collapselab.reproduce.figure import draw
 
     def arrays(quantity: str) -> dict[str, np.ndarray]:
-        return {arm: found[quantity].values for arm, found in measured.arms.items() if quantity in found}
+        return {arm: found[quantity] for arm, found in measured.arms.items() if quantity in found}
 
     panels = {quantity: arrays(quantity) for quantity in entry.plot}
     real = {quantity: float(measured.real[quantity].mean()) for quantity in entry.plot if quantity in measured.real}
@@ -225,9 +226,5 @@ def ours(one: dict[str, Any]) -> str:
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [
-        columns,
-        ["---"] * len(columns),
-        *([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """A table in Markdown, whatever the cells hold."""
+    return tables.markdown(columns, [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows])

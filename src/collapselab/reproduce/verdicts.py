@@ -18,7 +18,7 @@ import numpy as np
 
 from collapselab.config import UserError
 from collapselab.metrics.intervals import mean_interval
-from collapselab.reproduce.courses import Course, Measured, value_of
+from collapselab.reproduce.courses import Measured, value_of
 from collapselab.reproduce.entries import Criterion, Entry
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def word_of(judged: list[Judged], power: list[Judged]) -> Word:
 def twins(measured: Measured, seeds: list[int]) -> str:
     """Two seeds that measured the very same numbers, in words; empty where there are none. Chains that are not independent
     have no interval, and a mean over them is one chain's."""
-    courses = [course.values for table in measured.arms.values() for course in table.values()]
+    courses = [course for table in measured.arms.values() for course in table.values()]
     for one, other in itertools.combinations(range(len(seeds)), 2):
         if all(np.array_equal(values[one], values[other], equal_nan=True) for values in courses):
             return f"seeds {seeds[one]} and {seeds[other]} measured the very same numbers: their chains are not independent"
@@ -168,10 +168,10 @@ def _simulated(entry: Entry, seeds: list[int]) -> tuple[Measured, dict[str, Any]
     from collapselab.runtime.parallel import environment
 
     assert entry.simulation is not None
-    arms: dict[str, dict[str, Course]] = {}
+    arms: dict[str, dict[str, np.ndarray]] = {}
     for arm, process in entry.simulation["arms"].items():
         runs = [simulate(process, seed) for seed in seeds]
-        arms[arm] = {key: Course(np.stack([run[key] for run in runs])) for key in runs[0]}
+        arms[arm] = {key: np.stack([run[key] for run in runs]) for key in runs[0]}
     settings = yaml.safe_dump({"simulation": entry.simulation, "seeds": seeds}, sort_keys=False)
     return Measured(arms, {}), environment(), settings
 
@@ -195,18 +195,15 @@ def _read(entry: Entry, asked: Experiment, seeds: list[int]) -> tuple[Measured, 
     return Measured(arms, real), some[0].environment
 
 
-def _courses(entry: Entry, chains: list[ChainFiles], last: int) -> dict[str, Course]:
+def _courses(entry: Entry, chains: list[ChainFiles], last: int) -> dict[str, np.ndarray]:
     """Each quantity over generations 0 .. `last`; where a generation lacks it, nan. What no generation has is left out."""
     nan = float("nan")
-    found: dict[str, Course] = {}
+    found: dict[str, np.ndarray] = {}
     for name, key in entry.quantities.items():
-        values = [
-            [
-                row["real_share"] if key == "real_share" else row["metrics"].get(key, nan)
-                for row in chain.rows[: last + 1]
-            ]
-            for chain in chains
+        rows = [
+            [row["metrics"] | {"real_share": row["real_share"]} for row in chain.rows[: last + 1]] for chain in chains
         ]
+        values = [[row.get(key, nan) for row in course] for course in rows]
         if np.isfinite(values).any():
-            found[name] = Course(np.array(values))
+            found[name] = np.array(values)
     return found

@@ -74,22 +74,6 @@ def split(share: float, documents: float) -> tuple[int, float]:
     return whole, max(0.0, exact - whole) if exact - whole > 1e-9 else 0.0
 
 
-def reused(share: float, documents: float, generations: int) -> tuple[np.ndarray, np.ndarray]:
-    """(E H(p) / H*, E ||p - p*||^2 / H*) where the same n_r = alpha N real documents are in every training set and p_0 is
-    their own empirical law; rows are t = 0 .. generations - 1, row 0 being p_0.
-
-    With Hhat = 1 - 1/n_r the diversity of those documents (over H*), the squared error around them follows
-    e' = (1 - alpha)^2 e + (1 - alpha)(Hhat - e)/N, the diversity is Hhat - e and the drift 1/n_r + e.
-    `stratified_reuse` has the law for a generation 0 trained on N documents and for shares that change.
-    """
-    n_r = share * documents
-    top, e, out = 1 - 1 / n_r, 0.0, []
-    for _ in range(generations):
-        out.append(e)
-        e = (1 - share) ** 2 * e + (1 - share) * (top - e) / documents
-    return top - np.asarray(out), 1 / n_r + np.asarray(out)
-
-
 def stratified_reuse(shares: Sequence[float], documents: int) -> np.ndarray:
     """r by generation where generation 0 is trained on N real documents and the alpha N real ones of later generations are
     the first of those again; `pipeline.diversity` derives it, for counts that are known.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from collapselab.config import UserError
+from collapselab.config.keys import nearest
 from collapselab.theory import discrete, entropy, gaussian, regression, selection, sharpening, tails
 from collapselab.theory.parameters import SCHEDULE, Parameters
 from collapselab.theory.survivors import survivors
@@ -64,13 +64,14 @@ def _pipeline(p: Parameters) -> Table:
 
 def _limits(p: Parameters) -> Table:
     shares, n = p.shares(), p.documents
-    columns = {
-        "mixture": discrete.mixture_limit(shares, n),
-        "stratified": discrete.stratified_limit(shares, n),
-        "few_real": discrete.few_real_limit(n * np.asarray(shares)),
-        "lower_bound": discrete.least_diversity(shares, n),
-    }
-    return Table(columns)
+    return Table(
+        {
+            "mixture": discrete.mixture_limit(shares, n),
+            "stratified": discrete.stratified_limit(shares, n),
+            "few_real": discrete.few_real_limit(n * np.asarray(shares)),
+            "lower_bound": discrete.least_diversity(shares, n),
+        }
+    )
 
 
 def _jumps(p: Parameters) -> Table:
@@ -136,10 +137,6 @@ def _sharpening(p: Parameters) -> Table:
     return Table({"r": (1 - np.sum(model**2, 1)) / star, "entropy": entropy.entropy(model), "categories": alive})
 
 
-def _drift(p: Parameters) -> Table:
-    return Table({"variance": discrete.linear_drift(p.shares(), p.documents, p.sigma)})
-
-
 def _gaussian(p: Parameters) -> Table:
     variance, drift = gaussian.maximum_likelihood(p.shares(), p.documents)
     return Table({"variance": variance, "drift": drift}, {"half_life_t": discrete.half_life(variance)})
@@ -197,17 +194,8 @@ def _self_reward(p: Parameters) -> Table:
     return Table(columns, {"plurality_correct": float(betainc(b, a, 0.5))})
 
 
-def _noise(p: Parameters) -> Table:
-    return Table(selection.injected(truth(p), p.noise, p.documents, p.generations + 1))
-
-
-def _agents(p: Parameters) -> Table:
-    n = np.arange(1, p.agents + 1.0)
-    return Table({"effective": selection.effective_agents(n, p.correlation)}, index="agents")
-
-
-def _amdahl(p: Parameters) -> Table:
-    return Table({"speedup": selection.amdahl(np.arange(1, p.agents + 1.0), p.parallel)}, index="agents")
+def _by_agents(name: str, law: Callable[[np.ndarray, float], np.ndarray], p: Parameters, share: float) -> Table:
+    return Table({name: law(np.arange(1, p.agents + 1.0), share)}, index="agents")
 
 
 EXACT = "an exact learner of frequencies on a finite set of categories"
@@ -264,7 +252,8 @@ LAWS: dict[str, Law] = {
     ),
     "drift": Law(
         "variance of the mean in the linearised dynamics with constant noise", "noise sigma^2/N in every step",
-        "Zenil, arXiv 2601.05280", (*SCHEDULE, "documents", "sigma"), _drift,
+        "Zenil, arXiv 2601.05280", (*SCHEDULE, "documents", "sigma"),
+        lambda p: Table({"variance": discrete.linear_drift(p.shares(), p.documents, p.sigma)}),
     ),
     "gaussian": Law(
         "maximum-likelihood refit: E variance and E squared drift of the mean, over the truth's variance",
@@ -298,14 +287,16 @@ LAWS: dict[str, Law] = {
     ),
     "noise": Law(
         "injected noise restores diversity, not information about the truth", f"{EXACT}; no real text after generation 0",
-        "derived here", ("documents", "noise", *TRUTH), _noise,
+        "derived here", ("documents", "noise", *TRUTH),
+        lambda p: Table(selection.injected(truth(p), p.noise, p.documents, p.generations + 1)),
     ),
     "agents": Law(
         "effective number of agents with correlated errors", "equal pairwise correlation", "Kish 1965 (design effect)",
-        ("agents", "correlation"), _agents,
+        ("agents", "correlation"), lambda p: _by_agents("effective", selection.effective_agents, p, p.correlation),
     ),
     "amdahl": Law(
-        "speed-up by parallel workers", "a fixed share of the work can be divided", "Amdahl 1967", ("agents", "parallel"), _amdahl,
+        "speed-up by parallel workers", "a fixed share of the work can be divided", "Amdahl 1967", ("agents", "parallel"),
+        lambda p: _by_agents("speedup", selection.amdahl, p, p.parallel),
     ),
 }  # fmt: skip
 
@@ -317,9 +308,7 @@ def find(name: str | None, given: list[str]) -> str:
             "theory: name a law, as in `collapselab theory mixture`; `collapselab theory --list` lists them"
         )
     if name not in LAWS:
-        close = difflib.get_close_matches(name, LAWS, n=1, cutoff=0.5)
-        near = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"theory {name!r}: no such law{near}; `collapselab theory --list` lists them")
+        raise UserError(f"theory {name!r}: no such law{nearest(name, LAWS)}; `collapselab theory --list` lists them")
     uses = used(name)
     for key in given:
         if key in Parameters.__annotations__ and key not in uses:

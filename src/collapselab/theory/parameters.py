@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from collapselab.config import MixingConfig, UserError
 from collapselab.config.schedules import real_share
+from collapselab.config.values import check
 
 SCHEDULE = ("schedule", "start", "ratio", "end", "power", "values", "floor")
+RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("generations top_k zipf count sigma", lambda v: 0 <= v < math.inf, "must be 0 or more"),
+    ("documents agents models attempts dimension", lambda v: v >= 1, "must be 1 or more"),
+    ("categories", lambda v: v <= 10**7, "must be at most 10000000"),
+    ("generations", lambda v: v <= 20_000, "must be at most 20000"),
+    ("categories", lambda v: v >= 2, "must be 2 or more"),
+    ("anchor noise correlation parallel", lambda v: 0 <= v <= 1, "must lie in [0, 1]"),
+    ("tpr fpr top_p", lambda v: 0 < v <= 1, "must be above 0 and at most 1"),
+    ("prior weight hacks", lambda v: 0 < v < 1, "must lie between 0 and 1"),
+    ("min_p", lambda v: 0 <= v < 1, "must be at least 0 and below 1"),
+    ("temperature spread text_ratio growth", lambda v: 0 < v < math.inf, "must be above 0"),
+    ("gain", lambda v: 1 <= v < math.inf, "must be 1 or more"),
+)
+"""Parameters, the values that they may have, and what is said of others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,50 +116,26 @@ class Parameters:
     """amdahl: share of the work that can be divided, [0, 1]."""
 
     def __post_init__(self) -> None:
-        for key in ("generations", "top_k", "zipf", "count", "sigma"):
-            self._check(0 <= getattr(self, key) < float("inf"), key, "must be 0 or more")
-        for key in ("documents", "agents", "models", "attempts", "dimension"):
-            self._check(getattr(self, key) >= 1, key, "must be 1 or more")
-        self._check(self.categories <= 10**7, "categories", "must be at most 10000000")
-        self._check(self.generations <= 20_000, "generations", "must be at most 20000")
-        self._check(self.categories >= 2, "categories", "must be 2 or more")
-        for key in ("anchor", "noise", "correlation", "parallel"):
-            self._check(0 <= getattr(self, key) <= 1, key, "must lie in [0, 1]")
-        for key in ("tpr", "fpr", "top_p"):
-            self._check(0 < getattr(self, key) <= 1, key, "must be above 0 and at most 1")
-        for key in ("prior", "weight", "hacks"):
-            self._check(0 < getattr(self, key) < 1, key, "must lie between 0 and 1")
-        self._check(0 <= self.min_p < 1, "min_p", "must be at least 0 and below 1")
-        for key in ("temperature", "spread", "text_ratio", "growth"):
-            self._check(0 < getattr(self, key) < float("inf"), key, "must be above 0")
-        self._check(1 <= self.gain < float("inf"), "gain", "must be 1 or more")
-        self._check(0 <= self.real_documents <= self.growth, "real_documents", f"must lie in [0, growth={self.growth}]")
-        self._check(
-            self.expected is None or 0 <= self.expected < float("inf"), "expected", "must be 0 or more, or null"
-        )
-        rising = len(self.accept) == 3 and 0 < self.accept[0] < self.accept[1] < self.accept[2] <= 1
-        self._check(rising, "accept", "give three rising numbers in (0, 1]: of wrong, correct and hack")
-        self._check(
-            self.prior + self.hacks < 1, "hacks", f"prior={self.prior} and hacks must leave room for wrong ones"
-        )
-        self._check(
-            self.schedule != "list" or len(self.values) >= self.generations,
-            "values", f"give one share for each of the {self.generations} generations",
-        )  # fmt: skip
+        for keys, holds, remedy in RANGES:
+            for key in keys.split():
+                check(holds(getattr(self, key)), key, getattr(self, key), remedy)
+        growth, expected, accept, values = self.growth, self.expected, self.accept, self.values
+        check(0 <= self.real_documents <= growth, "real_documents", self.real_documents, f"must lie in [0, {growth=}]")
+        remedy = "must be 0 or more, or null"
+        check(expected is None or 0 <= expected < math.inf, "expected", expected, remedy)
+        rising = len(accept) == 3 and 0 < accept[0] < accept[1] < accept[2] <= 1
+        check(rising, "accept", accept, "give three rising numbers in (0, 1]: of wrong, correct and hack")
+        remedy = f"prior={self.prior} and hacks must leave room for wrong ones"
+        check(self.prior + self.hacks < 1, "hacks", self.hacks, remedy)
+        remedy = f"give one share for each of the {self.generations} generations"
+        check(self.schedule != "list" or len(values) >= self.generations, "values", values, remedy)
         self.shares()
-
-    def _check(self, holds: bool, key: str, remedy: str) -> None:
-        if not holds:
-            raise UserError(f"{key}={getattr(self, key)!r}: {remedy}")
 
     def shares(self) -> list[float]:
         """alpha_g of generations 0 .. generations; under the accumulate regimes, which have none, 1/(g + 1): the share that
         real text has in the pool. Raises UserError as MixingConfig does."""
         try:
-            mixing = MixingConfig(
-                regime=self.regime, schedule=self.schedule, start=self.start, ratio=self.ratio, end=self.end,
-                power=self.power, values=self.values, floor=self.floor, real=self.real,
-            )  # fmt: skip
+            mixing = MixingConfig(**{key: getattr(self, key) for key in (*SCHEDULE, "regime", "real")})
         except UserError as error:
             raise UserError(str(error).removeprefix("mixing.").replace("mixing.", "")) from None
         found = [real_share(mixing, g, self.generations) for g in range(self.generations + 1)]

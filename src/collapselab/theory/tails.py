@@ -26,15 +26,6 @@ def lost(steps: int) -> np.ndarray:
     return np.asarray(out)
 
 
-def present(p: np.ndarray, documents: float, steps: int) -> np.ndarray:
-    """Probability that a category of probability p is in the training sets of steps 1 .. `steps` (generations 0 on),
-    replacement without real text: 1 - exp(-N p (1 - q_{t-1})), for its first count is Poisson(N p).
-
-    float64 (steps, *p.shape)."""
-    kept = 1 - np.append(0.0, lost(steps - 1))
-    return np.asarray(-np.expm1(-documents * np.multiply.outer(kept, p)))
-
-
 def half_lost(documents: float, steps: int) -> np.ndarray:
     """The probability p of the categories of which half are gone from the training set of step t, t = 1 .. steps:
     N p = ln 2 / (1 - q_{t-1}). As a rule of thumb p = 0.4 t / N: N p / t is .49 at t = 3, .40 at t = 10, .36 at 100, and

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datasets  # noqa: F401 - before evaluate, which needs it imported
-import evaluate
-
-from collapselab.hf_metrics.common import info, word_grams
+from collapselab.hf_metrics import common
+from collapselab.hf_metrics.common import word_grams
 from collapselab.metrics.ngrams import distinct, gram_sums
 
 
-class Distinct(evaluate.Metric):  # type: ignore[misc]
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__ or "", "Li et al. 2016", references=False)
+class Distinct(common.WordMetric):
+    source = "Li et al. 2016"
 
     def _compute(self, predictions: list[str], references: list[str] | None = None) -> dict[str, float]:
         return {f"distinct_{order.n}": distinct(gram_sums(order)) for order in word_grams(predictions)}

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datasets  # noqa: F401 - before evaluate, which needs it imported
-import evaluate
-
-from collapselab.hf_metrics.common import info, word_grams
+from collapselab.hf_metrics import common
+from collapselab.hf_metrics.common import word_grams
 from collapselab.metrics.ngrams import entropy
 
 
-class NgramEntropy(evaluate.Metric):  # type: ignore[misc]
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__ or "", "Miller 1955", references=False)
+class NgramEntropy(common.WordMetric):
+    source = "Miller 1955"
 
     def _compute(self, predictions: list[str], references: list[str] | None = None) -> dict[str, float]:
         values: dict[str, float] = {}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import datasets  # noqa: F401 - before evaluate, which needs it imported
-import evaluate
 import numpy as np
 
-from collapselab.hf_metrics.common import info, word_rows
+from collapselab.hf_metrics import common
+from collapselab.hf_metrics.common import word_rows
 from collapselab.metrics.ngrams import Sequences, from_words
 from collapselab.metrics.overlap import overlap_sums, overlap_values
 
 
-class Overlap(evaluate.Metric):  # type: ignore[misc]
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__ or "", "Carlini et al. 2023", references=True)
+class Overlap(common.WordMetric):
+    source = "Carlini et al. 2023"
+    reads_references = True
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         texts, real = word_rows(predictions), word_rows(references)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datasets  # noqa: F401 - before evaluate, which needs it imported
-import evaluate
-
-from collapselab.hf_metrics.common import info, word_grams
+from collapselab.hf_metrics import common
+from collapselab.hf_metrics.common import word_grams
 from collapselab.metrics.ngrams import diversity, gram_sums, repetition, sequence_repetition, sequence_repetition_sums
 
 
-class Repetition(evaluate.Metric):  # type: ignore[misc]
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__ or "", "Su et al. 2022; Welleck et al. 2020", references=False)
+class Repetition(common.WordMetric):
+    source = "Su et al. 2022; Welleck et al. 2020"
 
     def _compute(self, predictions: list[str], references: list[str] | None = None) -> dict[str, float]:
         orders = {order.n: order for order in word_grams(predictions)}

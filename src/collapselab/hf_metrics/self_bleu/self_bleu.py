@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datasets  # noqa: F401 - before evaluate, which needs it imported
-import evaluate
-
-from collapselab.hf_metrics.common import info, word_rows
+from collapselab.hf_metrics import common
+from collapselab.hf_metrics.common import word_rows
 from collapselab.metrics.self_bleu import self_bleu_sums, self_bleu_values
 
 
-class SelfBleu(evaluate.Metric):  # type: ignore[misc]
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__ or "", "Zhu et al. 2018", references=False)
+class SelfBleu(common.WordMetric):
+    source = "Zhu et al. 2018"
 
     def _compute(self, predictions: list[str], references: list[str] | None = None) -> dict[str, float]:
         return self_bleu_values(self_bleu_sums(word_rows(predictions)))

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 from collections import Counter
 
-import datasets  # noqa: F401 - before evaluate, which needs it imported
-import evaluate
 import numpy as np
 
-from collapselab.hf_metrics.common import info, word_rows
+from collapselab.hf_metrics import common
+from collapselab.hf_metrics.common import word_rows
 from collapselab.metrics.tails import tail_sets, tail_sums
 
 
-class Tails(evaluate.Metric):  # type: ignore[misc]
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__ or "", "Shumailov et al. 2024", references=True)
+class Tails(common.WordMetric):
+    source = "Shumailov et al. 2024"
+    reads_references = True
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         real = Counter(word for row in word_rows(references) for word in row)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import datasets  # noqa: F401 - before evaluate, which needs it imported
-import evaluate
 import numpy as np
 
-from collapselab.hf_metrics.common import info, word_rows
+from collapselab.hf_metrics import common
+from collapselab.hf_metrics.common import word_rows
 from collapselab.metrics.distribution import unigram_distances
 from collapselab.metrics.ngrams import from_words
 
 
-class UnigramDistance(evaluate.Metric):  # type: ignore[misc]
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__ or "", "Lin 1991", references=True)
+class UnigramDistance(common.WordMetric):
+    source = "Lin 1991"
+    reads_references = True
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         texts, real = word_rows(predictions), word_rows(references)

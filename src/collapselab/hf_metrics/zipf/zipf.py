@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datasets  # noqa: F401 - before evaluate, which needs it imported
-import evaluate
-
-from collapselab.hf_metrics.common import info, word_grams
+from collapselab.hf_metrics import common
+from collapselab.hf_metrics.common import word_grams
 from collapselab.metrics.richness import zipf_values
 
 
-class Zipf(evaluate.Metric):  # type: ignore[misc]
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__ or "", "Clauset et al. 2009", references=False)
+class Zipf(common.WordMetric):
+    source = "Clauset et al. 2009"
 
     def _compute(self, predictions: list[str], references: list[str] | None = None) -> dict[str, float]:
         counts = [order.counts for order in word_grams(predictions) if order.n == 1]
