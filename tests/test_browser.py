@@ -530,3 +530,19 @@ def test_strange_text_is_shown_and_never_obeyed(opened: Pages) -> None:
             details.evaluate("node => { node.open = true; }")
         one.check()
     assert not set(MARKS + "\x00\x1b") & set(one.page.evaluate("document.body.textContent"))
+
+
+def test_any_metric_is_chosen_by_the_keyboard(opened: Pages) -> None:
+    one = opened["real", 800]
+    select = one.page.locator("select.any").first
+    box = one.page.locator(".chart.any").first
+    select.scroll_into_view_if_needed()
+    box.locator("svg").first.wait_for()
+    for _ in range(2):
+        before = select.input_value()
+        select.press("ArrowDown")
+        key = select.input_value()
+        assert key != before and box.get_attribute("aria-label").startswith(key)
+        assert one.page.locator(".chart.any + [role=status]").first.inner_text().startswith(key)
+        assert key in box.locator(".annotation-text").first.text_content()
+    one.check()

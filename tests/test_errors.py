@@ -73,6 +73,11 @@ class Kitchen:
         (self.here / "a.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
         return self.lab("run", "--config", str(self.here / "a.yaml"))
 
+    def plugin(self, text: str, settings: str = "") -> tuple[int, str, str]:
+        (self.here / "mine.py").write_text(text)
+        (self.here / "a.yaml").write_text(settings)
+        return self.lab("run", "--plugin", str(self.here / "mine.py"), "--config", str(self.here / "a.yaml"))
+
     def model(self, change: Callable[[Path], object], **changes: Any) -> tuple[int, str, str]:
         """A run from a copy of the good model folder, changed."""
         folder = Path(shutil.copytree(self.good / "model", self.here / "model"))
@@ -317,6 +322,7 @@ FINISHED = (  # a finished run is there, and stays
 )
 
 PAPERS = str(ROOT / "configs" / "papers")
+OF_MINE = f"plugins: [{{name: mine.py, digest: '{'0' * 64}'}}]\n"
 PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     # configuration
     "a verb that is none": lambda k: k.lab("rnu"),
@@ -333,6 +339,14 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
         "experiment", '--arms={"x0.5": {}, "x{mixing.start}": {"mixing.start": 0.5}}', "--seeds=[1]"
     ),
     "a word that is no choice": lambda k: k.run(device="gpu"),
+    "a plugin that is not there": lambda k: k.lab("run", "--plugin", "/no/such/mine.py"),
+    "a plugin that fails": lambda k: k.plugin("1 / 0\n"),
+    "a plugin with a name that the lab has": lambda k: k.plugin(
+        "from collapselab.mixing.regimes import REGIMES\nREGIMES['replace'] = REGIMES['balanced']\n"
+    ),
+    "a plugin in a file of settings": lambda k: k.yaml("plugin: mine.py\n"),
+    "a run made with a plugin that is not given": lambda k: k.yaml(OF_MINE),
+    "a run made with another version of a plugin": lambda k: k.plugin("", OF_MINE),
     "a value out of its range": lambda k: k.run(training__beta1=2),
     "a value out of its range, under --print-config": lambda k: k.lab("run", "--mixing.floor=-1", "--print-config"),
     "an arm's value out of its range, under --print-config": lambda k: k.lab(
@@ -606,6 +620,7 @@ ONLY: dict[str, list[Any]] = {
     "model.pretrained": [None, "", "/no/such/model", "package:no_such_package", "package:..", "nobody/nothing"],
     "runs_dir": ["", " ", "\x00"],
     "data_dir": [None, "/no/such/folder"],
+    "plugins": [[], [{"name": "a.py", "digest": "0" * 64}], [{"name": "a.py"}], "a.py", 1],
 }
 
 
@@ -652,7 +667,7 @@ def try_out(kitchen: Kitchen, changes: dict[str, Any], in_file: bool) -> str:
 
 
 def test_every_key_is_tried() -> None:
-    assert set(KEYS) == set(flatten(as_dict(RunConfig())))
+    assert set(KEYS) == {*flatten(as_dict(RunConfig())), "plugins"}
 
 
 def test_any_configuration_runs_or_is_refused_in_one_line(kitchen: Kitchen) -> None:

@@ -30,7 +30,7 @@ BATCH_DEPENDS_ON = ("device", "deterministic", "sampling.precision", "sampling.b
 ORDER = (
     *("mixing.", "mixing.replaced", "mixing.added", "sampling.", "sampling.prompt_from", "sampling.beams"),
     *("sampling.batch_size", "sampling.precision", "training.", "model.", "model.dropout"),
-    *("device", "deterministic", "generations"),
+    *("device", "deterministic", "generations", "plugins"),
 )
 LISTED = sorted(FORK_MAY_CHANGE, key=lambda key: [key.startswith(head) for head in reversed(ORDER)])
 

@@ -286,7 +286,8 @@ def chooser(chains: list[Any]) -> dict[str, Any]:
             looks[curve["name"]] = curve | {"customdata": None, "hovertemplate": "generation %{x}<br>%{y:.4~g}"}
         title, range_ = layout["annotations"][0]["text"], layout["yaxis"]["range"]
         shown.append({"title": title, "range": range_, "said": layout["meta"]["alt"], "curves": curves})
-    return {"keys": keys, "spec": empty.done("", ([], []), []), "shows": {"looks": looks, "shown": shown}}
+    chart = empty.done("", ([], []), [])
+    return {"keys": keys, "shows": {"chart": chart, "looks": looks, "shown": shown}}
 
 
 CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (

@@ -132,8 +132,8 @@
   // --- any metric ----------------------------------------------------------------------------------------------------
 
   for (const select of document.querySelectorAll("select.any")) {
-    const { looks, shown } = DATA.any[select.dataset.chart];
-    const chart = charts.get(select.dataset.chart);
+    const { chart, looks, shown } = DATA.any[select.dataset.chart];
+    charts.set(select.dataset.chart, chart);
     const box = boxes.find((one) => one.dataset.chart === select.dataset.chart);
     const show = () => {
       const { title, range, said, curves } = shown[select.selectedIndex] ?? { title: "", said: "No metric", curves: {} };

@@ -96,7 +96,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
             {"name": a, "colour": colour(m[0].place), "symbol": mark(m[0].place)[0], "control": m[0].is_control}
             for a, m in arms.items()
         ],
-        "charts": [{"id": chart["id"], **chart["spec"]} for one in shown for chart in (*one["charts"], one["any"])],
+        "charts": [{"id": chart["id"], **chart["spec"]} for one in shown for chart in one["charts"]],
         "any": {one["any"]["id"]: one["any"]["shows"] for one in shown},
         "look": {"diverging": DIVERGING, "neutral": NEUTRAL, "gap": GAP, "head": HEAD},
         "explorer": explorer.payload(found.chains),
