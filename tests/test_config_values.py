@@ -193,7 +193,7 @@ def test_two_arms_of_one_name_are_refused(lab: Lab, tmp_path: Path, second: str)
     path = tmp_path / "arms.yaml"
     path.write_text(f"seeds: [1]\narms:\n  yes: {{}}\n  {second}: {{mixing.start: 0.5}}\n")
     code, _, err = lab("experiment", "--config", str(path), "--print-config")
-    assert code == 2 and "key 'yes' stands twice" in err
+    assert code == 2 and "key 'yes' occurs twice" in err
 
 
 @pytest.mark.parametrize(

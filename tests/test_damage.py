@@ -162,7 +162,7 @@ def test_pruned_weights_that_are_needed_are_trained_again_and_pruned_again(copie
     damage(copied.path / stage / "manifest.json", "emptied")
     lines, made = copied.again()
     place = copied.path / "gen_001" / "train"
-    assert f"{place}: its weights were pruned and are needed; trained again" in lines and made == {stage}
+    assert f"{place}: its weights were pruned and are needed; retraining them" in lines and made == {stage}
     assert left(copied.path) == finished[1] and not (place / "model.safetensors").exists()
 
 
@@ -218,7 +218,7 @@ def test_damage_to_what_a_fork_took_along_is_not_mended_by_its_own_settings(copi
     for chain in (path, copied.path):
         damage(chain / "gen_002" / "samples" / "tokens-00000.bin", "flipped")
     with pytest.raises(
-        UserError, match=r"samples: tokens-00000\.bin has other content.*it was forked: put back what .*test/arm"
+        UserError, match=r"samples: tokens-00000\.bin has other content.*the fork inherited it: restore .*test/arm"
     ):
         run(other)
 

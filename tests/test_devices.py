@@ -62,7 +62,7 @@ def test_deterministic_is_strict_and_is_taken_back(a_card) -> None:
 def test_an_operation_that_torch_refuses_then_is_one_line(a_card, tmp_path) -> None:
     processes = Processes("cuda", deterministic=True)
     refused = pytest.raises(UserError, match=r"^deterministic=True: torch refuses an operation \(put_ does not")
-    with refused as said, errors.in_words(tmp_path, processes):
+    with refused as said, errors.one_line_errors(tmp_path, processes):
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert len(str(said.value)) <= 300 and "\n" not in str(said.value)
 

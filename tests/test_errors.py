@@ -32,7 +32,7 @@ from collapselab.corpus import readers
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.models import families
 from collapselab.runtime import memory
-from collapselab.store.lock import Lock, take
+from collapselab.store.lock import Lock, try_lock
 
 BASE: dict[str, Any] = {
     "name": "tried", "generations": 1, "progress": False, "corpus.tokenizer": "bytes", "corpus.vocab_size": 300,
@@ -283,7 +283,7 @@ def _linked(chain: Path) -> None:
 
 def _held(kitchen: Kitchen) -> Result:
     holder: list[Lock] = []
-    result = _again(kitchen, lambda chain: holder.append(take(chain / "lock")))
+    result = _again(kitchen, lambda chain: holder.append(try_lock(chain / "lock")))
     holder[0].release()
     return result
 

@@ -412,7 +412,7 @@ def test_a_damaged_stage_is_neither_scored_nor_sampled(done: Path, tmp_path: Pat
     for line in asked:
         code, out, err = lab(*line)
         assert (code, out) == (2, "") and err.count("\n") == 1, err
-        assert f"{place}: missing, damaged" in err and "continue the run to have it made again" in err
+        assert f"{place}: missing, damaged" in err and "continue the run to rebuild it" in err
     assert content(tmp_path / "exp") == before and not (tmp_path / "out").exists()
 
 
@@ -427,7 +427,7 @@ def test_a_run_is_scored_by_one_process_at_a_time_and_within_its_text(done: Path
         lock.write('{"pid": 4242}')
         lock.flush()
         code, _, err = lab("eval", str(chain), "--evaluation.tokens", "256")
-    assert code == 2 and err.count("\n") == 1 and "process 4242 has this chain" in err
+    assert code == 2 and err.count("\n") == 1 and "process 4242 has locked this chain" in err
     assert content(tmp_path / "exp") == before
 
 

@@ -162,7 +162,7 @@ def fails_and_goes_on(config: RunConfig, at: int, number: int, wanted: dict[str,
         words = "disk is full" if number == errno.ENOSPC else os.strerror(number)
         assert str(home) in said and (words in said or os.strerror(number) in said), (where, said)
         at_start = "choose another folder than runs_dir" in said  # nothing is published yet
-        assert "the same command goes on" in said or "cannot be written" in said or at_start, (where, said)
+        assert "the same command resumes" in said or "cannot be written" in said or at_start, (where, said)
     for manifest in home.glob("test/arm=main/seed=1/gen_*/*/manifest.json"):
         if manifest.parent.parent.name.startswith("gen_"):
             assert folders.examine(manifest.parent)[1] == "", (where, manifest)

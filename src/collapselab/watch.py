@@ -19,7 +19,7 @@ import yaml
 
 from collapselab.config import UserError
 from collapselab.runtime.console import PROGRESS
-from collapselab.store.checks import BROKEN, number, reading, refuse_strange, text, whole
+from collapselab.store.checks import BROKEN, number, reading, refuse_links, text, whole
 from collapselab.store.layout import STAGES, Chain, NoRunError, find_chains, read_metrics, run_root, settled
 from collapselab.store.lock import Holder, holder
 from collapselab.store.seals import parse, plain_bytes
@@ -106,7 +106,7 @@ class Watcher:
     def __init__(self, run: Path):
         self.run = settled(run)
         self.root = run_root(self.run)
-        refuse_strange(self.root, self.root)
+        refuse_links(self.root, self.root)
         asked = self.run.absolute() == self.root
         if not (asked and (self.root / "experiment.yaml").is_file()):
             try:

@@ -21,7 +21,7 @@ from collapselab.config import UserError, first_line
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.trial import unusable
 from collapselab.runtime.console import Console
-from collapselab.store.checks import strange_files
+from collapselab.store.checks import special_file
 
 SEPARATOR = "<|endoftext|>"
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -228,7 +228,7 @@ def load_tokenizer(name: str, *, gguf_file: str | None = None, key: str = "corpu
     try:
         options = {"gguf_file": gguf_file} if gguf_file else {}
         folder = name if Path(name).is_dir() else fetched(name, f"{key}={name!r}")
-        if wrong := strange_files(Path(folder)):
+        if wrong := special_file(Path(folder)):
             raise ValueError(wrong)
         with panics():
             tokenizer = Tokenizer(AutoTokenizer.from_pretrained(folder, **options, **SAFE), name)

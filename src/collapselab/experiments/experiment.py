@@ -15,8 +15,8 @@ from typing import Any, Literal
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.config.values import flatten
 from collapselab.runtime.console import inert
-from collapselab.store.chain_files import keep_asked
-from collapselab.store.checks import refuse_strange
+from collapselab.store.chain_files import keep_experiment
+from collapselab.store.checks import refuse_links
 from collapselab.store.layout import Chain, settled
 
 Outcome = tuple[Literal["done", "left", "failed"], str]
@@ -60,10 +60,10 @@ class Experiment:
     def save(self) -> None:
         """Keeps what was asked for beside the chains, for the report and for whoever runs it again; says where what was
         kept before is damaged or gone. Raises UserError where nothing can be written."""
-        refuse_strange(self.root, self.root)
+        refuse_links(self.root, self.root)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            for line in keep_asked(self.root, self.asked()):
+            for line in keep_experiment(self.root, self.asked()):
                 print(inert(line), file=sys.stderr)
         except OSError as error:
             where = next(iter(self.arms.values())).runs_dir

@@ -20,7 +20,7 @@ from collapselab.report.files import ChainFiles
 from collapselab.runtime.console import Console
 from collapselab.runtime.errors import FULL
 from collapselab.store import folders
-from collapselab.store.checks import implausible, reading
+from collapselab.store.checks import reading, unsafe_model
 from collapselab.store.folders import beside, put_in_place, write_text
 from collapselab.store.layout import run_root
 
@@ -162,7 +162,7 @@ def _table(
 
 def _model(chain: ChainFiles, config: RunConfig, generation: int, stage: Path, out: Path) -> None:
     """Copies what `from_pretrained` reads, and the note from which the lab knows its own models."""
-    if wrong := implausible(stage):
+    if wrong := unsafe_model(stage):
         raise UserError(f"{stage}: is not exported ({wrong}); check where the run comes from")
     out.mkdir()
     for path in sorted(stage.iterdir()):

@@ -13,7 +13,7 @@ from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, fetched
 from collapselab.runtime.memory import check_memory, on_gpu
-from collapselab.store.checks import implausible
+from collapselab.store.checks import unsafe_model
 from collapselab.store.folders import read_json
 
 # Shares of the spread of logits: see `distance`. float32 differs by some 1e-6, a cache that is not read by 0.5 or more.
@@ -53,7 +53,7 @@ def locate(pretrained: str, *, weights: bool = False) -> tuple[str, str | None]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{asked}: the folder has no config.json; name a model folder")
-        if wrong := implausible(path):
+        if wrong := unsafe_model(path):
             raise UserError(f"{asked}: cannot be loaded ({wrong}); check the folder or name")
         return str(path), None
     raise UserError(f"{asked}: no such folder or file; check the path")
