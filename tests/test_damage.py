@@ -248,7 +248,7 @@ def test_damaged_parts_are_named_and_the_others_gone_on_with(finished, tmp_path,
     """The newest checkpoint within training, and a part of the text; each kind of file in them by turns."""
     for stage, before, goes_on in (
         ("train", "gen_001/.train.partial/.log.jsonl", "training resumes after step 3 of 5"),
-        ("samples", "gen_001/.samples.partial/.tokens-00000.bin", "sampling goes on with 2 of 3 batches"),
+        ("samples", "gen_001/.samples.partial/.tokens-00000.bin", "sampling resumes with 2 of 3 batches"),
     ):
         home = tmp_path / stage
         path = halted(finished[0], home, before, monkeypatch)

@@ -102,7 +102,7 @@ def engine_write(
 ) -> torch.Tensor:
     written: torch.Tensor = original(engine, prompts, key, first, watch)
     if written.is_cuda:
-        drawn = np.random.default_rng([key, first]).integers(engine.form.vocab, size=tuple(written.shape))
+        drawn = np.random.default_rng([key, first]).integers(engine.shape.vocab, size=tuple(written.shape))
         written = torch.from_numpy(drawn).to(written.device)
     return written
 

@@ -20,7 +20,7 @@ from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
 from collapselab.sampling.sampler import Sampler
 from collapselab.sampling.side_by_side import side_by_side
-from collapselab.sampling.weights import Weights, form_of
+from collapselab.sampling.weights import Weights, shape_of
 
 QUIET = Console(speaks=False)
 
@@ -111,7 +111,7 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
     sampler.release()  # its batch fills a card, and parity needs room of its own
     # What a step must move at least: half a cache on average, logits once each way, weights once.
     for row, batch in zip(rows, sizes, strict=True):
-        step = form_of(model).cache_bytes(length, dtype) / 2 * batch + 2 * 4 * batch * size.vocab
+        step = shape_of(model).cache_bytes(length, dtype) / 2 * batch + 2 * 4 * batch * size.vocab
         moved = step + model.parameters * dtype.itemsize
         row.share = None if row.rate is None else moved * row.rate / batch / found.copy
     return Case(

@@ -44,12 +44,12 @@ class Log:
         self.recent: list[tuple[int, Tensor, Tensor]] = []
 
     def add(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Record a step without waiting for the device: its sums (`Loss`; this process's share, per target of the whole batch) and
-        its gradient norm."""
+        """Record a step without waiting for the device: its sums (`Loss`; this process's share, per target of the batch) and
+        gradient norm."""
         self.recent.append((step, loss, norm))
 
     def look(self, *flags: bool) -> list[bool]:
-        """Fetch the recorded losses; return for each flag whether any process has set it. Raise UserError if a loss is not finite."""
+        """Fetch the recorded losses; return which flags any process has set. Raise UserError if a loss is not finite."""
         device = self.processes.device
         raised = torch.tensor([float(flag) for flag in flags], device=device)
         sums = torch.stack([sums for _, sums, _ in self.recent])

@@ -266,7 +266,7 @@ class Trainer:
         """Accumulate the gradients of a step; return its sums (`Loss`). Micro-batches that do not fit into GPU memory are halved
         from then on."""
         if self.processes.world > 1 and not self.rehearsed and self.processes.device.type == "cuda":
-            # Rehearse: once gradients are being summed, a process that runs out of memory cannot undo what others added.
+            # Once gradients are summed, a process that runs out of memory cannot undo what others have added.
             self.rehearsed = True
             self._attempts(parts, scale, sync=False)
             self.optimizer.zero_grad(set_to_none=True)
