@@ -97,9 +97,8 @@ def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bo
             "transformers model, eager": theirs,
             "ours": ours,
         }
-        rows = [
-            measured(name, work, amount, device, repeats) for name, work in ways.items() if work is ours or not ours_alone
-        ]
+        names = ["ours"] if ours_alone else list(ways)
+        rows = [measured(name, ways[name], amount, device, repeats) for name in names]
         peak = ceiling.datasheet or ceiling.flops
         for row in rows:
             row.share = None if row.rate is None else row.rate * size.flops(block) / peak

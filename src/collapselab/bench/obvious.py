@@ -54,10 +54,10 @@ def perplexity(net: Any, blocks: Tensor, batch: int, *, bf16: bool) -> float:
 
 
 def generation(
-    net: Any, blocks: Tensor, prompts: Tensor, held_out: Tensor, batch: int, sample_batch: int, folder: Path, *, bf16: bool
+    net: Any, blocks: Tensor, prompts: Tensor, held: Tensor, batch: int, sample_batch: int, folder: Path, *, bf16: bool
 ) -> float:
     """Run a generation: train on blocks (N, T), save, sample as much, score; return the held-out perplexity."""
     train(net, blocks, batch, bf16=bf16)
     net.save_pretrained(folder)
     generate(copy.deepcopy(net).bfloat16() if bf16 else net, prompts, blocks.shape[1], sample_batch)
-    return perplexity(net, held_out, batch, bf16=bf16)
+    return perplexity(net, held, batch, bf16=bf16)

@@ -259,7 +259,8 @@ def keep(document: dict[str, Any], folder: Path) -> Path:
     for path in sorted(folder.glob(f"{stem}-*.json")):
         kept = read_json(path)
         about = ", ".join(f"{key} {value}" for key, value in kept["machine"].items() if key not in ("hardware", "date"))
-        lines += [f"## {kept['bench']}", "", f"`{kept['command']}` ({about}); raw figures: [{path.name}]({path.name})", ""]
+        source = f"`{kept['command']}` ({about}); raw figures: [{path.name}]({path.name})"
+        lines += [f"## {kept['bench']}", "", source, ""]
         for case in kept["cases"]:
             table = markdown(_columns(case), map(_cells, case["rows"]), rule="|---")
             lines += [f"### {case['title']}", "", table, ""]

@@ -329,7 +329,7 @@ class Trainer:
                 yield step, [(ids.to(processes.device, non_blocking=True), counts) for ids, counts in ready]
 
     def _forward(self, ids: Tensor) -> Tensor:
-        """Sums of a micro-batch (`Loss`). Odd-sized ones run eagerly: recompiling would cost more."""
+        """Compute the sums of a micro-batch (`Loss`). Odd-sized ones run eagerly: recompiling would cost more."""
         usual = not self.compiled_rows or len(ids) == -(-self.compiled_rows // self.split)
         try:
             with nullcontext() if usual else torch.compiler.set_stance("force_eager"):

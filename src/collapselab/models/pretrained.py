@@ -47,7 +47,8 @@ def locate(pretrained: str, *, weights: bool = False) -> tuple[str, str | None]:
         try:
             path = Path(fetched(pretrained, asked, weights=weights))
         except Exception as error:  # the hub raises many kinds
-            raise UserError(f"{asked}: cannot be loaded ({first_line(error)[:150]}); check the folder or name") from None
+            reason = first_line(error)[:150]
+            raise UserError(f"{asked}: cannot be loaded ({reason}); check the folder or name") from None
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{asked}: the folder has no config.json; name a model folder")

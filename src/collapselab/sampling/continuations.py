@@ -74,7 +74,7 @@ def write_continuations(
     prompts = np.stack([ids[place : place + head] for place in places]).astype(np.int64)
     settings, device = config.sampling, processes.device
     model.net.to(device).eval()
-    cache_flaw(model, head, total - head, device, reorders=settings.beams > 1)  # computed once, not in each process below
+    cache_flaw(model, head, total - head, device, reorders=settings.beams > 1)  # once, not in each process below
     write = plain_writer(model, settings, stream_key(config.seed, 0), head, total - head, precision, device)
     # One thread on a CPU: the last bits depend on the number of threads.
     ((_, written),) = side_by_side(lambda _: write(prompts, FIRST), [0], device)

@@ -140,11 +140,12 @@ class Sampler:
             self._log_once("engine", f"sampling: the fast engine does not support {why}; using the plain sampler")
         self.writes = "plain"
         model.net.to(device).eval()
-        flaw = cache_flaw(model, read, new, device, reorders=config.beams > 1)  # before batches are assigned to processes
+        flaw = cache_flaw(model, read, new, device, reorders=config.beams > 1)  # before processes get their batches
         if flaw is not None:
             name = type(model.net).__name__
-            message = f"sampling: {name} runs without its cache ({flaw}); each step reads the whole text, which is slower"
-            self._log_once(flaw, message)
+            self._log_once(
+                flaw, f"sampling: {name} runs without its cache ({flaw}); slower: each step reads the whole text"
+            )
         return plain_writer(model, config, key, read, new, self.precision, device)
 
     def _log_once(self, key: str, message: str) -> None:
