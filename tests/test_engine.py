@@ -25,7 +25,8 @@ from collapselab.runtime.console import Console
 from collapselab.sampling.draw import draw, truncated, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch
-from collapselab.sampling.sampler import CPU_BATCH, Sampler, row_bytes
+from collapselab.sampling.room import row_bytes
+from collapselab.sampling.sampler import CPU_BATCH, Sampler
 from collapselab.sampling.weights import Weights, shape_of, unsupported
 from collapselab.store.folders import read_json
 from collapselab.store.layout import keep_batch

@@ -294,11 +294,8 @@ def replay(config: RunConfig, chain: Path, console: Console, mode: str) -> int:
 def send_report(
     config: RunConfig, root: Path, page: Path, columns: list[str], rows: list[list[str]], mode: str | None = None
 ) -> None:
-    """Send an experiment's report and table of arms to a run of their own, if tracking is on; failures are only logged.
-
-    Args:
-        config: of any chain of the experiment. mode: replaces the mode of `config`.
-    """
+    """Send an experiment's report and table of arms to a run of their own, if tracking is on; failures are only logged. `config`
+    is that of any chain; `mode` replaces its mode."""
     tracker = Tracker(config, root, Console(), mode)
     tracker.compare(columns, rows)
     tracker.keep(page)

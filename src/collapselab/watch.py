@@ -97,11 +97,7 @@ class RunView:
 
 
 class Watcher:
-    """Repeated reader of a run's state. Raises UserError if there is no run, or one that holds links.
-
-    Args:
-        run: a run directory, or one of its chains.
-    """
+    """Repeated reader of the state of a run, or of one of its chains. Raises UserError if it is no run, or holds links."""
 
     def __init__(self, run: Path):
         self.run = settled(run)
@@ -242,15 +238,9 @@ def _progress(path: Path) -> Progress | None:
     with suppress(OSError, *BROKEN):
         if (data := plain_bytes(path)) is not None:
             record = parse(data.decode("utf-8"))
-            rate = record["rate"]
-            return Progress(
-                title=text(record["title"]),
-                done=whole(record["done"]),
-                total=whole(record["total"]),
-                rate=None if rate is None else number(rate),
-                at=number(record["at"]),
-                pid=whole(record["pid"]),
-            )
+            rate = None if record["rate"] is None else number(record["rate"])
+            done, total, pid = (whole(record[name]) for name in ("done", "total", "pid"))
+            return Progress(text(record["title"]), done, total, rate, number(record["at"]), pid)
     return None
 
 

@@ -192,11 +192,7 @@ def chosen(plan: list[Any], only: int | None) -> list[Any]:
 def bench(
     name: str, device: torch.device, repeats: int, command: str, only: int | None, out: Path | None, ours: bool = False
 ) -> dict[str, Any]:
-    """Run a bench; return the document to print. Finished cases are saved in `out` one by one.
-
-    Args:
-        ours: measure the lab alone, without comparisons.
-    """
+    """Run a bench (`ours`: without comparisons); return the document to print. Finished cases are saved in `out` one by one."""
     from collapselab.bench import cases
 
     document: dict[str, Any] = {"bench": name, "command": command, "machine": machine(device), "cases": []}

@@ -32,11 +32,7 @@ def first_target(config: TrainingConfig) -> int:
 
 
 class Log:
-    """Losses that are still on the device, and the rows of the training log.
-
-    Args:
-        rows: rows of a resumed run, up to its checkpoint.
-    """
+    """Losses still on the device, and the rows of the training log (`rows`: of a resumed run, up to its checkpoint)."""
 
     def __init__(self, settings: TrainingConfig, steps: int, processes: Processes, rows: list[dict[str, float]]):
         self.settings, self.steps, self.processes, self.rows = settings, steps, processes, rows

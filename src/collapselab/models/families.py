@@ -46,11 +46,8 @@ def check_size(config: ModelConfig, *, vocab: int, context: int) -> None:
 
 
 def untrained(config: ModelConfig, *, vocab: int, separator: int, context: int) -> Any:
-    """Build a network of the configured family and size, with random weights from torch's global generator.
-
-    Args:
-        context: longest sequence in tokens; unlimited for a bigram model.
-    """
+    """Build a network of the configured family and size, with random weights from torch's global generator, for sequences of up
+    to `context` tokens (a bigram model: of any length)."""
     import transformers
 
     from collapselab.models import bigram

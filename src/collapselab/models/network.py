@@ -169,10 +169,8 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
 
 
 def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: int) -> LanguageModel:
-    """Build a model of the configured family and size with random weights, in float32; a bigram model without counts.
-
-    Raises UserError if it is too large for this machine's memory.
-    """
+    """Build a model of the configured family and size with random weights, in float32; a bigram model without counts. Raise
+    UserError if it is too large for this machine's memory."""
     families.check_size(config, vocab=vocab, context=block)
     with _seeded(seed):
         net = families.untrained(config, vocab=vocab, separator=separator, context=config.context or block)
@@ -182,11 +180,7 @@ def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: in
 def start_weights(
     config: ModelConfig, *, previous: Path | None, tokenizer: Tokenizer, block: int, seed: int
 ) -> LanguageModel:
-    """Return the model a generation starts from: `previous` (a published folder) if given, else base or new weights.
-
-    Args:
-        seed: of new weights; with `scratch` it differs between generations.
-    """
+    """Return the model a generation starts from: `previous` (a published folder) if given, else base or new weights of `seed`."""
     if previous is not None:
         model = load(str(previous), pad=config.pad_vocabulary, dropout=config.dropout)
     elif config.pretrained is None:
@@ -204,11 +198,7 @@ def start_weights(
 
 def fitted(model: LanguageModel, tokenizer: Tokenizer, pretrained: str | None = None) -> LanguageModel:
     """Restrict a model to the tokenizer's tokens: columns beyond them (some published models are padded) and ids that the
-    tokenizer skips are never sampled, trained or counted.
-
-    Args:
-        pretrained: origin of the model, for the error if it has fewer entries than the tokenizer.
-    """
+    tokenizer skips are never sampled, trained or counted. An error names `pretrained`, the origin of the model."""
     check_vocabulary(model.vocab, tokenizer, pretrained)
     model.vocab, model.unused = tokenizer.size, None
     if tokenizer.unused:
@@ -239,12 +229,7 @@ def _unfused(query: Tensor, key: Tensor) -> bool:
 
 
 class ModelCache:
-    """Loader of published models into the same memory: building a model takes longer than reading its weights.
-
-    Args:
-        pad: pad the vocabulary in memory to a multiple of this.
-        tokenizer: decides which ids are tokens (`fitted`).
-    """
+    """Loader of published models (`load`, `fitted`) into the same memory: building one takes longer than reading its weights."""
 
     def __init__(self, pad: int, tokenizer: Tokenizer):
         self.pad, self.tokenizer = pad, tokenizer

@@ -21,11 +21,8 @@ TOLERANCE, CAUSAL = 5e-3, 1e-5
 
 
 def locate(pretrained: str, *, weights: bool = False) -> tuple[str, str | None]:
-    """Return (folder, GGUF file name or None); raise UserError if it does not exist or must not be read.
-
-    Args:
-        weights: fetch the weights of a hub name, too.
-    """
+    """Return (folder, GGUF file name or None); raise UserError if it does not exist or must not be read. `weights`: fetch those
+    of a hub name, too."""
     asked = f"model.pretrained={pretrained!r}"
     if pretrained.startswith("package:"):
         package, _, rest = pretrained.removeprefix("package:").partition("/")
@@ -75,11 +72,7 @@ def cannot_be_loaded(pretrained: str, error: Exception) -> UserError:
 
 
 def check_vocabulary(vocab: int, tokenizer: Tokenizer, pretrained: str | None) -> None:
-    """Raise UserError if the tokenizer has more tokens than the model has entries (`vocab`).
-
-    Args:
-        pretrained: origin of a pretrained model.
-    """
+    """Raise UserError if the tokenizer has more tokens than the model has entries (`vocab`)."""
     if tokenizer.size <= vocab:
         return
     if pretrained is not None and tokenizer.name in (pretrained, locate(pretrained)[0]):

@@ -63,10 +63,7 @@ def write_continuations(
 ) -> None:
     """Write continuations.json: split, positions and length of the prompts, and the ids of prompts and continuations.
 
-    The plain sampler writes them with the run's sampling settings. For process 0 only.
-
-    Args:
-        precision: fp32 or bf16, as for the chain's text.
+    The plain sampler writes them with the run's sampling settings and `precision` (fp32 or bf16). For process 0 only.
     """
     places, total = prompt_places(corpus, config)
     head = max(1, min(PROMPT, total // 4))

@@ -31,11 +31,8 @@ _flaws: WeakKeyDictionary[Any, dict[tuple[int, int, bool], str | None]] = WeakKe
 
 
 class Reader:
-    """Next-token logits (B, V) of a growing batch.
-
-    Args:
-        cached: reuse the state that the network returns (keys and values, or its own) instead of re-reading the whole text.
-    """
+    """Next-token logits (B, V) of a growing batch; with `cached` from the state that the network returns (keys and values, or its
+    own), otherwise from the whole text."""
 
     def __init__(self, model: LanguageModel, *, cached: bool):
         self.model, self.cached = model, cached
@@ -65,12 +62,8 @@ class Reader:
 def cache_flaw(
     model: LanguageModel, read: int, new: int, device: torch.device, *, reorders: bool = False
 ) -> str | None:
-    """Return why `read` tokens must not be continued by `new` ones with the network's own cache, or None if that gives the
-    logits of the whole text. Computed once per network.
-
-    Args:
-        reorders: beam search, which replaces rows by others.
-    """
+    """Return why `read` tokens must not be continued by `new` ones with the network's own cache (and with `reorders` by beam
+    search), or None if that gives the logits of the whole text. Computed once per network."""
     flaws, case = _flaws.setdefault(model.net, {}), (read, new, reorders)
     if case not in flaws:
         with torch.autocast(device.type, enabled=False):

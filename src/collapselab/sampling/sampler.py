@@ -26,7 +26,7 @@ from collapselab.runtime.parallel import Processes, out_of_memory
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine, engine_flaw
 from collapselab.sampling.plain import cache_flaw, plain_writer
-from collapselab.sampling.room import row_bytes, rows_that_fit
+from collapselab.sampling.room import rows_that_fit
 from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights
@@ -34,8 +34,6 @@ from collapselab.seeds import generator
 from collapselab.store.folders import write_json
 from collapselab.store.layout import batch_of, keep_batch
 from collapselab.store.unfinished import Unfinished
-
-__all__ = ["Sampler", "make_prompts", "row_bytes"]
 
 CPU_BATCH = 128
 COUNTED_BATCH = 4096  # of a bigram model: a step takes the same few microseconds for one row or hundreds
@@ -65,11 +63,8 @@ def make_prompts(
 
 
 class Sampler:
-    """Sampler of all generations of a chain: memory, weights and a recorded GPU step are created once.
-
-    Args:
-        batch_file: file that records the chosen batch size for a resumed chain, or None.
-    """
+    """Sampler of all generations of a chain: memory, weights and a recorded GPU step are created once. `batch_file` records the
+    chosen batch size for a resumed chain."""
 
     def __init__(self, config: RunConfig, processes: Processes, console: Console, batch_file: Path | None = None):
         self.config, self.processes, self.console, self.batch_file = config, processes, console, batch_file

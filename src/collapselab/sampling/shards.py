@@ -15,11 +15,8 @@ SHARD_TOKENS = 1 << 22
 
 
 class Batches:
-    """Batches of equal shape (rows, length), by number. A part holds some in rows.bin, and their numbers in batches.json.
-
-    Args:
-        unfinished: folder of the parts. shape: of a batch.
-    """
+    """Batches of equal shape (rows, length), by number. A part of `unfinished` holds some in rows.bin, and their numbers in
+    batches.json."""
 
     def __init__(self, unfinished: Unfinished, shape: tuple[int, int], dtype: np.dtype[Any]):
         self.unfinished, self.shape, self.dtype = unfinished, shape, dtype

@@ -45,11 +45,7 @@ def _rows(matrix: Tensor, vocab: int) -> Tensor:
 
 
 class Weights:
-    """A model's weights on the sampling device, shared by engines.
-
-    Args:
-        length: tokens of a sequence, prompt included.
-    """
+    """A model's weights on the sampling device, shared by engines, for sequences of `length` tokens (prompt included)."""
 
     def __init__(self, model: LanguageModel, length: int, device: torch.device, dtype: torch.dtype):
         self.shape, self.length, self.device, self.dtype = shape_of(model), length, device, dtype
