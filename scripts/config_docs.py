@@ -1,7 +1,7 @@
-"""docs/configuration.md from the code: every key of a run, and the options of every verb.
+"""docs/configuration.md, made from the code: every key of a run and the options of every verb.
 
-.venv/bin/python scripts/config_docs.py            writes the page
-.venv/bin/python scripts/config_docs.py --check    exits with 1 where the page is not what the code says
+.venv/bin/python scripts/config_docs.py            write the page
+.venv/bin/python scripts/config_docs.py --check    exit with 1 if the page differs from the code
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ HEAD = """# Every key and option
 
 This page is made from the code by `scripts/config_docs.py`, not by hand; `collapselab VERB --help` shows the same text.
 
-A key is given on the command line, as in `--training.lr 3e-4`, or in a YAML file that `--config` names. There the
-sections are nested or dotted:
+Set a key on the command line, as in `--training.lr 3e-4`, or in a YAML file that `--config` names, where sections are nested
+or dotted:
 
 ```yaml
 name: mine
@@ -35,28 +35,28 @@ training: {lr: 3.0e-4}
 mixing.start: 0.5
 ```
 
-Files overrule defaults, a later file an earlier one, and the command line all of them. `null` stands for "not set".
-`--print-config` shows the settings that result, `--dry-run` what the run will take.
+Files override defaults, later files earlier ones, and the command line overrides all files. `null` means "not set".
+`--print-config` shows the resulting settings, `--dry-run` what the run will need.
 
-The column **decides** says what another value changes first; all that is made from it changes as well:
+The column **decides** names the first thing that another value changes; everything made from it changes as well:
 
-- *set*: the training set of generation 0, and so everything; *later sets*: those of the generations after it;
+- *set*: the training set of generation 0, and so everything; *later sets*: those of later generations;
 - *model*: how a model is built and trained, from generation 0 on;
-- *samples*: how it writes; *scores*: what is measured;
-- *text*: the prepared text alone, whose digest a chain keeps in place of the key;
-- *files*: which generations and files a chain has and how they are called, not what stands in them;
-- *nothing* of a chain: where runs and data lie on this machine, and who watches.
+- *samples*: how it samples; *scores*: what is measured;
+- *text*: only the prepared text, whose digest a chain records in place of the key;
+- *files*: which generations and files a chain has and what they are called, not their contents;
+- *nothing* of a chain: where this machine keeps runs and data, and how a run is monitored.
 
-The column **may change** says whether a chain that has begun may go on with another value:
+The column **may change** tells whether a started chain can be resumed with another value:
 
-- *any time*: the key does not decide what the chain is. (`generations` may rise at any time, but with the schedules
+- *any time*: the key is not part of the chain's identity. (`generations` may rise at any time, except with the schedules
   linear and cosine, whose shares depend on it.)
-- *in a fork*: a chain that begins from a generation of this one may have another value ([mixing](mixing.md)).
-- *no*: the key decides what the text, the training or the numbers mean; take another `name`. A finished run is scored by
-  other keys of `evaluation` with `collapselab eval RUN`, beside its own scores.
+- *in a fork*: a fork of this chain may have another value ([mixing](mixing.md)).
+- *no*: the key decides what the text, the training or the numbers mean; choose another `name`. `collapselab eval RUN` scores a
+  finished run with other keys of `evaluation` and keeps its own scores.
 - *another chain*: the key is part of the folder's name.
 
-A run that finds another value than its chain began with refuses to go on, and names the key.
+A run refuses to resume a chain that was started with another value, and names the key.
 """
 
 VERBS_HEAD = """
@@ -72,7 +72,7 @@ class Found(Exception):  # noqa: N818 - carries the options out of a verb
 
 
 def options_of(verb: str) -> Options:
-    """The options of a verb, as it defines them itself; nothing else of it is done."""
+    """Return the options that a verb defines, without running it."""
 
     def stop(self: Options, arguments: list[str]) -> list[str]:
         raise Found(self)
@@ -89,14 +89,14 @@ def options_of(verb: str) -> Options:
 def page() -> str:
     run = options_of("run")
     helps = {action.dest: action for action in run.parser._actions}
-    made = [HEAD, "\n## A run\n\n", *_key_rows(run, helps, dataclasses.fields(RunConfig), "")]
+    parts = [HEAD, "\n## A run\n\n", *_key_rows(run, helps, dataclasses.fields(RunConfig), "")]
     for name, section in sections().items():
-        made += [f"\n{'#' * (2 + name.count('.'))} `{name}`\n\n{section.__doc__}\n\n"]
-        made += _key_rows(run, helps, dataclasses.fields(section), f"{name}.")
-    made.append(VERBS_HEAD)
+        parts += [f"\n{'#' * (2 + name.count('.'))} `{name}`\n\n{section.__doc__}\n\n"]
+        parts += _key_rows(run, helps, dataclasses.fields(section), f"{name}.")
+    parts.append(VERBS_HEAD)
     for verb, text in verbs().items():
-        made += [f"\n### `{verb}`\n\n{text[0].upper()}{text[1:]}.\n\n", *_option_rows(options_of(verb), helps)]
-    return "".join(made)
+        parts += [f"\n### `{verb}`\n\n{text[0].upper()}{text[1:]}.\n\n", *_option_rows(options_of(verb), helps)]
+    return "".join(parts)
 
 
 def _key_rows(run: Options, helps: dict[str, Any], fields: Any, prefix: str) -> list[str]:
@@ -138,13 +138,13 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def main() -> int:
-    wanted = page()
+    updated = page()
     if sys.argv[1:] == ["--check"]:
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != wanted:
-            print("docs/configuration.md is not what the code says; run scripts/config_docs.py", file=sys.stderr)
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != updated:
+            print("docs/configuration.md differs from the code; run scripts/config_docs.py", file=sys.stderr)
             return 1
     else:
-        PAGE.write_text(wanted, encoding="utf-8")
+        PAGE.write_text(updated, encoding="utf-8")
     return 0
 
 

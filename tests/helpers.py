@@ -26,7 +26,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from kill_again import ended, left, own_bars  # noqa: F401 - `left` is for tests that compare
+from kill_again import exit_status, left, own_bars  # noqa: F401 - `left` is for tests that compare
 
 from collapselab.cli.main import main
 from collapselab.config import RunConfig
@@ -255,7 +255,7 @@ class Forked:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = ended(self.pid, 0)
+            self.returncode = exit_status(self.pid, 0)
         return self.returncode
 
     def wait(self, seconds: float) -> int:
@@ -295,7 +295,7 @@ class Forking(ForkContext):
 
 def waited_for(child: int, seconds: float) -> int | None:
     """The exit status of a forked process; None where it was still running after so long, and was ended."""
-    status = ended(child, seconds)
+    status = exit_status(child, seconds)
     if status is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

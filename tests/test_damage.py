@@ -247,8 +247,8 @@ def halted(config: RunConfig, home: Path, before: str, monkeypatch: pytest.Monke
 def test_damaged_parts_are_named_and_the_others_gone_on_with(finished, tmp_path, how: str, capsys, monkeypatch) -> None:
     """The newest checkpoint within training, and a part of the text; each kind of file in them by turns."""
     for stage, before, goes_on in (
-        ("train", "gen_001/.train.partial/.log.jsonl", "training goes on after step 3 of 5"),
-        ("samples", "gen_001/.samples.partial/.tokens-00000.bin", "sampling goes on with 2 of 3 batches"),
+        ("train", "gen_001/.train.partial/.log.jsonl", "training resumes after step 3 of 5"),
+        ("samples", "gen_001/.samples.partial/.tokens-00000.bin", "sampling resumes with 2 of 3 batches"),
     ):
         home = tmp_path / stage
         path = halted(finished[0], home, before, monkeypatch)
@@ -271,5 +271,5 @@ def test_a_checkpoint_under_the_name_of_another_is_not_believed(finished, tmp_pa
     older.with_name("aside").rename(newer)
     run(dataclasses.replace(finished[0], runs_dir=str(tmp_path)))
     said = capsys.readouterr().err
-    assert f"{newer}: manifest.json is that of" in said and "training goes on" not in said
+    assert f"{newer}: manifest.json is that of" in said and "training resumes" not in said
     assert left(path) == finished[1]

@@ -275,6 +275,23 @@ def test_a_dry_run_halves_a_sampling_batch_that_does_not_fit(monkeypatch, tmp_pa
     assert rows[:2] == [64, 32] and rows[-1] == 16 and np.isfinite(found["rates"]["sample"])
 
 
+@pytest.mark.parametrize(
+    ("long", "short", "seconds"), [([0.03, 0.5, 0.031], [0.2, 0.01, 0.3], 0.02), ([0.03] * 3, [0.04] * 3, 0.04)]
+)
+def test_the_rate_of_a_dry_run_survives_a_noisy_clock(monkeypatch, tmp_path, long, short, seconds: float) -> None:
+    """The shortest timings count; where even those of few steps are longer, no difference of two timings is trusted."""
+    timings = iter([[1.0], long, short])
+
+    def noisy(work, device, repeats: int, warm_up: int = 1) -> list[float]:
+        work()
+        return next(timings)[:repeats]
+
+    monkeypatch.setattr(plan, "clock", noisy)
+    config = small_config(runs_dir=str(tmp_path))
+    tokens = 64 * (plan.PROBE_TOKENS - 1) * torch.get_num_threads()
+    assert plan.plan(config)["rates"]["sample"] == pytest.approx(tokens / seconds)
+
+
 def test_hints_of_the_compiler_and_of_the_driver_do_not_reach_the_terminal() -> None:
     code = (
         "import warnings, collapselab.runtime.parallel\n"

@@ -290,7 +290,7 @@ def test_a_crash_inside_a_checkpoint_goes_on_from_the_one_before(tmp_path: Path,
     inside = [i for i, call in enumerate(calls, 1) if "gen_001/train.unfinished/.0000000004.partial/state" in call]
     assert forked(config, inside[-1], "power")[0] == -signal.SIGKILL
     part = tmp_path / "runs" / CHAIN / "gen_001" / "train.unfinished"
-    line = f"generation 1: training goes on after step 3 of 5, from {part / '0000000003'}"
+    line = f"generation 1: training resumes after step 3 of 5, from {part / '0000000003'}"
     status, said, calls = forked(config, 0)
     assert status == 0 and line in said, said
     assert left(tmp_path / "runs" / CHAIN) == wanted

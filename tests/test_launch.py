@@ -177,7 +177,7 @@ def test_a_dead_process_ends_the_others_and_a_signal_stops_all_where_they_can_go
     said = (tmp_path / "output.log").read_text()
     assert "collapselab: stopped by SIGTERM" in said
     at_once(2, *options, output=tmp_path / "output.log")
-    assert "training goes on after step" in (tmp_path / "smoke" / "events.log").read_text()
+    assert "training resumes after step" in (tmp_path / "smoke" / "events.log").read_text()
     for g in range(2):
         for stage in ("train", "samples", "eval"):
             assert Chain(chain).digest_of(g, stage) == Chain(two_and_one[2]).digest_of(g, stage), (g, stage)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import Lab
 from helpers import Forked, left
-from kill_again import CHAIN, ended, started
+from kill_again import CHAIN, exit_status, start
 
 from collapselab.cli import main as cli
 from collapselab.config import UserError
@@ -44,7 +44,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What four runs said and left that were asked to end in their second generation and then went on."""
     root = tmp_path_factory.mktemp("runs")
     home = ["--runs_dir", str(root), "--progress=false", *in_a_file(root)]
-    assert ended(started(["run", "--name=whole", *home], root / "whole.log", True), 120) == 0
+    assert exit_status(start(["run", "--name=whole", *home], root / "whole.log", True), 120) == 0
     wanted, found = left(root / "whole/arm=main/seed=1"), []
     for stage, signs in (("train", (2, 15)), ("samples", (15,)), ("eval", (2,))):
         for sign in map(signal.Signals, signs):
@@ -60,7 +60,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
             said = one.said().splitlines()[-1]
             kept = [p.name for p in chain.glob(f"gen_001/{stage}.unfinished/*")]
             again = shlex.split(said.split("to go on: ")[1])
-            assert ended(started(again[1:], root / "again.log", True), 120) == 0
+            assert exit_status(start(again[1:], root / "again.log", True), 120) == 0
             found.append({"stage": stage, "sign": int(sign), "code": code, "said": said, "kept": kept, "again": again,
                           "log": one.said(), "equal": left(chain) == wanted})  # fmt: skip
     return found

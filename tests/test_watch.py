@@ -282,7 +282,7 @@ def test_a_pipe_gets_lines_wider_than_80_columns_and_none_over_160(finished: Pat
 
 def test_what_is_not_there_yet_is_said_in_one_line(tmp_path: Path, finished: Path, lab: Lab) -> None:
     code, out, err = lab("watch", str(tmp_path / "no"))
-    assert code == 2 and out == "" and err.count("\n") == 1 and "no run here, or it has not begun yet" in err
+    assert code == 2 and out == "" and err.count("\n") == 1 and "no run here, or it has not started yet" in err
     assert lab("watch", str(tmp_path))[0] == 2
     code, _, err = lab("watch", str(finished), "--every", "0")
     assert code == 2 and "--every=0.0: must lie in [0.1, 3600] seconds" in err
