@@ -23,7 +23,7 @@ from collapselab.cli.options import config_from
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.tokenizers import bytes_tokenizer, words_tokenizer
-from collapselab.evaluation.explorer import explored, pieces, read_continuations
+from collapselab.evaluation.explorer import explorer_data, pieces, read_continuations
 from collapselab.metrics.tails import words
 from collapselab.mixing import sets
 from collapselab.models import network
@@ -215,7 +215,7 @@ def test_a_token_that_counts_give_no_probability_has_no_surprise(counted: Made, 
     saved["ids"] = [[*row[:-1], 0] for row in saved["ids"]]  # NUL, which no speech has
     write_json(tmp_path / "continuations.json", saved)
     continued = read_continuations(tmp_path, 257)
-    shown = explored(continued, model_of(path, 0), corpus.tokenizer, config, one_process(), quiet())
+    shown = explorer_data(continued, model_of(path, 0), corpus.tokenizer, config, one_process(), quiet())
     assert [one["nll"][-1] for one in shown["prompts"]] == [None] * PROMPTS
     assert all(one["pieces"][-1].endswith("\0") for one in shown["prompts"])
 

@@ -25,7 +25,7 @@ from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.config.corpus import FactsConfig, LogicConfig, PlantedConfig
 from collapselab.config.keys import built
 from collapselab.corpus.prepared import Corpus, prepare
-from collapselab.evaluation.planted_documents import history
+from collapselab.evaluation.planted_documents import document_counts
 from collapselab.evaluation.truth import written_documents
 from collapselab.languages import Facts, Language, Logic, Planted, language_of
 from collapselab.languages.facts import ATTRIBUTES, HOLES, SENTENCE_WORDS, TEMPLATES
@@ -433,7 +433,7 @@ def test_history_equals_a_slow_count(planted: Ran) -> None:
     config, chain, corpus, _ = planted
     language = language_of(config.corpus)
     assert isinstance(language, Planted)
-    found, names = history(config, chain, 2, corpus, language), corpus.tokenizer.hf.convert_ids_to_tokens
+    found, names = document_counts(config, chain, 2, corpus, language), corpus.tokenizer.hf.convert_ids_to_tokens
     for g in range(3):
         blocks = np.fromfile(chain.stage(g, "mixture") / "blocks.bin", "<i8").reshape(-1, 2)
         data = sets.TrainingSet(config, chain, g, corpus.train)
@@ -482,7 +482,7 @@ def test_the_planted_scores_are_those_of_plain_transformers(planted: Ran) -> Non
     ratio = (1 - (law**2).sum(1)) / (1 - (language.slot_law**2).sum(1))
     assert metrics["truth/slot/diversity"] == pytest.approx(ratio.mean(), rel=1e-5)
     sums = read_json(chain.stage(2, "eval") / "eval.json")["sums"]["truth/slot"]
-    found = history(config, chain, 2, corpus, language)
+    found = document_counts(config, chain, 2, corpus, language)
     assert sums["documents"] == (found.real[2] + found.synthetic[2]).tolist()
 
 

@@ -15,7 +15,7 @@ from helpers import Forked
 
 from collapselab.chain.opening import open_corpus
 from collapselab.cli.options import config_from
-from collapselab.evaluation.explorer import explored, read_continuations
+from collapselab.evaluation.explorer import explorer_data, read_continuations
 from collapselab.models import network
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
@@ -133,7 +133,7 @@ def test_two_processes_continue_the_same_prompts_as_one(two_and_one, tmp_path) -
         write_continuations(model, corpus, config, "fp32", processes, tmp_path)
         assert (tmp_path / "continuations.json").read_bytes() == (samples / "continuations.json").read_bytes()
         found = read_continuations(samples, model.vocab)
-        shown = explored(found, base, corpus.tokenizer, config, processes, Console(speaks=False))
+        shown = explorer_data(found, base, corpus.tokenizer, config, processes, Console(speaks=False))
         written = read_json(chain / f"gen_{g:03d}" / "eval" / "explorer.json")
         for one, other in zip(shown["prompts"], written["prompts"], strict=True):
             assert other.pop("nll") == pytest.approx(one.pop("nll"), abs=2e-3) and one == other

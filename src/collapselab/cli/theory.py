@@ -9,7 +9,7 @@ from collapselab.config import UserError
 
 
 def main(arguments: list[str]) -> int:
-    from collapselab.theory.parameters import Parameters
+    from collapselab.theory.parameters import LawParameters
 
     options = make_options("theory")
     options.add_positional("law", "name of a law; --list shows them", nargs="?")
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     options.add("plot", str | None, None, "write a figure to this .png or .svg file instead of a table")
     options.add("simulate", int | None, None, "chains to simulate beside the law (with torch); null simulates none")
     options.add("seed", int, 1, "seed of the simulation, 0 or more")
-    options.add_class(Parameters)
+    options.add_class(LawParameters)
     gathered = options.gather(arguments)
     parsed = options.parse(gathered)
     if parsed.simulate is not None and parsed.simulate > 10**6:
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         show.listing()
         return 0
     values = vars(parsed)
-    parameters = Parameters(**{key: values[key] for key in Parameters.__annotations__})
+    parameters = LawParameters(**{key: values[key] for key in LawParameters.__annotations__})
     given = [item[2:].split("=", 1)[0] for item in gathered if item.startswith("--")]
     figure = Path(parsed.plot) if parsed.plot else None
     show.show(parsed.law, given, parameters, parsed.json, figure, parsed.simulate, parsed.seed)

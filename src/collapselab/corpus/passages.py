@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from collapselab.metrics.ngrams import Sequences
-from collapselab.metrics.overlap import Wanted, hashes_of, overlap_sums
+from collapselab.metrics.overlap import GramIndex, hashes_of, overlap_sums
 
 WINDOW = 64  # letters and digits; with STRIDE about 15 English words (Brown et al. 2020 take 13)
 STRIDE = 8
@@ -35,7 +35,7 @@ class Passages:
 
     def __init__(self) -> None:
         self.gathered: dict[str, list[np.ndarray]] = {"valid": [], "test": []}
-        self.wanted: dict[str, Wanted] = {}
+        self.wanted: dict[str, GramIndex] = {}
         self.found: dict[str, np.ndarray] = {}
         self.removed = {name: {"passages": 0, "bytes": 0, "documents": 0} for name in self.gathered}
 
@@ -50,7 +50,7 @@ class Passages:
     def look(self, texts: list[str], splits: tuple[str, ...]) -> None:
         """Marks the passages of some held-out splits that stand in these texts."""
         self.wanted = self.wanted or {
-            name: Wanted(WINDOW, np.concatenate(parts)) for name, parts in self.gathered.items() if parts
+            name: GramIndex(WINDOW, np.concatenate(parts)) for name, parts in self.gathered.items() if parts
         }
         self.gathered.clear()
         wanted = [self.wanted[name] for name in splits if name in self.wanted]
@@ -59,7 +59,7 @@ class Passages:
                 windows = hashes_of(letters, WINDOW)
                 for one in wanted:
                     places = one.likely(windows)
-                    one.look(places, windows[places])
+                    one.mark(places, windows[places])
 
     def cut(self, split: str, texts: list[str]) -> list[str]:
         """The documents without their shared passages: what is left of one that had some are documents of their own."""

@@ -22,7 +22,7 @@ from collapselab.config.keys import nearest
 from collapselab.config.values import check
 from collapselab.theory import discrete, gaussian, regression, tails
 from collapselab.theory import simulate as by_chance
-from collapselab.theory.parameters import Parameters as LawParameters
+from collapselab.theory.parameters import LawParameters
 from collapselab.theory.survivors import binomial, kept
 
 Quantities = dict[str, np.ndarray]
