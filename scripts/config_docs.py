@@ -18,7 +18,7 @@ from collapselab.cli.main import handler
 from collapselab.cli.options import Options, as_option
 from collapselab.config import RunConfig
 from collapselab.config.identity import FLAGS, FORK_MAY_CHANGE, HARMLESS
-from collapselab.config.keys import in_words, sections
+from collapselab.config.keys import describe_type, sections
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 NAMES_THE_CHAIN = ("name", "arm", "runs_dir", "seed")
@@ -104,7 +104,9 @@ def _key_rows(run: Options, helps: dict[str, Any], fields: Any, prefix: str) -> 
     names = [f"{prefix}{field.name}" for field in fields]
     for key in (name for name in names if name not in run.sections):
         flags = FLAGS[key]["decides"], _may_change(key)
-        rows.append(_row((f"`{key}`", in_words(run.keys[key]), _shown(helps[key].default), *flags, helps[key].help)))
+        rows.append(
+            _row((f"`{key}`", describe_type(run.keys[key]), _shown(helps[key].default), *flags, helps[key].help))
+        )
     return rows
 
 

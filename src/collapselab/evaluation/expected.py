@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from collapselab.config import RunConfig, SamplingConfig
-from collapselab.config.identity import OF_WRITING
+from collapselab.config.identity import SAMPLING_RULE
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
 from collapselab.evaluation.planted_documents import history
@@ -43,7 +43,7 @@ from collapselab.theory.tails import survival
 
 # Keys that a fork may change and that a law takes as those of every generation; real shares are read as they were mixed. No
 # flag of a key: the laws here decide which of them they read.
-LAWS_READ = (*OF_WRITING, "training.tokens", "training.loss_on_last", "training.loss_below")
+LAWS_READ = (*SAMPLING_RULE, "training.tokens", "training.loss_on_last", "training.loss_below")
 LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real", "sampling.source")
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
 PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still drawn
