@@ -7,7 +7,6 @@ from pathlib import Path
 
 from collapselab.cli.common import RUN_HELP, check_out, make_options, one_chain, quiet
 from collapselab.config import UserError
-from collapselab.config.keys import run_keys
 
 
 def main(arguments: list[str]) -> int:
@@ -18,9 +17,7 @@ def main(arguments: list[str]) -> int:
     options.add("device", str | None, None, "where to compute: auto, cpu or cuda; null means auto, or the run's own")
     from collapselab.cli.options import config_from
 
-    parsed, overrides = options.parse_with_overrides(
-        arguments, {k: v for k, v in run_keys().items() if k.startswith("evaluation.")}
-    )
+    parsed, overrides = options.parse_with_overrides(arguments, "evaluation")
     if parsed.device not in (None, "auto", "cpu", "cuda"):
         raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
     if parsed.run is None and parsed.out is not None:

@@ -117,10 +117,11 @@ class Options:
             self.parse(arguments)  # prints, and exits
         return parsed, config
 
-    def parse_with_overrides(self, arguments: list[str], keys: dict[str, str]) -> tuple[argparse.Namespace, list[str]]:
-        """Gather and parse a command line that may override some keys of a run; return those options unparsed."""
+    def parse_with_overrides(self, arguments: list[str], *names: str) -> tuple[argparse.Namespace, list[str]]:
+        """Gather and parse a command line that may override keys or sections of a run; return those options unparsed."""
+        keys = {key: annotation for key, annotation in run_keys().items() if key.partition(".")[0] in names}
         self.keys |= keys
-        self.sections = {key.partition(".")[0] for key in keys if "." in key}
+        self.sections = sections().keys() & names
         gathered = self.gather(arguments)
         overrides = [item for item in gathered if item.startswith("--") and key_of(item) in keys]
         return self.parse([item for item in gathered if item not in overrides]), overrides
@@ -146,7 +147,7 @@ class Options:
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """Parse gathered options. With --print-config, print them and raise SystemExit."""
         for item in arguments:
-            if not _is_text(item):
+            if "\0" in item or any("\ud800" <= character <= "\udfff" for character in item):
                 raise UserError(
                     f"{_hyphened(item)!r}: holds a NUL or is not UTF-8, but settings are text; remove it, or rename"
                 )
@@ -333,7 +334,3 @@ def arms_of(
             raise UserError(f"arms.{arm}: another arm has the same name, {config.arm!r}; give each arm its own name")
         configs[config.arm], changes[config.arm] = config, list(overrides)
     return configs, changes
-
-
-def _is_text(item: str) -> bool:
-    return "\0" not in item and not any("\ud800" <= character <= "\udfff" for character in item)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from collapselab.cli.common import RUN_HELP, check_out, make_options, one_chain, quiet
 from collapselab.config import UserError
-from collapselab.config.keys import run_keys
 
 
 def main(arguments: list[str]) -> int:
@@ -18,9 +17,7 @@ def main(arguments: list[str]) -> int:
     options.add("tokens", int | None, None, "tokens to write; null means a few, or the run's budget with --out")
     from collapselab.cli.options import config_from
 
-    parsed, overrides = options.parse_with_overrides(
-        arguments, {k: v for k, v in run_keys().items() if k.startswith("sampling.") or k == "seed"}
-    )
+    parsed, overrides = options.parse_with_overrides(arguments, "seed", "sampling")
     if parsed.show < 0:
         raise UserError(f"--show={parsed.show}: must be 0 or more")
     if parsed.tokens is not None and parsed.tokens < 1:

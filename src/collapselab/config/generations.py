@@ -7,7 +7,7 @@ from typing import Literal
 
 from collapselab.config.plugins import Records
 from collapselab.config.settings import setting
-from collapselab.config.values import check
+from collapselab.config.values import needs
 
 ONE_REGIME = {"schedule": "replace", "replaced": "incremental", "added": "expanding"}
 """Keys of `mixing` that apply to one regime only and are null under all others; `Regime.keys` lists a regime's keys."""
@@ -58,21 +58,21 @@ class MixingConfig:
     `training.block` tokens each, separator included."""
 
     def __post_init__(self) -> None:
-        check(self.tokens is None or self.tokens >= 1, "mixing.tokens", self.tokens, "must be 1 or more, or null")
+        need = needs(self, "mixing")
+        need(self.tokens is None or self.tokens >= 1, "tokens", "must be 1 or more, or null")
         for key in ("start", "ratio", "end", "floor"):
-            check(0 <= getattr(self, key) <= 1, f"mixing.{key}", getattr(self, key), "must lie in [0, 1]")
-        check(0 <= self.power < float("inf"), "mixing.power", self.power, "must be 0 or more")
-        check(all(0 <= v <= 1 for v in self.values), "mixing.values", self.values, "each must lie in [0, 1]")
+            need(0 <= getattr(self, key) <= 1, key, "must lie in [0, 1]")
+        need(0 <= self.power < float("inf"), "power", "must be 0 or more")
+        need(all(0 <= v <= 1 for v in self.values), "values", "each must lie in [0, 1]")
         remedy = f"regime {self.regime} has no schedule; set one or the other"
-        check(self.has_schedule or self.schedule is None, "mixing.schedule", self.schedule, remedy)
+        need(self.has_schedule or self.schedule is None, "schedule", remedy)
         for key, regime in ONE_REGIME.items():
-            if key != "schedule":
-                value = getattr(self, key)
-                remedy = f"only mixing.regime={regime} has it; set null"
-                check(value is None or self.regime == regime or self._reads(key), f"mixing.{key}", value, remedy)
-                check(value is None or 0 < value <= 1, f"mixing.{key}", value, "must be above 0 and at most 1")
+            value = getattr(self, key)
+            if key != "schedule" and value is not None:
+                need(self.regime == regime or self._reads(key), key, f"only mixing.regime={regime} has it; set null")
+                need(0 < value <= 1, key, "must be above 0 and at most 1")
         remedy = "give the shares here and set mixing.schedule=list, or neither"
-        check((self.schedule == "list") == bool(self.values), "mixing.values", self.values, remedy)
+        need((self.schedule == "list") == bool(self.values), "values", remedy)
 
     def _reads(self, key: str) -> bool:
         """Return True if the regime's record, once mixing/regimes.py or a plugin has added it, lists the key."""
@@ -140,20 +140,18 @@ class SamplingConfig:
     does on this (products differ in the last bits with the number of rows)."""
 
     def __post_init__(self) -> None:
+        need = needs(self, "sampling")
         for key in ("tokens", "length"):
-            value = getattr(self, key)
-            check(value is None or value >= 2, f"sampling.{key}", value, "must be 2 or more, or null")
+            need(getattr(self, key) is None or getattr(self, key) >= 2, key, "must be 2 or more, or null")
         for key in ("prompt_tokens", "beams", "batch_size"):
-            value = getattr(self, key)
-            check(value is None or value >= 1, f"sampling.{key}", value, "must be 1 or more")
-        check(0 < self.temperature < float("inf"), "sampling.temperature", self.temperature, "must be above 0")
-        check(self.top_k >= 0, "sampling.top_k", self.top_k, "must be 0 (off) or more")
-        check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "must be above 0 and at most 1 (off)")
-        check(0 <= self.min_p < 1, "sampling.min_p", self.min_p, "must be at least 0 (off) and below 1")
-        penalty = self.repetition_penalty
-        check(0 < penalty < float("inf"), "sampling.repetition_penalty", penalty, "must be above 0; 1 is off")
+            need(getattr(self, key) is None or getattr(self, key) >= 1, key, "must be 1 or more")
+        need(0 < self.temperature < float("inf"), "temperature", "must be above 0")
+        need(self.top_k >= 0, "top_k", "must be 0 (off) or more")
+        need(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1 (off)")
+        need(0 <= self.min_p < 1, "min_p", "must be at least 0 (off) and below 1")
+        need(0 < self.repetition_penalty < float("inf"), "repetition_penalty", "must be above 0; 1 is off")
         remedy = "beam search draws nothing: leave temperature, top_k, top_p, min_p and repetition_penalty off"
-        check(self.beams == 1 or not self.shapes, "sampling.beams", self.beams, remedy)
+        need(self.beams == 1 or not self.shapes, "beams", remedy)
 
     @property
     def truncates(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from collapselab.config.values import check
+from collapselab.config.values import needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +43,22 @@ class EvaluationConfig:
     `embeddings`; fewer than 1,000 say little); null leaves both out."""
 
     def __post_init__(self) -> None:
-        for key in ("context", "tokens"):
+        need = needs(self, "evaluation")
+        for key, least in (("context", 2), ("tokens", 2), ("stride", 1), ("sample_tokens", 1)):
             value = getattr(self, key)
-            check(value is None or value >= 2, f"evaluation.{key}", value, "must be 2 or more, or null")
-        for key in ("stride", "sample_tokens"):
-            value = getattr(self, key)
-            check(value is None or value >= 1, f"evaluation.{key}", value, "must be 1 or more, or null")
-        reference, embeddings, bleu = self.reference_tokens, self.embeddings, self.self_bleu_samples
-        remedy = "must be 0 (off) or more, or null"
-        check(reference is None or reference >= 0, "evaluation.reference_tokens", reference, remedy)
-        check(bleu == 0 or bleu >= 2, "evaluation.self_bleu_samples", bleu, "must be 0 (off), or 2 or more")
+            need(value is None or value >= least, key, f"must be {least} or more, or null")
+        need(
+            self.reference_tokens is None or self.reference_tokens >= 0,
+            "reference_tokens",
+            "must be 0 (off) or more, or null",
+        )
+        need(
+            self.self_bleu_samples == 0 or self.self_bleu_samples >= 2,
+            "self_bleu_samples",
+            "must be 0 (off), or 2 or more",
+        )
         remedy = "must be 20 or more (MAUVE makes a cluster for every ten sequences), or null"
-        check(embeddings is None or embeddings >= 20, "evaluation.embeddings", embeddings, remedy)
+        need(self.embeddings is None or self.embeddings >= 20, "embeddings", remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,11 +79,8 @@ class Planted:
         laws.append(permuted(self.contexts, self.values, self.zipf))
         for place, (_, depends) in enumerate(TAIL, SLOT_PLACE + 1):
             before, size = len(self.places[place - 1]), len(self.places[place])
-            laws.append(
-                permuted(before, size, TAIL_EXPONENT)
-                if depends
-                else np.repeat(permuted(1, size, TAIL_EXPONENT), before, axis=0)
-            )
+            law = permuted(before if depends else 1, size, TAIL_EXPONENT)
+            laws.append(law if depends else np.repeat(law, before, axis=0))
         return laws
 
     @cached_property
