@@ -1,7 +1,7 @@
-"""docs/configuration.md, made from the code: every key of a run and the options of every verb.
+"""docs/configuration.md from the code: every key of a run, and the options of every verb.
 
-.venv/bin/python scripts/config_docs.py            write the page
-.venv/bin/python scripts/config_docs.py --check    exit with 1 if the page differs from the code
+.venv/bin/python scripts/config_docs.py            writes the page
+.venv/bin/python scripts/config_docs.py --check    exits with 1 where the page is not what the code says
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collapselab.cli.main import handler
 from collapselab.cli.options import Options, as_option
 from collapselab.config import RunConfig
 from collapselab.config.identity import FLAGS, FORK_MAY_CHANGE, HARMLESS
-from collapselab.config.keys import in_words, sections
+from collapselab.config.keys import describe_type, sections
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 NAMES_THE_CHAIN = ("name", "arm", "runs_dir", "seed")
@@ -26,8 +26,8 @@ HEAD = """# Every key and option
 
 This page is made from the code by `scripts/config_docs.py`, not by hand; `collapselab VERB --help` shows the same text.
 
-Set a key on the command line, as in `--training.lr 3e-4`, or in a YAML file that `--config` names, where sections are nested
-or dotted:
+A key is given on the command line, as in `--training.lr 3e-4`, or in a YAML file that `--config` names. There the
+sections are nested or dotted:
 
 ```yaml
 name: mine
@@ -35,28 +35,28 @@ training: {lr: 3.0e-4}
 mixing.start: 0.5
 ```
 
-Files override defaults, later files earlier ones, and the command line overrides all files. `null` means "not set".
-`--print-config` shows the resulting settings, `--dry-run` what the run will need.
+Files overrule defaults, a later file an earlier one, and the command line all of them. `null` stands for "not set".
+`--print-config` shows the settings that result, `--dry-run` what the run will take.
 
 The column **decides** names the first thing that another value changes; everything made from it changes as well:
 
-- *set*: the training set of generation 0, and so everything; *later sets*: those of later generations;
+- *set*: the training set of generation 0, and so everything; *later sets*: those of the generations after it;
 - *model*: how a model is built and trained, from generation 0 on;
-- *samples*: how it samples; *scores*: what is measured;
-- *text*: only the prepared text, whose digest a chain records in place of the key;
-- *files*: which generations and files a chain has and what they are called, not their contents;
-- *nothing* of a chain: where this machine keeps runs and data, and how a run is monitored.
+- *samples*: how it writes; *scores*: what is measured;
+- *text*: the prepared text alone, whose digest a chain records in place of the key;
+- *files*: the number and names of a chain's generations and files, not their content;
+- *nothing* of a chain: places of runs and data on this machine, and what is shown.
 
-The column **may change** tells whether a started chain can be resumed with another value:
+The column **may change** tells whether a started chain may resume with another value:
 
-- *any time*: the key is not part of the chain's identity. (`generations` may rise at any time, except with the schedules
+- *any time*: the key does not decide what the chain is. (`generations` may rise at any time, but with the schedules
   linear and cosine, whose shares depend on it.)
-- *in a fork*: a fork of this chain may have another value ([mixing](mixing.md)).
-- *no*: the key decides what the text, the training or the numbers mean; choose another `name`. `collapselab eval RUN` scores a
-  finished run with other keys of `evaluation` and keeps its own scores.
+- *in a fork*: a chain that starts from a generation of this one may have another value ([mixing](mixing.md)).
+- *no*: the key decides what the text, the training or the numbers mean; choose another `name`. `collapselab eval RUN`
+  re-scores a finished run with other keys of `evaluation`, next to its own scores.
 - *another chain*: the key is part of the folder's name.
 
-A run refuses to resume a chain that was started with another value, and names the key.
+A run refuses a value other than the one its chain started with, and names the key.
 """
 
 VERBS_HEAD = """
@@ -72,7 +72,7 @@ class Found(Exception):  # noqa: N818 - carries the options out of a verb
 
 
 def options_of(verb: str) -> Options:
-    """Return the options that a verb defines, without running it."""
+    """The options of a verb, as it defines them itself; nothing else of it is done."""
 
     def stop(self: Options, arguments: list[str]) -> list[str]:
         raise Found(self)
@@ -89,14 +89,14 @@ def options_of(verb: str) -> Options:
 def page() -> str:
     run = options_of("run")
     helps = {action.dest: action for action in run.parser._actions}
-    parts = [HEAD, "\n## A run\n\n", *_key_rows(run, helps, dataclasses.fields(RunConfig), "")]
+    made = [HEAD, "\n## A run\n\n", *_key_rows(run, helps, dataclasses.fields(RunConfig), "")]
     for name, section in sections().items():
-        parts += [f"\n{'#' * (2 + name.count('.'))} `{name}`\n\n{section.__doc__}\n\n"]
-        parts += _key_rows(run, helps, dataclasses.fields(section), f"{name}.")
-    parts.append(VERBS_HEAD)
+        made += [f"\n{'#' * (2 + name.count('.'))} `{name}`\n\n{section.__doc__}\n\n"]
+        made += _key_rows(run, helps, dataclasses.fields(section), f"{name}.")
+    made.append(VERBS_HEAD)
     for verb, text in verbs().items():
-        parts += [f"\n### `{verb}`\n\n{text[0].upper()}{text[1:]}.\n\n", *_option_rows(options_of(verb), helps)]
-    return "".join(parts)
+        made += [f"\n### `{verb}`\n\n{text[0].upper()}{text[1:]}.\n\n", *_option_rows(options_of(verb), helps)]
+    return "".join(made)
 
 
 def _key_rows(run: Options, helps: dict[str, Any], fields: Any, prefix: str) -> list[str]:
@@ -104,7 +104,9 @@ def _key_rows(run: Options, helps: dict[str, Any], fields: Any, prefix: str) -> 
     names = [f"{prefix}{field.name}" for field in fields]
     for key in (name for name in names if name not in run.sections):
         flags = FLAGS[key]["decides"], _may_change(key)
-        rows.append(_row((f"`{key}`", in_words(run.keys[key]), _shown(helps[key].default), *flags, helps[key].help)))
+        rows.append(
+            _row((f"`{key}`", describe_type(run.keys[key]), _shown(helps[key].default), *flags, helps[key].help))
+        )
     return rows
 
 
@@ -138,13 +140,13 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def main() -> int:
-    updated = page()
+    wanted = page()
     if sys.argv[1:] == ["--check"]:
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != updated:
-            print("docs/configuration.md differs from the code; run scripts/config_docs.py", file=sys.stderr)
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != wanted:
+            print("docs/configuration.md is not what the code says; run scripts/config_docs.py", file=sys.stderr)
             return 1
     else:
-        PAGE.write_text(updated, encoding="utf-8")
+        PAGE.write_text(wanted, encoding="utf-8")
     return 0
 
 

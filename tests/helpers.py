@@ -30,7 +30,7 @@ from kill_again import exit_status, left, own_bars  # noqa: F401 - `left` is for
 
 from collapselab.cli.main import main
 from collapselab.config import RunConfig
-from collapselab.config.keys import built
+from collapselab.config.keys import from_tree
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.rows import generated_places, real_places, rows_at
 from collapselab.experiments import local
@@ -55,7 +55,7 @@ def small_config(**changes: Any) -> RunConfig:
     for key, value in changes.items():
         *within, name = key.split("__")
         functools.reduce(lambda part, section: part.setdefault(section, {}), within, tree)[name] = value
-    return built(RunConfig, tree)
+    return from_tree(RunConfig, tree)
 
 
 def quiet() -> Console:

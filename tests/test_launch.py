@@ -238,8 +238,8 @@ def test_variables_that_a_launcher_left_end_in_one_line(tmp_path: Path, rank: st
 @pytest.mark.parametrize(
     ("left", "said"),
     [
-        ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "WORLD_SIZE='2': RANK is not set, so nobody launched"),
-        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a"}, "WORLD_SIZE='2': RANK=2 is not below it, so nobody"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "WORLD_SIZE='2': RANK is not set, so no launcher set it"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a"}, "WORLD_SIZE='2': RANK=2 is not smaller, so no launcher"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE='2': set without MASTER_ADDR"),
         ({"PMI_SIZE": "4", "MASTER_ADDR": "localhost"}, "PMI_SIZE='4': PMI_RANK is not set"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE='4': set without MASTER_ADDR"),

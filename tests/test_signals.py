@@ -59,7 +59,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
             code = one.wait(120)
             said = one.said().splitlines()[-1]
             kept = [p.name for p in chain.glob(f"gen_001/{stage}.unfinished/*")]
-            again = shlex.split(said.split("to go on: ")[1])
+            again = shlex.split(said.split("to resume: ")[1])
             assert exit_status(start(again[1:], root / "again.log", True), 120) == 0
             found.append({"stage": stage, "sign": int(sign), "code": code, "said": said, "kept": kept, "again": again,
                           "log": one.said(), "equal": left(chain) == wanted})  # fmt: skip
@@ -129,7 +129,7 @@ def test_an_experiment_stops_its_chains_in_checkpoints(tmp_path: Path) -> None:
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) == 128 + signal.SIGTERM
     said = run.said()
-    assert shlex.split(said.split("to go on: ")[1])[:2] == ["collapselab", "experiment"] and "Traceback" not in said
+    assert shlex.split(said.split("to resume: ")[1])[:2] == ["collapselab", "experiment"] and "Traceback" not in said
     assert all(any(folder.glob("*/manifest.json")) for folder in tmp_path.glob(kept))
     assert "Traceback" not in (tmp_path / "exp" / "workers.log").read_text()
 
@@ -147,7 +147,7 @@ def test_a_signal_that_surfaces_as_another_error_is_a_signal(monkeypatch: pytest
 
     monkeypatch.setattr(cli, "handler", lambda name: verb)
     code, _, said = lab("corpus")
-    assert code == 143 and said.startswith("collapselab: stopped by SIGTERM; again: collapselab corpus"), said
+    assert code == 143 and said.startswith("collapselab: stopped by SIGTERM; to repeat: collapselab corpus"), said
     assert not interrupts.asked()  # a notebook may go on
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from collapselab.config import RunConfig, SamplingConfig
-from collapselab.config.identity import OF_WRITING
+from collapselab.config.identity import SAMPLING_RULE
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
 from collapselab.evaluation.planted_documents import document_counts
@@ -42,7 +42,7 @@ from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
 
 # Keys that a fork may change and that the laws take as equal in every generation; real shares are read as they were mixed.
-LAWS_READ = (*OF_WRITING, "training.tokens", "training.loss_on_last", "training.loss_below")
+LAWS_READ = (*SAMPLING_RULE, "training.tokens", "training.loss_on_last", "training.loss_below")
 LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real", "sampling.source")
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
 PROMPTED = 0.1  # largest share of a sequence that may be a prompt for the tail law to be given

@@ -79,7 +79,7 @@ def score_truth(
 
 def _expressions(language: Logic, documents: list[str]) -> dict[str, float]:
     """Count documents that should be expressions, of any depth."""
-    values = [read.value if (read := language.read(document)) else None for document in documents]
+    values = [parsed.value if (parsed := language.parse(document)) else None for document in documents]
     return expression_sums(values, language.numbered(documents))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from collapselab.config import UserError, first_line
 from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.sources import package_folder
-from collapselab.corpus.tokenizers import SAFE, Tokenizer, fetched
+from collapselab.corpus.tokenizers import SAFE, Tokenizer, hub_folder
 from collapselab.runtime.memory import check_memory, on_gpu
 from collapselab.store.checks import unsafe_model
 from collapselab.store.folders import read_json
@@ -42,7 +42,7 @@ def locate(pretrained: str, *, weights: bool = False) -> tuple[str, str | None]:
         return str(path.parent), path.name
     if not path.exists() and not (path.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") > 1):
         try:
-            path = Path(fetched(pretrained, asked, weights=weights))
+            path = Path(hub_folder(pretrained, asked, weights=weights))
         except Exception as error:  # the hub raises many kinds
             reason = first_line(error)[:150]
             raise UserError(f"{asked}: cannot be loaded ({reason}); check the folder or name") from None

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from collapselab.config.identity import DEFAULTS, HARMLESS, OF_WRITING
+from collapselab.config.identity import DEFAULTS, HARMLESS, SAMPLING_RULE
 from collapselab.mixing.regimes import REGIMES
 from collapselab.report.files import ChainFiles
 from collapselab.report.overlay import by_arm
@@ -39,7 +39,7 @@ def controls(chains: list[ChainFiles]) -> dict[str, Control]:
         near = [other for other in of_real_text if arms[other].run == chain.run] or of_real_text
         gaps = {other: _differing(chain, arms[other]) for other in [*near, *of_real_text]}
         own = [other for other, gap in gaps.items() if not gap]
-        own = own or [other for other, gap in gaps.items() if set(OF_WRITING).issuperset(gap)]
+        own = own or [other for other, gap in gaps.items() if set(SAMPLING_RULE).issuperset(gap)]
         if not own and len(near) > 1:
             near = [other for other in near if _growth(arms[other]) == _growth(chain)]
         if own or len(near) == 1:
