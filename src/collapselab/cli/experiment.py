@@ -92,7 +92,7 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
 def _plan(asked: Experiment) -> None:
     """What each arm will take, one seed of it."""
     from collapselab.chain import plan
-    from collapselab.experiments.experiment import as_far
+    from collapselab.experiments.experiment import keep_finished
     from collapselab.runtime.console import inert
 
     arms, seeds = len(asked.arms), len(asked.seeds)
@@ -101,7 +101,7 @@ def _plan(asked: Experiment) -> None:
     )
     print("same generation 0 make it once per seed.")
     for config in asked.chains()[::seeds]:
-        config = as_far(config)
+        config = keep_finished(config)
         print(inert("\n".join([f"\narm         {config.arm}", *plan.lines(plan.plan(config))])))
 
 
