@@ -180,8 +180,9 @@ def _learnt(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
     if not mixed:
         return [f"The model was trained on {real} alone, not on text of this chain's models.{began}"]
     share = _synthetic(chain, generation)
-    earlier = f" Its weights continue those of generation {generation - 1}; " if config.model.start == "previous" else ""
-    earlier += f"such text came in with generation {mixed[0]}." if earlier else ""
+    earlier = ""
+    if config.model.start == "previous":
+        earlier = f" Its weights continue those of generation {generation - 1}; such text came in with generation {mixed[0]}."
     return [
         f"> **Warning: the model was trained on synthetic text.** {100 * share:.3g} % of the tokens in the training set "
         f"of generation {generation} were written by earlier models of the same chain.{earlier} Such models forget what is "
