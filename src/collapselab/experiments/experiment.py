@@ -40,7 +40,7 @@ class Experiment:
         return settled(Path(config.runs_dir) / config.name)
 
     def chains(self) -> list[RunConfig]:
-        """The settings of every chain, arm by arm: the chains that make the shared generations 0 come first, side by side."""
+        """Return the settings of every chain, arm by arm, so that chains that make a shared generation 0 start first."""
         return [
             dataclasses.replace(config, arm=arm, seed=seed) for arm, config in self.arms.items() for seed in self.seeds
         ]

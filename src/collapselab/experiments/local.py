@@ -149,7 +149,9 @@ def _work(pipe: Connection, slot: int, workers: int, gpus: list[str], log: str, 
     from collapselab.runtime.parallel import end_with_parent
 
     end_with_parent(parent)
-    tqdm.set_lock(threading.RLock())  # tqdm's default is a multiprocessing lock, which leaks when this process is killed
+    tqdm.set_lock(
+        threading.RLock()
+    )  # tqdm's default is a multiprocessing lock, which leaks when this process is killed
     with suppress(EOFError, OSError), interrupts.handled():  # the parent closed the pipe: no more chains
         try:
             while True:

@@ -80,7 +80,7 @@ def _follow(chains: list[RunConfig], executor: Executor, ended: dict[int, Outcom
 
 
 def slots_and_gpus(chains: list[RunConfig], asked: int | None) -> tuple[int, list[str]]:
-    """Number of chains to run at a time, and the GPUs for them: one chain per GPU, because it takes most of its memory.
+    """Decide how many chains run at a time and on which GPUs: one chain per GPU, because it takes most of its memory.
 
     Prints a note if that is fewer than `asked`, or if a GPU cannot be used.
     """
@@ -99,7 +99,7 @@ def slots_and_gpus(chains: list[RunConfig], asked: int | None) -> tuple[int, lis
 
 
 def _stages(chains: list[RunConfig]) -> dict[Path, int]:
-    """The published stages of these chains (shared ones once) with the times of their manifests in ns."""
+    """Find the published stages of these chains, shared ones once, with the times of their manifests in ns."""
     from collapselab.chain.opening import chain_path
 
     times: dict[Path, int] = {}

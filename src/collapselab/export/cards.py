@@ -119,7 +119,7 @@ def samples_card(chain: ChainFiles, config: RunConfig, generation: int, meta: di
 
 
 def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
-    """The common part of both cards: training sets, metrics, settings and provenance."""
+    """Return the part that both cards share: training sets, metrics, settings and provenance."""
     ours, first = chain.rows[generation]["metrics"], chain.rows[0]["metrics"]
     real, headline = chain.reference["metrics"], [key for key in HEADLINE.values() if key in ours]
     values = [
@@ -158,31 +158,35 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
 
 
 def settings(config: RunConfig) -> str:
-    """Settings that differ from their defaults, one per line: dotted keys with JSON values, which are also YAML."""
+    """List the settings that differ from their defaults as YAML, one dotted key per line."""
     ours = flatten(as_dict(config))
     kept = {k: v for k, v in ours.items() if k in ("name", "arm", "seed", "generations") or v != DEFAULTS[k]}
     return "".join(f"{key}: {_value(value)}\n" for key, value in kept.items() if key not in deciding("nothing"))
 
 
 def _value(value: Any) -> str:
-    """A setting as one line of YAML. Text is written as JSON, which escapes line breaks."""
+    """Format a setting as one line of YAML; text as JSON, which escapes line breaks."""
     if isinstance(value, str):
         return inert(json.dumps(_portable(value)))
     return yaml.safe_dump(value, default_flow_style=True, width=1 << 20).partition("\n")[0]
 
 
 def _learnt(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
-    """Sources of the training text by the ledger, with a warning if models wrote part of it."""
+    """Describe the training text by its ledger, with a warning if models wrote part of it."""
     mixed = _mixed(chain, config, generation)
     real = "text of an artificial language" if config.corpus.source in LANGUAGES else "real text"
     base = config.model.pretrained if config.model.start != "scratch" else None
-    began = f" It began as {_code(_portable(base))}; the data that one was trained on is not recorded here." if base else ""
+    began = (
+        f" It began as {_code(_portable(base))}; the data that one was trained on is not recorded here." if base else ""
+    )
     if not mixed:
         return [f"The model was trained on {real} alone, not on text of this chain's models.{began}"]
     share = _synthetic(chain, generation)
     earlier = ""
     if config.model.start == "previous":
-        earlier = f" Its weights continue those of generation {generation - 1}; such text came in with generation {mixed[0]}."
+        earlier = (
+            f" Its weights continue those of generation {generation - 1}; such text came in with generation {mixed[0]}."
+        )
     return [
         f"> **Warning: the model was trained on synthetic text.** {100 * share:.3g} % of the tokens in the training set "
         f"of generation {generation} were written by earlier models of the same chain.{earlier} Such models forget what is "
@@ -192,7 +196,7 @@ def _learnt(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
 
 
 def _mixed(chain: ChainFiles, config: RunConfig, generation: int) -> list[int]:
-    """Generations with model-written training text that this one's weights have seen."""
+    """Find the generations whose model-written training text this one's weights have seen."""
     seen = range(generation + 1) if config.model.start == "previous" else [generation]
     return [g for g in seen if _synthetic(chain, g)]
 
@@ -225,7 +229,7 @@ def _is_on_hub(name: str) -> bool:
 
 
 def _portable(value: Any) -> Any:
-    """A setting without this machine's folders: `path:/home/me/texts/*.txt` becomes `path:.../*.txt`."""
+    """Remove this machine's folders from a setting: `path:/home/me/texts/*.txt` becomes `path:.../*.txt`."""
     if not isinstance(value, str):
         return value
     kind, rest = ("path:", value[5:]) if value.startswith("path:") else ("", value)
@@ -240,7 +244,7 @@ def _plain(value: Any) -> str:
 
 
 def _code(value: Any) -> str:
-    """A value as a code span, where Markdown and HTML are not interpreted; pipes are escaped for tables."""
+    """Format a value as a code span, where Markdown and HTML are not interpreted; pipes are escaped for tables."""
     line = _plain(value).replace("`", "'").replace("|", "\\|")
     return f"`{line}`" if line else "–"
 

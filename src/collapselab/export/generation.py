@@ -52,7 +52,9 @@ def choose_generation(chain: ChainFiles, generation: int | None, what: What) -> 
     last = len(chain.rows) - 1
     generation = last if generation is None else generation
     if not 0 <= generation <= last:
-        raise UserError(f"--generation {generation}: {chain.path} has finished generations 0 to {last}; name one of these")
+        raise UserError(
+            f"--generation {generation}: {chain.path} has finished generations 0 to {last}; name one of these"
+        )
     if what != "samples":
         chain.chain.need_weights([generation], f"--generation {generation}")
     return generation

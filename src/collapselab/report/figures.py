@@ -1,4 +1,4 @@
-"""The main figures of a report as PNGs, by matplotlib: each function takes the chains of one protocol."""
+"""Main figures of a report as PNGs by matplotlib, each from the chains of one protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collapselab.report.overlay import TITLES, TRUTH, by_arm, by_generation, ove
 from collapselab.report.series import DIVERSITY, LIKELIHOOD, curve, extent, possible, present, real_level
 
 WIDE = 4.6  # inches of a panel
-ABREAST = 4  # panels that a row has at most
+ABREAST = 4  # panels in a row, at most
 LEGEND = 2.4  # inches of the legend beside the figure of the laws
 
 
@@ -30,8 +30,7 @@ def png(figure: Figure) -> bytes:
 
 
 def _margins(figure: Figure, right: float = 0.2, between: float = 0.1) -> None:
-    """In inches; `between` rows in parts of a row's height. Automatic layouts would draw each figure twice, which takes as
-    long again."""
+    """Set margins in inches, and gaps between rows as a share of their height. Automatic layouts would take twice as long."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(
         left=0.65 / width,
@@ -44,7 +43,7 @@ def _margins(figure: Figure, right: float = 0.2, between: float = 0.1) -> None:
 
 
 def axes_of(panels: int) -> tuple[Figure, list[Any]]:
-    """A figure with so many panels, in rows as even as they can be."""
+    """(figure, axes) with a number of panels, in rows as even as possible."""
     rows = -(-panels // ABREAST)
     columns = -(-panels // rows)
     figure = Figure(figsize=(WIDE * columns, 3.4 * rows))
@@ -67,8 +66,7 @@ def _label(arm: str, chains: list[Any]) -> str:
 
 
 def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
-    """An arm's mean over chains, with its 95 % t-interval where there are several; controls in grey beneath the others, and
-    real text with its scatter."""
+    """Draw the mean of every arm with its 95 % t-interval, controls in grey below the others, and real text with its scatter."""
     real, within, arms = real_level(chains, key), possible(key), grey_first(by_arm(chains))
     curves = {arm: points for arm, members in arms.items() if (points := curve(members, key))}
     for arm, points in curves.items():
@@ -92,13 +90,13 @@ def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
 
 
 def look(place: int) -> dict[str, Any]:
-    """Colour, marker and line of an arm; the same as on the page."""
+    """Colour, marker and line of an arm, as on the page."""
     symbol, dash = signs(place)
     return {"color": colour(place), "marker": MARKERS[symbol], "linestyle": LINES[dash]}
 
 
 def panels(chains: list[Any], titles: dict[str, str]) -> bytes | None:
-    """A panel for each metric that some chain has."""
+    """Draw a panel for each metric that some chain has."""
     shown = present(chains, titles)
     if not shown:
         return None
@@ -122,7 +120,7 @@ def tails(chains: list[Any]) -> bytes | None:
 
 
 def theory(chains: list[Any]) -> bytes | None:
-    """Above, what was measured and what the law expects; below, the difference with twice its standard error."""
+    """Draw measurement and law above, and their difference with twice its standard error below."""
     keys = overlaid(chains)
     if not keys:
         return None

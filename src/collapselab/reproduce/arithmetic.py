@@ -110,7 +110,7 @@ def _number(node: ast.Constant) -> float:
 
 
 def _whole(node: ast.expr | None) -> int | None:
-    """The whole number written in an index; None for an omitted end of a slice."""
+    """Parse a whole number in an index; None for an omitted end of a slice."""
     match node:
         case None:
             return None
@@ -167,7 +167,7 @@ def _slope(row: list[float]) -> float:
 
 
 def _first(x: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Number of generations before the first that reaches the level; the length of the slice if none does."""
+    """Count the generations before the first that reaches the level; the length of the slice if none does."""
     if level.shape[1] != 1:
         raise ValueError("first(x, level): the level must be one number")
     reached = x >= level

@@ -114,13 +114,13 @@ def _typed(key: str, value: Any) -> Any:
 
 
 def _beside(name: str, law: np.ndarray, chains: Tensor) -> Quantities:
-    """The mean over `chains`, float64 (generations, chains), its law, and their distance in standard errors."""
+    """Return the mean over `chains`, float64 (generations, chains), its law, and their distance in standard errors."""
     moments = by_chance.moments(by_chance.sums(chains), chains.shape[1])
     return {name: moments[0], f"law_{name}": law, f"z_{name}": by_chance.z_scores(law, moments)}
 
 
 def _share(name: str, law: np.ndarray, chains: Tensor) -> Quantities:
-    """The share of true `chains`, bool (generations, chains), its law, and their distance in standard errors.
+    """Return the share of true `chains`, bool (generations, chains), its law, and their distance in standard errors.
 
     The errors are the law's, and at least one chain: a share of 0 has no spread of its own.
     """

@@ -227,5 +227,5 @@ def ours(one: dict[str, Any]) -> str:
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, with cells escaped."""
+    """Format a Markdown table, with its cells escaped."""
     return tables.markdown(columns, [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows])
