@@ -418,7 +418,9 @@ def test_arms_of_two_protocols_are_never_side_by_side(opened: Pages) -> None:
     one, beginning = opened["real", 360], "other prompts, tokens or another measure of surprise"
     one.reset()
     assert one.all("#x-group option") == ["protocol A: half, none", "protocol B: other, short"]
-    assert "Not shown beside these: other, short (protocol B). " in one.text("#x-why") and beginning in one.text("#x-why")
+    assert "Not shown beside these: other, short (protocol B). " in one.text("#x-why") and beginning in one.text(
+        "#x-why"
+    )
     assert "are never side by side" in one.text("#explorer > .caption")
     one.page.locator("#x-group").select_option("1")
     assert [head.split("\n")[0] for head in one.all("#x-columns h4")] == ["other", "short"]

@@ -199,7 +199,10 @@ def first_words(real: Path, run: Path, courses: dict[str, list[list[float]]]) ->
             for row, value in zip(rows, course, strict=True):
                 row["metrics"] = {"real/perplexity": value}
             Chain(chain).write_metrics(rows)
-    chains, last = pages.open_run(run).chains, min(len(course) for by_seed in courses.values() for course in by_seed) - 1
+    chains, last = (
+        pages.open_run(run).chains,
+        min(len(course) for by_seed in courses.values() for course in by_seed) - 1,
+    )
     tidy = tables.tidy(chains)
     summary, laws = tables.summary(tidy, None), overlay.agreement(chains)
     own, common = (

@@ -31,17 +31,8 @@ GROUP_TOKENS = 1 << 18  # per row group, decoded at a time: about 20 MB as Pytho
 FILE_TOKENS = 1 << 26  # per Parquet file: about 200 MB
 SUFFIXES = (".safetensors", ".json", ".txt", ".jinja", ".model")  # files of a model and its tokenizer: data, never code
 OURS = ("manifest.json", "log.jsonl")
-SCHEMA = pa.schema(
-    [
-        ("text", pa.string()),
-        ("tokens", pa.list_(pa.int32())),
-        ("sequence", pa.int64()),
-        ("generation", pa.int32()),
-        ("arm", pa.string()),
-        ("seed", pa.int64()),
-        ("prompt_tokens", pa.int32()),
-    ]
-)
+SCHEMA = pa.schema({"text": pa.string(), "tokens": pa.list_(pa.int32()), "sequence": pa.int64(), "generation": pa.int32(),
+                    "arm": pa.string(), "seed": pa.int64(), "prompt_tokens": pa.int32()})  # fmt: skip
 
 
 def choose_generation(chain: ChainFiles, generation: int | None, what: What) -> int:

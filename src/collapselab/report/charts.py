@@ -112,14 +112,12 @@ def frequency(chains: list[Any]) -> Spec | None:
                 figure.remark(axis, escaped(bucket), f"too few tokens ({tokens:,.0f})")
         if len(heat.generations) <= 8:
             figure.traces[-1]["texttemplate"] = "%{z:+.2f}"
-        ends = [
-            f"{_cell(change, half)} for tokens seen {b} times"
-            if tokens >= series.LEAST_TOKENS
-            else f"seen {b} times: too few"
-            for b, tokens, change, half in zip(
-                heat.buckets, heat.scored, heat.change[:, -1], heat.half[:, -1], strict=True
-            )
-        ]
+        ends = []
+        for b, tokens, change, half in zip(
+            heat.buckets, heat.scored, heat.change[:, -1], heat.half[:, -1], strict=True
+        ):
+            enough = tokens >= series.LEAST_TOKENS
+            ends.append(f"{_cell(change, half)} for tokens seen {b} times" if enough else f"seen {b} times: too few")
         alt.append(f"arm {arm}, generation {heat.generations[-1]}: " + ", ".join(ends))
         for bucket, tokens, *lines in zip(heat.buckets, heat.scored, heat.loss, heat.change, heat.half, strict=True):
             cells = [f"{short(x)} ({_cell(c, h)})" for x, c, h in zip(*lines, strict=True)]

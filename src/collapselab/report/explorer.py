@@ -74,13 +74,8 @@ def payload(chains: list[ChainFiles]) -> dict[str, Any] | None:
         groups.append({"label": one.label} | _group(one.chains, *most, counts, vocabulary))
     if not any(group["prompts"] or group["tails"] for group in groups):
         return None
-    return {
-        "groups": groups,
-        "vocabulary": {
-            "text": [piece for piece, _ in vocabulary.places],
-            "count": [count for _, count in vocabulary.places],
-        },
-    }
+    texts, occurrences = ([pair[i] for pair in vocabulary.places] for i in (0, 1))
+    return {"groups": groups, "vocabulary": {"text": texts, "count": occurrences}}
 
 
 def _group(
@@ -109,15 +104,9 @@ def _group(
                 if left >= 0:
                     place = heads.setdefault(one.prompt, len(heads))
                     cells.setdefault(place, {})[g] = _cell(one, counts.of(chain).tokens, vocabulary)
-        arms.append(
-            {
-                "name": inert(chain.arm),
-                "seed": chain.seed,
-                "generations": len(chain.rows),
-                "base": bases.setdefault(_base(chain), len(bases)),
-                "cells": cells,
-            }
-        )
+        base = bases.setdefault(_base(chain), len(bases))
+        arm = {"name": inert(chain.arm), "seed": chain.seed, "generations": len(chain.rows), "base": base}
+        arms.append(arm | {"cells": cells})
     if left < 0:
         notes.append(f"Text beyond {most_tokens:,} tokens is left out.")
     return {
@@ -246,12 +235,8 @@ def _tails(arms: list[list[ChainFiles]], most: int, counts: _Counted) -> dict[st
     chosen = _evenly_over_counts(c0, most)
     for chains, arm in zip(arms, rows, strict=True):
         arm |= _seeds(chains, chosen, counts) | {"last": [arm["last"].get(word) for word in chosen]}
-    return {
-        "words": [inert(_cut(word, LONGEST_PIECE)) for word in chosen],
-        "counts": [c0[word] for word in chosen],
-        "total": len(c0),
-        "arms": rows,
-    }
+    shown = [inert(_cut(word, LONGEST_PIECE)) for word in chosen]
+    return {"words": shown, "counts": [c0[word] for word in chosen], "total": len(c0), "arms": rows}
 
 
 def _seeds(chains: list[ChainFiles], chosen: list[str], counts: _Counted) -> dict[str, Any]:

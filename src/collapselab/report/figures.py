@@ -32,14 +32,14 @@ def png(figure: Figure) -> bytes:
 def _margins(figure: Figure, right: float = 0.2, between: float = 0.1) -> None:
     """Set margins in inches, and gaps between rows as a share of their height. Automatic layouts would take twice as long."""
     width, height = figure.get_size_inches()
-    figure.subplots_adjust(
-        left=0.65 / width,
-        right=1 - right / width,
-        bottom=0.55 / height,
-        top=1 - 0.35 / height,
-        wspace=0.25,
-        hspace=between,
-    )
+    sides = {"left": 0.65 / width, "right": 1 - right / width, "bottom": 0.55 / height, "top": 1 - 0.35 / height}
+    figure.subplots_adjust(**sides, wspace=0.25, hspace=between)
+
+
+def _style(axis: Any) -> None:
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def axes_of(panels: int) -> tuple[Figure, list[Any]]:
@@ -54,9 +54,7 @@ def axes_of(panels: int) -> tuple[Figure, list[Any]]:
     axes = axes[:panels]
     for axis in axes:
         axis.set_xlabel("generation")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        _style(axis)
     return figure, axes
 
 
@@ -73,14 +71,8 @@ def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
         members = arms[arm]
         x, style = [p.generation for p in points], look(members[0].place)
         axis.plot(x, [p.mean for p in points], ms=4, label=_label(arm, members), **style)
-        axis.fill_between(
-            x,
-            [max(p.low, within[0]) for p in points],
-            [min(p.high, within[1]) for p in points],
-            color=style["color"],
-            alpha=0.2,
-            linewidth=0,
-        )
+        low, high = [max(p.low, within[0]) for p in points], [min(p.high, within[1]) for p in points]
+        axis.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
     if real is not None:
         if not math.isnan(real.low):
             axis.axhspan(real.low, real.high, color=NEUTRAL, alpha=0.12, linewidth=0)
@@ -141,16 +133,9 @@ def theory(chains: list[Any]) -> bytes | None:
                 above.axhline(1, color=NEUTRAL, linestyle="--", linewidth=1, label="the truth, r = 1")
             gaps = residuals(members, key)
             if gaps:
+                generations, differences = zip(*((g, m - e) for g, _, m, e, _ in gaps), strict=True)
                 bars = [0.0 if math.isnan(se) else 2 * se for *_, se in gaps]
-                below.errorbar(
-                    [g for g, *_ in gaps],
-                    [m - e for _, _, m, e, _ in gaps],
-                    bars,
-                    fmt=f"{sign}-",
-                    ms=3,
-                    color=shade,
-                    lw=1,
-                )
+                below.errorbar(generations, differences, bars, fmt=f"{sign}-", ms=3, color=shade, lw=1)
         if not any(residuals(members, key) for members in by_arm(chains).values()):
             below.set_visible(False)
             above.tick_params(labelbottom=True)
@@ -158,10 +143,8 @@ def theory(chains: list[Any]) -> bytes | None:
         below.axhline(0, color="0.4", linewidth=1)
         below.set_ylabel("measured − law (± 2 s.e.)", fontsize=8)
         below.set_xlabel("generation")
-        for axis in (above, below):
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+        _style(above)
+        _style(below)
     labelled = {label: h for axis in axes[0] for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(labelled.values(), labelled, fontsize=7, frameon=False, loc="upper right")
     return png(figure)

@@ -154,9 +154,8 @@ def _group(
                 "png": png if png in figures else None,
             }
         )  # fmt: skip
-    lacking = [
-        f"{title} ({key})" for key, title in (LIKELIHOOD | DIVERSITY).items() if not present(chains, {key: title})
-    ]
+    titles = LIKELIHOOD | DIVERSITY
+    lacking = [f"{title} ({key})" for key, title in titles.items() if not present(chains, {key: title})]
     lacking += _lacking_tails(chains)
     return {
         "label": group.label, "suffix": group.suffix, "digest": group.digest,

@@ -65,29 +65,17 @@ class Figure:
         self.cells.append(list(zip(names, shares, strict=True)))
         self.notes.append(
             {
-                "text": escaped(title),
-                "xref": f"x{names[0]} domain",
-                "yref": f"y{names[0]} domain",
-                "x": 0,
-                "y": 1,
-                "xanchor": "left",
-                "yanchor": "bottom",
-                "yshift": 8,
-                "showarrow": False,
-                "font": {"size": 13},
+                "text": escaped(title), "xref": f"x{names[0]} domain", "yref": f"y{names[0]} domain", "x": 0, "y": 1,
+                "xanchor": "left", "yanchor": "bottom", "yshift": 8, "showarrow": False, "font": {"size": 13},
             }
-        )
+        )  # fmt: skip
         return names
 
     def add(self, axis: str, trace: Spec, name: str, group: str | None = None) -> None:
         """Add a trace to a panel. The legend lists each name once, and toggles all traces of its group."""
-        once = {"showlegend": trace.get("showlegend", name not in self.named)}
+        place = {"name": escaped(name), "legendgroup": escaped(group or name), "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
+        self.traces.append(place | trace | {"showlegend": trace.get("showlegend", name not in self.named)})
         self.named.add(name)
-        self.traces.append(
-            {"name": escaped(name), "legendgroup": escaped(group or name), "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
-            | trace
-            | once
-        )
 
     def curve(
         self, axis: str, arm: str, place: int, points: list[Any], label: str, within: tuple[float, float]

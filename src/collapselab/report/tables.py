@@ -80,15 +80,14 @@ def summary(
         effects.append(differences(by_seed, controls_s))
         levels.append(sum(controls_s[seed] for seed in by_seed.keys() & controls_s.keys()))
     intervals = mean_intervals([list(by_seed.values()) for by_seed in seeds.values()])
-    rows = [
-        (
-            *(*key, len(by_seed), *interval, len(gap), *difference),
-            *(controls.get(key[0]), len(effect), *against, sum(effect) / level if level else math.nan),
-        )
-        for (key, by_seed), interval, gap, difference, effect, against, level in zip(
-            seeds.items(), intervals, gaps, mean_intervals(gaps), effects, mean_intervals(effects), levels, strict=True
-        )
-    ]
+    parts = zip(
+        seeds.items(), intervals, gaps, mean_intervals(gaps), effects, mean_intervals(effects), levels, strict=True
+    )
+    rows = []
+    for (key, by_seed), interval, gap, difference, effect, against, level in parts:
+        share = sum(effect) / level if level else math.nan
+        control = controls.get(key[0])
+        rows.append((*key, len(by_seed), *interval, len(gap), *difference, control, len(effect), *against, share))
     return pd.DataFrame(rows, columns=SUMMARY)
 
 

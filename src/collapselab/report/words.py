@@ -78,8 +78,8 @@ def seeds(count: int) -> str:
 
 
 def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
-    """Summarise a report in its opening sentences: the change of the first metric up to the last generation that every chain has, in the
-    arms that changed most and least, and the part of it that their control does not share."""
+    """Open a report: the change of the first metric up to the last generation that every chain has, in the arms that changed
+    most and least, and the part of it that their control does not share."""
     every_arm = by_arm(chains)
     arms = {arm: members for arm, members in every_arm.items() if not members[0].is_control} or every_arm
     keys = [key for key in SAID if all((arm, key) in numbers.common for arm in arms)]

@@ -137,15 +137,13 @@ def read(folder: Path, name: str) -> Entry:
     deciding |= {"quantities": quantities, "criteria": [_deciding(item) for item in paper["criteria"]]}
     if power:
         deciding["power"] = [_deciding(item) for item in paper["power"]]
+    texts: dict[str, Any] = {key: _words(paper.get(key, "")) for key in ("protocol", "open", "small", "differs")}
     entry = Entry(
         name=name,
         path=path,
         title=paper["title"],
         cite=paper["cite"],
-        protocol=_words(paper["protocol"]),
-        open=_words(paper["open"]),
-        small=_words(paper.get("small", "")),
-        differs=_words(paper.get("differs", "")),
+        **texts,
         changed=[_words(one) for one in paper.get("changed", [])],
         minutes=paper.get("minutes"),
         gpu_hours=paper.get("gpu_hours"),

@@ -95,20 +95,10 @@ def record(verdict: Verdict, command: str, workers: int | None) -> dict[str, Any
 
 
 def _judged(one: Assessment) -> dict[str, Any]:
-    criterion = one.criterion
-    return {
-        "says": criterion.says,
-        "of": criterion.of,
-        "at_least": criterion.at_least,
-        "at_most": criterion.at_most,
-        "bound": criterion.bound,
-        "published": criterion.published,
-        "mean": _six(one.mean),
-        "low": _six(one.low),
-        "high": _six(one.high),
-        "by_seed": [_six(value) for value in one.values],
-        "holds": one.holds,
-    }
+    keys = ("says", "of", "at_least", "at_most", "bound", "published")
+    numbers = {key: _six(getattr(one, key)) for key in ("mean", "low", "high")}
+    numbers |= {"by_seed": [_six(value) for value in one.values], "holds": one.holds}
+    return {key: getattr(one.criterion, key) for key in keys} | numbers
 
 
 def _six(value: float) -> float | None:
@@ -142,13 +132,10 @@ def _figure(entry: Entry, measured: Measured) -> bytes:
 
     panels = {quantity: arrays(quantity) for quantity in entry.plot}
     real = {quantity: float(measured.real[quantity].mean()) for quantity in entry.plot if quantity in measured.real}
-    return draw(
-        {quantity: arms for quantity, arms in panels.items() if arms},
-        {quantity: arrays(f"{LAW}{quantity}") for quantity in entry.plot},
-        {quantity: value for quantity, value in real.items() if np.isfinite(value)},
-        entry.quantities,
-        controls_of(entry),
-    )
+    panels = {quantity: arms for quantity, arms in panels.items() if arms}
+    laws = {quantity: arrays(f"{LAW}{quantity}") for quantity in entry.plot}
+    real = {quantity: value for quantity, value in real.items() if np.isfinite(value)}
+    return draw(panels, laws, real, entry.quantities, controls_of(entry))
 
 
 def controls_of(entry: Entry) -> list[str]:
@@ -168,10 +155,9 @@ def page(entry: Entry, kept: dict[str, Any]) -> str:
     if kept["criteria"]:
         seeds = f"{len(kept['seeds'])} seeds ({', '.join(map(str, kept['seeds']))})"
         workers = f", {kept['workers']} chains at a time" if kept["workers"] else ""
+        machine = ", ".join(f"{key} {value}" for key, value in kept["environment"].items())
         parts += [
-            f"{made}: {seeds}, {kept['seconds']:,.0f} s{workers}. Machine: "
-            + ", ".join(f"{key} {value}" for key, value in kept["environment"].items())
-            + ".",
+            f"{made}: {seeds}, {kept['seconds']:,.0f} s{workers}. Machine: {machine}.",
             *criteria_tables(kept),
             f"{READ} A criterion holds where the mean lies within its bounds.",
             "![What was measured](figure.png)",
@@ -199,14 +185,11 @@ def published_table(entry: Entry) -> str:
 def criteria_tables(kept: dict[str, Any]) -> list[str]:
     """Tables of the criteria and, if there are any, of the conditions of power."""
     heads = {"criteria": "what must show", "power": "what the criteria need to be able to tell"}
-    return [
-        markdown(
-            [head, "published", "ours", "bound", "holds"],
-            [[one["says"], one["published"] or "–", ours(one), one["bound"], holds(one)] for one in kept[key]],
-        )
-        for key, head in heads.items()
-        if kept.get(key)
-    ]
+    tables = []
+    for key in [key for key in heads if kept.get(key)]:
+        rows = [[one["says"], one["published"] or "–", ours(one), one["bound"], holds(one)] for one in kept[key]]
+        tables.append(markdown([heads[key], "published", "ours", "bound", "holds"], rows))
+    return tables
 
 
 def holds(one: dict[str, Any]) -> str:

@@ -90,18 +90,8 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
         seconds = call_seconds(asked.root)
     judged, power = judge(entry, entry.criteria, measured), judge(entry, entry.power, measured)
     same = twins(measured, seeds)
-    return Verdict(
-        entry,
-        "FAIL" if same else word_of(judged, power),
-        seeds,
-        same,
-        judged=judged,
-        power=power,
-        measured=measured,
-        environment=environment,
-        seconds=seconds,
-        settings=settings,
-    )
+    word = "FAIL" if same else word_of(judged, power)
+    return Verdict(entry, word, seeds, same, False, judged, power, measured, environment, seconds, settings)
 
 
 def word_of(judged: list[Assessment], power: list[Assessment]) -> Word:
@@ -201,9 +191,7 @@ def _courses(entry: Entry, chains: list[ChainFiles], last: int) -> dict[str, np.
     nan = float("nan")
     courses: dict[str, np.ndarray] = {}
     for name, key in entry.quantities.items():
-        rows = [
-            [row["metrics"] | {"real_share": row["real_share"]} for row in chain.rows[: last + 1]] for chain in chains
-        ]
+        rows = [[row["metrics"] | {"real_share": row["real_share"]} for row in c.rows[: last + 1]] for c in chains]
         values = [[row.get(key, nan) for row in course] for course in rows]
         if np.isfinite(values).any():
             courses[name] = np.array(values)
