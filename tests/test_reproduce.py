@@ -323,7 +323,7 @@ def test_what_cannot_be_finished_is_no_verdict_and_others_have_their_turn(lab: L
     code, said, err = lab(*line, "--workers", "1")
     assert code == 1 and "collapselab: error" not in err
     assert "awry: NOT RUN (process='gausian': no such process; did you mean 'gaussian'" in said
-    assert "tiny: NOT RUN (2 of 2 chains did not finish: " in said and f"to begin anew, remove {runs / 'tiny'}" in said
+    assert "tiny: NOT RUN (2 of 2 chains did not finish: " in said and f"to start over, remove {runs / 'tiny'}" in said
     assert "right: PASS, kept in" in said and said.rstrip().splitlines()[-2].split("│")[4].strip() == "PASS"
     assert (results.read(out / "right") or {})["verdict"] == "PASS"
 
