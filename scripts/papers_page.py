@@ -1,7 +1,7 @@
 """docs/papers.md, and the tables in results/, from the entries in configs/papers/ and the verdicts in results/.
 
 .venv/bin/python scripts/papers_page.py            writes the page
-.venv/bin/python scripts/papers_page.py --check    exits with 1 where the page is not what entries and verdicts say
+.venv/bin/python scripts/papers_page.py --check    exits with 1 if the page does not match entries and verdicts
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "papers.md"
 HEAD = """# Published results, rerun
 
-This page is made from `configs/papers/` and `results/` by `scripts/papers_page.py`, not by hand. Each entry is a published
-result with its protocol, its numbers and their sources, and what must show for it to count as reproduced. One command runs it,
-compares, and keeps the verdict:
+`scripts/papers_page.py` generates this page from `configs/papers/` and `results/`. Each entry is a published result with its
+protocol, its numbers and their sources, and the criteria by which it counts as reproduced. One command runs it, compares, and
+writes the verdict:
 
     .venv/bin/collapselab reproduce --list
     .venv/bin/collapselab reproduce gerstgrasser            # PASS, FAIL, NO POWER or NOT RUN, and results/gerstgrasser/
@@ -29,21 +29,21 @@ compares, and keeps the verdict:
 
 **PASS** means that every criterion holds in the mean over seeds; the interval beside it is the 95 % t-interval over seeds (a
 criterion on a mean over seeds is one number and has none). *Narrowly*: a bound lies within the interval, and other seeds may
-turn it. A **FAIL** stays, with what differs. **NO POWER** means that the run could not have told either way: a condition that is
-stated with the criteria, such as how much of the loss a method touches at all, does not hold. **NOT RUN** says what was
-missing: a GPU, a corpus (`--data-dir`), weights from a hub. Most entries are small forms for two cores, with as many seeds as
+turn it. A **FAIL** stays, with the known differences. **NO POWER** means that the run could not have decided either way: a
+condition stated with the criteria, such as how much of the loss a method touches at all, does not hold. **NOT RUN** says what
+was missing: a GPU, a corpus (`--data-dir`), weights from a hub. Most entries are small forms for two cores, with as many seeds as
 six minutes allow (ten with a null line); each says how it differs from the paper. A published figure beside ours is a line of
 the table below it, or computed by us from its lines. A source that is *unverified* was not read in the paper itself.
 
 Where there is a law, a criterion is the distance from it, to both sides, with a bound that follows from the law's own sampling
-error; elsewhere it has a bound on both sides and an arm of real text as its null line. What one-sided criteria are left are
+error; elsewhere it has a bound on both sides and an arm of real text as its null line. The remaining one-sided criteria are
 published bounds and orders. `tests/mutations.py` lists ways to break the lab, each with the entry whose verdict must turn.
 
-Criteria were written down before the runs (those of briesch when one seed of one of its arms had been seen). Where something
-was changed after something had been seen, of a criterion, a setting or the seeds, its entry says what, and what came of
-every try. Verdicts that were replaced stay in `results/NAME/earlier/`.
+Criteria were written down before the runs (those of briesch when one seed of one of its arms had been seen). If a
+criterion, a setting or the seeds were changed after results had been seen, the entry says so, with the outcome of every try.
+Replaced verdicts stay in `results/NAME/earlier/`.
 
-The command ends with 1 where an entry fails or cannot be finished. What the field disagrees about, and what each choice does:
+The command exits with 1 if an entry fails or cannot be finished. Where the field disagrees, and the effect of each choice:
 [disagreements.md](disagreements.md).
 
 """
@@ -79,7 +79,7 @@ def _section(entry: Entry, kept: dict[str, Any] | None, folder: Path) -> str:
         assert found is not None, table
         place = table.relative_to(folder).as_posix()
         earlier.append(f"[{table.parent.name}](../results/{place}) **{found[1]}**")
-    parts += [f"Earlier, and replaced: {'; '.join(earlier)}."] if earlier else []
+    parts += [f"Earlier, replaced: {'; '.join(earlier)}."] if earlier else []
     return "\n\n".join([*parts, results.published_table(entry), *results.prose(entry)])
 
 
@@ -95,7 +95,7 @@ def main() -> int:
     wanted = page()
     if sys.argv[1:] == ["--check"]:
         if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != wanted:
-            print("docs/papers.md is not what entries and verdicts say; run scripts/papers_page.py", file=sys.stderr)
+            print("docs/papers.md does not match entries and verdicts; run scripts/papers_page.py", file=sys.stderr)
             return 1
     else:
         PAGE.write_text(wanted, encoding="utf-8")

@@ -150,7 +150,7 @@ def controls_of(entry: Entry) -> list[str]:
 def page(entry: Entry, kept: dict[str, Any]) -> str:
     """Content of table.md: the verdict, its numbers, and how they were computed."""
     verdict = f"Verdict: **{kept['verdict']}**" + (f": {inert(kept['reason'])}." if kept["reason"] else ".")
-    made = f"Made on {kept['date']}; again by `{inert(kept['command'])}`"
+    made = f"Made on {kept['date']}; rerun it with `{inert(kept['command'])}`"
     parts = [f"# {entry.title}", f"{entry.cite}. {verdict}"]
     if kept["criteria"]:
         seeds = f"{len(kept['seeds'])} seeds ({', '.join(map(str, kept['seeds']))})"
@@ -174,7 +174,7 @@ def prose(entry: Entry) -> list[str]:
     parts += [f"**The small form.** {entry.small}"] if entry.small else []
     parts += [f"**What differs.** {entry.differs}"] if entry.differs else []
     if entry.changed:
-        parts += ["**What was changed after something had been seen.**", "\n".join(f"- {one}" for one in entry.changed)]
+        parts += ["**Changes after results had been seen.**", "\n".join(f"- {one}" for one in entry.changed)]
     return parts
 
 
