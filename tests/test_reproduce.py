@@ -375,7 +375,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("paper.published: give a list", {"published": []}),
     ("paper.changed: give a list", {"changed": "a bound"}),
     ("paper.titel: no such key; did you mean 'title'", {"titel": "x"}),
-    ("paper.title: say it", {"title": None}),
+    ("paper.title: must be text; write a line or more", {"title": None}),
     ("give at_least, at_most, or both", {"criteria": [{"says": "a", "of": "closed.r[0]"}]}),
     ("at_most='small': must be a number", {"criteria": [{"says": "a", "of": "closed.r[0]", "at_most": "small"}]}),
     ("'closed.r\\[2\\]' cannot be computed", {"criteria": [{"says": "a", "of": "closed.r[2]", "at_most": 0}]}),
@@ -387,7 +387,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("paper.quantities: give short names", {"quantities": ["r"]}),
     ("paper.minutes='four': must be a number", {"minutes": "four"}),
     ("at_most=nan: must be a number", {"criteria": [{"says": "a", "of": "closed.r[0]", "at_most": float("nan")}]}),
-    ("paper.differs: say it", {"differs": 3}),
+    ("paper.differs: must be text; write a line or more", {"differs": 3}),
 ]
 
 

@@ -113,7 +113,6 @@ def render(run_files: RunFiles, groups: list[Group], parts: dict[str, Any], file
         groups=shown,
         several=len(groups) > 1,
         differing=protocols.differing(groups),
-        arms=[{"name": name, "colour": colour(members[0].place)} for name, members in arms.items()],
         chains=[{"name": c.name, "examples": c.examples} for c in run_files.chains],
         settings=protocols.settings_that_differ(run_files.chains),
         configs=[{"name": m[0].name, "text": m[0].config, "plugins": m[0].plugins} for m in arms.values()],
