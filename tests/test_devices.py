@@ -17,7 +17,7 @@ from collapselab.chain import plan
 from collapselab.config import ModelConfig, UserError
 from collapselab.experiments import local
 from collapselab.experiments.experiment import Experiment
-from collapselab.experiments.run import places
+from collapselab.experiments.run import slots_and_gpus
 from collapselab.learning.trainer import Loss
 from collapselab.models import families
 from collapselab.models import network as modeling
@@ -186,12 +186,12 @@ def test_a_gpu_has_one_worker_at_most(monkeypatch, capsys, asked: int, gpus: lis
     """Two would each take most of the memory that they find."""
     monkeypatch.setattr(local, "gpus", lambda: gpus)
     arm = {"arms": {"main": small_config(device="auto")}, "changes": {"main": []}, "baseline": None}
-    assert places(Experiment(seeds=[1, 2, 3, 4], **arm).chains(), asked) == (count, gpus)
+    assert slots_and_gpus(Experiment(seeds=[1, 2, 3, 4], **arm).chains(), asked) == (count, gpus)
     said = capsys.readouterr().err
     assert (f"--workers={asked}" in said) == (count < asked) and said.count("\n") <= 1
     arm["arms"] = {"main": small_config(device="cpu")}
     chains = Experiment(seeds=[1, 2, 3, 4], **arm).chains()
-    assert places(chains, asked) == (asked, [])  # a card that none of them uses
+    assert slots_and_gpus(chains, asked) == (asked, [])  # a card that none of them uses
 
 
 def test_heads_that_share_keys_are_repeated_where_torch_has_no_fused_kernel(monkeypatch) -> None:

@@ -304,7 +304,7 @@ def test_payload_of_a_real_chain_is_what_its_files_say(made: Made) -> None:
     from collapselab.report.pages import open_run
 
     _, path, _ = made
-    every = json.loads(json.dumps(payload(open_run(path)[0])))
+    every = json.loads(json.dumps(payload(open_run(path).chains)))
     (found,), text, counts = every["groups"], every["vocabulary"]["text"], every["vocabulary"]["count"]
     assert found["generations"] == [0, 1, 2] and found["notes"] == [] and len(found["arms"]) == 1
     arm = found["arms"][0]

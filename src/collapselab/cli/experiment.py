@@ -94,7 +94,7 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
 def _plan(asked: Experiment) -> None:
     """Print what the first seed of each arm needs."""
     from collapselab.chain import plan
-    from collapselab.experiments.experiment import as_far
+    from collapselab.experiments.experiment import keep_finished
     from collapselab.runtime.console import inert
 
     arms, seeds = len(asked.arms), len(asked.seeds)
@@ -103,7 +103,7 @@ def _plan(asked: Experiment) -> None:
     )
     print("same generation 0 share it for each seed.")
     for config in asked.chains()[::seeds]:
-        config = as_far(config)
+        config = keep_finished(config)
         print(inert("\n".join([f"\narm         {config.arm}", *plan.lines(plan.plan(config))])))
 
 

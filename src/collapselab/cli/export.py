@@ -25,8 +25,8 @@ def main(arguments: list[str]) -> int:
     from collapselab.runtime.console import Console, inert
 
     config, chain = config_from(path / "config.yaml"), ChainFiles(path)
-    generation = export.chosen(chain, parsed.generation, parsed.what)
-    out = export.place_for(chain, generation) if parsed.out is None else Path(parsed.out)
+    generation = export.choose_generation(chain, parsed.generation, parsed.what)
+    out = export.default_folder(chain, generation) if parsed.out is None else Path(parsed.out)
     check_out(out.resolve(), str(out))
     export.export(chain, config, generation, out, parsed.what, console=Console(bars=config.progress))
     print(inert(f"generation {generation} of {path}: {out}"))
