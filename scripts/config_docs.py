@@ -72,7 +72,7 @@ class Found(Exception):  # noqa: N818 - carries the options out of a verb
 
 
 def options_of(verb: str) -> Options:
-    """The options of a verb, as it defines them itself; nothing else of it is done."""
+    """Return the options of a verb as it defines them, without running it."""
 
     def stop(self: Options, arguments: list[str]) -> list[str]:
         raise Found(self)
