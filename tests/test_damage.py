@@ -94,7 +94,7 @@ def mended(copied: Copied, stage: str, file: str, how: str, wanted: dict[str, ob
         damage(copied.path / stage / file, how)
     lines, made = copied.again()
     named = [line for line in lines if line.startswith(f"{copied.path / stage}: {file} ")]
-    assert len(named) == 1 and named[0].endswith("; made again"), (what, lines)
+    assert len(named) == 1 and named[0].endswith("; rebuilt"), (what, lines)
     assert made == {stage}, (what, made)
     found = left(copied.path)
     assert found == wanted, (what, [key for key in wanted if found.get(key) != wanted[key]])
@@ -119,7 +119,7 @@ def test_a_manifest_without_a_seal_is_a_damaged_one(copied: Copied, finished) ->
     write_json(place / "manifest.json", {key: value for key, value in manifest.items() if key != "seal"})
     assert examine(place) == (None, "manifest.json is damaged")
     lines, made = copied.again()
-    assert f"{place}: manifest.json is damaged; made again" in lines and made == {"gen_001/mixture"}
+    assert f"{place}: manifest.json is damaged; rebuilt" in lines and made == {"gen_001/mixture"}
     assert left(copied.path) == finished[1]
 
 
@@ -137,7 +137,7 @@ def test_every_file_with_every_damage(finished, tmp_path: Path, capsys) -> None:
 def test_a_stage_that_is_gone_is_said_and_made_again(copied: Copied, finished, stage: str) -> None:
     shutil.rmtree(copied.path / stage)
     lines, made = copied.again()
-    assert f"{copied.path / stage}: is missing; made again" in lines and made == {stage}
+    assert f"{copied.path / stage}: is missing; rebuilt" in lines and made == {stage}
     assert left(copied.path) == finished[1]
 
 
@@ -211,7 +211,7 @@ def test_damage_to_what_a_fork_took_along_is_not_mended_by_its_own_settings(copi
     damage(path / "gen_002" / "samples" / "tokens-00000.bin", "flipped")
     run(other)
     assert (
-        "samples: tokens-00000.bin has other content than was written; copied again from"
+        "samples: tokens-00000.bin has other content than was written; restored from"
         in copied.said.readouterr().err
     )
     assert left(path) == wanted

@@ -173,7 +173,7 @@ def test_a_damaged_file_is_made_again_the_same(made: Made, tmp_path: Path, capsy
     before = file.read_bytes()
     file.write_bytes(before.replace(b"1", b"2", 1))
     run(dataclasses.replace(config, runs_dir=str(tmp_path)))
-    assert "continuations.json has other content than was written; made again" in capsys.readouterr().err
+    assert "continuations.json has other content than was written; rebuilt" in capsys.readouterr().err
     assert file.read_bytes() == before
 
 

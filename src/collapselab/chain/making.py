@@ -39,7 +39,7 @@ def make(s: Session, g: int, name: str) -> bool:
     if s.processes.broadcast(inherited):
         return True
     if manifest or flaw:
-        s.console.say(f"{place}: {flaw or 'its inputs have changed'}; made again")
+        s.console.say(f"{place}: {flaw or 'its inputs have changed'}; rebuilt")
     _restore_weights(s, g, name)
     _publish(s, g, STAGES[name], place, inputs)
     s.console.record(f"{place} published")
@@ -78,7 +78,7 @@ def _restored_from_parent(s: Session, g: int, name: str, inputs: dict[str, str],
         raise UserError(
             f"{place}: {flaw}; the fork inherited it: restore the original content of {source}, or fork again"
         )
-    s.console.say(f"{place}: {flaw}; copied again from {source}")
+    s.console.say(f"{place}: {flaw}; restored from {source}")
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(source, place, symlinks=True)
     return True

@@ -208,7 +208,7 @@ class Sampler:
         read, sequences = max(1, head), -(-budget // length)
         batch = self.batch_size(model, read + length - head, sequences)
         dtype = np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
-        kept = unfinished or Unfinished(out / "tokens", {})  # in a folder of its own, nothing is gone on with
+        kept = unfinished or Unfinished(out / "tokens", {})  # a folder of its own has nothing to resume
         if unfinished is None and processes.is_main:
             kept.clear()
         while True:

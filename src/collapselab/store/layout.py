@@ -145,13 +145,13 @@ class Chain:
         a killed process could not write."""
         path = self.root / "metrics.jsonl"
         if not path.exists():
-            return f"{path} is missing; made again" if len(rows) > 1 else ""
+            return f"{path} is missing; rebuilt" if len(rows) > 1 else ""
         try:
             lines = [row | {"time": {}} for row in read_metrics(self.root)]
         except (UserError, OSError, ValueError, TypeError):
-            return f"{path} is damaged; made again"
+            return f"{path} is damaged; rebuilt"
         agree = all(a == b | {"time": {}} for a, b in zip(lines, rows, strict=False))
-        return "" if agree and len(lines) >= len(rows) - 1 else f"{path} is not what was written; made again"
+        return "" if agree and len(lines) >= len(rows) - 1 else f"{path} is not what was written; rebuilt"
 
 
 def read_metrics(chain: Path) -> list[dict[str, Any]]:
