@@ -1,10 +1,10 @@
-"""The tables of docs/disagreements.md, from results/choices/ alone; and what results/choices/ keeps of the run.
+"""Tables of docs/disagreements.md, made from results/choices/, and the files of the run that results/choices/ keeps.
 
-.venv/bin/python scripts/choices_page.py runs/choices   keeps protocols.csv and tails.csv, writes the page's tables
-.venv/bin/python scripts/choices_page.py                writes the page's tables
-.venv/bin/python scripts/choices_page.py --check        exits with 1 where the page is not what the results say
+.venv/bin/python scripts/choices_page.py runs/choices   save protocols.csv and tails.csv, write the page's tables
+.venv/bin/python scripts/choices_page.py                write the page's tables
+.venv/bin/python scripts/choices_page.py --check        exit with 1 if the page differs from the results
 
-A table stands between <!-- made by scripts/choices_page.py: NAME --> and <!-- end -->.
+Tables are placed between <!-- made by scripts/choices_page.py: NAME --> and <!-- end -->.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ PAGE = ROOT / "docs" / "disagreements.md"
 KEPT = ROOT / "results" / "choices"
 MARKED = re.compile(r"(<!-- made by scripts/choices_page\.py: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
-OWN = "own"  # the protocol that the chain was scored under while it ran
-PARTS = ("split", "context", "stride", "prefix", "tokens", "precision")  # of a protocol: what a likelihood depends on
+OWN = "own"  # the chain's own protocol, of its evaluation during the run
+PARTS = ("split", "context", "stride", "prefix", "tokens", "precision")  # of a protocol, that a likelihood depends on
 ARMS = {
     "baseline": "baseline: restart from base, a tenth of fresh real text, T = 1",
     "reuse": "the tenth is generation 0's text again",
@@ -49,19 +49,19 @@ PROTOCOLS = {
 TAILS = {"1": "once", "5": "at most 5 times", "20": "at most 20 times", "mass_1": "rarest 1 %", "mass_5": "rarest 5 %"}
 
 
-# --- what is kept of the run --------------------------------------------------------------------------------------------
+# --- files kept of the run ----------------------------------------------------------------------------------------------
 
 
 def keep(run: Path) -> None:
-    """Writes protocols.csv (perplexity by protocol) and tails.csv (the baseline's tails under all definitions)."""
+    """Write protocols.csv (perplexity by protocol) and tails.csv (the baseline's tails under all definitions)."""
     scores, tails = [], []
     for path in find_chains(run):
         chain, arm, seed = Chain(path), path.parent.name.removeprefix("arm="), int(path.name.removeprefix("seed="))
         own = read_json(chain.stage(0, "eval") / "eval.json")["protocol"]
         rows = {OWN: read_metrics(path)}
         for later in sorted((path / "rescored").glob("*/metrics.jsonl")):
-            found = read_json(chain.rescored(0, later.parent.name, "eval") / "eval.json")["protocol"]
-            name = ", ".join(f"{part} {found[part]}" for part in PARTS if found[part] != own[part])
+            protocol = read_json(chain.rescored(0, later.parent.name, "eval") / "eval.json")["protocol"]
+            name = ", ".join(f"{part} {protocol[part]}" for part in PARTS if protocol[part] != own[part])
             rows |= {name: read_metrics(later.parent)} if name else {}
         if len(rows) > 1:
             scores += [
@@ -86,13 +86,13 @@ def keep(run: Path) -> None:
 
 
 def shown(values: pd.Series) -> str:
-    """`1.23 ± 0.04` of one value per seed."""
+    """Format one value per seed as `1.23 ± 0.04`."""
     mean, low, _ = mean_interval(values.to_numpy())
     return with_interval(mean, low)
 
 
 def courses(table: pd.DataFrame, value: str = "value") -> tuple[pd.Series, pd.Series]:
-    """(generation 0, last generation), each by seed."""
+    """Return (generation 0, last generation), each by seed."""
     by = table.pivot(index="seed", columns="generation", values=value)
     return by[by.columns.min()], by[by.columns.max()]
 
@@ -135,15 +135,8 @@ def protocols() -> str:
             cells.append(shown(last / first))
             cells.append("–" if name == OWN else shown(last / first - own_last / own_first))
         rows.append(cells)
-    head = [
-        "protocol",
-        "perplexity, gen. 0",
-        "ratio, baseline",
-        "minus the first",
-        "ratio, going on",
-        "minus the first",
-    ]
-    return markdown(head, rows, rule="|---")
+    head = ["protocol", "perplexity, gen. 0", "ratio, baseline", "minus the first", "ratio, going on"]
+    return markdown([*head, "minus the first"], rows, rule="|---")
 
 
 def tails() -> str:
@@ -174,21 +167,21 @@ TABLES = {"arms": arms, "protocols": protocols, "tails": tails}
 
 
 def page(text: str) -> str:
-    """The page with every marked table made anew."""
-    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+    """Return the page with all marked tables rebuilt."""
+    return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
 
 
 def main() -> int:
     if sys.argv[1:] and sys.argv[1] != "--check":
         keep(Path(sys.argv[1]))
     text = PAGE.read_text(encoding="utf-8")
-    wanted = page(text)
+    updated = page(text)
     if sys.argv[1:] == ["--check"]:
-        if text != wanted:
-            print("docs/disagreements.md is not what the results say; run scripts/choices_page.py", file=sys.stderr)
+        if text != updated:
+            print("docs/disagreements.md differs from the results; run scripts/choices_page.py", file=sys.stderr)
             return 1
     else:
-        PAGE.write_text(wanted, encoding="utf-8")
+        PAGE.write_text(updated, encoding="utf-8")
     return 0
 
 

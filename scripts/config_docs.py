@@ -18,7 +18,7 @@ from collapselab.cli.main import handler
 from collapselab.cli.options import Options, as_option
 from collapselab.config import RunConfig
 from collapselab.config.identity import FLAGS, FORK_MAY_CHANGE, HARMLESS
-from collapselab.config.keys import in_words, sections
+from collapselab.config.keys import describe_type, sections
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 NAMES_THE_CHAIN = ("name", "arm", "runs_dir", "seed")
@@ -38,25 +38,25 @@ mixing.start: 0.5
 Files overrule defaults, a later file an earlier one, and the command line all of them. `null` stands for "not set".
 `--print-config` shows the settings that result, `--dry-run` what the run will take.
 
-The column **decides** says what another value changes first; all that is made from it changes as well:
+The column **decides** names the first thing that another value changes; everything made from it changes as well:
 
 - *set*: the training set of generation 0, and so everything; *later sets*: those of the generations after it;
 - *model*: how a model is built and trained, from generation 0 on;
 - *samples*: how it writes; *scores*: what is measured;
-- *text*: the prepared text alone, whose digest a chain keeps in place of the key;
-- *files*: which generations and files a chain has and how they are called, not what stands in them;
-- *nothing* of a chain: where runs and data lie on this machine, and who watches.
+- *text*: the prepared text alone, whose digest a chain records in place of the key;
+- *files*: the number and names of a chain's generations and files, not their content;
+- *nothing* of a chain: places of runs and data on this machine, and what is shown.
 
-The column **may change** says whether a chain that has begun may go on with another value:
+The column **may change** tells whether a started chain may resume with another value:
 
 - *any time*: the key does not decide what the chain is. (`generations` may rise at any time, but with the schedules
   linear and cosine, whose shares depend on it.)
-- *in a fork*: a chain that begins from a generation of this one may have another value ([mixing](mixing.md)).
-- *no*: the key decides what the text, the training or the numbers mean; take another `name`. A finished run is scored by
-  other keys of `evaluation` with `collapselab eval RUN`, beside its own scores.
+- *in a fork*: a chain that starts from a generation of this one may have another value ([mixing](mixing.md)).
+- *no*: the key decides what the text, the training or the numbers mean; choose another `name`. `collapselab eval RUN`
+  re-scores a finished run with other keys of `evaluation`, next to its own scores.
 - *another chain*: the key is part of the folder's name.
 
-A run that finds another value than its chain began with refuses to go on, and names the key.
+A run refuses a value other than the one its chain started with, and names the key.
 """
 
 VERBS_HEAD = """
@@ -72,7 +72,7 @@ class Found(Exception):  # noqa: N818 - carries the options out of a verb
 
 
 def options_of(verb: str) -> Options:
-    """The options of a verb, as it defines them itself; nothing else of it is done."""
+    """Return the options of a verb as it defines them, without running it."""
 
     def stop(self: Options, arguments: list[str]) -> list[str]:
         raise Found(self)
@@ -104,7 +104,9 @@ def _key_rows(run: Options, helps: dict[str, Any], fields: Any, prefix: str) -> 
     names = [f"{prefix}{field.name}" for field in fields]
     for key in (name for name in names if name not in run.sections):
         flags = FLAGS[key]["decides"], _may_change(key)
-        rows.append(_row((f"`{key}`", in_words(run.keys[key]), _shown(helps[key].default), *flags, helps[key].help)))
+        rows.append(
+            _row((f"`{key}`", describe_type(run.keys[key]), _shown(helps[key].default), *flags, helps[key].help))
+        )
     return rows
 
 

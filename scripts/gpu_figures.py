@@ -1,6 +1,6 @@
-"""What scripts/gpu_check.sh measured in FOLDER, as lines: gpu_figures.py FOLDER [generate | same].
+"""Print the measurements of scripts/gpu_check.sh: gpu_figures.py FOLDER [generate | same].
 
-`generate` measures transformers' `generate` there, once; `same` compares the two small chains file by file.
+`generate` measures transformers' `generate` once; `same` compares the two small chains file by file.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def same(folder: Path) -> int:
     for generation in (0, 1):
         for file in FILES:
             chains = [folder / "runs" / name / "arm=main" / "seed=1" for name in ("whole", "struck")]
-            found = {hashlib.sha256((c / f"gen_{generation:03d}" / file).read_bytes()).hexdigest() for c in chains}
-            differ += [f"gen_{generation:03d}/{file}"] if len(found) > 1 else []
+            digests = {hashlib.sha256((c / f"gen_{generation:03d}" / file).read_bytes()).hexdigest() for c in chains}
+            differ += [f"gen_{generation:03d}/{file}"] if len(digests) > 1 else []
     print("differ:", ", ".join(differ) or "none")
     return 1 if differ else 0
 
 
-def tell(folder: Path) -> int:
+def show(folder: Path) -> int:
     for path in sorted(folder.glob("*.json")):
         text = path.read_text()
         for case in json.loads(text)["cases"] if text.strip() else []:
@@ -78,5 +78,5 @@ def _row(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    what = {"generate": generate, "same": same, "": tell}[sys.argv[2] if len(sys.argv) > 2 else ""]
+    what = {"generate": generate, "same": same, "": show}[sys.argv[2] if len(sys.argv) > 2 else ""]
     sys.exit(what(Path(sys.argv[1])))

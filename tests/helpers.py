@@ -26,11 +26,11 @@ import torch
 from accelerate.state import AcceleratorState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from kill_again import ended, left, own_bars  # noqa: F401 - `left` is for tests that compare
+from kill_again import exit_status, left, own_bars  # noqa: F401 - `left` is for tests that compare
 
 from collapselab.cli.main import main
 from collapselab.config import RunConfig
-from collapselab.config.keys import built
+from collapselab.config.keys import from_tree
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.rows import generated_places, real_places, rows_at
 from collapselab.experiments import local
@@ -55,7 +55,7 @@ def small_config(**changes: Any) -> RunConfig:
     for key, value in changes.items():
         *within, name = key.split("__")
         functools.reduce(lambda part, section: part.setdefault(section, {}), within, tree)[name] = value
-    return built(RunConfig, tree)
+    return from_tree(RunConfig, tree)
 
 
 def quiet() -> Console:
@@ -255,7 +255,7 @@ class Forked:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = ended(self.pid, 0)
+            self.returncode = exit_status(self.pid, 0)
         return self.returncode
 
     def wait(self, seconds: float) -> int:
@@ -295,7 +295,7 @@ class Forking(ForkContext):
 
 def waited_for(child: int, seconds: float) -> int | None:
     """The exit status of a forked process; None where it was still running after so long, and was ended."""
-    status = ended(child, seconds)
+    status = exit_status(child, seconds)
     if status is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

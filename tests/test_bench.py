@@ -73,7 +73,7 @@ def test_what_does_not_fit_into_memory_is_a_row_too(capsys) -> None:
         (["everything"], "must be sampling, training, metrics or generation"),
         (["metrics", "--repeats", "3"], "--repeats=3: must be 5 or more"),
         (["metrics", "--repeats", "0", "--ours"], "--repeats=0: must be 1 or more"),
-        (["metrics", "--ours", "--out", "there"], "--out: figures are kept beside what they are compared with"),
+        (["metrics", "--ours", "--out", "there"], "--out: keeps figures with their comparisons only"),
         (["metrics", "--only", "-1"], "--only=-1: cases are counted from 1"),
         (["training", "--only", "9", "--device", "cpu"], "--only=9: bench training has no such case here"),
         (["metrics", "--device", "tpu"], "device='tpu': must be auto, cpu or cuda"),

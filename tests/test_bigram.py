@@ -22,7 +22,7 @@ from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, ModelConfig, RunConfig, SamplingConfig, UserError
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.evaluation.real_text import held_out, score_real_text
-from collapselab.learning.counter import Counter as Learner
+from collapselab.learning.counter import CountLearner as Learner
 from collapselab.metrics.likelihood import frequency_sums, frequency_values, likelihood_sums, likelihood_values
 from collapselab.mixing import sets
 from collapselab.models import bigram, network, pretrained

@@ -415,17 +415,19 @@ def test_one_arm_is_shown_growing_from_generation_to_generation(opened: Pages) -
 
 
 def test_arms_of_two_protocols_are_never_side_by_side(opened: Pages) -> None:
-    one, beginning = opened["real", 360], "the prompts, the tokens or what surprise is measured by"
+    one, beginning = opened["real", 360], "other prompts, tokens or another measure of surprise"
     one.reset()
     assert one.all("#x-group option") == ["protocol A: half, none", "protocol B: other, short"]
-    assert "Not beside these: other, short (protocol B). " in one.text("#x-why") and beginning in one.text("#x-why")
-    assert "do not stand side by side" in one.text("#explorer > .caption")
+    assert "Not shown beside these: other, short (protocol B). " in one.text("#x-why") and beginning in one.text(
+        "#x-why"
+    )
+    assert "are never side by side" in one.text("#explorer > .caption")
     one.page.locator("#x-group").select_option("1")
     assert [head.split("\n")[0] for head in one.all("#x-columns h4")] == ["other", "short"]
     assert one.text("#x-now") == "1"  # the last generation that both have
     one.page.locator("#x-next").click()
     assert "ends at generation 1" in one.text("#x-columns .x-text >> nth=1")
-    assert "Not beside these: half, none (protocol A). " in one.text("#x-why")
+    assert "Not shown beside these: half, none (protocol A). " in one.text("#x-why")
     assert "protocol B" in one.text("#x-tails-caption") and one.all("#x-bars .x-arm") == ["other", "short"]
     one.reset()
     assert [head.split("\n")[0] for head in one.all("#x-columns h4")] == ["half", "none"]

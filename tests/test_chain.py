@@ -240,7 +240,7 @@ def test_a_second_writer_is_told_who_holds_the_chain(copied) -> None:
         held.truncate(0)
         held.write('{"pid": 4242}')
         held.flush()
-        with pytest.raises(UserError, match="process 4242 has this chain; wait for it or stop it"):
+        with pytest.raises(UserError, match="process 4242 has locked this chain; wait for it or stop it"):
             run(config)
 
 
@@ -347,7 +347,7 @@ def test_other_weights_in_the_pretrained_folder_are_noticed(tmp_path, finished) 
     config = small_config(runs_dir=str(tmp_path), model__pretrained=str(base), corpus__tokenizer=None, generations=0)
     run(config)
     shutil.copy(path / "gen_001" / "train" / "model.safetensors", base / "model.safetensors")
-    with pytest.raises(UserError, match="other weights than generation 0"):
+    with pytest.raises(UserError, match="not the weights that generation 0"):
         run(dataclasses.replace(config, generations=1))
 
 
@@ -426,7 +426,7 @@ def test_a_refused_run_removes_nothing_it_did_not_make(copied, tmp_path) -> None
     other.mkdir(parents=True)
     with (other / "lock").open("a+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process has this chain"):
+        with pytest.raises(UserError, match="another process has locked this chain"):
             run(dataclasses.replace(config, name="starting"))
         assert (other / "lock").is_file()
 

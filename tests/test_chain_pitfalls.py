@@ -325,7 +325,7 @@ def test_each_seed_has_data_of_its_own(
 def is_drawn_to_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last line of metrics.jsonl is the last point of every curve, cell, bar and ridge of page and PNG, inside its axis."""
     last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])["generation"]
-    found = files.opened(path)
+    found = files.open_run(path)
     groups = protocols.grouped(found.chains)
     parts = {group.label: pages.tables_of(group, found.baseline) for group in groups}
     text = page.render(found, groups, parts, {"tables": [], "figures": []})

@@ -316,7 +316,7 @@ def test_a_setting_that_cannot_work_is_one_line(lab: Lab, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("old", RENAMED)
 def test_a_key_that_was_renamed_is_refused_with_its_new_name(old: str, lab: Lab, tmp_path: Path) -> None:
-    now = f"it is {RENAMED[old]} now"
+    now = f"it is now {RENAMED[old]}"
     refused(lab("run", f"--{old}=1"), f"--{old}: no such option", now)
     refused(lab("run", f"--{old.replace('_', '-')}=1"), now)
     path = write(tmp_path / "old.yaml", yaml.safe_dump({"corpus": {old.removeprefix("corpus."): 1}}))
@@ -495,7 +495,7 @@ def test_output_that_cannot_be_written_is_one_line() -> None:
 def test_what_a_chain_has_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "gen_000" / "train").mkdir(parents=True)
     (tmp_path / "gen_000" / "train" / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="lies in a chain, whose files are its own"):
+    with pytest.raises(UserError, match="lies in a chain, which only the lab may change"):
         check_out(tmp_path / "gen_000" / "train" / "more", "more")
     check_out(tmp_path / "text", "text")
     assert not (tmp_path / "text").exists()

@@ -28,7 +28,7 @@ from collapselab.config.identity import (
     identity,
     shared_digests,
 )
-from collapselab.config.keys import built, sections
+from collapselab.config.keys import from_tree, sections
 from collapselab.config.settings import Decides, flags_of, setting
 from collapselab.config.values import flatten
 from collapselab.evaluation import expected
@@ -44,7 +44,7 @@ def build(flat: dict[str, Any]) -> RunConfig:
     for key, value in flat.items():
         *within, name = key.split(".")
         reduce(lambda part, section: part.setdefault(section, {}), within, tree)[name] = value
-    return built(RunConfig, tree)
+    return from_tree(RunConfig, tree)
 
 
 REFUSED: list[tuple[str, Any, dict[str, Any]]] = [
@@ -443,7 +443,7 @@ def test_every_key_says_what_it_decides() -> None:
     [
         ((*expected.LAWS_READ, *expected.LAWS_READ_OF_MIXING), FORK_MAY_CHANGE),
         (opening.BATCH_DEPENDS_ON, FORK_MAY_CHANGE),
-        (flagged.OF_WRITING, deciding("samples")),
+        (flagged.SAMPLING_RULE, deciding("samples")),
         (controls.IGNORED, FLAGS),
         (protocols.NO_REASON, FLAGS),
         (protocols.NAMED.values(), FLAGS),

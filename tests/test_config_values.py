@@ -193,7 +193,7 @@ def test_two_arms_of_one_name_are_refused(lab: Lab, tmp_path: Path, second: str)
     path = tmp_path / "arms.yaml"
     path.write_text(f"seeds: [1]\narms:\n  yes: {{}}\n  {second}: {{mixing.start: 0.5}}\n")
     code, _, err = lab("experiment", "--config", str(path), "--print-config")
-    assert code == 2 and "key 'yes' stands twice" in err
+    assert code == 2 and "key 'yes' occurs twice" in err
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_home_directory_is_written_out(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_pattern_keeps_its_tilde_for_it_is_a_part_of_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert asked("--corpus.source=path:~/a*.txt").corpus.source == "path:~/a*.txt"
-    with pytest.raises(UserError, match="~nosuch is no home directory known here"):
+    with pytest.raises(UserError, match="~nosuch has no known home directory"):
         asked("--corpus.source=path:~nosuch/a.txt")
 
 
@@ -290,7 +290,7 @@ def test_every_path_of_every_verb_may_begin_with_a_tilde(
         code, _, err = lab(*line)
         assert code == 2 and f"{tmp_path}/none" in err, (line, err)
         code, _, err = lab(*(item.replace("~/", "~nosuch/") for item in line))
-        assert code == 2 and "~nosuch is no home directory known here" in err, (line, err)
+        assert code == 2 and "~nosuch has no known home directory" in err, (line, err)
 
 
 # --- hyphens --------------------------------------------------------------------------------------------------------------

@@ -691,7 +691,7 @@ def test_excerpts_of_the_training_text_are_no_held_out_text(own_cache: Path, tmp
     write(tmp_path / "text" / "valid.txt", "\n".join(lines[10:60]).encode())
     write(tmp_path / "text" / "test.txt", "\n".join(lines[200:260]).encode())
     for joiner in (None, ""):
-        with pytest.raises(UserError, match="of the held-out text stands in the training text"):
+        with pytest.raises(UserError, match="of the held-out text, compared line by line, is in the training text"):
             prepare(CorpusConfig(source=f"path:{tmp_path}/text/*", tokenizer="bytes", joiner=joiner))
 
 

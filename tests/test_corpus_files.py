@@ -121,7 +121,7 @@ def test_what_is_no_file_is_said_and_not_waited_for(tmp_path: Path, kind: str) -
         place.mkdir()
     else:
         place.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=rf"no file found at .*passed over: {kind}"):
+    with pytest.raises(UserError, match=rf"no file found at .*skipped: {kind}"):
         opened(place)
 
 
@@ -277,7 +277,7 @@ def test_lines_end_as_they_do_anywhere(tmp_path: Path, end: str, document: str) 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", jsonl(DOCUMENTS) + '{"text": "one", "text": "two"}\n')
-    with pytest.raises(UserError, match=r"line 121: not valid JSON \(the key 'text' stands twice\)"):
+    with pytest.raises(UserError, match=r"line 121: not valid JSON \(the key 'text' appears twice\)"):
         opened(path)
 
 

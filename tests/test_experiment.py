@@ -412,7 +412,7 @@ def test_a_damaged_stage_is_neither_scored_nor_sampled(done: Path, tmp_path: Pat
     for line in asked:
         code, out, err = lab(*line)
         assert (code, out) == (2, "") and err.count("\n") == 1, err
-        assert f"{place}: missing, damaged" in err and "continue the run to have it made again" in err
+        assert f"{place}: missing, damaged" in err and "continue the run to rebuild it" in err
     assert content(tmp_path / "exp") == before and not (tmp_path / "out").exists()
 
 
@@ -427,16 +427,16 @@ def test_a_run_is_scored_by_one_process_at_a_time_and_within_its_text(done: Path
         lock.write('{"pid": 4242}')
         lock.flush()
         code, _, err = lab("eval", str(chain), "--evaluation.tokens", "256")
-    assert code == 2 and err.count("\n") == 1 and "process 4242 has this chain" in err
+    assert code == 2 and err.count("\n") == 1 and "process 4242 has locked this chain" in err
     assert content(tmp_path / "exp") == before
 
 
 def test_a_verb_for_one_chain_says_which_of_several_it_takes(done: Path, lab: Lab) -> None:
     first = done / "arm=replace" / "seed=1"  # the baseline
     code, _, err = lab("sample", str(done), "--show", "1")
-    assert code == 0 and f"{done} holds 6 chains; this is about {first}" in err
+    assert code == 0 and f"{done} holds 6 chains; taking {first}" in err
     code, out, err = lab("eval", str(Chain(first).stage(1, "train")), "--run", str(done))
-    assert code == 0 and "real/nll_nats" in json.loads(out) and f"this is about {first}" in err
+    assert code == 0 and "real/nll_nats" in json.loads(out) and f"taking {first}" in err
 
 
 def test_without_a_baseline_the_first_arm_and_the_least_seed_are_meant(
@@ -454,4 +454,4 @@ def test_without_a_baseline_the_first_arm_and_the_least_seed_are_meant(
         if asked_for:
             (tmp_path / "experiment.yaml").write_text(f"seeds: [1]\nbaseline: {asked_for}\n")
         assert one_chain(str(tmp_path)) == tmp_path / meant
-        assert f"holds 4 chains; this is about {tmp_path / meant}, name another's folder" in capsys.readouterr().err
+        assert f"holds 4 chains; taking {tmp_path / meant}; name another's folder" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from collapselab.cli.options import config_from
 from collapselab.config import RunConfig, UserError
 from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.tokenizers import bytes_tokenizer, words_tokenizer
-from collapselab.evaluation.explorer import explored, pieces, read_continuations
+from collapselab.evaluation.explorer import explorer_data, pieces, read_continuations
 from collapselab.metrics.tails import words
 from collapselab.mixing import sets
 from collapselab.models import network
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_made_again_the_same(made: Made, tmp_path: Path, capsy
     before = file.read_bytes()
     file.write_bytes(before.replace(b"1", b"2", 1))
     run(dataclasses.replace(config, runs_dir=str(tmp_path)))
-    assert "continuations.json has other content than was written; made again" in capsys.readouterr().err
+    assert "continuations.json has other content than was written; rebuilt" in capsys.readouterr().err
     assert file.read_bytes() == before
 
 
@@ -215,7 +215,7 @@ def test_a_token_that_counts_give_no_probability_has_no_surprise(counted: Made, 
     saved["ids"] = [[*row[:-1], 0] for row in saved["ids"]]  # NUL, which no speech has
     write_json(tmp_path / "continuations.json", saved)
     continued = read_continuations(tmp_path, 257)
-    shown = explored(continued, model_of(path, 0), corpus.tokenizer, config, one_process(), quiet())
+    shown = explorer_data(continued, model_of(path, 0), corpus.tokenizer, config, one_process(), quiet())
     assert [one["nll"][-1] for one in shown["prompts"]] == [None] * PROMPTS
     assert all(one["pieces"][-1].endswith("\0") for one in shown["prompts"])
 
@@ -304,7 +304,7 @@ def test_payload_of_a_real_chain_is_what_its_files_say(made: Made) -> None:
     from collapselab.report.pages import open_run
 
     _, path, _ = made
-    every = json.loads(json.dumps(payload(open_run(path)[0])))
+    every = json.loads(json.dumps(payload(open_run(path).chains)))
     (found,), text, counts = every["groups"], every["vocabulary"]["text"], every["vocabulary"]["count"]
     assert found["generations"] == [0, 1, 2] and found["notes"] == [] and len(found["arms"]) == 1
     arm = found["arms"][0]

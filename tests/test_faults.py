@@ -162,7 +162,7 @@ def fails_and_goes_on(config: RunConfig, at: int, number: int, wanted: dict[str,
         words = "disk is full" if number == errno.ENOSPC else os.strerror(number)
         assert str(home) in said and (words in said or os.strerror(number) in said), (where, said)
         at_start = "choose another folder than runs_dir" in said  # nothing is published yet
-        assert "the same command goes on" in said or "cannot be written" in said or at_start, (where, said)
+        assert "the same command resumes" in said or "cannot be written" in said or at_start, (where, said)
     for manifest in home.glob("test/arm=main/seed=1/gen_*/*/manifest.json"):
         if manifest.parent.parent.name.startswith("gen_"):
             assert folders.examine(manifest.parent)[1] == "", (where, manifest)
@@ -290,7 +290,7 @@ def test_a_crash_inside_a_checkpoint_goes_on_from_the_one_before(tmp_path: Path,
     inside = [i for i, call in enumerate(calls, 1) if "gen_001/train.unfinished/.0000000004.partial/state" in call]
     assert forked(config, inside[-1], "power")[0] == -signal.SIGKILL
     part = tmp_path / "runs" / CHAIN / "gen_001" / "train.unfinished"
-    line = f"generation 1: training goes on after step 3 of 5, from {part / '0000000003'}"
+    line = f"generation 1: training resumes after step 3 of 5, from {part / '0000000003'}"
     status, said, calls = forked(config, 0)
     assert status == 0 and line in said, said
     assert left(tmp_path / "runs" / CHAIN) == wanted

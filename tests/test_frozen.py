@@ -45,9 +45,11 @@ def test_the_code_of_today_makes_the_same_of_it(action: str, here: Path, lab: La
                 continue
             code, _, err = lab(verb, *rest)
             if "training does not give the same ones again here" in err and machine() != WANTED["machine"]:
-                pytest.skip("this machine trains other bits than the one that made the frozen runs; the lab refuses to mix them")
+                pytest.skip(
+                    "this machine trains other bits than the one that made the frozen runs; the lab refuses to mix them"
+                )
             assert code == 0, err
-            rebuilt = [line for line in err.splitlines() if "made again" in line or "copied again" in line]
+            rebuilt = [line for line in err.splitlines() if "rebuilt" in line or "restored from" in line]
             assert not rebuilt or action.startswith("rebuild"), rebuilt
         found, same_bits = digests(here), machine() == WANTED["machine"]
     finally:

@@ -23,9 +23,9 @@ from collapselab.chain.run import run
 from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.config.corpus import FactsConfig, LogicConfig, PlantedConfig
-from collapselab.config.keys import built
+from collapselab.config.keys import from_tree
 from collapselab.corpus.prepared import Corpus, prepare
-from collapselab.evaluation.planted_documents import history
+from collapselab.evaluation.planted_documents import document_counts
 from collapselab.evaluation.truth import written_documents
 from collapselab.languages import Facts, Language, Logic, Planted, language_of
 from collapselab.languages.facts import ATTRIBUTES, HOLES, SENTENCE_WORDS, TEMPLATES
@@ -220,7 +220,7 @@ def test_an_expression_is_read_as_python_reads_it() -> None:
         for place, word in enumerate(words[:-1]):  # one word exchanged: another value, or no expression
             other = {"True": "False", "False": "True", "and": "or", "or": "and", ")": "("}.get(word, ")")
             changed = " ".join([*words[:place], other, *words[place + 1 :]])
-            read = language.read(changed)
+            read = language.parse(changed)
             expression = changed.rstrip(" .")
             try:
                 wanted = eval(expression, {}) if "." not in expression else None
@@ -243,8 +243,8 @@ def test_what_is_no_true_expression_of_the_language_has_no_probability() -> None
     wrong = [padded(text) for text in ("( not True )", "True", deep, "( True and )", "( True and True ) )", "")]
     wrong += ["( not False )", padded("( not False )") + " .", padded("( not False )")[:-1] + "(", "", "\n\n"]
     assert language.log_probabilities(wrong).tolist() == [-math.inf] * len(wrong)
-    assert language.read(padded(deep)) == (True, -math.inf)  # an expression, too deep to be drawn
-    assert language.read("True . .") == (True, -math.inf)
+    assert language.parse(padded(deep)) == (True, -math.inf)  # an expression, too deep to be drawn
+    assert language.parse("True . .") == (True, -math.inf)
 
 
 def test_bands_by_hand() -> None:
@@ -311,14 +311,14 @@ def test_keys_that_a_source_lacks_are_refused_by_name() -> None:
         ({"tokenizer": "words"}, "corpus.tokenizer='words'"),
     ):
         with pytest.raises(UserError) as error:
-            built(CorpusConfig, settings)
+            from_tree(CorpusConfig, settings)
         assert named in str(error.value)
         assert "\n" not in str(error.value)
 
 
 def test_a_vocabulary_of_words_refuses_other_text_in_one_line() -> None:
     tokenizer = prepare(CorpusConfig(source="planted", documents=50)).tokenizer
-    with pytest.raises(UserError, match=r"corpus\.tokenizer='words': cannot write this text"):
+    with pytest.raises(UserError, match=r"corpus\.tokenizer='words': cannot encode this text"):
         tokenizer.encode(["In Ashford nobody sold anything."])
 
 
@@ -395,7 +395,7 @@ def test_edit_distances_are_levenshteins_over_the_longer_length(pairs: list[tupl
 def test_expressions_by_hand() -> None:
     language = Logic(depth=1)
     texts = ["( not False ) .", "( not False ) .", "( not True ) .", "( True and True )", ") True . . ."]
-    values = [read.value if (read := language.read(text)) else None for text in texts]
+    values = [parsed.value if (parsed := language.parse(text)) else None for text in texts]
     found = expression_values(expression_sums(values, language.numbered(texts)))
     wanted = {"syntax": 4 / 5, "correct": 3 / 5, "distinct": 4 / 5, "edit_distance": (0 + 1 / 4 + 2 / 5 + 4 / 5) / 4}
     assert found == pytest.approx(wanted)
@@ -433,7 +433,7 @@ def test_history_equals_a_slow_count(planted: Ran) -> None:
     config, chain, corpus, _ = planted
     language = language_of(config.corpus)
     assert isinstance(language, Planted)
-    found, names = history(config, chain, 2, corpus, language), corpus.tokenizer.hf.convert_ids_to_tokens
+    found, names = document_counts(config, chain, 2, corpus, language), corpus.tokenizer.hf.convert_ids_to_tokens
     for g in range(3):
         blocks = np.fromfile(chain.stage(g, "mixture") / "blocks.bin", "<i8").reshape(-1, 2)
         data = sets.TrainingSet(config, chain, g, corpus.train)
@@ -482,7 +482,7 @@ def test_the_planted_scores_are_those_of_plain_transformers(planted: Ran) -> Non
     ratio = (1 - (law**2).sum(1)) / (1 - (language.slot_law**2).sum(1))
     assert metrics["truth/slot/diversity"] == pytest.approx(ratio.mean(), rel=1e-5)
     sums = read_json(chain.stage(2, "eval") / "eval.json")["sums"]["truth/slot"]
-    found = history(config, chain, 2, corpus, language)
+    found = document_counts(config, chain, 2, corpus, language)
     assert sums["documents"] == (found.real[2] + found.synthetic[2]).tolist()
 
 
@@ -572,7 +572,7 @@ def test_a_chain_of_expressions_is_scored_from_its_samples_alone(tmp_path: Path)
     for g, row in enumerate(rows):
         found = row["metrics"]
         texts = written_documents(config, corpus, Chain(root).stage(g, "samples"))
-        reads = [language.read(text) for text in texts]
+        reads = [language.parse(text) for text in texts]
         assert found["truth/syntax"] == np.mean([read is not None for read in reads]) > 0
         assert found["truth/correct"] == np.mean([read is not None and read.value for read in reads])
         assert (

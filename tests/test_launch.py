@@ -15,7 +15,7 @@ from helpers import Forked
 
 from collapselab.chain.opening import open_corpus
 from collapselab.cli.options import config_from
-from collapselab.evaluation.explorer import explored, read_continuations
+from collapselab.evaluation.explorer import explorer_data, read_continuations
 from collapselab.models import network
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
@@ -133,7 +133,7 @@ def test_two_processes_continue_the_same_prompts_as_one(two_and_one, tmp_path) -
         write_continuations(model, corpus, config, "fp32", processes, tmp_path)
         assert (tmp_path / "continuations.json").read_bytes() == (samples / "continuations.json").read_bytes()
         found = read_continuations(samples, model.vocab)
-        shown = explored(found, base, corpus.tokenizer, config, processes, Console(speaks=False))
+        shown = explorer_data(found, base, corpus.tokenizer, config, processes, Console(speaks=False))
         written = read_json(chain / f"gen_{g:03d}" / "eval" / "explorer.json")
         for one, other in zip(shown["prompts"], written["prompts"], strict=True):
             assert other.pop("nll") == pytest.approx(one.pop("nll"), abs=2e-3) and one == other
@@ -177,7 +177,7 @@ def test_a_dead_process_ends_the_others_and_a_signal_stops_all_where_they_can_go
     said = (tmp_path / "output.log").read_text()
     assert "collapselab: stopped by SIGTERM" in said
     at_once(2, *options, output=tmp_path / "output.log")
-    assert "training goes on after step" in (tmp_path / "smoke" / "events.log").read_text()
+    assert "training resumes after step" in (tmp_path / "smoke" / "events.log").read_text()
     for g in range(2):
         for stage in ("train", "samples", "eval"):
             assert Chain(chain).digest_of(g, stage) == Chain(two_and_one[2]).digest_of(g, stage), (g, stage)
@@ -238,8 +238,8 @@ def test_variables_that_a_launcher_left_end_in_one_line(tmp_path: Path, rank: st
 @pytest.mark.parametrize(
     ("left", "said"),
     [
-        ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "WORLD_SIZE='2': RANK is not set, so nobody launched"),
-        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a"}, "WORLD_SIZE='2': RANK=2 is not below it, so nobody"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "WORLD_SIZE='2': RANK is not set, so no launcher set it"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a"}, "WORLD_SIZE='2': RANK=2 is not smaller, so no launcher"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE='2': set without MASTER_ADDR"),
         ({"PMI_SIZE": "4", "MASTER_ADDR": "localhost"}, "PMI_SIZE='4': PMI_RANK is not set"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE='4': set without MASTER_ADDR"),

@@ -193,7 +193,7 @@ def test_an_engine_that_computes_something_else_does_not_write(
         net = net if writes == "engine" else copy.deepcopy(net)
         written = sampler.writer(LanguageModel(net, VOCAB), 1, 3, NEW, 4)(prompts, 0)
         assert sampler.writes == writes and (written == by_whole_texts(net, prompts, u)).all()
-    assert capsys.readouterr().err.count("is not for the fast engine") == 1
+    assert capsys.readouterr().err.count("the fast engine does not support") == 1
 
 
 # --- one head, whatever the vocabulary is padded to ------------------------------------------------------------------------

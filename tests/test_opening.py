@@ -22,7 +22,7 @@ import pytest
 from conftest import Lab
 from helpers import one_process, small_config
 
-from collapselab.chain.opening import chain_path, open_corpus, opened
+from collapselab.chain.opening import chain_path, open_corpus, opening_chain
 from collapselab.chain.preflight import preflight
 from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError
@@ -34,7 +34,7 @@ from collapselab.store import lock as lock_module
 from collapselab.store.chain_files import keep_call
 from collapselab.store.folders import read_json, write_json
 from collapselab.store.layout import Chain, find_chains, keep_batch
-from collapselab.store.lock import HeldError, take, waiting
+from collapselab.store.lock import HeldError, try_lock, wait_for_lock
 from collapselab.store.seals import COPY, IDENTITY, TEXT_SEAL, json_text, recorded, sealed, unsealed
 
 
@@ -104,7 +104,7 @@ def of_fork(folder: Path) -> RunConfig:
 def opens(config: RunConfig, corpus: Corpus, *, shares_generation_0: bool = False) -> Path:
     """Opens a chain as a run does, and closes it."""
     checked = preflight(config, corpus, Chain(chain_path(config)))
-    with opened(checked, one_process(), shares_generation_0):
+    with opening_chain(checked, one_process(), shares_generation_0):
         pass
     return chain_path(config)
 
@@ -143,7 +143,7 @@ def test_each_file_of_a_chain_is_missed_where_it_is_damaged_and_comes_back(
         damage(path, how)
         opens(config, corpus)
         said = [line for line in capsys.readouterr().err.splitlines() if str(path) in line]
-        assert len(said) == 1 and said[0].startswith((f"{path}: gone; ", f"{path}: damaged")), said
+        assert len(said) == 1 and said[0].startswith((f"{path}: missing; ", f"{path}: damaged")), said
         assert content(folder) == before and path.read_bytes() == whole
         assert said[0] in (folder / "test" / "events.log").read_text()
     opens(config, corpus)
@@ -183,7 +183,7 @@ def test_readers_take_what_is_shared_from_the_identity_and_refuse_other_settings
     (root / "shared.json").write_text("[")
     assert Chain(root).stage(0, "train") != root / "gen_000" / "train"
     assert root in find_chains(folder / "test")
-    for wrong in ("damaged", "gone"):
+    for wrong in ("damaged", "missing"):
         damage(root / "config.yaml", flipped if wrong == "damaged" else lambda data: None)
         code, _, err = lab("report", str(folder / "test"))
         assert (
@@ -198,7 +198,7 @@ def test_a_chain_without_a_seal_is_refused_and_left_as_it_is(folder: Path, corpu
         damage(root / name, without_seal)
     (root / COPY).unlink()
     before = content(folder, ())
-    line = f"{root}/{IDENTITY}: not in this lab's format (no seal); make the run again under another name"
+    line = f"{root}/{IDENTITY}: not in this lab's format (no seal); repeat the run under another name"
     with pytest.raises(UserError) as refused:
         opens(config, corpus)
     assert str(refused.value) == line
@@ -222,7 +222,7 @@ def test_a_start_that_was_stopped_before_the_identity_is_begun_anew(tmp_path: Pa
     shutil.copytree(Chain(parent).stage(0, "mixture"), chain_path(fork) / "gen_000" / "mixture")
     with pytest.raises(UserError, match=r"no identity\.json"):
         opens(fork, corpus)
-    with opened(preflight(fork, corpus, Chain(chain_path(fork)), (parent, 0)), one_process()):
+    with opening_chain(preflight(fork, corpus, Chain(chain_path(fork)), (parent, 0)), one_process()):
         assert Chain(chain_path(fork)).finished() == [0]
 
 
@@ -250,7 +250,7 @@ def test_a_start_that_is_killed_at_any_of_its_writes_is_no_damage(
                 opens(config, corpus, shares_generation_0=True)
             capsys.readouterr()
             root = opens(config, corpus, shares_generation_0=True)
-            wrong = [line for line in capsys.readouterr().err.splitlines() if "written again" in line]
+            wrong = [line for line in capsys.readouterr().err.splitlines() if "restored" in line or "rewritten" in line]
             assert all(line.startswith(f"{root}/{COPY}: ") for line in wrong), wrong
             assert not list(root.glob(".*")) and (root / IDENTITY).read_bytes() == (root / COPY).read_bytes()
 
@@ -261,7 +261,7 @@ def test_a_fork_takes_the_batch_of_its_parent_also_where_that_file_is_damaged(
     parent = chain_path(settings(folder))
     Chain(parent).batch_file.write_text("{}")
     fork = settings(folder, arm="other", mixing__start=0.9)
-    with opened(preflight(fork, corpus, Chain(chain_path(fork)), (parent, 0)), one_process()):
+    with opening_chain(preflight(fork, corpus, Chain(chain_path(fork)), (parent, 0)), one_process()):
         assert read_json(chain_path(fork) / "batch.json")["batch_size"] == 64
     assert read_json(chain_path(fork) / "fork.json") == {
         "parent": read_json(chain_path(of_fork(folder)) / "fork.json")["parent"], "name": str(parent), "at": 0, "batch": 64,
@@ -281,7 +281,7 @@ def test_a_batch_that_was_halved_stays_and_one_without_any_text_is_chosen_anew(
     opens(new, corpus)
     (chain_path(new) / "batch.json").write_text("{")
     opens(new, corpus)
-    assert f"{chain_path(new)}/batch.json: damaged; a batch size is chosen anew" in capsys.readouterr().err
+    assert f"{chain_path(new)}/batch.json: damaged; a new batch size is chosen" in capsys.readouterr().err
     assert not (chain_path(new) / "batch.json").exists()
 
 
@@ -300,7 +300,7 @@ def test_each_file_of_an_experiment_is_missed_where_it_is_damaged(
         damage(path, how)
         experiment.save()
         err = capsys.readouterr().err
-        assert err.count("\n") == 1 and err.startswith((f"{path}: gone; ", f"{path}: damaged")), err
+        assert err.count("\n") == 1 and err.startswith((f"{path}: missing; ", f"{path}: damaged")), err
         calls = read_json(experiment.root / "timing.json")["calls"]
         assert path.read_bytes() == whole if name == "experiment.yaml" else calls == []
 
@@ -338,7 +338,7 @@ def test_other_settings_are_refused_by_key_and_harmless_ones_may_change(
     with pytest.raises(UserError) if refused else nullcontext() as error:
         opens(config, corpus)
     if error is not None:
-        assert refused in str(error.value) and "another configuration began this chain" in str(error.value)
+        assert refused in str(error.value) and "the chain has another configuration" in str(error.value)
         assert content(root, ()) == before
         return
     opens(config, corpus)
@@ -367,7 +367,7 @@ def test_another_machine_is_noted_and_the_earlier_ones_are_kept(
         other = unsealed(path.read_bytes())
         write_json(path, sealed((other or {}) | {"threads": 77, "torch": f"{turn}.0", "cuda": "another card"}))
         opens(config, corpus)
-        note = f"note: torch was {turn}.0, is {now['torch']}, threads was 77, is {now['threads']}: what is made from here on may"
+        note = f"note: torch was {turn}.0, is {now['torch']}, threads was 77, is {now['threads']}: results from here on may"
         assert note in capsys.readouterr().err
         opens(config, corpus)
         assert "note:" not in capsys.readouterr().err
@@ -380,8 +380,8 @@ def test_another_machine_is_noted_and_the_earlier_ones_are_kept(
 HOLDS = """
 import os, sys, time
 from pathlib import Path
-from collapselab.store.lock import take
-lock = take(Path(sys.argv[1]))
+from collapselab.store.lock import try_lock
+lock = try_lock(Path(sys.argv[1]))
 if sys.argv[2] == "child" and os.fork() == 0:
     time.sleep(float(sys.argv[3]))
     os._exit(0)
@@ -411,7 +411,7 @@ def test_a_second_process_says_who_has_the_chain_and_takes_over_from_a_dead_one(
     code, out, err = lab("run", "--config", str(root / "config.yaml"))
     who = f"process {other.pid} on {socket.gethostname()} since 2"
     assert (code, out) == (2, "") and err.count("\n") == 1 and f"{root}: {who}" in err
-    assert "has this chain; wait for it or stop it" in err and content(folder, ()) == before
+    assert "has locked this chain; wait for it or stop it" in err and content(folder, ()) == before
     code, _, err = lab("eval", str(root))
     assert code == 2 and err.count("\n") == 1 and f"{root}: {who}" in err
     other.kill()
@@ -429,27 +429,27 @@ def test_the_child_of_a_killed_process_is_waited_for_and_that_of_a_living_one_is
     path = tmp_path / "lock"
     other = holder(path, "child", "1.5")
     with pytest.raises(HeldError) as refused:
-        take(path)
+        try_lock(path)
     assert refused.value.process == str(other.pid)
     os.kill(other.pid, signal.SIGKILL)  # a zombie: nobody has asked how it ended
-    lock = take(path)
+    lock = try_lock(path)
     assert lock.line is not None and f"took over the lock of process {other.pid} on" in lock.line
     assert read_json(path)["pid"] == os.getpid() and len(read_json(path)["command"]) <= 200
     with pytest.raises(HeldError):
-        take(path)
+        try_lock(path)
     lock.release()
     other.wait()
     assert path.read_bytes() == b""
 
 
 def test_a_lock_that_is_given_back_is_free_though_a_child_has_inherited_it(tmp_path: Path) -> None:
-    lock = take(tmp_path / "lock")
+    lock = try_lock(tmp_path / "lock")
     child = os.fork()
     if child == 0:
         time.sleep(30)
         os._exit(0)
     lock.release()
-    again = take(tmp_path / "lock")
+    again = try_lock(tmp_path / "lock")
     assert again.line is None
     again.release()
     os.kill(child, signal.SIGKILL)
@@ -466,9 +466,9 @@ def test_a_torn_or_strange_lock_file_is_no_error(tmp_path: Path, said: bytes) ->
         other.flush()
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(HeldError) as refused:
-            take(path)
-    assert str(refused.value) == f"{tmp_path}: another process has this chain; wait for it or stop it"
-    lock = take(path)
+            try_lock(path)
+    assert str(refused.value) == f"{tmp_path}: another process has locked this chain; wait for it or stop it"
+    lock = try_lock(path)
     assert lock.line is not None and "took over the lock of" in lock.line and "\x1b" not in lock.line
     lock.release()
 
@@ -479,8 +479,8 @@ def test_who_waits_for_a_shared_folder_says_for_whom(tmp_path: Path) -> None:
     other.stdin.write("\n")
     other.stdin.flush()
     said: list[str] = []
-    with waiting(tmp_path / "lock", said.append):
-        assert len(said) == 1 and said[0].startswith(f"waits for process {other.pid} on")
+    with wait_for_lock(tmp_path / "lock", said.append):
+        assert len(said) == 1 and said[0].startswith(f"queued: waiting for process {other.pid} on")
     other.kill()
     other.wait()
 
@@ -491,7 +491,7 @@ def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(lock_module.fcntl, "flock", none)
     with pytest.raises(UserError, match=r"lock: this file system has no locks .*; choose a runs_dir on another one"):
-        take(tmp_path / "lock")
+        try_lock(tmp_path / "lock")
 
 
 @pytest.mark.parametrize("name", ["lock", "config.yaml", "../../events.log"])
@@ -582,7 +582,7 @@ def test_an_identity_from_a_stranger_leads_nowhere_else(folder: Path, corpus: Co
     (root / COPY).unlink()
     for strange in ("[" * 100_000, json.dumps({"config": [], "corpus": 5, "seal": 1}), '{"config": NaN}'):
         (root / IDENTITY).write_text(strange)
-        with pytest.raises(UserError, match=r"cannot be told|no seal"):
+        with pytest.raises(UserError, match=r"cannot be identified|no seal"):
             opens(settings(folder), corpus)
 
 

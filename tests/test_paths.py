@@ -93,7 +93,7 @@ FORMS: dict[str, Callable[[Path], str]] = {
 def ran(lab: Lab, *arguments: str) -> str:
     """What a command line that must succeed says."""
     code, out, err = lab(*arguments)
-    assert code == 0 and "made again" not in out + err and "elsewhere" not in out + err, (arguments, err)
+    assert code == 0 and "rebuilt" not in out + err and "elsewhere" not in out + err, (arguments, err)
     return out + err
 
 
@@ -227,4 +227,4 @@ def test_a_damaged_stage_of_a_moved_fork_is_copied_again(home: Path, lab: Lab) -
     os.chdir(home / "empty")
     with undrawn():
         code, _, err = lab("run", "--config", "../new/forked/arm=f/seed=1/config.yaml")
-    assert code == 0 and "copied again from" in err and file.read_bytes() == before
+    assert code == 0 and "restored from" in err and file.read_bytes() == before

@@ -103,7 +103,7 @@ def test_the_plugin_of_the_page_runs_is_reported_and_is_asked_for(file: Path, la
     code, _, err = lab("report", "runs/mine", "--plugin=mine.py")
     assert code == 0, err
     code, _, err = lab(*asked, "--plugin", "mine.py", "--generations=3")
-    assert code == 0 and "continues after generation 2" in err, err
+    assert code == 0 and "resumes after generation 2" in err, err
 
     changed(file)
     for command in (("run", "--config", f"{chain}/config.yaml"), *later):
@@ -123,7 +123,7 @@ def test_a_run_made_without_it_is_scored_beside_its_own_scores(file: Path, lab: 
     assert {path: path.read_bytes() for path in before} == before
 
     said = line(lab("run", *options(name="old", generations=2), "--plugin", "mine.py"))
-    assert "another configuration began this chain (plugins was [], is [{'name': 'mine.py'" in said
+    assert "the chain has another configuration (plugins was [], is [{'name': 'mine.py'" in said
     fork = ["run", "--fork", "runs/old", "--at", "1", "--name", "new", "--generations", "2", "--plugin", "mine.py"]
     code, _, err = lab(*fork)  # from generation 2 on
     assert code == 0, err

@@ -102,7 +102,7 @@ def test_a_user_without_a_home_or_a_name(finished: Path) -> None:
         done = shell(f"{alone} {sys.executable} -m collapselab {line}", finished)
         assert done.returncode == 0 and b"Traceback" not in done.stderr, (line, done.stderr)
     done = shell(f"{alone} {sys.executable} -m collapselab run --runs-dir=~/runs", finished)
-    assert done.returncode == 2 and b"runs_dir='~/runs': ~ is no home directory known here" in done.stderr
+    assert done.returncode == 2 and b"runs_dir='~/runs': ~ has no known home directory" in done.stderr
 
 
 # --- what is imported before a verb says no -------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_what_is_not_there_is_said_before_a_heavy_library_is_imported(tmp_path: 
 
 def test_an_experiment_given_to_run_is_told_apart(lab: Lab) -> None:
     code, _, err = lab("run", "--config", str(ROOT / "configs" / "experiments" / "regimes.yaml"))
-    assert code == 2 and "arms: an experiment's file; `collapselab experiment --config` runs it" in err
+    assert code == 2 and "arms: is for experiments; run the file with `collapselab experiment`" in err
 
 
 # --- no verb hangs --------------------------------------------------------------------------------------------------------

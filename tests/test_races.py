@@ -18,7 +18,7 @@ from helpers import Forked, alone, small_config, to_file, undrawn, waited_for
 from collapselab.chain.run import run
 from collapselab.config import UserError
 from collapselab.store.folders import alone_in, beside, manifest_of, publishing, put_in_place
-from collapselab.store.lock import HeldError, check_held, take
+from collapselab.store.lock import HeldError, check_held, try_lock
 from collapselab.store.seals import COPY, IDENTITY
 
 TRIES = int(os.environ.get("RACES", "12"))
@@ -152,13 +152,13 @@ def test_reports_of_one_run_at_once_are_whole(made: Path, tmp_path: Path, monkey
 
 
 def test_a_lock_file_that_is_removed_lets_nobody_in(tmp_path: Path) -> None:
-    lock = take(tmp_path / "lock")
+    lock = try_lock(tmp_path / "lock")
     (tmp_path / "lock").unlink()
     with pytest.raises(HeldError):
-        take(tmp_path / "lock")
+        try_lock(tmp_path / "lock")
     check_held()
     lock.release()
-    take(tmp_path / "lock").release()
+    try_lock(tmp_path / "lock").release()
 
 
 @pytest.mark.parametrize("how", ["moved", "removed", "made again", "file alone"])
@@ -169,19 +169,19 @@ def test_who_has_lost_its_lock_finds_out(tmp_path: Path, monkeypatch: pytest.Mon
     place.mkdir()
     if how == "file alone":  # a file system that does not lock folders
         monkeypatch.setattr(module, "_locked", _without_folders(module._locked))
-    lock = take(place / "lock")
+    lock = try_lock(place / "lock")
     check_held()
     if how == "moved":
         place.rename(tmp_path / "elsewhere")
     elif how == "file alone":
         (place / "lock").unlink()
-        other = take(place / "lock")
+        other = try_lock(place / "lock")
         other.release()
     else:
         shutil.rmtree(place)
         if how == "made again":
             place.mkdir()
-            take(place / "lock").release()
+            try_lock(place / "lock").release()
     with pytest.raises(UserError, match="moved or removed, or lost its lock"):
         check_held()
     lock.release()
@@ -217,7 +217,7 @@ def test_a_second_start_is_refused_though_the_lock_was_removed(tmp_path: Path, l
     one, chain = begun(tmp_path, "x")
     (chain / "lock").unlink()
     code, _, err = lab("run", "--name=x", "--runs_dir", str(tmp_path), *SLOW)
-    assert code == 2 and err.count("\n") == 1 and "has this chain; wait for it or stop it" in err
+    assert code == 2 and err.count("\n") == 1 and "has locked this chain; wait for it or stop it" in err
     one.send_signal(signal.SIGTERM)
     assert one.wait(60) == 128 + signal.SIGTERM, one.said()
 
@@ -230,7 +230,7 @@ def test_a_run_whose_folder_goes_stops_in_one_line_and_writes_no_more(tmp_path: 
     if how == "replaced":
         shutil.copytree(tmp_path / "y", tmp_path / "x")  # and somebody goes on there
         (tmp_path / "x" / "arm=main" / "seed=1" / "lock").write_text("")
-        lock = take(chain / "lock")
+        lock = try_lock(chain / "lock")
     before = {folder: tree(tmp_path / folder) for folder in ("x", "y")}
     os.kill(one.pid, signal.SIGCONT)
     assert one.wait(120) == 2, one.said()

@@ -26,7 +26,7 @@ from collapselab.chain.run import run
 from collapselab.metrics.likelihood import BUCKETS
 from collapselab.report import colours, files, overlay, page, pages, protocols, rerun, series, spec, tables, words
 from collapselab.report.charts import CHARTS
-from collapselab.report.files import Opened
+from collapselab.report.files import RunFiles
 from collapselab.runtime.console import Console
 from collapselab.store.layout import Chain, read_metrics
 
@@ -99,7 +99,7 @@ def opened(path: Path) -> Page:
 
 def drawn(run: Path) -> Page:
     """The page of a run, without the tables and PNGs beside it, which take most of the time."""
-    found = files.opened(run)
+    found = files.open_run(run)
     groups = protocols.grouped(found.chains)
     parts = {group.label: pages.tables_of(group, found.baseline) for group in groups}
     return Page(page.render(found, groups, parts, {"tables": [], "figures": []}))
@@ -199,7 +199,10 @@ def first_words(real: Path, run: Path, courses: dict[str, list[list[float]]]) ->
             for row, value in zip(rows, course, strict=True):
                 row["metrics"] = {"real/perplexity": value}
             Chain(chain).write_metrics(rows)
-    chains, last = pages.open_run(run)[0], min(len(course) for by_seed in courses.values() for course in by_seed) - 1
+    chains, last = (
+        pages.open_run(run).chains,
+        min(len(course) for by_seed in courses.values() for course in by_seed) - 1,
+    )
     tidy = tables.tidy(chains)
     summary, laws = tables.summary(tidy, None), overlay.agreement(chains)
     own, common = (
@@ -318,9 +321,9 @@ def test_a_fork_with_a_dashboard_has_its_report_before_that_ends_and_its_command
 
 def test_chains_without_an_experiment_have_a_command_each(real: Path, tmp_path: Path) -> None:
     folder = fabricate(real, tmp_path / "many", ["arm_10", "arm_2"], 7, 0)
-    chains = pages.open_run(folder)[0]
+    chains = pages.open_run(folder).chains
     assert [chain.arm for chain in chains[::7]] == ["arm_2", "arm_10"]  # as people count
-    (found,) = rerun.runs(Opened("many", chains, None, [], {}))
+    (found,) = rerun.runs(RunFiles("many", chains, None, [], {}))
     assert len(found["commands"]) == 12 and found["more"] == 2 and found["folder"] == tmp_path.name
     assert f"{tmp_path.name}/many/arm=arm_2/seed=7/config.yaml" in found["commands"][6]
 
@@ -370,7 +373,7 @@ def test_intervals_of_two_chains_neither_flatten_a_curve_nor_leave_what_is_possi
 
 
 def test_zero_is_seen_below_every_law_and_no_arm_has_a_colour_of_the_ledger(real: Path) -> None:
-    drawn = {name: draw(pages.open_run(real)[0]) for name, _, _, draw in CHARTS}
+    drawn = {name: draw(pages.open_run(real).chains) for name, _, _, draw in CHARTS}
     theory, ledger = drawn["theory"], drawn["ledger"]
     assert theory is not None and ledger is not None
     ranges = [axis["range"] for name, axis in theory["layout"].items() if name[0] == "y" and axis["zeroline"]]
@@ -384,7 +387,7 @@ def test_zero_is_seen_below_every_law_and_no_arm_has_a_colour_of_the_ledger(real
 def test_plotly_takes_every_chart(real: Path) -> None:
     import plotly.graph_objects as go
 
-    chains, _ = pages.open_run(real)
+    chains = pages.open_run(real).chains
     for name, _, _, draw in CHARTS:
         spec = draw(chains)
         assert spec is not None, name
@@ -408,7 +411,7 @@ def test_one_generation_and_fifty(real: Path, tmp_path: Path, generations: int) 
     ridges = next(chart for chart in made.data["charts"] if chart["id"] == "distribution")
     assert len(ridges["data"]) == 1 + min(8, generations + 1)
     assert ("Generation by generation: only" in made.text) == (generations > 12)  # folded where it is long
-    said = "there is no change to speak of" if not generations else "over generations 0 to 50"
+    said = "so there is no change to report" if not generations else "over generations 0 to 50"
     assert said in made.text
 
 
@@ -435,7 +438,7 @@ def test_what_is_missing_is_left_out_and_said(real: Path, tmp_path: Path) -> Non
 
 
 def test_the_heat_map_shows_the_change_since_generation_0(real: Path) -> None:
-    chains, _ = pages.open_run(real)
+    chains = pages.open_run(real).chains
     heat = series.frequency(chains)
     assert heat is not None and heat.buckets == [name for _, name in BUCKETS if chains[0].scored.get(name)]
     rows = read_metrics(real)
@@ -448,7 +451,7 @@ def test_the_heat_map_shows_the_change_since_generation_0(real: Path) -> None:
 
 
 def test_ridges_are_the_histograms_of_the_files(real: Path) -> None:
-    chains, _ = pages.open_run(real)
+    chains = pages.open_run(real).chains
     table = tables.distribution(chains)
     for g, shares in series.distribution(chains).items():
         sums = json.loads((real / f"gen_{g:03d}" / "eval" / "eval.json").read_text())["sums"]["reference/nll"]
@@ -598,8 +601,8 @@ def test_arms_of_an_experiment_under_two_protocols_are_kept_apart_too(real: Path
     folder = fabricate(real, tmp_path / "run", ["x", "y"], 2, 1)
     for chain in folder.glob("arm=y/seed=*"):
         under_protocol(chain, sample_tokens=1)
-    chains, baseline = pages.open_run(folder)
-    title, _, rows = pages.compare(chains, baseline)
+    opened = pages.open_run(folder)
+    title, _, rows = pages.compare(opened.chains, opened.baseline)
     assert "2 protocols" in title and {row[1] for row in rows} == {"x", "y"}
     assert "protocol B" in drawn(folder).text
 

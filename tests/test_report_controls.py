@@ -197,7 +197,7 @@ COURSES = {  # by arm and seed: coverage in context, perplexity
 
 
 @pytest.fixture(scope="module")
-def pair(real: Path, tmp_path_factory: pytest.TempPathFactory) -> files.Opened:
+def pair(real: Path, tmp_path_factory: pytest.TempPathFactory) -> files.RunFiles:
     """An experiment of a closed loop and its control, two seeds each."""
     folder = tmp_path_factory.mktemp("pair") / "pair"
     fabricate(real, folder, list(COURSES), 2, 1, drop=("tails/words/coverage_",))
@@ -205,10 +205,10 @@ def pair(real: Path, tmp_path_factory: pytest.TempPathFactory) -> files.Opened:
         for seed, (coverage, perplexity) in by_seed.items():
             made = {OF_WORDS: coverage, PERPLEXITY: perplexity, "tails/words/known_triples_normalised": [0.9, 0.7]}
             with_metrics(folder / f"arm={name}" / f"seed={seed}", made, {OF_WORDS: (0.96, 1.04)})
-    return as_control(files.opened(folder))
+    return as_control(files.open_run(folder))
 
 
-def as_control(found: files.Opened) -> files.Opened:
+def as_control(found: files.RunFiles) -> files.RunFiles:
     """The same with the arm `control` as one."""
     for chain in found.chains:
         chain.settings |= REAL if chain.arm == "control" else {}
@@ -216,13 +216,13 @@ def as_control(found: files.Opened) -> files.Opened:
     return found
 
 
-def rendered(found: files.Opened) -> str:
+def rendered(found: files.RunFiles) -> str:
     groups = protocols.grouped(found.chains)
     parts = {one.label: pages.tables_of(one, found.baseline) for one in groups}
     return page.render(found, groups, parts, {"tables": [], "figures": []})
 
 
-def test_the_first_sentence_states_the_change_and_its_control(pair: files.Opened) -> None:
+def test_the_first_sentence_states_the_change_and_its_control(pair: files.RunFiles) -> None:
     said = " ".join(rendered(pair).split())
     first = said.split('class="verdict">')[1].split("</p>")[0].replace("\xa0", " ")
     assert first.startswith("The coverage of rare words in context (1 is unseen real text) fell from 0.71")
@@ -232,7 +232,7 @@ def test_the_first_sentence_states_the_change_and_its_control(pair: files.Opened
     assert "no control" not in said and "cannot be told what part" not in said
 
 
-def test_every_sentence_of_an_arm_states_its_effect_and_names_the_companions(pair: files.Opened) -> None:
+def test_every_sentence_of_an_arm_states_its_effect_and_names_the_companions(pair: files.RunFiles) -> None:
     said = arm_sentences(pair, "closed")
     assert sum("Against the control at generation 1" in one for one in said) >= 2
     (beside,) = [one for one in said if one.startswith("Beside it")]
@@ -245,14 +245,14 @@ def test_every_sentence_of_an_arm_states_its_effect_and_names_the_companions(pai
     assert control[0].startswith("All-real control") and not any("Against" in one for one in control)
 
 
-def arm_sentences(found: files.Opened, arm: str) -> list[str]:
+def arm_sentences(found: files.RunFiles, arm: str) -> list[str]:
     (one,) = protocols.grouped(found.chains)
     parts = pages.tables_of(one, found.baseline)
     numbers = words.Numbers(parts["summary"], parts["changes"], parts["theory"])
     return words.of_arm(arm, overlay.by_arm(found.chains)[arm], numbers, found.baseline, 1)
 
 
-def test_the_control_is_grey_with_its_band_and_takes_no_arms_colour(pair: files.Opened) -> None:
+def test_the_control_is_grey_with_its_band_and_takes_no_arms_colour(pair: files.RunFiles) -> None:
     places = {chain.arm: chain.place for chain in pair.chains}
     assert places == {"closed": 0, "control": -1}
     for draw_chart in (charts.likelihood, charts.tails, charts.diversity):
@@ -280,7 +280,7 @@ def data_of(text: str) -> dict[str, Any]:
     return found
 
 
-def test_real_text_is_drawn_with_its_scatter(pair: files.Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_text_is_drawn_with_its_scatter(pair: files.RunFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = charts.tails(pair.chains)
     assert spec is not None
     strips = [trace for trace in spec["data"] if trace["name"] == "real text, same budget: scatter"]
@@ -297,7 +297,7 @@ def test_real_text_is_drawn_with_its_scatter(pair: files.Opened, monkeypatch: py
     assert len(axis.patches) == 1  # the strip
 
 
-def test_tables_and_table_md_have_the_effects(pair: files.Opened, tmp_path: Path) -> None:
+def test_tables_and_table_md_have_the_effects(pair: files.RunFiles, tmp_path: Path) -> None:
     title, columns, rows = pages.compare(pair.chains, "closed")
     assert columns == ["metric", "arm", "chains", "mean", "minus control"] and "generation 1" in title
     at = {(row[0], row[1]): row[4] for row in rows}
@@ -327,10 +327,10 @@ def test_what_cannot_be_told_from_no_effect_is_called_so_and_one_pair_has_no_int
     for name, at_1 in (("closed", (30.0, 31.0)), ("control", (30.5, 30.6))):
         for seed in (1, 2):
             with_metrics(folder / f"arm={name}" / f"seed={seed}", {PERPLEXITY: [28.0, at_1[seed - 1]]})
-    found = as_control(files.opened(folder))
+    found = as_control(files.open_run(folder))
     (said,) = [one for one in arm_sentences(found, "closed") if one.startswith("Perplexity")]
     assert "not measurably different from none" in said and "% of the change" not in said
-    alone = files.Opened("same", [c for c in found.chains if c.seed == 1], None, [], {})
+    alone = files.RunFiles("same", [c for c in found.chains if c.seed == 1], None, [], {})
     (said,) = [one for one in arm_sentences(alone, "closed") if one.startswith("Perplexity")]
     assert "the loop's part is -0.5 (one pair: no interval)" in said
 
@@ -343,7 +343,7 @@ def test_a_band_that_this_lab_never_writes_is_refused(real: Path, tmp_path: Path
         path.unlink()
         write_json(path, found | {"band": band})
         with pytest.raises(files.UserError, match="not written by this lab"):
-            files.opened(folder)
+            files.open_run(folder)
 
 
 # --- the tail measure ------------------------------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ def test_a_run_without_coverage_in_context_shows_the_plain_one_with_its_warning(
     folder = fabricate(
         real, tmp_path / "plain", ["main"], 2, 1, drop=(OF_WORDS[:31], "tails/tokens/", "tails/words/known")
     )
-    found = files.opened(folder)
+    found = files.open_run(folder)
     text = " ".join(rendered(found).split())
     assert "rare words anywhere (1 is unseen real text; noise raises it)" in text
     assert "Coverage in context of main: not measured." in text
@@ -385,7 +385,7 @@ def test_word_tails_with_too_few_types_are_in_no_sentence_chart_or_table(real: P
             part["types"] = {"1": 3.0, "5": 12.0, "20": float(LEAST_TYPES)}.get(name, part["types"])
         write_json(path, found)
     with_metrics(chain, {PLAIN: [0.0, 0.25], OF_WORDS: [0.0, 0.25], "theory/tails/words/coverage_5": [0.1, 0.1]})
-    found = files.opened(folder)
+    found = files.open_run(folder)
     has = series.keys_of(found.chains[0])
     assert {"tails/words/coverage_20_normalised", "tails/words/tail_mass_20"} <= has
     assert not has & {

@@ -323,7 +323,7 @@ def test_what_cannot_be_finished_is_no_verdict_and_others_have_their_turn(lab: L
     code, said, err = lab(*line, "--workers", "1")
     assert code == 1 and "collapselab: error" not in err
     assert "awry: NOT RUN (process='gausian': no such process; did you mean 'gaussian'" in said
-    assert "tiny: NOT RUN (2 of 2 chains did not finish: " in said and f"to begin anew, remove {runs / 'tiny'}" in said
+    assert "tiny: NOT RUN (2 of 2 chains did not finish: " in said and f"to start over, remove {runs / 'tiny'}" in said
     assert "right: PASS, kept in" in said and said.rstrip().splitlines()[-2].split("│")[4].strip() == "PASS"
     assert (results.read(out / "right") or {})["verdict"] == "PASS"
 
@@ -375,7 +375,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("paper.published: give a list", {"published": []}),
     ("paper.changed: give a list", {"changed": "a bound"}),
     ("paper.titel: no such key; did you mean 'title'", {"titel": "x"}),
-    ("paper.title: say it", {"title": None}),
+    ("paper.title: must be text; write a line or more", {"title": None}),
     ("give at_least, at_most, or both", {"criteria": [{"says": "a", "of": "closed.r[0]"}]}),
     ("at_most='small': must be a number", {"criteria": [{"says": "a", "of": "closed.r[0]", "at_most": "small"}]}),
     ("'closed.r\\[2\\]' cannot be computed", {"criteria": [{"says": "a", "of": "closed.r[2]", "at_most": 0}]}),
@@ -387,7 +387,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("paper.quantities: give short names", {"quantities": ["r"]}),
     ("paper.minutes='four': must be a number", {"minutes": "four"}),
     ("at_most=nan: must be a number", {"criteria": [{"says": "a", "of": "closed.r[0]", "at_most": float("nan")}]}),
-    ("paper.differs: say it", {"differs": 3}),
+    ("paper.differs: must be text; write a line or more", {"differs": 3}),
 ]
 
 

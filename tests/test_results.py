@@ -45,7 +45,9 @@ def test_the_duel_ends_in_opposite_fates_each_by_its_own_law(name: str, generati
 
 
 def test_pairs_of_tokens_die_out_by_the_survival_law() -> None:
-    table = laws("bigram").query("metric == 'tails/bigrams/coverage_1' and arm == 'closed' and generation in (0, 1, 4, 9)")
+    table = laws("bigram").query(
+        "metric == 'tails/bigrams/coverage_1' and arm == 'closed' and generation in (0, 1, 4, 9)"
+    )
     assert len(table) == 4 and (table["chains"] == 3).all()
     assert (table["difference"].abs() <= 0.01).all()
     q = [0.3679, 0.5315, 0.7319, 0.8418]

@@ -276,7 +276,7 @@ def test_compression_is_zlibs() -> None:
 @given(rows=st.lists(st.lists(st.integers(0, 4), max_size=8), max_size=6))
 def test_bigrams_are_those_of_a_counter(buffer: int, rows: list[list[int]]) -> None:
     counted = Counter(a * 5 + b for row in rows for a, b in pairwise(row))
-    counter = bigrams.Counter()
+    counter = bigrams.PairCounter()
     with mock.patch.object(bigrams, "BUFFER", buffer):
         for part in (rows[::2], rows[1::2]):
             counter.add(bigrams.bigram_keys(from_rows([np.array(row, np.uint16) for row in part]), 5))

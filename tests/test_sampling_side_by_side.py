@@ -81,7 +81,9 @@ def test_a_worker_that_is_killed_is_noticed(threads: int) -> None:
         return np.zeros(1)
 
     came = []
-    with pytest.raises(UserError, match=r"ended from outside; where memory was short, lower sampling\.batch_size"):
+    with pytest.raises(
+        UserError, match=r"a worker process was killed; if memory was short, lower sampling\.batch_size"
+    ):
         for index, _ in side_by_side(write, list(range(100)), CPU):
             came.append(index)
     assert len(came) < 40  # not when the other worker's fifty are done

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import Lab
 from helpers import Forked, left
-from kill_again import CHAIN, ended, started
+from kill_again import CHAIN, exit_status, start
 
 from collapselab.cli import main as cli
 from collapselab.config import UserError
@@ -44,7 +44,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What four runs said and left that were asked to end in their second generation and then went on."""
     root = tmp_path_factory.mktemp("runs")
     home = ["--runs_dir", str(root), "--progress=false", *in_a_file(root)]
-    assert ended(started(["run", "--name=whole", *home], root / "whole.log", True), 120) == 0
+    assert exit_status(start(["run", "--name=whole", *home], root / "whole.log", True), 120) == 0
     wanted, found = left(root / "whole/arm=main/seed=1"), []
     for stage, signs in (("train", (2, 15)), ("samples", (15,)), ("eval", (2,))):
         for sign in map(signal.Signals, signs):
@@ -59,8 +59,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
             code = one.wait(120)
             said = one.said().splitlines()[-1]
             kept = [p.name for p in chain.glob(f"gen_001/{stage}.unfinished/*")]
-            again = shlex.split(said.split("to go on: ")[1])
-            assert ended(started(again[1:], root / "again.log", True), 120) == 0
+            again = shlex.split(said.split("to resume: ")[1])
+            assert exit_status(start(again[1:], root / "again.log", True), 120) == 0
             found.append({"stage": stage, "sign": int(sign), "code": code, "said": said, "kept": kept, "again": again,
                           "log": one.said(), "equal": left(chain) == wanted})  # fmt: skip
     return found
@@ -129,7 +129,7 @@ def test_an_experiment_stops_its_chains_in_checkpoints(tmp_path: Path) -> None:
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) == 128 + signal.SIGTERM
     said = run.said()
-    assert shlex.split(said.split("to go on: ")[1])[:2] == ["collapselab", "experiment"] and "Traceback" not in said
+    assert shlex.split(said.split("to resume: ")[1])[:2] == ["collapselab", "experiment"] and "Traceback" not in said
     assert all(any(folder.glob("*/manifest.json")) for folder in tmp_path.glob(kept))
     assert "Traceback" not in (tmp_path / "exp" / "workers.log").read_text()
 
@@ -147,7 +147,7 @@ def test_a_signal_that_surfaces_as_another_error_is_a_signal(monkeypatch: pytest
 
     monkeypatch.setattr(cli, "handler", lambda name: verb)
     code, _, said = lab("corpus")
-    assert code == 143 and said.startswith("collapselab: stopped by SIGTERM; again: collapselab corpus"), said
+    assert code == 143 and said.startswith("collapselab: stopped by SIGTERM; to repeat: collapselab corpus"), said
     assert not interrupts.asked()  # a notebook may go on
 
 

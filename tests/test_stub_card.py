@@ -28,14 +28,14 @@ SMALL += ["--device", "cpu", "--progress", "false"]
 
 @pytest.mark.parametrize("place", list(stub.REPLACED))
 def test_what_the_stub_card_replaces_is_there(place: str) -> None:
-    owner, name = stub.found(place)
+    owner, name = stub.locate(place)
     assert callable(getattr(owner, name))
 
 
 def test_a_name_that_moved_is_found_out(monkeypatch) -> None:
     monkeypatch.delattr("collapselab.learning.trainer.Trainer.train")
     with pytest.raises(AttributeError, match="train"):
-        stub.found("collapselab.learning.trainer:Trainer.train")
+        stub.locate("collapselab.learning.trainer:Trainer.train")
 
 
 def test_on_a_cpu_the_stub_card_changes_nothing(tmp_path) -> None:

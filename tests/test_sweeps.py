@@ -145,6 +145,6 @@ def test_a_name_is_filled_from_the_settings(lab) -> None:
     assert options.parse_run(options.gather(line))[1].arm == "null_false_replace_1e-05"  # as they are written in a file
     for wrong in ("{mixing.flor}", "{arm}", "{}", "{name}"):
         code, out, err = lab("run", f"--arm={wrong}")
-        assert code == 2 and out == "" and f"{wrong} is no setting" in err
+        assert code == 2 and out == "" and f"{wrong} is not a setting" in err
     with pytest.raises(UserError, match="use 1 to 100 letters"):
         options.parse_run(options.gather(["--arm={seed"]))

@@ -12,7 +12,7 @@ from conftest import Lab
 
 from collapselab.theory import discrete
 from collapselab.theory.laws import LAWS, used
-from collapselab.theory.parameters import Parameters
+from collapselab.theory.parameters import LawParameters
 
 
 def evaluated(lab: Lab, *arguments: str) -> dict:
@@ -28,12 +28,12 @@ def test_every_law_runs_with_its_defaults(lab: Lab, name: str) -> None:
     assert all(len(values) == rows for values in found["columns"].values())
     assert all(v is not None for values in found["columns"].values() for v in values)
     assert found["columns"][found["index"]][:2] == ([1, 2] if rows == 100 else [0, 1])
-    assert set(found["parameters"]) == set(used(name)) <= set(Parameters.__annotations__)
+    assert set(found["parameters"]) == set(used(name)) <= set(LawParameters.__annotations__)
     assert found["says"] and found["assumes"] and found["source"]
 
 
 def test_every_parameter_belongs_to_a_law() -> None:
-    assert {key for name in LAWS for key in used(name)} == set(Parameters.__annotations__)
+    assert {key for name in LAWS for key in used(name)} == set(LawParameters.__annotations__)
 
 
 def test_the_values_are_those_of_the_schedule_and_size_asked_for(lab: Lab) -> None:
@@ -94,7 +94,7 @@ def test_a_figure(lab: Lab, tmp_path: Path, suffix: str) -> None:
         (["regression", "--documents", "11"], "documents=11: least squares in 10 dimensions needs at least 12"),
         (["gaussian_unbiased", "--documents", "1"], "documents=1: the unbiased refit needs 2 or more"),
         (["hack", "--accept", "[0.5, 0.2, 0.9]"], "give three rising numbers"),
-        (["hack", "--prior", "0.9", "--hacks", "0.2"], "must leave room for wrong ones"),
+        (["hack", "--prior", "0.9", "--hacks", "0.2"], "must leave room for wrong answers"),
         (["growing", "--real_documents", "9"], "real_documents=9.0: must lie in [0, growth=5.0]"),
         (["mixture", "--json", "--plot", "a.png"], "--json and --plot: give one of them"),
         (["mixture", "--plot", "a.pdf"], "--plot a.pdf: must end with .png or .svg"),

@@ -235,15 +235,15 @@ def test_a_trial_that_hangs_or_eats_memory_is_ended(folder: Path, monkeypatch: p
         def encode(self, *_: Any, **__: Any) -> Any:
             return bytearray(10 * trial.TRIAL_BYTES)
 
-    assert "more than 1 seconds" in trial.tried(Turns())  # type: ignore[arg-type]
-    assert trial.tried(Eats())  # type: ignore[arg-type]
+    assert "more than 1 seconds" in trial.try_page(Turns())  # type: ignore[arg-type]
+    assert trial.try_page(Eats())  # type: ignore[arg-type]
 
 
 def test_a_panic_later_on_is_one_line(folder: Path) -> None:
     """Of a pattern that only some text sets off: 40 times a letter that no page has so often."""
     changed(folder, pre_tokenizer=split("(ж|жж)+$q"))
     tokenizer = load_tokenizer(str(folder))
-    with refused("cannot write this text"):
+    with refused("cannot encode this text"):
         tokenizer.encode(["ж" * 60])
 
 
@@ -257,7 +257,7 @@ def test_a_name_on_the_hub_is_answered_at_once(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
-    tokenizers.fetched.cache_clear()
+    tokenizers.hub_folder.cache_clear()
     began = time.monotonic()
     code, _, said = lab("run", "--model.pretrained=gpt2", f"--runs_dir={tmp_path / 'runs'}")
     assert code == 2 and time.monotonic() - began < 15
@@ -277,10 +277,10 @@ def test_what_the_cache_of_the_hub_holds_is_read_as_a_folder(
     shutil.copytree(folder, place / "snapshots" / ("0" * 40))
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text("0" * 40)
-    tokenizers.fetched.cache_clear()
+    tokenizers.hub_folder.cache_clear()
     assert load("some/one").vocab == 257
     assert pretrained_tokenizer("some/one").name == load_tokenizer("some/one").name == "some/one"
     index(place / "snapshots" / ("0" * 40), "pytorch_model.bin")
     with refused("model.safetensors.index.json"):
         load("some/one")
-    tokenizers.fetched.cache_clear()
+    tokenizers.hub_folder.cache_clear()

@@ -23,7 +23,7 @@ from untrusted_runs import TEXTS, change, files_of, reseal, state_of
 
 from collapselab.chain import run as chain
 from collapselab.chain.opening import chain_path
-from collapselab.cli.watch import drawn
+from collapselab.cli.watch import draw
 from collapselab.config import UserError
 from collapselab.runtime import console
 from collapselab.runtime.console import PROGRESS, Console
@@ -38,7 +38,7 @@ def text_of(view: RunView, height: int | None = None, width: int = 80) -> str:
     from rich.console import Console as Terminal
 
     terminal = Terminal(width=width, height=height or 100, record=True, file=Path(os.devnull).open("w"))  # noqa: SIM115
-    terminal.print(drawn(view, height))
+    terminal.print(draw(view, height))
     return terminal.export_text()
 
 
@@ -123,7 +123,7 @@ def test_a_chain_is_seen_at_work_then_killed_then_over(tmp_path: Path, monkeypat
         assert one.left is not None and 0 < one.left < 60  # what generation 0 took
         shown = text_of(view)
         assert "running: generation 1 of 1, at train" in shown
-        assert re.search(r"\[#*\.*\] gen 1 train: \d+%, [\d.]+k? tok/s, \d+:\d\d left of it", shown), shown
+        assert re.search(r"\[#*\.*\] gen 1 train: \d+%, [\d.]+k? tok/s, \d+:\d\d left", shown), shown
         assert re.search(r"the chain has about \d+:\d\d left", shown)
         assert re.search(r"^ +0 +1\.000 +[\d.]+", shown, re.MULTILINE)  # generation 0's numbers
         assert "arm=main/seed=1/gen_001/mixture published" in shown
@@ -282,7 +282,7 @@ def test_a_pipe_gets_lines_wider_than_80_columns_and_none_over_160(finished: Pat
 
 def test_what_is_not_there_yet_is_said_in_one_line(tmp_path: Path, finished: Path, lab: Lab) -> None:
     code, out, err = lab("watch", str(tmp_path / "no"))
-    assert code == 2 and out == "" and err.count("\n") == 1 and "no run here, or it has not begun yet" in err
+    assert code == 2 and out == "" and err.count("\n") == 1 and "no run here, or it has not started yet" in err
     assert lab("watch", str(tmp_path))[0] == 2
     code, _, err = lab("watch", str(finished), "--every", "0")
     assert code == 2 and "--every=0.0: must lie in [0.1, 3600] seconds" in err
@@ -329,7 +329,7 @@ def test_a_terminal_shows_it_live_until_control_c(finished: Path, tmp_path: Path
     finally:
         taken.release()
     assert code == 130 and "\x1b[?25h" in said  # the cursor is given back
-    assert said.rstrip().endswith(f"collapselab: stopped by SIGINT; again: collapselab watch {run} --every 0.1")
+    assert said.rstrip().endswith(f"collapselab: stopped by SIGINT; to repeat: collapselab watch {run} --every 0.1")
     assert "Traceback" not in said and "at eval" in said
     code, said = on_a_terminal(run, False)  # nothing is at work any more: the final state, and an end
     assert code == 0 and "stopped: generation 1 of 1, next is eval" in said

@@ -1,4 +1,4 @@
-// CUDA's driver interface (libcuda), as far as torch and Triton's launchers use it.
+// CUDA's driver interface (libcuda), the part that torch and Triton's launchers use.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
@@ -9,7 +9,7 @@
 
 #include "card.h"
 
-static const CUcontext CONTEXT = (CUcontext)0x1000;  // the only one, and only its address counts
+static const CUcontext CONTEXT = (CUcontext)0x1000;  // the only one; only its address matters
 typedef struct { char *name; } Function;
 
 API CUresult cuInit(unsigned flags) { return CUDA_SUCCESS; }

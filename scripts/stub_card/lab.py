@@ -1,7 +1,7 @@
-"""python -m lab VERB ...: the lab on the stub card, whose kernels compute nothing.
+"""python -m lab VERB ...: run the lab on the stub card, whose kernels compute nothing.
 
-Where a number without meaning would end a run (a loss, drawn tokens, weights), a plausible one takes its place. Everything
-else is the lab's own: on a CPU nothing is replaced. STUB_COMPILED=1 prints at the end what torch compiled and why anew.
+Plausible numbers replace meaningless ones that would end a run (losses, drawn tokens, weights). Everything else is the lab's own
+code, and on a CPU nothing is replaced. STUB_COMPILED=1 prints compilations and reasons for recompiling at the end.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 REPLACED: dict[str, Callable[[Any], Any]] = {}
-"""What is replaced, as "module:name", each with the function that makes the replacement from the original."""
+"""Functions that make a replacement from the original, by its place "module:name"."""
 
 
 def replaces(*places: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers a function that is called like each original, with the original before the arguments."""
+    """Register a replacement, which is called like each original, with the original before the arguments."""
 
     def register(substitute: Callable[..., Any]) -> Callable[..., Any]:
         for place in places:
@@ -33,8 +33,8 @@ def replaces(*places: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return register
 
 
-def found(place: str) -> tuple[Any, str]:
-    """(owner, name) of what stands at "module:name". Raises AttributeError where it has moved."""
+def locate(place: str) -> tuple[Any, str]:
+    """Return (owner, name) of "module:name". Raise AttributeError if it has moved."""
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))
@@ -43,11 +43,11 @@ def found(place: str) -> tuple[Any, str]:
 
 
 def install() -> None:
-    """Replaces all of it in this process."""
+    """Install all replacements in this process."""
     for place, substitute in REPLACED.items():
-        owner, name = found(place)
+        owner, name = locate(place)
         replacement = substitute(getattr(owner, name))
-        # A partial is no method: it would not get its object.
+        # A partial is not a method: it would not receive its object.
         setattr(owner, name, _method(replacement) if isinstance(owner, type) else replacement)
 
 
@@ -62,10 +62,10 @@ def isfinite(original: Any, tensor: torch.Tensor) -> torch.Tensor:
 
 @replaces("collapselab.learning.log:Log.look")
 def look(original: Any, log: Any, *flags: bool) -> list[bool]:
-    """Reads from the device as it should; the rows that come of it say 1."""
+    """Read from the device as the original does; the resulting rows hold 1."""
     if log.processes.device.type == "cpu":
         return original(log, *flags)  # type: ignore[no-any-return]
-    owner, name = found("collapselab.learning.log:_check_finite")
+    owner, name = locate("collapselab.learning.log:_check_finite")
     check, before = getattr(owner, name), len(log.rows)
     setattr(owner, name, lambda *_: None)
     try:
@@ -80,7 +80,7 @@ def look(original: Any, log: Any, *flags: bool) -> list[bool]:
 
 @replaces("collapselab.learning.trainer:Trainer.train")
 def train(original: Any, trainer: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
-    """Leaves weights such as a network begins with: later stages look at them."""
+    """Leave weights like those of a new network, for later stages."""
     facts: dict[str, Any] = original(trainer, *arguments, **named)
     generator = torch.Generator().manual_seed(1)
     for weight in trainer.model.net.parameters() if trainer.processes.device.type == "cuda" else ():
@@ -102,7 +102,7 @@ def engine_write(
 ) -> torch.Tensor:
     written: torch.Tensor = original(engine, prompts, key, first, watch)
     if written.is_cuda:
-        drawn = np.random.default_rng([key, first]).integers(engine.form.vocab, size=tuple(written.shape))
+        drawn = np.random.default_rng([key, first]).integers(engine.shape.vocab, size=tuple(written.shape))
         written = torch.from_numpy(drawn).to(written.device)
     return written
 
@@ -117,7 +117,7 @@ def plain_write(original: Any, model: Any, *arguments: Any, **named: Any) -> np.
 
 @replaces("transformers.generation.utils:GenerationMixin._has_unfinished_sequences")
 def unfinished(original: Any, net: Any, *arguments: Any, device: torch.device, **named: Any) -> bool:
-    """`generate` goes on until the length that was asked for: the tensor that would say so says nothing."""
+    """Let `generate` continue to the requested length: the tensor that it would ask holds no result."""
     if device.type == "cpu":
         return bool(original(net, *arguments, device=device, **named))
     caller: Any = sys._getframe()
@@ -126,14 +126,14 @@ def unfinished(original: Any, net: Any, *arguments: Any, device: torch.device, *
     return bool(caller.f_locals["input_ids"].shape[1] < caller.f_locals["generation_config"].max_length)
 
 
-def tell() -> None:
-    """What the card was asked for, on stderr."""
+def print_counts() -> None:
+    """Print the requests to the card on stderr."""
     card = ctypes.CDLL("libcudart.so.13")
-    told = {name: getattr(card, f"stub_{name}") for name in ("launches", "replays", "waits", "last_nodes")}
-    for call in told.values():
+    counts = {name: getattr(card, f"stub_{name}") for name in ("launches", "replays", "waits", "last_nodes")}
+    for call in counts.values():
         call.restype = ctypes.c_ulonglong
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
-    print("STUB CARD:", {name: call() for name, call in told.items()} | {"peak": peak}, file=sys.stderr)
+    print("STUB CARD:", {name: call() for name, call in counts.items()} | {"peak": peak}, file=sys.stderr)
     if os.environ.get("STUB_COMPILED"):
         from torch._dynamo.utils import counters
 
@@ -143,7 +143,7 @@ def tell() -> None:
 
 if __name__ == "__main__":
     install()
-    atexit.register(tell)
+    atexit.register(print_counts)
     from collapselab.cli.main import main
 
     sys.exit(main())

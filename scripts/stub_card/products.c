@@ -1,4 +1,4 @@
-// cuBLAS as far as it answers with something; its products, and the rest, are made by missing.py.
+// Functions of cuBLAS that return data; missing.py generates its products and the rest.
 #include <stdlib.h>
 
 #include "card.h"

@@ -1,4 +1,4 @@
-// cuBLASLt: descriptions without content, one algorithm that always fits, and a product that is a launch.
+// cuBLASLt: empty descriptors, one algorithm that always fits, and products that are launches.
 #include <stdlib.h>
 #include <string.h>
 

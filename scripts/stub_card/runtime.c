@@ -1,5 +1,5 @@
-// CUDA's runtime (libcudart) over the host's memory. Allocations, copies, streams, events and the rules of recording are kept;
-// kernels are counted and not run. What is not written here and torch asks for returns success (missing.py).
+// CUDA's runtime (libcudart) in host memory. Allocations, copies, streams, events and the rules of recording are real; kernels
+// are counted and not run. Other functions that torch needs return success (missing.py).
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -16,8 +16,8 @@
 
 #include "card.h"
 
-#define CONTEXT_BYTES (600ul << 20)    // what a context takes of a card
-#define COPIED_AT_MOST (64ul << 20)    // larger copies within the card are left out: nobody reads what they would bring
+#define CONTEXT_BYTES (600ul << 20)    // taken by a context
+#define COPIED_AT_MOST (64ul << 20)    // larger copies within the card are skipped: nobody reads their result
 #define SET_AT_MOST (256ul << 20)
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -29,7 +29,7 @@ static cudaError_t result(cudaError_t error) {
   return error;
 }
 
-// --- what is told ----------------------------------------------------------------------------------------------------
+// --- messages --------------------------------------------------------------------------------------------------------
 
 static FILE *log_file(void) {
   static FILE *file;
@@ -190,7 +190,7 @@ API const char *cudaGetErrorName(cudaError_t error) {
 typedef struct { int recording, nodes, mode, priority; unsigned long long number; } Stream;
 typedef struct { int nodes; } Graph;
 
-static int global_recordings;  // streams that are recorded in the mode that binds every thread
+static int global_recordings;  // streams recorded in the mode that restricts every thread
 static pthread_t recorder;
 static __thread int thread_mode = cudaStreamCaptureModeGlobal;
 static unsigned long long launches, replays, waits, recordings;
@@ -201,7 +201,7 @@ API unsigned long long stub_replays(void) { return replays; }
 API unsigned long long stub_waits(void) { return waits; }
 API int stub_last_nodes(void) { return last_nodes; }
 
-// The default streams are no objects: 0, 1 and 2 stand for them.
+// The default streams are not objects but the values 0, 1 and 2.
 static Stream *real_stream(cudaStream_t stream) { return (size_t)stream > 2 ? (Stream *)stream : NULL; }
 static Stream *recording_stream(cudaStream_t stream) {
   Stream *found = real_stream(stream);
@@ -351,7 +351,7 @@ static void drop_range(void *begin, int unmap) {
   }
   pthread_mutex_unlock(&lock);
 }
-// Pages come into being when they are touched: kernels touch none, and a card of 140 GB fits anywhere.
+// Pages are allocated when touched: kernels touch none, so a card of 140 GB fits anywhere.
 static cudaError_t allocate(void **address, size_t bytes, enum place place) {
   size_t whole = (bytes + 4095) / 4096 * 4096;
   *address = mmap(NULL, whole ? whole : 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

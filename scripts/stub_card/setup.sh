@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# scripts/stub_card/setup.sh FOLDER [ENVIRONMENT]: builds the stub card in FOLDER, and says how it is used. ENVIRONMENT is a
-# Python environment with torch's CUDA build and what the lab imports; without one it is made in FOLDER (5.5 GB, once).
+# scripts/stub_card/setup.sh FOLDER [ENVIRONMENT]: build the stub card in FOLDER and print how to use it. ENVIRONMENT is a
+# Python environment with torch's CUDA build and the lab's dependencies; without one it is created in FOLDER (5.5 GB, once).
 # Needs gcc, binutils and CUDA 13's headers.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -10,7 +10,7 @@ folder=$(cd "$1" && pwd)
 environment=${2:-$folder/venv}
 if [ ! -x "$environment/bin/python" ]; then
   python3 -m venv "$environment"
-  # The plain registry: a CPU wheel at hand would be taken otherwise. torch 2.11 is what CUDA 13 machines have today.
+  # The plain registry: pip would prefer a local CPU wheel. CUDA 13 machines have torch 2.11 today.
   PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' "$environment/bin/pip" install -q "torch==${STUB_TORCH:-2.11.0}" "$root"
   "$environment/bin/pip" uninstall -q -y collapselab
 fi
@@ -19,7 +19,7 @@ include=(-I "$here" -I "$packages/nvidia/cu13/include")
 for each in /usr/local/cuda*/include; do [ -d "$each" ] && include+=(-I "$each"); done
 cd "$folder"
 
-library() { # NAME FILE SOURCE VERSION [what it is linked with ...]: torch asks for its symbols by the library's version
+library() { # NAME FILE SOURCE VERSION [LINKED ...]: torch requests symbols with the library's version
   local name=$1 file=$2 source=$3 version=$4
   shift 4
   gcc -w -O1 -fPIC "${include[@]}" -c "$here/$source" -o "$name.o"
@@ -43,5 +43,5 @@ export TRITON_LIBCUDA_PATH=$folder LIBRARY_PATH=$folder LD_LIBRARY_PATH=$folder
 export TRITON_CACHE_DIR=$folder/triton TORCHINDUCTOR_CACHE_DIR=$folder/inductor
 export TORCH_CUDNN_SDPA_DEPRIORITIZED=1 HF_HUB_OFFLINE=1 WANDB_MODE=offline
 TEXT
-echo "built. In a shell of its own: source $folder/env.sh"
+echo "built. In a new shell: source $folder/env.sh"
 echo "  \$STUB_PYTHON -m lab run --config configs/smoke.yaml --runs_dir /some/folder --device cuda"

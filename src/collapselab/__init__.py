@@ -13,13 +13,13 @@ __version__ = "0.1.0"
 
 
 def load(*runs: str | Path) -> Results:
-    """Finished files of a run, or of several to compare, as pandas frames and plotly figures (docs/notebook.md).
+    """Load the results of one or more runs as pandas frames and plotly figures (docs/notebook.md).
 
     Args:
-        runs: run directories, as in load("runs/demo"). A run may still be going on.
+        runs: run directories, as in load("runs/demo"); they may still be running.
 
-    Raises UserError, in one line, where there is no run, no finished generation, or a strange file.
+    Raises UserError if there is no run, no finished generation, or an invalid file.
     """
-    from collapselab.report.notebook import load as read  # pandas comes with it
+    from collapselab.report.notebook import load as read  # imports pandas
 
     return read(*runs)

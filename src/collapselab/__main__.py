@@ -1,4 +1,4 @@
-"""`python -m collapselab`, and so `accelerate launch -m collapselab run ...`."""
+"""Entry point of `python -m collapselab` and `accelerate launch -m collapselab run ...`."""
 
 from collapselab.cli.main import main
 

@@ -1,9 +1,8 @@
-"""The dashboard, a view of metrics.jsonl and of the first samples. The only module that imports wandb (docs/wandb.md).
+"""Mirror of metrics.jsonl and the first samples on Weights & Biases; the only module that imports wandb (docs/wandb.md).
 
-A daemon thread makes every call to wandb, fed by a queue: a chain only puts rows into it, and waits a bounded time at its
-end. The row of generation g is logged at wandb's step g into a run whose id follows from the chain, so that a row that is
-sent again takes its old place. Only the chain's own thread speaks and reads files, for sampling forks, and a child must not
-inherit a lock that this thread holds.
+A daemon thread makes all calls to wandb, fed by a queue: a chain only queues its rows, and waits a bounded time at its end. The
+row of generation g is logged at step g of a run whose id follows from the chain, so that a row sent again replaces the old one.
+Only the chain's own thread logs and reads files: sampling forks, and a child must not inherit a lock that this thread holds.
 """
 
 from __future__ import annotations
@@ -27,50 +26,45 @@ from collapselab.store.checks import BROKEN, text, whole
 from collapselab.store.folders import read_published
 from collapselab.store.layout import Chain, read_metrics, run_root
 
-INIT_SECONDS = 30  # for wandb to answer that it knows the run
-FINISH_SECONDS = 10  # a chain's end waits at most this long for what is not sent yet
-REPORT_SECONDS = 20  # and so much longer where there is a report to send, a few megabytes
-SYNC_SECONDS = 300  # `collapselab sync` may wait longer: nothing else is to be done there
-LEAVE_SECONDS = 2  # an exit in the middle of a chain waits at most this long; the rows are in metrics.jsonl
+INIT_SECONDS = 30  # for wandb to accept the run
+FINISH_SECONDS = 10  # a chain waits at most this long at its end for unsent rows
+REPORT_SECONDS = 20  # additional wait for a report of a few megabytes
+SYNC_SECONDS = 300  # `collapselab sync` has nothing else to do
+LEAVE_SECONDS = 2  # maximum wait of an early exit; the rows are in metrics.jsonl
 
-SAMPLES, COMPARISON = "samples", "comparison"  # tables; no metric has such a name
-MOST_TEXTS, LONGEST_TEXT = 100, 20_000  # of a generation's table; characters
-TAG = 64  # characters that wandb takes
+SAMPLES, COMPARISON = "samples", "comparison"  # tables; not names of metrics
+MOST_TEXTS, LONGEST_TEXT = 100, 20_000  # rows of a generation's table; characters
+TAG = 64  # maximum characters in wandb
 
-_one_at_a_time = threading.Lock()  # wandb keeps one service per process: a second chain's thread waits for the first's
+_one_at_a_time = threading.Lock()  # wandb has one service per process: a second chain's thread waits for the first
 
 
 class Tracker:
-    """Mirrors the rows of one chain to Weights & Biases; does nothing where tracking is off. Never raises, and never
-    prompts for a key.
+    """Mirror of one chain on Weights & Biases; inactive if tracking is off. Never raises, never prompts for a key.
 
     Args:
-        chain: its folder; or that of an experiment, whose report and comparison are a run of their own.
+        chain: its folder, or that of an experiment, whose report and comparison are a run of their own.
+        mode: replaces the mode of `config`. patience: seconds to wait at the end (FINISH_SECONDS).
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        chain: Path,
-        console: Console,
-        mode: str | None = None,
-        patience: float | None = None,
+        self, config: RunConfig, chain: Path, console: Console, mode: str | None = None, patience: float | None = None
     ):
         self.console, self.chain = console, chain
         self.patience = FINISH_SECONDS if patience is None else patience
         self.failed = ""
-        self.queued = 0  # generations that were put into the queue
-        self.items: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()  # what sends something to wandb's run
+        self.queued = 0  # generations put into the queue
+        self.items: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()  # each sends something to wandb's run
         self.thread: threading.Thread | None = None
-        self.told = False
-        self.reached = False  # whether wandb has answered that it knows the run
-        self.extra = 0.0  # seconds that a report may take beside the rows, where wandb was reached
+        self.reported = False  # the failure
+        self.reached = False  # wandb has accepted the run
+        self.extra = 0.0  # additional seconds for a report, if wandb was reached
         mode = mode or config.tracking.wandb
         if mode == "off":
             return
         try:
-            import wandb  # half a second, here and not in the thread: a fork could inherit a module's import lock
-            import wandb.apis.public  # what wandb.init comes to import
+            import wandb  # not in the thread (half a second): a fork could inherit a module's import lock
+            import wandb.apis.public  # imported by wandb.init
 
             wandb.Table(columns=["text"], data=[["imports pandas"]])
             settings = wandb.Settings(
@@ -82,21 +76,21 @@ class Tracker:
                 finish_timeout=self.patience + REPORT_SECONDS,
                 finish_timeout_raises=True,
                 silent=True,
-                console="off",  # what a chain prints stands in events.log
+                console="off",  # events.log has a chain's output
                 disable_git=True,
                 save_code=False,
                 x_disable_stats=True,
             )
-        except Exception as error:  # not installed, settings in the environment that wandb refuses
+        except Exception as error:  # not installed, or invalid settings in the environment
             self._give_up(error)
             return
-        known = as_dict(config) if _is_chain(chain) else {"experiment": chain.absolute().name}
-        self.thread = threading.Thread(target=self._work, args=(settings, known), name="wandb", daemon=True)
+        facts = as_dict(config) if _is_chain(chain) else {"experiment": chain.absolute().name}
+        self.thread = threading.Thread(target=self._work, args=(settings, facts), name="wandb", daemon=True)
         self.thread.start()
 
     def log(self, rows: list[dict[str, Any]]) -> None:
-        """Hands over the rows that were not handed over yet; `rows` are those of generations 0, 1, ... in order."""
-        self._tell()
+        """Queue the rows that are not queued yet; `rows` are those of generations 0, 1, ... in order."""
+        self._report_failure()
         if self.thread is not None and not self.failed:
             for end in range(self.queued + 1, len(rows) + 1):
                 texts = _texts(self.chain, rows[end - 1]["generation"])
@@ -104,24 +98,23 @@ class Tracker:
             self.queued = max(self.queued, len(rows))
 
     def keep(self, page: Path | None) -> None:
-        """Hands over a report, its page and its tables, as an artifact; None where none could be made. To be called once,
-        at the end."""
+        """Queue a report (page and tables), if any, as an artifact. To be called once, at the end."""
         if page is not None and self.thread is not None and not self.failed:
             self.extra = REPORT_SECONDS
             self.items.put(lambda run: run.log_artifact(_artifact(page, self.chain)))
 
     def compare(self, columns: list[str], rows: list[list[str]]) -> None:
-        """Hands over the table that compares the arms of an experiment."""
+        """Queue the table that compares the arms of an experiment."""
         if self.thread is not None and not self.failed:
             self.items.put(partial(_send_table, columns, [[inert(cell) for cell in row] for row in rows]))
 
     def finish(self) -> None:
-        """Waits until wandb has every row, at most `patience` seconds, and says where it has not."""
+        """Wait up to `patience` seconds until wandb has all rows, and log if it has not."""
         self._close(self.patience)
-        self._tell()
+        self._report_failure()
 
     def _close(self, seconds: float) -> None:
-        """After this the thread has ended, or hangs where nobody waits for it; wandb's own process has ended."""
+        """Stop the thread, or abandon it if it hangs, and wandb's own process."""
         atexit.unregister(self._leave)
         if self.thread is None:
             return
@@ -142,15 +135,15 @@ class Tracker:
     def _give_up(self, error: BaseException) -> None:
         self.failed = self.failed or first_line(error)
 
-    def _tell(self) -> None:
-        if self.failed and not self.told:
-            self.told = True
+    def _report_failure(self) -> None:
+        if self.failed and not self.reported:
+            self.reported = True
             self.console.say(
-                f"note: wandb is left out from here on ({self.failed}); `collapselab sync` can send the missing rows later"
+                f"note: wandb is off from here on ({self.failed}); `collapselab sync` can send the missing rows later"
             )
 
     def _work(self, settings: Any, config: dict[str, Any]) -> None:
-        """The thread. What goes wrong here (network, login, disk) may never stop a chain."""
+        """Run the thread. Errors here (network, login, disk) are logged, never raised."""
         try:
             with _one_at_a_time, _staged(Path(settings.root_dir) / "wandb"):
                 self._mirror(settings, config)
@@ -162,8 +155,8 @@ class Tracker:
 
         try:
             wandb.setup(settings)
-            atexit.register(self._leave)  # runs before wandb's own hook, which waits for an upload without a limit
-            # wandb.init would prompt for a key; its server is asked there, not here.
+            atexit.register(self._leave)  # runs before wandb's own hook, which waits for uploads without limit
+            # wandb.init would prompt for a key. The server is contacted there, not here.
             if settings.mode == "online" and not wandb.login(prompt=False, verify=False):
                 raise UserError("no API key here; set WANDB_API_KEY or run `wandb login`")
             run = wandb.init(settings=settings, config=config)
@@ -183,7 +176,7 @@ def _is_chain(folder: Path) -> bool:
 
 
 def _named(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """What wandb calls the run of a chain, or of an experiment's report. An agent of a sweep has chosen id and project."""
+    """Return wandb's names of a chain or an experiment's report. In a sweep its agent has chosen id and project."""
     root = run_root(folder)
     named: dict[str, Any] = {"project": config.tracking.project, "run_group": root.name}
     if _is_chain(folder):
@@ -201,7 +194,7 @@ def _named(config: RunConfig, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[None]:
-    """Has wandb keep what it is yet to send beside its offline file, and not in the home directory."""
+    """Keep wandb's unsent files next to its offline file instead of in the home directory."""
     before = os.environ.get("WANDB_DATA_DIR")
     os.environ["WANDB_DATA_DIR"] = before or str(folder)
     try:
@@ -212,20 +205,19 @@ def _staged(folder: Path) -> Iterator[None]:
 
 
 def _texts(chain: Path, generation: int) -> list[tuple[str, str]]:
-    """(prompt, text) of a generation: the explorer's fixed prompts. None where a stage does not hold what it was published
-    with."""
-    found: list[tuple[str, str]] = []
+    """Return (prompt, text) of the explorer's fixed prompts; an empty list if the stage is damaged."""
+    texts: list[tuple[str, str]] = []
     with suppress(UserError, OSError, *BROKEN):
         stage = Chain(chain).stage(generation, "eval")
         explored = read_published(stage, "explorer.json")
         head = whole(explored["prompt_length"])
         pieces = [[text(piece) for piece in one["pieces"]] for one in explored["prompts"][:MOST_TEXTS]]
-        found = [("".join(some[:head]), "".join(some[head:])) for some in pieces]
-    return [(inert(prompt)[:LONGEST_TEXT], inert(words)[:LONGEST_TEXT]) for prompt, words in found]
+        texts = [("".join(some[:head]), "".join(some[head:])) for some in pieces]
+    return [(inert(prompt)[:LONGEST_TEXT], inert(words)[:LONGEST_TEXT]) for prompt, words in texts]
 
 
 def _send_row(rows: list[dict[str, Any]], texts: list[tuple[str, str]], run: Any) -> None:
-    """Log the last of the rows so far, with the keys of metrics.jsonl as they are, and its samples."""
+    """Log the last row, under the keys of metrics.jsonl, and its samples."""
     import wandb
 
     generation = rows[-1]["generation"]
@@ -233,7 +225,7 @@ def _send_row(rows: list[dict[str, Any]], texts: list[tuple[str, str]], run: Any
     if texts:
         data = [[generation, prompt, words] for prompt, words in texts]
         values[SAMPLES] = wandb.Table(columns=["generation", "prompt", "text"], data=data)
-    if generation >= run.starting_step:  # a resumed run has the steps before
+    if generation >= run.starting_step:  # a resumed run has the earlier steps
         run.log(values, step=generation, commit=True)
     run.summary.update(_summary(rows))
 
@@ -245,32 +237,31 @@ def _send_table(columns: list[str], rows: list[list[str]], run: Any) -> None:
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Of each headline metric its first value, the change since then, and its least and greatest one, beside the last one,
-    which wandb keeps under the metric's own name. (`define_metric(summary=...)` would put an object there, which a sweep cannot
-    optimise; and a resumed run would begin it anew.)"""
-    found: dict[str, float] = {}
+    """Return first value, change, minimum and maximum of each headline metric; wandb keeps the last under the metric's name.
+    (`define_metric(summary=...)` would store an object, which a sweep cannot optimise and a resumed run would reset.)"""
+    summary: dict[str, float] = {}
     for key in HEADLINE.values():
         values = [row["metrics"][key] for row in rows if key in row["metrics"]]
         if values:
-            found |= {f"{key}/first": values[0], f"{key}/change": values[-1] - values[0]}
-            found |= {f"{key}/min": min(values), f"{key}/max": max(values)}
-    return found
+            summary |= {f"{key}/first": values[0], f"{key}/change": values[-1] - values[0]}
+            summary |= {f"{key}/min": min(values), f"{key}/max": max(values)}
+    return summary
 
 
 def _artifact(page: Path, folder: Path) -> Any:
-    """A report's page and tables; the figures are in the page."""
+    """Build the artifact of a report: page (with its figures) and tables."""
     import wandb
 
     name = re.sub(r"[^A-Za-z0-9._-]", "-", run_root(folder).name)
-    made = wandb.Artifact(f"report-{name}"[:100], type="report")
+    artifact = wandb.Artifact(f"report-{name}"[:100], type="report")
     for path in (page, *sorted(page.parent.glob("*.csv"))):
         if path.is_file() and not path.is_symlink():
-            made.add_file(str(path), name=path.name)
-    return made
+            artifact.add_file(str(path), name=path.name)
+    return artifact
 
 
 def _end_service() -> None:
-    """Ends the process that wandb has started in this one: it would keep the terminal, and the exit would wait for it."""
+    """Kill wandb's child process: it would keep the terminal, and the exit would wait for it."""
     import psutil  # type: ignore[import-untyped]  # comes with accelerate
 
     for child in psutil.Process().children():
@@ -280,7 +271,7 @@ def _end_service() -> None:
 
 
 def replay(config: RunConfig, chain: Path, console: Console, mode: str) -> int:
-    """Sends every row of a chain's metrics.jsonl, and the report of a run that is no experiment; returns how many rows.
+    """Send all rows of a chain's metrics.jsonl, and the report unless it is an experiment's; return the number of rows.
 
     Raises:
         UserError: wandb did not take the rows within SYNC_SECONDS.
@@ -289,7 +280,7 @@ def replay(config: RunConfig, chain: Path, console: Console, mode: str) -> int:
     root = run_root(chain)
     if mode == "online":
         console.say(f"{chain}: sending {len(rows)} rows to wandb, for at most {SYNC_SECONDS} s")
-    tracker = Tracker(config, chain, Console(speaks=False), mode, SYNC_SECONDS)  # what goes wrong is raised here
+    tracker = Tracker(config, chain, Console(speaks=False), mode, SYNC_SECONDS)  # failures are raised below
     tracker.log(rows)
     page = root / "report" / "index.html"
     if page.is_file() and not (root / "experiment.yaml").exists():
@@ -303,12 +294,8 @@ def replay(config: RunConfig, chain: Path, console: Console, mode: str) -> int:
 def send_report(
     config: RunConfig, root: Path, page: Path, columns: list[str], rows: list[list[str]], mode: str | None = None
 ) -> None:
-    """Sends an experiment's report and its table of arms to a run of their own, where tracking is on; what goes wrong is
-    said and stops nothing.
-
-    Args:
-        config: of any chain of the experiment. mode: instead of the one in `config`.
-    """
+    """Send an experiment's report and table of arms to a run of their own, if tracking is on; failures are only logged. `config`
+    is that of any chain; `mode` replaces its mode."""
     tracker = Tracker(config, root, Console(), mode)
     tracker.compare(columns, rows)
     tracker.keep(page)

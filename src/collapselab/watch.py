@@ -1,7 +1,7 @@
-"""Where a run stands, from its files alone, while it runs or afterwards. Nothing is written or locked here.
+"""State of a run, read from its files while it runs or afterwards. Nothing is written or locked.
 
-A file may vanish or be replaced between two looks, and may be a stranger's: what cannot be read of a chain stands in the
-chain's line and stops nothing.
+Files may vanish or change between two looks, and are untrusted: what cannot be read is reported in the chain's line and stops
+nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 
 from collapselab.config import UserError
 from collapselab.runtime.console import PROGRESS
-from collapselab.store.checks import BROKEN, number, reading, refuse_strange, text, whole
+from collapselab.store.checks import BROKEN, number, reading, refuse_links, text, whole
 from collapselab.store.layout import STAGES, Chain, NoRunError, find_chains, read_metrics, run_root, settled
 from collapselab.store.lock import Holder, holder
 from collapselab.store.seals import parse, plain_bytes
@@ -28,12 +28,12 @@ RUNNING, WAITING, FINISHED = "running", "waiting", "finished"
 STOPPED, DIED, NOT_BEGUN, DAMAGED = "stopped", "process died", "not begun", "unreadable"
 TAIL_BYTES = 1 << 14  # of events.log
 CLOCKS_DIFFER = 5.0  # seconds
-MOST_CHAINS = 10_000  # that an experiment.yaml may ask for
+MOST_CHAINS = 10_000  # of an experiment.yaml
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the bar of a stage says (`console.Bar`)."""
+    """Progress bar of a stage (`console.Bar`)."""
 
     title: str
     done: int
@@ -42,7 +42,7 @@ class Progress:
     rate: float | None
     """Tokens per second."""
     at: float
-    """Unix time of this."""
+    """Unix time of the record."""
     pid: int
 
     @property
@@ -50,7 +50,7 @@ class Progress:
         return min(1.0, self.done / self.total) if self.total else 0.0
 
     def left(self, now: float) -> float | None:
-        """Seconds until the bar is full."""
+        """Return the seconds until the bar is full; None without a rate."""
         if not self.rate or self.rate < 0:
             return None
         return max(0.0, (self.total - self.done) / self.rate - max(0.0, now - self.at))
@@ -58,25 +58,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class ChainView:
-    """Where a chain stands."""
+    """State of a chain."""
 
     arm: str
     seed: str
     path: Path
     state: str = NOT_BEGUN
     said: str = ""
-    """Which process has it, or what is wrong with which file."""
+    """The process that holds it, or the file that is damaged."""
     last: int | None = None
-    """The last generation that is asked for."""
+    """The last generation of its settings."""
     finished: int = 0
-    """Generations that are finished."""
+    """Number of finished generations."""
     stage: str = ""
-    """The stage at work, or that is next."""
+    """The current stage, or the next one."""
     bar: Progress | None = None
-    """Of the stage at work, or where it was when its process died."""
+    """Of the current stage, or of the stage in which its process died."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     left: float | None = None
-    """Seconds until the chain's end, by what its last generation took."""
+    """Seconds until the chain ends, estimated from its last generation."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class RunView:
     chains: list[ChainView]
     events: list[str]
     touched: float
-    """Unix time at which an experiment was begun, or any chain last said something; 0 where nothing tells."""
+    """Unix time of the experiment's start or the last event of a chain, whichever is later; 0 if unknown."""
 
     @property
     def at_work(self) -> bool:
@@ -97,33 +97,29 @@ class RunView:
 
 
 class Watcher:
-    """Looks at a run, again and again. Raises UserError where there is none, or one with strange things in it.
-
-    Args:
-        run: a run directory, or a chain of it.
-    """
+    """Repeated reader of the state of a run, or of one of its chains. Raises UserError if it is no run, or holds links."""
 
     def __init__(self, run: Path):
         self.run = settled(run)
         self.root = run_root(self.run)
-        refuse_strange(self.root, self.root)
-        asked = self.run.absolute() == self.root
-        if not (asked and (self.root / "experiment.yaml").is_file()):
+        refuse_links(self.root, self.root)
+        whole_run = self.run.absolute() == self.root
+        if not (whole_run and (self.root / "experiment.yaml").is_file()):
             try:
                 find_chains(run)
             except NoRunError:
-                raise UserError(f"{run}: no run here, or it has not begun yet; name the directory of a run") from None
-        self.known: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
+                raise UserError(f"{run}: no run here, or it has not started yet; name the directory of a run") from None
+        self.cache: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}  # by chain: version and rows
 
     def look(self) -> RunView:
-        """Where everything stands now."""
+        """Read the current state of all chains."""
         now = time.time()
         only = self.run.name.startswith("seed=")
         paths = [self.run] if only else sorted(self.root.glob("arm=*/seed=*"), key=_in_order)
         chains = {path: self._chain(path, now) for path in paths if path.is_dir() and not _is_link(path)}
-        asked = [] if only else _asked(self.root)
-        order = list(dict.fromkeys(path for path, _ in asked))
-        for path, last in asked:
+        planned = [] if only else _planned(self.root)
+        order = list(dict.fromkeys(path for path, _ in planned))
+        for path, last in planned:
             if path not in chains:
                 chains[path] = replace(_named(path), last=last, stage=STAGES[0])
         views = [chains.pop(path) for path in order] + list(chains.values())
@@ -144,7 +140,7 @@ class Watcher:
         last = _last(view.path)
         finished, stage = chain.at_work(0)
         who = holder(view.path / "lock")
-        rows = self._rows(view.path)  # after the rest: a chain that nobody had any more has written them all
+        rows = self._rows(view.path)  # read last: a chain that no process held has written them all
         done = last is not None and finished > last
         state, said = (FINISHED if done else STOPPED), ""
         if who is not None and who.pid is not None:
@@ -155,7 +151,7 @@ class Watcher:
         if done and state == DIED and not lacking:
             state, said = FINISHED, ""
         if state == FINISHED and lacking:
-            raise UserError(f"metrics.jsonl has {len(rows)} of {finished} rows; continue the run to have it made again")
+            raise UserError(f"metrics.jsonl has {len(rows)} of {finished} rows; continue the run to rebuild it")
         bar = _progress(view.path / PROGRESS)
         if bar is not None and (who is None or who.pid != bar.pid or state not in (RUNNING, DIED)):
             bar = None  # of an earlier process
@@ -164,15 +160,15 @@ class Watcher:
         return replace(view, left=_left(view, chain, now)) if state == RUNNING and not done else view
 
     def _rows(self, path: Path) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, read again only where it was written anew; none where there is none."""
+        """Return the rows of metrics.jsonl, read again only if the file has changed; none without a file."""
         try:
-            found = (path / "metrics.jsonl").stat()
+            stat = (path / "metrics.jsonl").stat()
         except FileNotFoundError:
             return []
-        version = (found.st_mtime_ns, found.st_size)
-        if path not in self.known or self.known[path][0] != version:
-            self.known[path] = version, read_metrics(path)
-        return self.known[path][1]
+        version = (stat.st_mtime_ns, stat.st_size)
+        if path not in self.cache or self.cache[path][0] != version:
+            self.cache[path] = version, read_metrics(path)
+        return self.cache[path][1]
 
 
 def _in_order(path: Path) -> tuple[str, int, str]:
@@ -190,14 +186,13 @@ def _named(path: Path) -> ChainView:
 
 
 def _last(path: Path) -> int | None:
-    """`generations` of a chain's settings. One line is looked for: no reader of YAML meets a stranger's file once a second."""
-    found = re.search(rb"^generations: ([0-9]{1,6})$", plain_bytes(path / "config.yaml") or b"", re.MULTILINE)
-    return int(found[1]) if found else None
+    """Return `generations` of a chain's settings, by searching for the line: avoids parsing untrusted YAML every second."""
+    line = re.search(rb"^generations: ([0-9]{1,6})$", plain_bytes(path / "config.yaml") or b"", re.MULTILINE)
+    return int(line[1]) if line else None
 
 
-def _asked(root: Path) -> list[tuple[Path, int | None]]:
-    """(chain, its last generation) of every chain that an experiment asks for; none where there is no experiment, or one
-    that cannot be read."""
+def _planned(root: Path) -> list[tuple[Path, int | None]]:
+    """Return (chain, its last generation) of every chain of an experiment; none without a readable experiment."""
     with suppress(OSError, yaml.YAMLError, *BROKEN):
         data = plain_bytes(root / "experiment.yaml")
         if data is None or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
@@ -206,17 +201,17 @@ def _asked(root: Path) -> list[tuple[Path, int | None]]:
         seeds = [whole(seed) for seed in tree["seeds"]]
         if len(tree["arms"]) * len(seeds) > MOST_CHAINS:
             return []
-        made: list[tuple[Path, int | None]] = []
+        chains: list[tuple[Path, int | None]] = []
         for arm, settings in tree["arms"].items():
             last = (settings or {}).get("generations", tree.get("generations"))
             if "/" not in text(arm):
-                made += [(root / f"arm={arm}" / f"seed={seed}", whole(last)) for seed in seeds]
-        return made
+                chains += [(root / f"arm={arm}" / f"seed={seed}", whole(last)) for seed in seeds]
+        return chains
     return []
 
 
 def has_ended(who: Holder) -> bool:
-    """Whether a process is known to be gone: also where its number went to one that began after the lock was taken."""
+    """Return True if a process is known to be gone, even if its number belongs to a newer one."""
     if who.ended:
         return True
     if who.host != socket.gethostname():
@@ -230,7 +225,7 @@ def has_ended(who: Holder) -> bool:
 
 
 def _makes_first(chain: Chain, who: Holder | None) -> str:
-    """The other process that makes generation 0, which this chain shares; empty where there is none."""
+    """Name the other process that makes the generation 0 of this chain; empty if there is none."""
     for folder in set(chain.shared.values()):
         other = holder(folder / "lock")
         if other is not None and who is not None and other.pid not in (None, who.pid) and not has_ended(other):
@@ -239,26 +234,18 @@ def _makes_first(chain: Chain, who: Holder | None) -> str:
 
 
 def _progress(path: Path) -> Progress | None:
-    """What a bar says; None where there is none, or it is damaged."""
+    """Read a progress bar; None if it is missing or damaged."""
     with suppress(OSError, *BROKEN):
         if (data := plain_bytes(path)) is not None:
-            found = parse(data.decode("utf-8"))
-            rate = found["rate"]
-            return Progress(
-                title=text(found["title"]),
-                done=whole(found["done"]),
-                total=whole(found["total"]),
-                rate=None if rate is None else number(rate),
-                at=number(found["at"]),
-                pid=whole(found["pid"]),
-            )
+            record = parse(data.decode("utf-8"))
+            rate = None if record["rate"] is None else number(record["rate"])
+            done, total, pid = (whole(record[name]) for name in ("done", "total", "pid"))
+            return Progress(text(record["title"]), done, total, rate, number(record["at"]), pid)
     return None
 
 
 def _left(view: ChainView, chain: Chain, now: float) -> float | None:
-    """Seconds that a chain has left, if each stage takes what it took in the last generation; None before there is one.
-
-    A generation of its own, not generation 0, where there is one: a pretrained start or a shared one took other times."""
+    """Estimate the seconds a chain has left from the stage times of its last generation; None before there is one."""
     if not view.rows or view.last is None:
         return None
     with reading(view.path / "metrics.jsonl"):
@@ -275,7 +262,7 @@ def _left(view: ChainView, chain: Chain, now: float) -> float | None:
 
 
 def _events(path: Path) -> list[str]:
-    """The last lines of events.log."""
+    """Return the last lines of events.log."""
     with suppress(OSError):
         if path.is_symlink() or not path.is_file():
             return []
@@ -286,8 +273,8 @@ def _events(path: Path) -> list[str]:
 
 
 def _touched(root: Path) -> float:
-    found = [0.0]
+    times = [0.0]
     for name in ("experiment.yaml", "workers.log", "events.log"):
         with suppress(OSError):
-            found.append((root / name).stat().st_mtime)
-    return max(found)
+            times.append((root / name).stat().st_mtime)
+    return max(times)

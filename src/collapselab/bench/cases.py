@@ -1,4 +1,4 @@
-"""The benches: the same work by the obvious way, by transformers, and by this lab."""
+"""The benches: the same work done the obvious way, by transformers, and by this lab."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from collapselab.store import folders
 
 
 class Blocks:
-    """Random training text in memory, with the ledger that a trainer checks itself against."""
+    """Random training text in memory, with the ledger that a trainer checks."""
 
     def __init__(self, count: int, block: int, vocab: int):
         self.ids = np.random.default_rng(0).integers(0, vocab, (count, block))
@@ -55,9 +55,9 @@ class Blocks:
 
 
 def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
-    """Optimiser steps on the same blocks: forward, backward, clipping, AdamW."""
+    """Measure optimiser steps on the same blocks: forward, backward, clipping, AdamW."""
     cuda = device.type == "cuda"
-    found = limits(device)
+    ceiling = limits(device)
     plan = [(GPT2, 1024, 64, 20), (GPT2, 512, 64, 20)] if cuda else [(size, 128, 32, 16) for size in SMALL]
     for size, block, batch, steps in chosen(plan, only):
         config = RunConfig(
@@ -97,12 +97,12 @@ def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bo
             "transformers model, eager": theirs,
             "ours": ours,
         }
-        made = {name: work for name, work in ways.items() if work is ours or not ours_alone}
-        rows = [measured(name, work, amount, device, repeats) for name, work in made.items()]
-        peak = found.datasheet or found.flops
+        names = ["ours"] if ours_alone else list(ways)
+        rows = [measured(name, ways[name], amount, device, repeats) for name in names]
+        peak = ceiling.datasheet or ceiling.flops
         for row in rows:
             row.share = None if row.rate is None else row.rate * size.flops(block) / peak
-        limit = "the data sheet's products (MFU)" if found.datasheet else "measured float32 products (MFU)"
+        limit = "the data sheet's products (MFU)" if ceiling.datasheet else "measured float32 products (MFU)"
         yield Case(f"Training, {size.name}, {batch} blocks of {block}", rows, limit=limit)
 
 
@@ -110,7 +110,7 @@ def trainer(device: torch.device, repeats: int, only: int | None, ours_alone: bo
 
 
 def metrics(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
-    """Sample metrics of 10 M tokens (vocabulary 50,257, Zipf's law), and publishing 124 M parameters."""
+    """Measure sample metrics of 10 M tokens (vocabulary 50,257, Zipf's law), and publishing 124 M parameters."""
     for case in chosen([_sample_metrics, _publishing], only):
         yield case(device, repeats, ours_alone)
 
@@ -172,7 +172,7 @@ def _publishing(device: torch.device, repeats: int, ours_alone: bool) -> Case:
 
 
 def generation(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
-    """Train, publish, sample as much, score: a chain of this lab against the obvious script, on real text."""
+    """Train, publish, sample as much, score: this lab's chain against the obvious script, on real text."""
     cuda = device.type == "cuda"
     if cuda:
         # The counts of Drayson et al. 2025: 4,669 blocks of 256 prompt and 256 new tokens, one epoch.
@@ -193,7 +193,7 @@ def generation(device: torch.device, repeats: int, only: int | None, ours_alone:
 
 
 def _script(config: RunConfig, size: Size, tokens: int, corpus: Corpus, device: torch.device) -> tuple[Row, float]:
-    """The obvious script's row, with the best of the batches that `generate` was tried with, and its held-out perplexity."""
+    """Measure the obvious script with `generate`'s best batch size; return its row and held-out perplexity."""
     cuda, block, batch = device.type == "cuda", config.training.block, config.training.batch_size
     text = corpus.train.ids[: len(corpus.train.ids) // block * block]
     whole = torch.from_numpy(text.astype(np.int64)).view(-1, block)
@@ -238,14 +238,14 @@ def _generation(config: RunConfig, size: Size, tokens: int, device: torch.device
     with tempfile.TemporaryDirectory() as folder:
         with Peak(device) as peak, Busy(device) as busy:
             began = time.perf_counter()
-            path, made = chain.run(dataclasses.replace(config, runs_dir=folder))
+            path, course = chain.run(dataclasses.replace(config, runs_dir=folder))
             total = time.perf_counter() - began
-        # Generation 0 has the start-up (compilation, the reference) in it: left out of the median, told in the note.
-        seconds = [sum(row["time"].values()) for row in made[1:]]
-        reached = made[-1]["metrics"]["real/perplexity"]
-        stages = {k: statistics.median(row["time"][k] for row in made[1:]) for k in sorted(made[1]["time"])}
+        # Generation 0 includes the start-up (compilation, the reference): only in the note, not in the median.
+        seconds = [sum(row["time"].values()) for row in course[1:]]
+        reached = course[-1]["metrics"]["real/perplexity"]
+        stages = {k: statistics.median(row["time"][k] for row in course[1:]) for k in sorted(course[1]["time"])}
         assert sets.sample_budget(config, sets.blocks_available(corpus.train, config)) == tokens and path.is_dir()
-    note = f"{len(made)} generations in {total:.1f} s with start-up; " + ", ".join(
+    note = f"{len(course)} generations in {total:.1f} s with start-up; " + ", ".join(
         f"{name.removesuffix('_seconds')} {value:.2g}" for name, value in stages.items()
     )
     if busy.share is not None:

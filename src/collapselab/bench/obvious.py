@@ -1,4 +1,4 @@
-"""What one would write without this lab: the yardstick of the benchmarks. Plain transformers, nothing clever, no traps."""
+"""The yardstick of the benchmarks: plain transformers code as one would write it without this lab, without traps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def train(net: Any, blocks: Tensor, batch: int, *, bf16: bool, lr: float = 1e-3) -> float:
-    """One pass of AdamW over blocks (N, T) on the net's device; the model's own loss. Returns the last loss."""
+    """Train one epoch of AdamW on blocks (N, T) on the net's device with the model's own loss; return the last loss."""
     net.train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr)
     for step in range(0, len(blocks), batch):
@@ -28,7 +28,7 @@ def train(net: Any, blocks: Tensor, batch: int, *, bf16: bool, lr: float = 1e-3)
 
 @torch.no_grad()
 def generate(net: Any, prompts: Tensor, length: int, batch: int) -> Tensor:
-    """Pure ancestral samples of `length` tokens, prompts (S, P) included, with `generate`."""
+    """Draw ancestral samples of `length` tokens, prompts (S, P) included, with `generate`."""
     net.eval()
     new = length - prompts.shape[1]
     rows = [
@@ -43,7 +43,7 @@ def generate(net: Any, prompts: Tensor, length: int, batch: int) -> Tensor:
 
 @torch.no_grad()
 def perplexity(net: Any, blocks: Tensor, batch: int, *, bf16: bool) -> float:
-    """Of held-out blocks (N, T), by the model's own loss."""
+    """Compute the perplexity of held-out blocks (N, T) with the model's own loss."""
     net.eval()
     total = 0.0
     for step in range(0, len(blocks), batch):
@@ -54,18 +54,10 @@ def perplexity(net: Any, blocks: Tensor, batch: int, *, bf16: bool) -> float:
 
 
 def generation(
-    net: Any,
-    blocks: Tensor,
-    prompts: Tensor,
-    held_out: Tensor,
-    batch: int,
-    sample_batch: int,
-    folder: Path,
-    *,
-    bf16: bool,
+    net: Any, blocks: Tensor, prompts: Tensor, held: Tensor, batch: int, sample_batch: int, folder: Path, *, bf16: bool
 ) -> float:
-    """One generation: trains on blocks (N, T), saves, samples as much, scores. Returns the held-out perplexity."""
+    """Run a generation: train on blocks (N, T), save, sample as much, score; return the held-out perplexity."""
     train(net, blocks, batch, bf16=bf16)
     net.save_pretrained(folder)
     generate(copy.deepcopy(net).bfloat16() if bf16 else net, prompts, blocks.shape[1], sample_batch)
-    return perplexity(net, held_out, batch, bf16=bf16)
+    return perplexity(net, held, batch, bf16=bf16)

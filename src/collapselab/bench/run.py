@@ -1,7 +1,7 @@
-"""Benchmarks: every figure beside what it is compared with, from one run, with the parity that makes it count.
+"""Benchmarks: each figure next to its comparison, from one run, with the parity check that makes it count.
 
-A bench returns cases; a case is a list of rows measured on the same work. Printed as a table; the last line is one JSON
-document. With `--out` the document is kept beside a page that shows all benches of this machine and day.
+A bench yields cases; a case is a list of rows measured on the same work, printed as a table; the last line is one JSON document.
+With `--out` the document is saved next to a page of all benches of this machine and day.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collapselab.runtime.parallel import clock, out_of_memory
 from collapselab.store.folders import read_json, write_json, write_text
 
 LEAST_REPEATS = 5
-# Dense bf16 products by NVIDIA's data sheets, FLOP/s: what others quote their MFU against.
+# Dense bf16 FLOP/s of NVIDIA's data sheets, the usual base of MFU.
 DATASHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 
 
@@ -36,32 +36,31 @@ class Row:
 
     name: str
     rate: float | None
-    """Tokens (or what the case says) per second, from the median of the repeats; null where it did not fit into memory."""
+    """Tokens (or the case's unit) per second, from the median of the repeats; null if out of memory."""
     seconds: list[float]
     share: float | None = None
-    """Of the limit that the case names, measured in the same run."""
+    """Share of the case's limit, which is measured in the same run."""
     peak_bytes: int | None = None
-    """Peak memory: of the GPU, else of this process."""
+    """Peak memory of the GPU, or else of this process."""
     note: str = ""
 
 
 @dataclass
 class Case:
-    """Rows that did the same work."""
+    """Rows that do the same work."""
 
     title: str
     rows: list[Row]
     unit: str = "tokens/s"
     limit: str = ""
-    """What `share` is a share of."""
+    """The limit that `share` refers to."""
     parity: dict[str, Any] = field(default_factory=dict)
 
 
 def measured(
     name: str, work: Callable[[], object], amount: float, device: torch.device, repeats: int, warm_up: int = 1
 ) -> Row:
-    """A row: the median time of `work`, which does `amount` units, and its peak memory. What does not fit into memory is a
-    row too: the others still count."""
+    """Time `work`, which does `amount` units, and its peak memory. If it does not fit into memory, the row says so."""
     seconds = None
     try:
         with Peak(device) as peak:
@@ -69,7 +68,7 @@ def measured(
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-    if device.type == "cuda":  # here nothing holds what an error's frames held
+    if device.type == "cuda":  # after the error's frames are gone
         torch.cuda.empty_cache()
     if seconds is None:
         return Row(name, None, [], note="does not fit into memory here")
@@ -77,7 +76,7 @@ def measured(
 
 
 class Peak:
-    """Peak memory inside the block: of the GPU, else of this process (Linux), what was there before included."""
+    """Peak memory during the block: of the GPU, or else of this process (Linux); includes earlier allocations."""
 
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
@@ -100,7 +99,7 @@ class Peak:
 
 
 class Busy:
-    """The share of the block's second half in which the GPU ran a kernel, as its driver reports it; None on a CPU."""
+    """Share of the block's second half in which the GPU ran a kernel, reported by its driver; None on a CPU."""
 
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
@@ -131,10 +130,10 @@ class Busy:
 
 @dataclass
 class Limits:
-    """What the machine can do at most, measured here and now."""
+    """Limits of the machine, measured here and now."""
 
     flops: float
-    """Products, FLOP/s: bf16 on a GPU, float32 on a CPU."""
+    """FLOP/s of matrix products: bf16 on a GPU, float32 on a CPU."""
     copy: float
     """Bytes read and written per second by a copy."""
     datasheet: float | None = None
@@ -148,12 +147,12 @@ def limits(device: torch.device) -> Limits:
     target = torch.empty_like(source)
     copied = min(clock(lambda: target.copy_(source), device, LEAST_REPEATS))
     card = torch.cuda.get_device_name() if device.type == "cuda" else ""
-    known = next((flops for name, flops in DATASHEET.items() if name in card), None)
-    return Limits(2 * size**3 / product, 2 * source.numel() / copied, known)
+    datasheet = next((flops for name, flops in DATASHEET.items() if name in card), None)
+    return Limits(2 * size**3 / product, 2 * source.numel() / copied, datasheet)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return facts of the machine and the software."""
     import transformers
 
     facts: dict[str, Any] = {
@@ -186,18 +185,14 @@ def _output(*command: str) -> str:
 
 
 def chosen(plan: list[Any], only: int | None) -> list[Any]:
-    """All of a plan, or its case number `only`, counted from 1."""
+    """Return all cases of a plan, or case number `only`, counted from 1."""
     return plan if only is None else plan[only - 1 : only]
 
 
 def bench(
     name: str, device: torch.device, repeats: int, command: str, only: int | None, out: Path | None, ours: bool = False
 ) -> dict[str, Any]:
-    """Runs one bench; returns the document that is printed. What is finished is kept in `out` case by case.
-
-    Args:
-        ours: leave out what the lab is compared with.
-    """
+    """Run a bench (`ours`: without comparisons); return the document to print. Finished cases are saved in `out` one by one."""
     from collapselab.bench import cases
 
     document: dict[str, Any] = {"bench": name, "command": command, "machine": machine(device), "cases": []}
@@ -216,15 +211,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     )
     peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.2f} GB"
     spread = f"{min(row['seconds']):.3g} .. {max(row['seconds']):.3g}" if row["seconds"] else ""
-    return [
-        row["name"],
-        rate,
-        median,
-        spread,
-        share,
-        peak,
-        row["note"],
-    ]
+    return [row["name"], rate, median, spread, share, peak, row["note"]]
 
 
 def _columns(case: dict[str, Any]) -> list[str]:
@@ -232,12 +219,12 @@ def _columns(case: dict[str, Any]) -> list[str]:
     return ["", case["unit"], "seconds (median)", "range", share, "peak memory (this process)", ""]
 
 
-def _said(parity: dict[str, Any]) -> str:
+def _in_words(parity: dict[str, Any]) -> str:
     return "; ".join(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in parity.items())
 
 
 def show(case: Case) -> None:
-    """One table on the terminal."""
+    """Print a case as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -249,17 +236,17 @@ def show(case: Case) -> None:
         table.add_row(*_cells(row))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     if case.parity:
-        print(f"parity: {_said(case.parity)}")
+        print(f"parity: {_in_words(case.parity)}")
 
 
 def keep(document: dict[str, Any], folder: Path) -> Path:
-    """Writes the document, and the page of all documents of this machine and day; returns the page."""
+    """Write the document and the page of all documents of this machine and day; return the page's path."""
     facts = document["machine"]
     kind = "cpu" if "driver" not in facts else facts["hardware"].replace("NVIDIA ", "").replace(" ", "-").lower()
     stem = f"{facts['date']}-{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     kept_as = folder / f"{stem}-{document['bench']}.json"
-    if kept_as.is_file() and read_json(kept_as)["machine"] == facts:  # --only: beside those of the same commit
+    if kept_as.is_file() and read_json(kept_as)["machine"] == facts:  # --only: keep the other cases of the same commit
         titles = {case["title"] for case in document["cases"]}
         others = [case for case in read_json(kept_as)["cases"] if case["title"] not in titles]
         document = document | {"cases": [*others, *document["cases"]]}
@@ -268,17 +255,13 @@ def keep(document: dict[str, Any], folder: Path) -> Path:
     for path in sorted(folder.glob(f"{stem}-*.json")):
         kept = read_json(path)
         about = ", ".join(f"{key} {value}" for key, value in kept["machine"].items() if key not in ("hardware", "date"))
-        lines += [
-            f"## {kept['bench']}",
-            "",
-            f"`{kept['command']}` ({about}); raw figures: [{path.name}]({path.name})",
-            "",
-        ]
+        source = f"`{kept['command']}` ({about}); raw figures: [{path.name}]({path.name})"
+        lines += [f"## {kept['bench']}", "", source, ""]
         for case in kept["cases"]:
             table = markdown(_columns(case), map(_cells, case["rows"]), rule="|---")
             lines += [f"### {case['title']}", "", table, ""]
             if case["parity"]:
-                lines += [f"Parity: {_said(case['parity'])}.", ""]
+                lines += [f"Parity: {_in_words(case['parity'])}.", ""]
     page = folder / f"{stem}.md"
     write_text(page, "\n".join(lines))
     return page

@@ -1,4 +1,4 @@
-"""The sampling bench: tokens per second of the engine beside what one would use without it, and its parity."""
+"""The sampling bench: tokens per second of the engine and of its alternatives, and the engine's parity."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
 from collapselab.sampling.sampler import Sampler
 from collapselab.sampling.side_by_side import side_by_side
-from collapselab.sampling.weights import Weights, form_of
+from collapselab.sampling.weights import Weights, shape_of
 
 QUIET = Console(speaks=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A GPT-2 to measure with; weights are random."""
+    """A GPT-2 with random weights."""
 
     name: str
     layers: int
@@ -43,7 +43,7 @@ class Size:
         return modeling.new(config, vocab=self.vocab, separator=0, block=context, seed=0)
 
     def flops(self, context: int) -> float:
-        """Of one trained token, forward and backward: 6 N + 12 layers width context (Chowdhery et al. 2022, app. B)."""
+        """Return the FLOP of one trained token: 6 N + 12 layers width context (Chowdhery et al. 2022, app. B)."""
         weights = 12 * self.layers * self.width**2 + self.vocab * self.width
         return 6.0 * weights + 12.0 * self.layers * self.width * context
 
@@ -53,20 +53,20 @@ GPT2 = Size("GPT-2 124M", 12, 768, 12, 50257)
 
 
 def sampling(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
-    """Pure ancestral samples. On a CPU all rows have batches of the same size; on a GPU each has its best of those tried."""
+    """Measure ancestral samples: on a CPU with equal batch sizes for all rows, on a GPU with several for each."""
     cuda = device.type == "cuda"
-    found = limits(device)
+    ceiling = limits(device)
     plan = [(GPT2, length) for length in (128, 512, 1024)] if cuda else [(size, 128) for size in SMALL]
     for size, length in chosen(plan, only):
-        yield _sampling(size, length, device, repeats, found, ours_alone)
+        yield _sampling(size, length, device, repeats, ceiling, ours_alone)
 
 
-def _sampling(size: Size, length: int, device: torch.device, repeats: int, found: Limits, ours_alone: bool) -> Case:
+def _sampling(size: Size, length: int, device: torch.device, repeats: int, ceiling: Limits, ours_alone: bool) -> Case:
     cuda = device.type == "cuda"
     model, plain = size.model(length), size.model(length, pad=1)
     dtype = torch.bfloat16 if cuda else torch.float32
     plain.net.to(device, dtype)
-    tried = {128: [256, 1024, 4096], 512: [256, 1024], 1024: [256]}  # longer ones take a quarter of an hour each
+    tried = {128: [256, 1024, 4096], 512: [256, 1024], 1024: [256]}  # larger ones take a quarter of an hour each
     batches = tried[length] if cuda else [128]
     config = RunConfig(
         model=size.config(length), training=TrainingConfig(block=length), sampling=SamplingConfig(length=length),
@@ -108,19 +108,19 @@ def _sampling(size: Size, length: int, device: torch.device, repeats: int, found
         row = measured(f"ours, batch {batch}", ours, sequences * (length - 1), device, repeats)
         rows.append(row)
         sizes.append(batch)
-    sampler.release()  # its batch fills a card, and parity needs room of its own
-    # What a step must move at least: half a cache on average, logits once each way, weights once.
+    sampler.release()  # its batch fills a GPU, and parity needs memory
+    # Bytes that a step must move: half a cache on average, logits once each way, weights once.
     for row, batch in zip(rows, sizes, strict=True):
-        step = form_of(model).cache_bytes(length, dtype) / 2 * batch + 2 * 4 * batch * size.vocab
+        step = shape_of(model).cache_bytes(length, dtype) / 2 * batch + 2 * 4 * batch * size.vocab
         moved = step + model.parameters * dtype.itemsize
-        row.share = None if row.rate is None else moved * row.rate / batch / found.copy
+        row.share = None if row.rate is None else moved * row.rate / batch / ceiling.copy
     return Case(
         f"Sampling {length} tokens, {size.name}", rows, limit="copy bandwidth", parity=parity(model, length, device)
     )
 
 
 def parity(model: modeling.LanguageModel, length: int, device: torch.device) -> dict[str, object]:
-    """Engine against full passes of the network in float32: without it a speed does not count."""
+    """Compare the engine with full passes of the network in float32; without parity a speed does not count."""
     cuda = device.type == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
     rows = 16

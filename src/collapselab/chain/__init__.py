@@ -1,1 +1,1 @@
-"""One chain: opening it, its stages, the loop over generations, and single stages by hand."""
+"""Chains: opening, stages, the loop over generations, and single stages run by hand."""

@@ -1,4 +1,4 @@
-"""Single stages by hand: sampling a published model, scoring any model folder, scoring an old run anew."""
+"""Single stages by hand: sample a published model, score any model folder, re-score a finished run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from collapselab.chain.making import inputs_of, make
-from collapselab.chain.opening import held, open_corpus
+from collapselab.chain.opening import lock_chain, open_corpus
 from collapselab.chain.preflight import check_lengths, check_sizes, preflight
 from collapselab.chain.session import Session
 from collapselab.config import ModelConfig, RunConfig, UserError, digest
@@ -32,7 +32,7 @@ from collapselab.store.seals import recorded
 def sample(
     chain_path: Path, config: RunConfig, generation: int | None, out: str | None, tokens: int | None, show: int
 ) -> None:
-    """Writes text with a generation's model, by the chain's settings; prints the first samples."""
+    """Sample from a generation's model with the chain's settings; print the first sequences."""
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain, corpus = Chain(chain_path), open_corpus(config, processes)
     checked = preflight(config, corpus, chain, verb="sample")
@@ -42,19 +42,19 @@ def sample(
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
     chain.need_weights([chosen], f"--generation {chosen}")
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
-    read = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
+    inputs = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
     with processes.main_first():
-        for g, name in read if processes.is_main else []:
+        for g, name in inputs if processes.is_main else []:
             folders.intact(chain.stage(g, name))
     small = sampling.CPU_BATCH * config.sequence_length
     budget = tokens or (checked.budget if out else small)
     check_sizes(config, len(text := sets.TrainingSet(config, chain, text_of, corpus.train)), budget)
     weights = network.load(str(chain.stage(chosen, "train")), pad=config.model.pad_vocabulary)
     model = network.fitted(weights, corpus.tokenizer)
-    kept = chain.batch_file
-    if config.sampling.batch_size is None and kept.is_file():  # the chain's own text, to the bit
-        if (batch := layout.batch_of(kept)) is None:
-            raise UserError(f"{kept}: damaged; continue the run to have it made again, or give --sampling.batch-size")
+    path = chain.batch_file
+    if config.sampling.batch_size is None and path.is_file():  # reproduces the chain's own text to the bit
+        if (batch := layout.batch_of(path)) is None:
+            raise UserError(f"{path}: damaged; continue the run to rebuild it, or give --sampling.batch-size")
         config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=batch))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(processes.broadcast(out or scratch))
@@ -80,28 +80,21 @@ def _console(config: RunConfig, processes: Processes) -> Console:
 
 
 def score(model_name: str, config: RunConfig, out: str | None) -> None:
-    """Scores a model on the run's held-out documents, with the model's own tokenizer; prints the values as JSON."""
+    """Score a model with its own tokenizer on the run's held-out documents; print the values as JSON."""
     processes = Processes(config.device, config.training.precision, config.deterministic)
     own = network.pretrained_tokenizer(model_name)
-    ran = open_corpus(config, processes)
-    if own.digest == ran.tokenizer.digest:
-        corpus = ran
-    else:
+    corpus = run_corpus = open_corpus(config, processes)
+    if own.digest != run_corpus.tokenizer.digest:
         settings = dataclasses.replace(config.corpus, tokenizer="model")
         with processes.main_first():
             corpus = prepare(settings, data_dir=config.data_dir, model_tokenizer=own, block=config.training.block)
-        config = _same_text(config, ran, corpus)
+        config = _same_text(config, run_corpus, corpus)
     model = network.fitted(network.load(model_name, pad=config.model.pad_vocabulary), own, model_name)
     check_lengths(dataclasses.replace(config, model=ModelConfig(pretrained=model_name)))
     console = _console(config, processes)
     sums, values = score_real_text(model, corpus, config, processes, console)
     if processes.is_main:
-        result = {
-            "model": model_name,
-            "protocol": protocol(config, corpus, None),
-            "sums": sums,
-            "metrics": values,
-        }
+        result = {"model": model_name, "protocol": protocol(config, corpus, None), "sums": sums, "metrics": values}
         print(json.dumps(values, indent=1, sort_keys=True))
         if out:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -109,17 +102,17 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
 
 
 def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Scores the finished generations of a chain anew, by the metrics and the protocol of today, into `rescored/`.
+    """Re-score the finished generations of a chain with this version's metrics and protocol, into `rescored/`.
 
-    Returns the name of the scores (the beginning of their protocol's digest) and their rows. What was published is
-    read and never touched; scores that are there already are not made again. Raises UserError, before anything is
-    written, where a stage that is read is damaged, or another process runs or scores the chain.
+    Returns the name of the scores (a prefix of their protocol's digest) and their rows. Published stages are only read;
+    existing scores of this name are kept. Raises UserError, before anything is written, if a stage is damaged or another
+    process runs or scores the chain.
     """
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain, corpus = Chain(root), open_corpus(config, processes)
-    if (known := recorded(root)) is None:
+    if (record := recorded(root)) is None:
         raise UserError(f"{root}: has no identity.json; restore it, or continue the run")
-    if known.facts["corpus"] != corpus.digest:
+    if record.facts["corpus"] != corpus.digest:
         raise UserError(f"{root}: the text or tokenizer of {config.corpus.source} changed since the run; restore it")
     checked = preflight(config, corpus, chain, verb="eval")
     if not chain.finished():
@@ -127,7 +120,7 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
     chain.need_weights(chain.finished(), "eval")
     shared = protocol(config, corpus, checked.sample_tokens)
     scores = digest(shared | ({"plugins": config.plugins} if config.plugins else {}))[:12]
-    with held(chain, processes):
+    with lock_chain(chain, processes):
         session = Session(checked, processes, _console(config, processes), scores)
         stages = [(g, name) for g in chain.finished() for name in stages_of(g)]
         with processes.main_first():
@@ -141,11 +134,11 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
         return scores, rows
 
 
-def _same_text(config: RunConfig, ran: Corpus, corpus: Corpus) -> RunConfig:
-    """`evaluation.tokens` counts the run's tokens: in another tokenizer's, as many as make up the same bytes."""
+def _same_text(config: RunConfig, run_corpus: Corpus, corpus: Corpus) -> RunConfig:
+    """Convert `evaluation.tokens` from the run's tokens to those of another tokenizer that cover the same bytes."""
     if config.evaluation.tokens is None:
         return config
-    wanted = int(held_out(ran, config.evaluation)[1].sum())
+    nbytes = int(held_out(run_corpus, config.evaluation)[1].sum())
     reach = np.cumsum(corpus.split(config.evaluation.split).nbytes[1:], dtype=np.int64)
-    tokens = max(2, int(np.searchsorted(reach, wanted, side="right")))
+    tokens = max(2, int(np.searchsorted(reach, nbytes, side="right")))
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, tokens=tokens))

@@ -1,5 +1,4 @@
-"""Making a stage: unless it is there and was made from what is there now. Weights that were pruned are trained again where
-they are needed."""
+"""Making stages that are missing, damaged or out of date; retraining pruned weights that a stage needs."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from collapselab.store.unfinished import Unfinished
 
 
 def inputs_of(s: Session, g: int, name: str) -> dict[str, str]:
-    """Digests of what a stage is made from."""
+    """Digests of the inputs of a stage."""
     reads = STAGES[name].reads(s, g)
     return {key: r if isinstance(r, str) else s.chain.digest_of(r.generation, r.stage) for key, r in reads.items()}
 
@@ -29,7 +28,7 @@ def make(s: Session, g: int, name: str) -> bool:
     place, inputs = s.place(g, name), inputs_of(s, g, name)
     manifest, flaw = folders.examine(place) if s.processes.is_main else (None, "")
     if s.processes.broadcast(manifest is not None and manifest["inputs"] == inputs):
-        if s.processes.is_main:  # a process may have been killed before it could
+        if s.processes.is_main:  # a killed process may have left parts
             Unfinished(place, inputs).clear()
         return False
     if not manifest and not flaw and _was_made(s, g, name):
@@ -40,7 +39,7 @@ def make(s: Session, g: int, name: str) -> bool:
     if s.processes.broadcast(inherited):
         return True
     if manifest or flaw:
-        s.console.say(f"{place}: {flaw or 'what it was made from has changed'}; made again")
+        s.console.say(f"{place}: {flaw or 'its inputs have changed'}; rebuilt")
     _restore_weights(s, g, name)
     _publish(s, g, STAGES[name], place, inputs)
     s.console.record(f"{place} published")
@@ -61,7 +60,7 @@ def _publish(s: Session, g: int, stage: Stage, place: Path, inputs: dict[str, st
 
 
 def _was_made(s: Session, g: int, name: str) -> bool:
-    """Whether a missing stage was once published: a later one still exists."""
+    """Return True if a missing stage was once published: a later one still exists."""
     names = stages_of(g)
     later = [s.chain.stage(g, other) for other in names[names.index(name) + 1 :]]
     return s.scores is None and any(place.exists() for place in [*later, s.chain.generation(g + 1)])
@@ -69,25 +68,27 @@ def _was_made(s: Session, g: int, name: str) -> bool:
 
 def _restored_from_parent(s: Session, g: int, name: str, inputs: dict[str, str], flaw: str) -> bool:
     """Restore a damaged stage that a fork inherited from its parent (the fork's own settings would make a different one);
-    return True if restored. Raises UserError where the parent no longer has it."""
+    return True if restored. Raises UserError if the parent no longer has it."""
     origin = s.chain.root / "fork.json"
-    if not flaw or s.scores or not origin.is_file() or g > (known := folders.read_json(origin))["at"]:
+    if not flaw or s.scores or not origin.is_file() or g > (fork := folders.read_json(origin))["at"]:
         return False
-    place, theirs = s.place(g, name), Chain(parent_of(s.chain.root, known)).stage(g, name)
-    manifest = folders.manifest_of(theirs)
+    place, source = s.place(g, name), Chain(parent_of(s.chain.root, fork)).stage(g, name)
+    manifest = folders.manifest_of(source)
     if manifest is None or manifest["inputs"] != inputs:
-        raise UserError(f"{place}: {flaw}; it was forked: put back what was in {theirs} then, or fork again")
-    s.console.say(f"{place}: {flaw}; copied again from {theirs}")
+        raise UserError(
+            f"{place}: {flaw}; the fork inherited it: restore the original content of {source}, or fork again"
+        )
+    s.console.say(f"{place}: {flaw}; restored from {source}")
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(theirs, place, symlinks=True)
+    shutil.copytree(source, place, symlinks=True)
     return True
 
 
-# --- weights that are not kept --------------------------------------------------------------------------------------------
+# --- pruned weights -------------------------------------------------------------------------------------------------------
 
 
 def prune(s: Session, generation: int) -> None:
-    """Remove weights by `retain`, now that a generation is finished: of those between generation 0 and this one."""
+    """Remove weights of the generations between 0 and a finished one, as `retain` says."""
     if not s.processes.is_main or s.config.retain == "all":
         return
     if generation == s.config.generations > 0 and s.config.retain == "ends":
@@ -103,33 +104,33 @@ def prune(s: Session, generation: int) -> None:
 
 
 def _restore_weights(s: Session, g: int, name: str) -> None:
-    """Retrain pruned weights that a stage reads, to the bit.
+    """Retrain pruned weights that a stage reads, bit-identically.
 
-    Raises UserError where that is not possible: on a GPU without deterministic=true, say."""
+    Raises UserError if the result differs, as it may on a GPU without deterministic=true."""
     read = [r.generation for r in STAGES[name].reads(s, g).values() if isinstance(r, Ref) and r.stage == "train"]
     at = max(read, default=0)
     place = s.chain.stage(at, "train")
     manifest = folders.manifest_of(place, check="nothing") if at > 0 else None
     if manifest is None or not manifest.get("pruned"):
         return
-    s.console.say(f"{place}: its weights were pruned and are needed; trained again")
+    s.console.say(f"{place}: its weights were pruned and are needed; retraining them")
     _restore_weights(s, at, "train")
     again = place.with_name("train.again")
     _publish(s, at, STAGES["train"], again, inputs_of(s, at, "train"))
-    prune(s, at)  # those that were only needed to train these
+    prune(s, at)  # weights that were needed only for this retraining
     with s.processes.main_first():
         if s.processes.is_main:
             _put_back(again, place, manifest)
 
 
 def _put_back(again: Path, place: Path, manifest: dict[str, Any]) -> None:
-    """Move weights that were trained again to the stage that they were pruned from."""
-    made = folders.read_json(again / "manifest.json")["files"]
-    if any(made.get(file) != manifest["files"][file] for file in manifest["pruned"]):
+    """Move retrained weights to the stage that they were pruned from."""
+    files = folders.read_json(again / "manifest.json")["files"]
+    if any(files.get(file) != manifest["files"][file] for file in manifest["pruned"]):
         shutil.rmtree(again)
         raise UserError(
             f"{place}: its weights were pruned, and training does not give the same ones again here; "
-            f"remove {place.parent} and all later generations to have them made anew, or fork"
+            f"remove {place.parent} and all later generations to rebuild them, or fork"
         )
     for file in manifest["pruned"]:
         (again / file).replace(place / file)

@@ -1,4 +1,4 @@
-"""Opening a chain: its text, whether it is the same chain as before, what a fork takes along, and who holds it."""
+"""Opening a chain: its corpus, its lock, the check of its identity, and what a fork inherits."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from collapselab.runtime.errors import FULL, of_disk
 from collapselab.runtime.parallel import Processes, environment
 from collapselab.store import layout
 from collapselab.store.chain_files import keep, used_batch
-from collapselab.store.checks import refuse_strange
+from collapselab.store.checks import refuse_links
 from collapselab.store.layout import Chain
-from collapselab.store.lock import Lock, take, waiting
+from collapselab.store.lock import Lock, try_lock, wait_for_lock
 from collapselab.store.seals import recorded
 
 BATCH_DEPENDS_ON = ("device", "deterministic", "sampling.precision", "sampling.beams", "sampling.batch_size")
-# The order in which identity.json lists what a fork changed, by how keys begin: of these that fit, the last counts.
+# Order of the changed keys of a fork in identity.json, by prefix: the last prefix that fits counts.
 ORDER = (
     *("mixing.", "mixing.replaced", "mixing.added", "sampling.", "sampling.prompt_from", "sampling.beams"),
     *("sampling.batch_size", "sampling.precision", "training.", "model.", "model.dropout"),
@@ -40,7 +40,7 @@ def chain_path(config: RunConfig) -> Path:
 
 
 def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
-    """The tokenised corpus; made by process 0 where the cache does not hold it."""
+    """Tokenised corpus of a chain; process 0 makes it if it is not in the cache."""
     pretrained = config.model.pretrained
     own = pretrained is not None and config.corpus.tokenizer in (None, "model")
     with processes.main_first():
@@ -53,8 +53,8 @@ def open_corpus(config: RunConfig, processes: Processes) -> Corpus:
 
 
 @contextmanager
-def opened(checked: Preflight, processes: Processes, shares_generation_0: bool = False) -> Iterator[Console]:
-    """Holds the chain's lock; creates it, or checks that it is the same chain. Other processes wait for process 0.
+def opening_chain(checked: Preflight, processes: Processes, shares_generation_0: bool = False) -> Iterator[Console]:
+    """Create a chain, or check that an existing one is the same, and hold its lock. Other processes wait for process 0.
 
     Args:
         shares_generation_0: a new chain takes generation 0 from the run's shared folders.
@@ -68,25 +68,25 @@ def opened(checked: Preflight, processes: Processes, shares_generation_0: bool =
         chain.use_shared(processes.broadcast({}))
         yield Console(speaks=False)
         return
-    ours = False  # whether this call made the folder and holds it, and so may remove it again
+    ours = False  # this call made the folder and holds it, so it may remove it again
     error: UserError | None = None
-    said: list[str] = []
+    messages: list[str] = []
     with ExitStack() as hold:
         try:
             is_new = not chain.root.exists()
             chain.root.mkdir(parents=True, exist_ok=True)
-            refuse_strange(chain.root, root)
-            lock = take(chain.root / "lock")
+            refuse_links(chain.root, root)
+            lock = try_lock(chain.root / "lock")
             hold.callback(lock.release)
             ours = is_new
-            said = [lock.line] if lock.line else []
-            said += _check_identity(checked, processes, shares_generation_0)
+            messages = [lock.line] if lock.line else []
+            messages += _check_identity(checked, processes, shares_generation_0)
             with (root / "events.log").open("a"):
                 pass
         except UserError as caught:
             error = caught
         except OSError as caught:
-            error = _of_system(caught, chain, config)
+            error = _opening_error(caught, chain, config)
         processes.broadcast(error)
         if error is not None:
             if ours:  # a refused run leaves no trace
@@ -98,28 +98,28 @@ def opened(checked: Preflight, processes: Processes, shares_generation_0: bool =
         processes.broadcast({name: place.parent.name for name, place in chain.shared.items()})
         console = Console(bars=config.progress, log=root / "events.log", progress=chain.root / PROGRESS)
         done = chain.finished()
-        at = f"continues after generation {done[-1]}" if done else "starts"
-        said.append(f"{chain.root}: {at}; to generation {config.generations}; details in {root / 'events.log'}")
-        for line in [*said, *_notes(checked, processes)]:
+        at = f"resumes after generation {done[-1]}" if done else "starts"
+        messages.append(f"{chain.root}: {at}; to generation {config.generations}; log in {root / 'events.log'}")
+        for line in [*messages, *_notes(checked, processes)]:
             console.say(line)
         yield console
 
 
-def _of_system(error: OSError, chain: Chain, config: RunConfig) -> UserError:
-    """What the system refused when a chain was opened, in one line."""
+def _opening_error(error: OSError, chain: Chain, config: RunConfig) -> UserError:
+    """One-line error for what the system refused when a chain was opened."""
     if error.errno in FULL:
         return UserError(of_disk(chain.root, error))
     where = error.filename2 or error.filename or chain.root
     return UserError(
-        f"{where}: cannot be read or written ({error.strerror or error}); mend it, or choose "
+        f"{where}: cannot be read or written ({error.strerror or error}); fix that, or choose "
         f"another folder than runs_dir={config.runs_dir!r}"
     )
 
 
 def _notes(checked: Preflight, processes: Processes) -> list[str]:
-    """What a start notes of its processes and its base model."""
+    """List notes on the processes and the pretrained model, logged at every start."""
     alone = (
-        "note: accelerate started one process (--cpu has no others without an MPI host file); "
+        "note: accelerate started one process (--cpu starts more only with an MPI host file); "
         "for two on this CPU: accelerate launch --multi_gpu --num_processes 2 ..."
     )
     notes = [alone if processes.alone_by_mistake else "", processes.unused_gpu or "", checked.note]
@@ -127,13 +127,13 @@ def _notes(checked: Preflight, processes: Processes) -> list[str]:
 
 
 @contextmanager
-def held(chain: Chain, processes: Processes) -> Iterator[None]:
-    """Holds the lock of a chain that exists, as a run does. Raises UserError where another process has it."""
+def lock_chain(chain: Chain, processes: Processes) -> Iterator[None]:
+    """Hold the lock of an existing chain, as a run does. Raises UserError if another process has it."""
     lock: Lock | None = None
     error: UserError | None = None
     if processes.is_main:
         try:
-            lock = take(chain.root / "lock")
+            lock = try_lock(chain.root / "lock")
         except UserError as caught:
             error = caught
         except OSError as caught:
@@ -151,31 +151,30 @@ def held(chain: Chain, processes: Processes) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in_shared(chain: Chain, processes: Processes, console: Console) -> Iterator[None]:
-    """Holds the locks of the shared folders of this chain, so that one chain at a time makes generation 0; waits for
-    them. The others find it made."""
-    with ExitStack() as held:
+def lock_shared(chain: Chain, processes: Processes, console: Console) -> Iterator[None]:
+    """Wait for and hold the locks of a chain's shared folders, so that one chain at a time makes generation 0."""
+    with ExitStack() as locks:
         for folder in sorted(set(chain.shared.values())) if processes.is_main else []:
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(waiting(folder / "lock", lambda line: console.say(f"{chain.root}: {line}")))
+            locks.enter_context(wait_for_lock(folder / "lock", lambda line: console.say(f"{chain.root}: {line}")))
         yield
 
 
 def _check_identity(checked: Preflight, processes: Processes, shares_generation_0: bool) -> list[str]:
-    """Begins a chain, or finds that it is the same one, and writes its own files; returns what is to be said of them."""
+    """Begin a chain, or check that it is the same one; write its own files and return log messages about them."""
     chain, config, corpus, fork = checked.chain, checked.config, checked.corpus, checked.fork
-    # What "auto" means on this machine is part of what a chain is: a GPU does not go on from where a CPU stopped.
+    # What "auto" means on this machine is part of the identity: a GPU does not resume what a CPU began.
     mine = identity(config) | {"device": processes.device.type, "training.precision": processes.precision}
     facts: dict[str, Any] = {"config": mine, "corpus": corpus.digest}
-    known = recorded(chain.root)
-    if known is not None:
-        facts = known.facts | {"config": mine}
-        changed = drift(known.facts["config"], mine)
+    record = recorded(chain.root)
+    if record is not None:
+        facts = record.facts | {"config": mine}
+        changed = drift(record.facts["config"], mine)
         if changed:
             raise UserError(
-                f"{chain.root}: another configuration began this chain ({_listed(changed)}); use another name, or --fork"
+                f"{chain.root}: the chain has another configuration ({_listed(changed)}); use another name, or --fork"
             )
-        if known.facts["corpus"] != corpus.digest:
+        if record.facts["corpus"] != corpus.digest:
             raise UserError(
                 f"{chain.root}: the text or tokenizer of {config.corpus.source} changed since the start; use another name"
             )
@@ -191,20 +190,17 @@ def _check_identity(checked: Preflight, processes: Processes, shares_generation_
         if fork[1] > config.generations:
             raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
         facts["fork"] = _copy_fork(chain, mine, corpus, *fork)
-    elif (
-        shares_generation_0 or chain.shared
-    ):  # a start that was stopped early may have left a shared.json of other settings
+    elif shares_generation_0 or chain.shared:  # an interrupted start may have left a shared.json of other settings
         digests = shared_digests(mine, corpus.digest)
         facts["shared"] = {name: digests[gives] for name, gives in layout.GIVES.items()}
         chain.use_shared(facts["shared"])
     now = environment() | {"machine": platform.machine()} | processes.facts
     now |= {"corpus": corpus.facts, "note": checked.note}
-    return keep(chain, known, facts, config, now)
+    return keep(chain, record, facts, config, now)
 
 
 def _has_work(chain: Chain, copied: int) -> bool:
-    """Whether a folder without an identity has more than what a fork that was stopped early leaves: generations 0 to
-    `copied`."""
+    """Return True if a folder without an identity has more than an interrupted fork leaves (generations 0 to `copied`)."""
     own = {chain.generation(g) for g in range(copied + 1)}
     return (chain.root / "metrics.jsonl").exists() or bool(set(chain.root.glob("gen_*")) - own)
 
@@ -213,19 +209,19 @@ def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{key} was {before!r}, is {after!r}" for key, (before, after) in changed.items())
 
 
-def inherits_batch(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
-    """Whether a fork takes the recorded sampling batch along, so that arms that are compared write alike: not where it
-    was chosen for another device, precision or way of sampling, or the fork sets its own."""
-    return all(theirs.get(key) == mine.get(key) for key in BATCH_DEPENDS_ON)
+def inherits_batch(parent: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Return True if a fork inherits the parent's sampling batch, so that compared arms sample alike: not if the batch was
+    chosen for another device, precision or way of sampling, or the fork sets its own."""
+    return all(parent.get(key) == mine.get(key) for key in BATCH_DEPENDS_ON)
 
 
 def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> dict[str, Any]:
-    """Copies generations 0 .. at of another chain, whole, and checks that the new configuration can go on from them.
-    Returns what is recorded of the fork."""
-    known = recorded(parent)
-    if known is None:
+    """Copy generations 0 .. at of the parent after checking that the new configuration can continue from them.
+    Returns the identity's record of the fork."""
+    record = recorded(parent)
+    if record is None:
         raise UserError(f"--fork {parent}: has no identity.json; restore it, or fork another chain")
-    changed = drift(known.facts["config"], mine)
+    changed = drift(record.facts["config"], mine)
     if fixed := {k: v for k, v in changed.items() if k not in FORK_MAY_CHANGE}:
         raise UserError(f"--fork {parent}: these keys must stay as they were: {_listed(fixed)}")
     if changed.get("sampling.source", ("",))[0] == "real":
@@ -233,23 +229,23 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
             f"--fork {parent}: an all-real control, whose text would count as unused again; keep sampling.source=real, or "
             "fork the arm that it controls"
         )
-    if known.facts["corpus"] != corpus.digest:
-        raise UserError(f"--fork {parent}: its corpus is not this one; use the same text and tokenizer")
-    theirs = Chain(parent)
-    if at < 0 or at not in theirs.finished():
-        raise UserError(f"--at {at}: {parent} has finished generations {theirs.finished()}; choose one of them")
+    if record.facts["corpus"] != corpus.digest:
+        raise UserError(f"--fork {parent}: it has another corpus; use the same text and tokenizer")
+    source = Chain(parent)
+    if at < 0 or at not in source.finished():
+        raise UserError(f"--at {at}: {parent} has finished generations {source.finished()}; choose one of them")
     if mine["model.start"] == "previous":
-        theirs.need_weights([at], f"--at {at}")
+        source.need_weights([at], f"--at {at}")
     copied = [(g, name) for g in range(at + 1) for name in layout.STAGES] + [(0, name) for name in layout.ONCE]
-    for place, here in [(theirs.stage(*stage), chain.stage(*stage)) for stage in copied]:
-        shutil.copytree(place, here, dirs_exist_ok=True, symlinks=True)
+    for stage in copied:
+        shutil.copytree(source.stage(*stage), chain.stage(*stage), dirs_exist_ok=True, symlinks=True)
     batch = None
-    if inherits_batch(known.facts["config"], mine):
-        batch = layout.batch_of(theirs.batch_file) or used_batch(theirs, known.facts)
+    if inherits_batch(record.facts["config"], mine):
+        batch = layout.batch_of(source.batch_file) or used_batch(source, record.facts)
     if batch is not None:
         layout.keep_batch(chain.batch_file, batch)
-    before = known.facts.get("fork", {"changed": []})["changed"]  # of a parent that is a fork itself
+    before = record.facts.get("fork", {"changed": []})["changed"]  # of a parent that is a fork itself
     every = [key for key in LISTED if key in changed or key in before]
-    made = {"parent": digest(known.facts["config"]), "name": str(parent), "at": at, "batch": batch}
-    # Seen from the fork too: it holds in other working directories, and where both have moved.
-    return made | {"changed": every, "path": os.path.relpath(parent.resolve(), chain.root.resolve())}
+    fork = {"parent": digest(record.facts["config"]), "name": str(parent), "at": at, "batch": batch}
+    # The relative path stays valid in other working directories, and if both chains are moved together.
+    return fork | {"changed": every, "path": os.path.relpath(parent.resolve(), chain.root.resolve())}

@@ -1,5 +1,5 @@
-"""Checks before a chain starts, all in one order: lengths, memory, real and written text, scores, versions, room on the disk.
-What `run`, `--dry-run`, `sample` and `eval` need of them is a field of `Preflight`."""
+"""Checks before a chain starts, in one order: lengths, memory, real and written text, scores, versions, disk space.
+`Preflight` holds their results for `run`, `--dry-run`, `sample` and `eval`."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ from collapselab.mixing.sets import Past
 from collapselab.models import families, pretrained
 from collapselab.runtime.memory import check_memory
 from collapselab.store import folders, layout
-from collapselab.store.checks import refuse_strange
+from collapselab.store.checks import refuse_links
 from collapselab.store.layout import Chain
 from collapselab.store.seals import recorded
 
 NO_PAST = Past([], [], 0)
-SCORES = 2 << 20  # bytes of a generation's scores, explorer (20 KB), mixture and log, at most in a usual run
-REPORT = 6 << 20  # of a run's report: the page brings a library of 4.7 MB along, PNGs and tables take half a MB
+SCORES = 2 << 20  # bytes of a generation's scores, explorer (20 KB), mixture and log: the most in a usual run
+REPORT = 6 << 20  # bytes of a run's report: the page includes a library of 4.7 MB, PNGs and tables take half a MB
 PAIR = 16  # bytes of a pair of tokens and its count, and of a block's source and place
 CHECKPOINT = 3  # times the weights: the weights and two moments
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """A chain that may start, and what it needs."""
+    """A checked chain and its needs."""
 
     config: RunConfig
     corpus: Corpus
     chain: Chain
     fork: tuple[Path, int] | None
-    """(chain, generation) that it starts from."""
+    """(chain, generation) to start from."""
     budget: int
     """Tokens that a generation writes, prompts included."""
     sizes: list[int]
     """Blocks of the training set of every generation."""
     shares: list[float | None]
-    """Real share of every generation: as it is in those that exist, else by the schedule; None where the pool decides."""
+    """Real share of every generation: realised if it exists, else scheduled; None if the regime's pool decides."""
     finished: int
-    """Generations that are finished, or that a fork copies."""
+    """Number of generations that are finished, or that a fork copies."""
     real_needed: int
-    """Tokens of real text that the whole chain shows; of a run alone, as are the room on the disk and the note."""
+    """Tokens of real text that the whole chain shows; only for `run`, as are disk space and note."""
     real_available: int
     """Tokens in whole blocks of the training split."""
     sample_tokens: int
     """Generated tokens that the sample metrics use."""
     disk_needed: int
-    """Bytes that the generations that are left take."""
+    """Bytes that the remaining generations take."""
     disk_free: int
-    """Bytes that are free for them."""
+    """Bytes free for them."""
     note: str
-    """What a reader must know about a pretrained start; empty where it does not apply."""
+    """Caveat about a pretrained model; empty without one."""
 
 
 def preflight(
@@ -73,14 +73,11 @@ def preflight(
     fork: tuple[Path, int] | None = None,
     verb: Literal["run", "sample", "eval"] = "run",
 ) -> Preflight:
-    """Check, before anything is written, all that would stop a chain later.
+    """Check, before anything is written, everything that would stop a chain later. Raises UserError.
 
     Args:
         fork: (chain, generation) to start from.
-        verb: what `run` alone needs is not checked for the others: they begin no generation, and `sample` scores none.
-
-    Raises:
-        UserError: the first check that fails.
+        verb: `sample` and `eval` skip what only `run` needs, for they begin no generation; `sample` also skips the scores.
     """
     runs, vocab, block = verb == "run", corpus.tokenizer.size, config.training.block
     if verb != "eval":
@@ -110,11 +107,11 @@ def preflight(
 
 
 def past_sets(chain: Chain, fork: tuple[Path, int] | None) -> Past:
-    """Training sets that exist: of the chain, or of what a fork will copy."""
-    refuse_strange(chain.root, layout.run_root(chain.root))
+    """Existing training sets of the chain, or of the parent that a fork will copy."""
+    refuse_links(chain.root, layout.run_root(chain.root))
     source, last = chain, 10**9
     if recorded(chain.root) is None and fork is not None:
-        refuse_strange(fork[0], layout.run_root(fork[0]))
+        refuse_links(fork[0], layout.run_root(fork[0]))
         source, last = Chain(fork[0]), fork[1]
     past = Past([], [], 0)
     for g in range(last + 1):
@@ -128,18 +125,18 @@ def past_sets(chain: Chain, fork: tuple[Path, int] | None) -> Past:
 
 
 def check_lengths(config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
-    """Raises UserError where a pretrained model cannot read sequences so long, or not every token of the tokenizer."""
+    """Refuse sequences longer than a pretrained model reads, and tokenizers with more tokens than it has."""
     if config.model.pretrained is None:
         return
     _, longest, vocab = pretrained.size_of(config.model.pretrained)
     if tokenizer is not None:
         pretrained.check_vocabulary(vocab, tokenizer, config.model.pretrained)
-    asked = {
+    lengths = {
         "training.block": config.training.block,
         "sampling.length": config.sequence_length,
         "evaluation.context": config.evaluation.context or config.training.block,
     }
-    for key, value in asked.items():
+    for key, value in lengths.items():
         if longest is not None and value > longest:
             raise UserError(f"{key}={value}: {config.model.pretrained} reads at most {longest} tokens; lower it")
 
@@ -153,13 +150,10 @@ def _note(config: RunConfig, corpus: Corpus) -> str:
 
 
 def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> int:
-    """Blocks of real text that the whole chain shows.
+    """Count the blocks of real text that the whole chain shows. Raises UserError if real text or samples run out.
 
     Args:
-        past: training sets that exist already (a continued chain, a fork).
-
-    Raises:
-        UserError: real text or samples run out.
+        past: training sets that exist already (a resumed chain, a fork).
     """
     size, block, done = sets.set_size(config, available), config.training.block, len(past.blocks)
     sizes, regime = sets.set_blocks(config, available, past.blocks), REGIMES[config.mixing.regime]
@@ -184,25 +178,24 @@ def check_supply(config: RunConfig, available: int, past: Past = NO_PAST) -> int
             f"sampling.tokens={config.sampling.tokens}: less than one block of {block} tokens, so nothing would be "
             "accumulated; raise it or leave it null"
         )
-    wanted = max((each.written for each in needs), default=0)
-    if written < wanted:
+    least = max((each.written for each in needs), default=0)
+    if written < least:
         lower = "" if config.mixing.has_schedule else "".join(f", or lower mixing.{key}" for key in regime.keys)
         raise UserError(
-            f"sampling.tokens={config.sampling.tokens}: a generation needs {wanted * block} tokens written by the one "
-            f"before; raise sampling.tokens or leave it null{lower}"
+            f"sampling.tokens={config.sampling.tokens}: a generation needs {least * block} tokens written by the previous "
+            f"one; raise sampling.tokens or leave it null{lower}"
         )
     return need
 
 
 def check_control(config: RunConfig, available: int, shown: int, later: list[int]) -> int:
-    """Real blocks in the place of samples in an all-real control (`sampling.source=real`).
+    """Count the real blocks that replace samples in an all-real control (`sampling.source=real`).
+
+    Raises UserError if there are too few, naming the generation that they suffice for.
 
     Args:
         shown: real blocks of the training sets that exist, or of generation 0's.
         later: real blocks that each further set takes by its schedule.
-
-    Raises:
-        UserError: there are fewer than its generations would write; says how many generations it reaches.
     """
     generations, block = config.generations, config.training.block
     written = sets.sample_budget(config, available) // block
@@ -218,13 +211,13 @@ def check_control(config: RunConfig, available: int, shown: int, later: list[int
 
 
 def check_sizes(config: RunConfig, size: int, budget: int) -> None:
-    """Raises UserError where the lists that a generation is made from, or one batch of samples, do not fit into memory."""
+    """Refuse settings whose batch order, prompts or cache of one sampling batch do not fit into memory."""
     training, sampling = config.training, config.sampling
     key = "epochs" if training.tokens is None else "tokens"
     order = f"the order of {sets.shows(config, size):,} blocks"
     check_memory(16 * sets.shows(config, size), f"training.{key}", getattr(training, key), order)
     batch, sequences = sampling.batch_size or 1, -(-budget // config.sequence_length)
-    rows = -(-sequences // batch) * batch  # the last batch is computed whole
+    rows = -(-sequences // batch) * batch  # the last batch is computed in full
     key = "tokens" if sequences >= batch else "batch_size"
     prompts = 32 * rows * max(1, config.prompt_length)
     check_memory(prompts, f"sampling.{key}", getattr(sampling, key), f"the prompts of {rows:,} sequences")
@@ -239,40 +232,36 @@ def check_sizes(config: RunConfig, size: int, budget: int) -> None:
         }
         key = max(factors, key=lambda name: factors[name])
         what = f"keys and values of {batch * sampling.beams:,} sequences side by side"
-        needed = 4 * math.prod(factors.values())  # two bytes each at the least
+        needed = 4 * math.prod(factors.values())  # at least two bytes each
         check_memory(needed, key, factors[key], what, on_device=True)
 
 
 def check_version(chain: Chain) -> None:
     """Refuse to overwrite scores that another version of the metrics computed."""
     manifest = folders.manifest_of(chain.stage(0, "eval"), check="nothing")
-    found = manifest and manifest["inputs"].get("metrics")
-    if found and found != str(METRICS_VERSION):
+    version = manifest and manifest["inputs"].get("metrics")
+    if version and version != str(METRICS_VERSION):
         raise UserError(
-            f"{chain.root}: scored by version {found} of the metrics, this is {METRICS_VERSION}; `collapselab eval` scores it "
-            "anew beside; to go on with it, remove its reference/ and gen_*/eval (or fork it under another name)"
+            f"{chain.root}: scored by metrics version {version}, this is {METRICS_VERSION}; `collapselab eval` re-scores it next "
+            "to the old scores; to continue the chain, remove its reference/ and gen_*/eval (or fork it under another name)"
         )
 
 
 def check_vocabulary(chain: Chain, size: int) -> None:
-    """Raises UserError where the samples of a chain were written with another vocabulary than the tokenizer's `size`."""
+    """Refuse a chain whose samples have another vocabulary size than the tokenizer's `size`."""
     g = 0
     while (folder := chain.stage(g, "samples")).is_dir():
         g += 1
-        if folders.read_published(folder, "meta.json") is None:  # damaged: found, and made again, when its turn comes
+        if folders.read_published(folder, "meta.json") is None:  # damaged; rebuilt when its stage is reached
             continue
         if (vocab := sets.read_meta(folder)["vocab"]) != size:
             raise UserError(
-                f"{folder}: written with {vocab} tokens, the tokenizer has {size}; remove it to have it made again"
+                f"{folder}: written with {vocab} tokens, the tokenizer has {size}; remove it to have it rebuilt"
             )
 
 
 def weight_bytes(config: RunConfig, vocab: int, blocks: int) -> int:
-    """Bytes of a published model, without building one.
-
-    Args:
-        blocks: of a training set, which bound the pairs that a bigram model counts.
-    """
+    """Bytes of a published model, computed without building one; `blocks` bounds the pairs that a bigram model counts."""
     if FAMILIES[config.model.family].counts:
         return 12 * min(vocab * vocab, blocks * config.training.block) + 16 * vocab
     if config.model.pretrained is not None:
@@ -281,16 +270,16 @@ def weight_bytes(config: RunConfig, vocab: int, blocks: int) -> int:
 
 
 def bytes_needed(config: RunConfig, vocab: int, budget: int, left: list[int], fresh: bool) -> int:
-    """Bytes that a chain takes for its generations that are left, unfinished stages and the report of its run included.
+    """Bytes of the remaining generations of a chain, including unfinished stages and the run's report.
 
     Args:
-        budget: tokens that a generation writes. left: blocks of the training set of each of these generations.
+        budget: tokens that a generation writes. left: blocks in the training set of each remaining generation.
         fresh: generation 0 is among them.
     """
     if not left:
         return 0
     count, weights = len(left), weight_bytes(config, vocab, max(left))
-    # The newest, the one before while it is trained, the last end.
+    # The newest, the previous one while it is trained, the last end.
     models = count if config.retain == "all" else min(count, 3)
     text = budget * (2 if vocab <= 1 << 16 else 4)
     checkpoints = 0 if FAMILIES[config.model.family].counts else 2 * CHECKPOINT * weights
@@ -299,13 +288,10 @@ def bytes_needed(config: RunConfig, vocab: int, budget: int, left: list[int], fr
 
 
 def check_space(config: RunConfig, chain: Chain, needed: int, done: int) -> int:
-    """Bytes that are free for the rest of a chain.
+    """Count the bytes free for the rest of a chain. Raises UserError if they are fewer than `needed`.
 
     Args:
-        done: generations that are finished; of the next one, what exists already is not needed again.
-
-    Raises:
-        UserError: they are less than `needed`.
+        done: finished generations; existing files of the next one count as free, since they are not written again.
     """
     free = free_at(chain.root) + sum(path.stat().st_size for path in chain.generation(done).rglob("*"))
     if needed > free:
@@ -318,6 +304,6 @@ def check_space(config: RunConfig, chain: Chain, needed: int, done: int) -> int:
 
 
 def free_at(path: Path) -> int:
-    """Free bytes on the disk that a path lies on or will lie on."""
+    """Free bytes on the disk of a path that need not exist yet."""
     place = path.absolute()
     return shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free

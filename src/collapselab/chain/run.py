@@ -5,8 +5,8 @@
     samples_g = sample(model_g)
     scores_g  = evaluate(model_g, samples_g, held-out real text)
 
-Each stage reads published folders and publishes another. A stage whose folder is valid is not done again, so running,
-continuing, extending and forking a chain are the same loop.
+Each stage reads published folders and publishes another. Stages whose folders are valid are skipped, so running,
+resuming, extending and forking a chain are the same loop.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.chain.making import make, prune
-from collapselab.chain.opening import alone_in_shared, chain_path, open_corpus, opened
+from collapselab.chain.opening import chain_path, lock_shared, open_corpus, opening_chain
 from collapselab.chain.preflight import preflight
 from collapselab.chain.session import Session
 from collapselab.config import RunConfig
 from collapselab.metrics import HEADLINE
 from collapselab.runtime.console import Console
-from collapselab.runtime.errors import in_words
+from collapselab.runtime.errors import one_line_errors
 from collapselab.runtime.parallel import Processes
 from collapselab.store import folders
 from collapselab.store.layout import Chain, stages_of
@@ -37,18 +37,18 @@ def run(
     shares_generation_0: bool = False,
     make_report: Callable[[Path, Console], Path | None] | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """Runs a chain to its last generation, from wherever it stands; returns its path and the rows of metrics.jsonl.
+    """Run or resume a chain to its last generation; return its path and the rows of metrics.jsonl.
 
     Args:
         fork: (chain, generation) to start from.
-        shares_generation_0: arms of one seed that have the same generation 0 make it once (experiments).
+        shares_generation_0: arms of one seed with the same generation 0 make it once (experiments).
         make_report: makes the page that a dashboard keeps with the run.
     """
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain = Chain(chain_path(config))
     checked = preflight(config, open_corpus(config, processes), chain, fork)
     is_new = not chain.root.exists()
-    with opened(checked, processes, shares_generation_0) as console, in_words(chain.root, processes):
+    with opening_chain(checked, processes, shares_generation_0) as console, one_line_errors(chain.root, processes):
         tracker = Tracker(config, chain.root, console, None if processes.is_main else "off")
         rows = chain.rows() if processes.is_main else []
         if processes.is_main and not is_new and (flaw := chain.metrics_flaw(rows)):
@@ -58,7 +58,7 @@ def run(
         if processes.is_main:
             folders.tidy(chain.root)
         for generation in range(config.generations + 1):
-            with nullcontext() if generation else alone_in_shared(chain, processes, console):
+            with nullcontext() if generation else lock_shared(chain, processes, console):
                 for folder in set(chain.shared.values()) if processes.is_main and not generation else ():
                     folders.tidy(folder)
                 made = [name for name in stages_of(generation) if make(session, generation, name)]
@@ -79,7 +79,7 @@ def run(
 
 
 def summary_line(row: dict[str, Any]) -> str:
-    """One line per finished generation."""
+    """Terminal line of a finished generation."""
     metrics = row["metrics"]
     values = "  ".join(f"{name} {metrics[key]:.4g}" for name, key in HEADLINE.items() if key in metrics)
     return f"generation {row['generation']}: real share {row['real_share']:.3f}  {values}  ({sum(row['time'].values()):.1f} s)"

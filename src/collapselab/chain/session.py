@@ -1,4 +1,4 @@
-"""What lasts as long as a chain runs in a process."""
+"""State of a process that runs a chain."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from collapselab.sampling.sampler import Sampler
 
 
 class Session:
-    """Settings, text and processes of a chain, and its trainer, sampler and models, which are refilled in place: compiling
+    """Settings, text and processes of a chain, and its trainer, sampler and models. These are refilled in place: compiling
     and allocating take longer than copying.
 
     Args:
-        scores: name of later scores, which have places of their own.
+        scores: name of a re-scoring, whose scores go to folders of their own.
     """
 
     def __init__(self, checked: Preflight, processes: Processes, console: Console, scores: str | None = None):
@@ -34,7 +34,7 @@ class Session:
         self._base: tuple[network.LanguageModel, str] | None = None  # start weights that do not change
 
     def place(self, generation: int, stage: str) -> Path:
-        """Where a stage lies, or is to lie."""
+        """Folder of a stage, published or not."""
         if self.scores and stage in ("reference", "eval"):
             return self.chain.rescored(generation, self.scores, stage)
         return self.chain.stage(generation, stage)
@@ -43,7 +43,7 @@ class Session:
         return TrainingSet(self.config, self.chain, generation, self.corpus.train)
 
     def start(self, generation: int) -> tuple[network.LanguageModel, str]:
-        """The weights a generation starts from, and their digest."""
+        """Start weights of a generation, and their digest."""
         config, start = self.config.model, self.config.model.start
         if self._base is not None and start == "base":
             return self._base
@@ -55,9 +55,9 @@ class Session:
         return self._base
 
     def model(self, generation: int) -> network.LanguageModel:
-        """The published model of a generation."""
+        """Return the published model of a generation."""
         return self._newest.read(self.chain.stage(generation, "train"), self.chain.digest_of(generation, "train"))
 
     def first(self) -> network.LanguageModel:
-        """The published model of generation 0, beside that of a later one."""
+        """Return the published model of generation 0, held next to that of a later one."""
         return self._first.read(self.chain.stage(0, "train"), self.chain.digest_of(0, "train"))

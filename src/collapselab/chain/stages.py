@@ -1,4 +1,4 @@
-"""The stages of a generation: what each reads, and how it is made from that. When one is made follows from it (making.py)."""
+"""The stages of a generation: what each reads and how it is made (making.py decides when)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from collapselab.store.unfinished import Unfinished
 
 @dataclass(frozen=True)
 class Ref:
-    """A stage of one generation, as something that another stage reads."""
+    """Reference to a stage of one generation, as an input of another stage."""
 
     generation: int
     stage: str
@@ -32,10 +32,9 @@ class Stage:
     """A step of a generation."""
 
     reads: Callable[[Session, int], dict[str, Ref | str]]
-    """What it is made from, by the names that its manifest has for it; a Ref stands for the digest of that stage, a text for
-    itself."""
+    """Inputs by their names in the manifest: a Ref for the digest of that stage, a str for itself."""
     make: Callable[[Session, int, Path, Unfinished], None]
-    """Write its files into a folder; every process takes part. `Unfinished` keeps what is made so far."""
+    """Write its files into a folder, on all processes; `Unfinished` keeps partial results."""
 
 
 def _mix(s: Session, g: int, out: Path, _: Unfinished) -> None:
@@ -48,12 +47,12 @@ def _train(s: Session, g: int, out: Path, unfinished: Unfinished) -> None:
     model, started_from = s.start(g)
     if g and start == "base":
         facts_0 = s.chain.stage(0, "train") / "collapselab.json"
-        found = folders.read_json(facts_0)
+        record = folders.read_json(facts_0)
         with reading(facts_0):
-            began = found["started_from"]
-        if started_from != began:
+            first_start = record["started_from"]
+        if started_from != first_start:
             raise UserError(
-                f"model.pretrained={config.pretrained!r}: other weights than generation 0 started from; restore them"
+                f"model.pretrained={config.pretrained!r}: not the weights that generation 0 started from; restore them"
             )
     facts = s.trainer.train(model, s.training_set(g), g, unfinished)
     if s.processes.is_main:
@@ -61,7 +60,7 @@ def _train(s: Session, g: int, out: Path, unfinished: Unfinished) -> None:
         facts |= {"generation": g, "started_from": started_from}
         base = config.pretrained if start != "scratch" else None
         if base is None or pretrained.has_seen_only(base, s.corpus):
-            facts["training_text"] = s.corpus.train_digest  # all that its weights have ever seen
+            facts["training_text"] = s.corpus.train_digest  # the only text its weights were trained on
         network.publish(s.trainer.model, s.corpus.tokenizer, out, facts)
 
 
@@ -101,7 +100,7 @@ def _model_reads(s: Session, g: int) -> dict[str, Ref | str]:
     return {"mixture": Ref(g, "mixture"), **before}
 
 
-FIRST: dict[str, Ref | str] = {"train_0": Ref(0, "train"), "metrics": str(METRICS_VERSION)}  # read by all scores
+FIRST: dict[str, Ref | str] = {"train_0": Ref(0, "train"), "metrics": str(METRICS_VERSION)}  # inputs of all scores
 
 
 def _scores_read(s: Session, g: int) -> dict[str, Ref | str]:
@@ -119,4 +118,4 @@ STAGES: dict[str, Stage] = {
     "reference": Stage(_reference_reads, _refer),
     "eval": Stage(_scores_read, _evaluate),
 }
-"""Those of store/layout.py, which has their order."""
+"""In the order of `store.layout.GIVES`."""

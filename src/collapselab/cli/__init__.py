@@ -1,1 +1,1 @@
-"""The command line: options, and a module for each verb."""
+"""Command line: options, and a module for each verb."""

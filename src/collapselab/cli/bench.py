@@ -15,10 +15,10 @@ def main(arguments: list[str]) -> int:
     options.add_positional("what", "sampling, training, metrics or generation")
     options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
     options.add("only", int | None, None, "number of the one case to measure, from 1; null measures all")
-    options.add("repeats", int, 5, "measurements whose median counts, 5 or more; with --ours also fewer")
-    options.add_switch("ours", "leave out what the lab is compared with: for a look in a short time, never kept")
+    options.add("repeats", int, 5, "number of measurements, whose median counts: 5 or more, with --ours also fewer")
+    options.add_switch("ours", "measure the lab alone, without comparisons: a quick check, which --out does not keep")
     options.add(
-        "out", str | None, None, "folder that keeps the figures: a JSON document and a page, by machine and day"
+        "out", str | None, None, "folder to keep the figures in: a JSON document and a page, by machine and day"
     )
     parsed = options.parse(options.gather(arguments))
     if parsed.what not in ("sampling", "training", "metrics", "generation"):
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     if parsed.only is not None and parsed.only < 1:
         raise UserError(f"--only={parsed.only}: cases are counted from 1")
     if parsed.ours and parsed.out:
-        raise UserError("--out: figures are kept beside what they are compared with; leave --ours out")
+        raise UserError("--out: keeps figures with their comparisons only; leave out --ours")
     if parsed.repeats < 1:
         raise UserError(f"--repeats={parsed.repeats}: must be 1 or more")
     if parsed.repeats < 5 and not parsed.ours:

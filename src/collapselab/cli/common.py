@@ -1,5 +1,5 @@
-"""The verbs, one module each, named as the verb: `main` takes the arguments after it and returns the exit code. Heavy
-imports happen inside them. Here is what several of them share."""
+"""Functions shared by the verbs. Each verb is a module of its name, whose `main` takes the arguments after the verb, imports
+heavy libraries itself, and returns the exit code."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RUN_HELP = "run directory (runs/NAME) or chain directory"
 
 
 def verbs() -> dict[str, str]:
-    """Every verb with what it does: the other modules of this folder, each with the first line of its docstring."""
-    found = {}
+    """Every verb, with the first line of its module's docstring."""
+    lines = {}
     for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
         if path.stem in ("main", "options", "common"):
             continue
         line = path.read_text(encoding="utf-8").partition("\n")[0].strip('" ')
-        found[path.stem] = line[0].lower() + line[1:].removesuffix(".")
-    return found
+        lines[path.stem] = line[0].lower() + line[1:].removesuffix(".")
+    return lines
 
 
 def make_options(verb: str) -> Options:
@@ -39,24 +39,23 @@ def make_options(verb: str) -> Options:
 
 
 def quiet() -> None:
-    """Libraries' own bars and hints stay out of ours; their errors still come as exceptions. What the environment says of
-    processes is checked before a library reads it."""
+    """Silence the libraries' progress bars and hints, but not their exceptions, after checking the launcher's variables."""
     check_launch()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of libraries' bars; console.py sets its own
+    os.environ.setdefault("TQDM_DISABLE", "1")  # default for libraries' bars; console.py sets its own
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     import logging
 
     import transformers.utils.logging as hf_logging
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed comes as one line
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides retries; failures become a one-line error
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
 
 
-def check_given(config: RunConfig) -> None:
-    """Raises UserError where a folder or file that the settings name is not there: seconds before a library says so."""
+def check_paths(config: RunConfig) -> None:
+    """Raise UserError for a missing folder or file in the settings, seconds before a library would."""
     source, model = config.corpus.source, config.model.pretrained
     kind, _, rest = source.partition(":")
     if kind == "path" and not re.search(r"[*?[]", rest) and not os.path.lexists(home("corpus.source", rest)):
@@ -66,20 +65,18 @@ def check_given(config: RunConfig) -> None:
 
 
 def check_launch() -> None:
-    """What a launcher sets in the environment of each process; raises UserError where it cannot be one's work."""
+    """Raise UserError if the launcher's environment variables are malformed."""
     for key in (*NUMBERS, *(name for pair in LAUNCHERS for name in pair)):
         value = os.environ.get(key)
         if value is not None and re.fullmatch("[0-9]{1,9}", value) is None:
-            os.environ.pop("RANK", None)  # or the line would be left to another process
+            os.environ.pop("RANK", None)  # or this process would leave the line to rank 0
             raise UserError(f"{key}={value[:80]!r}: must be a whole number; unset it, or start with accelerate launch")
     size, rank = next((pair for pair in LAUNCHERS if pair[0] in os.environ), LAUNCHERS[0])
     world, at = (os.environ.get(key) for key in (size, rank))
     if int(world or 1) > 1 and "MASTER_ADDR" in os.environ and (at is None or int(at) >= int(world or 1)):
         os.environ.pop("RANK", None)
-        wrong = f"{rank} is not set" if at is None else f"{rank}={at} is not below it"
-        raise UserError(
-            f"{size}={world!r}: {wrong}, so nobody launched processes; unset it, or start with accelerate launch"
-        )
+        wrong = f"{rank} is not set" if at is None else f"{rank}={at} is not smaller"
+        raise UserError(f"{size}={world!r}: {wrong}, so no launcher set it; unset it, or start with accelerate launch")
     many = [key for key in (*(key for key, _ in LAUNCHERS), "LOCAL_RANK") if os.environ.get(key, "0") not in ("0", "1")]
     many += ["LOCAL_RANK"] if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ else []
     if many and "MASTER_ADDR" not in os.environ:
@@ -93,45 +90,46 @@ def check_launch() -> None:
 
 
 def check_out(folder: Path, option: str) -> None:
-    """Raises UserError where no file can be written into the folder that an --out asks for, or where a chain would lose
-    what it has there; leaves nothing of it."""
+    """Raise UserError if the folder of an --out cannot be written, or lies in a chain; leave no trace."""
     if any((path / name).exists() for path in (folder, *folder.parents) for name in ("manifest.json", "identity.json")):
-        raise UserError(f"--out {option}: lies in a chain, whose files are its own; name a folder elsewhere")
+        raise UserError(f"--out {option}: lies in a chain, which only the lab may change; name a folder elsewhere")
     try:
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        parent = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         with (
-            tempfile.TemporaryDirectory(dir=there, prefix=".") if there != folder else tempfile.TemporaryFile(dir=there)
+            tempfile.TemporaryFile(dir=parent)
+            if parent == folder
+            else tempfile.TemporaryDirectory(dir=parent, prefix=".")
         ):
-            pass  # not at the place itself: another process that tries it too would take it for its own
+            pass  # not the folder itself, which a process that checks it at the same time would take for existing
     except OSError as error:
         raise UserError(f"--out {option}: cannot be written ({error.strerror}); choose another place") from None
 
 
-def last(key: str, gathered: list[str]) -> str | None:
-    given = [item.split("=", 1)[1] for item in gathered if item.startswith(f"--{key}=")]
-    return given[-1] if given else None
+def last_value(key: str, gathered: list[str]) -> str | None:
+    values = [item.split("=", 1)[1] for item in gathered if item.startswith(f"--{key}=")]
+    return values[-1] if values else None
 
 
 def one_chain(run: str) -> Path:
-    """The chain that is meant by a run directory: the first seed of an experiment's baseline, or else the first arm. It is
-    said where there are more."""
+    """Choose one chain of a run directory: the first seed of an experiment's baseline, or else of the first arm. Print the
+    choice if there are several."""
     from collapselab.store.layout import find_chains
     from collapselab.store.seals import plain_bytes
 
     chains = find_chains(Path(run))
     if len(chains) == 1:
         return chains[0]
-    # One line is looked for: it needs no reader of YAML, and an arm that is none changes nothing.
-    found = re.search(
-        rb"^baseline: '?([\w.+=-]{1,100})'?$", plain_bytes(Path(run) / "experiment.yaml") or b"", re.MULTILINE
-    )
-    arm = found[1].decode() if found else ""
+    # One line does not need the YAML reader, and a wrong arm does no harm.
+    content = plain_bytes(Path(run) / "experiment.yaml") or b""
+    match = re.search(rb"^baseline: '?([\w.+=-]{1,100})'?$", content, re.MULTILINE)
+    arm = match[1].decode() if match else ""
     chosen = min(chains, key=lambda chain: (chain.parent.name != f"arm={arm}", chain.parent.name, _seed(chain), chain))
     if os.environ.get("RANK", "0") == "0":
         from collapselab.runtime.console import inert
 
-        which = f"{run} holds {len(chains)} chains; this is about {chosen}, name another's folder to have that one"
-        print(inert(which), file=sys.stderr)
+        print(
+            inert(f"{run} holds {len(chains)} chains; taking {chosen}; name another's folder instead"), file=sys.stderr
+        )
     return chosen
 
 
@@ -141,11 +139,7 @@ def _seed(chain: Path) -> int:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], left: tuple[str, ...] = ()) -> None:
-    """A table on the terminal; a file or a pipe gets it in its whole width.
-
-    Args:
-        left: columns of words, which are aligned on the left.
-    """
+    """Print a table, to a file or a pipe in its full width, with the columns `left` aligned on the left."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -159,21 +153,20 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], left: tup
         table.add_row(*(Text(inert(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
-        console.width = max(
-            console.width, sum(max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True)) + 1
-        )
+        width = sum(max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True)) + 1
+        console.width = max(console.width, width)
     console.print(table)
 
 
-def where_it_is(options: Options, gathered: list[str]) -> list[str]:
-    """The options with `runs_dir`, `name` and `arm` from a run's own file as they are now: the run may have been moved, or
-    is named from another working directory than it was begun in. What stands on the command line counts as it is."""
+def with_present_place(options: Options, gathered: list[str]) -> list[str]:
+    """Update `runs_dir`, `name` and `arm` from a run's own file to the run's present place: it may have been moved, or started
+    in another working directory. Values from the command line are kept."""
     from collapselab.store.layout import keys_of_place, settled
 
-    said = dict(item[2:].split("=", 1) for item in gathered if item.startswith("--") and "=" in item)
+    values = dict(item[2:].split("=", 1) for item in gathered if item.startswith("--") and "=" in item)
     for key in [key for key in ("runs_dir", "name", "arm") if key in options.origin]:
-        now = keys_of_place(options.origin[key]).get(key, said[key])
-        same = key == "runs_dir" and settled(Path(now)).absolute() == settled(Path(said[key])).absolute()
-        if now != said[key] and not same:
+        now = keys_of_place(options.origin[key]).get(key, values[key])
+        same = key == "runs_dir" and settled(Path(now)).absolute() == settled(Path(values[key])).absolute()
+        if now != values[key] and not same:
             gathered = [f"--{key}={now}" if item.startswith(f"--{key}=") else item for item in gathered]
     return gathered

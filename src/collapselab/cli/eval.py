@@ -1,4 +1,4 @@
-"""Score an old run with today's metrics beside its own, or any model folder under a run's protocol."""
+"""Re-score a run with the present metrics, or score any model folder under a run's protocol."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from pathlib import Path
 
 from collapselab.cli.common import RUN_HELP, check_out, make_options, one_chain, quiet
 from collapselab.config import UserError
-from collapselab.config.keys import run_keys
 
 
 def main(arguments: list[str]) -> int:
     options = make_options("eval")
-    options.add_positional("target", f"{RUN_HELP} to score anew, or with --run a model folder, hub name or .gguf file")
-    options.add("run", str | None, None, f"{RUN_HELP} whose protocol and text a model is scored under")
+    options.add_positional("target", f"{RUN_HELP} to re-score, or with --run a model folder, hub name or .gguf file")
+    options.add("run", str | None, None, f"{RUN_HELP} under whose protocol, on whose text, to score the model")
     options.add("out", str | None, None, "with --run: JSON file for protocol, sums and values")
     options.add("device", str | None, None, "where to compute: auto, cpu or cuda; null means auto, or the run's own")
     from collapselab.cli.options import config_from
 
-    passed_on = {k: v for k, v in run_keys().items() if k.startswith("evaluation.")}
-    options.accept(passed_on)
-    options.sections = {"evaluation"}
-    gathered = options.gather(arguments)
-    overrides = [item for item in gathered if item[2:].split("=", 1)[0] in passed_on]
-    parsed = options.parse([item for item in gathered if item not in overrides])
+    parsed, overrides = options.parse_with_overrides(arguments, "evaluation")
     if parsed.device not in (None, "auto", "cpu", "cuda"):
         raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
     if parsed.run is None and parsed.out is not None:
-        raise UserError("--out: goes with --run; a run's new scores lie in its rescored/ folders")
+        raise UserError("--out: needs --run; without it, new scores go to the run's rescored/ folder")
     from collapselab.store.layout import NoRunError, find_chains
 
     try:
@@ -36,7 +30,7 @@ def main(arguments: list[str]) -> int:
         if parsed.run is not None:
             raise
         raise UserError(
-            f"{parsed.target}: no run to score anew; for a model give --run, the run whose protocol it is scored under"
+            f"{parsed.target}: no run to re-score; to score a model, name the run of the protocol with --run"
         ) from None
     quiet()
     from collapselab.chain import by_hand

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapselab.cli.common import check_given, last, make_options, print_table, quiet, where_it_is
+from collapselab.cli.common import check_paths, last_value, make_options, print_table, quiet, with_present_place
 from collapselab.config import UserError
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     asked, parsed = read_experiment(arguments)
     for config in asked.arms.values():
-        check_given(config)
+        check_paths(config)
     from collapselab.experiments.run import run
 
     quiet()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("accelerate launch: an experiment starts processes of its own; run it without, with --workers")
+        raise UserError("accelerate launch: an experiment starts its own processes; run it directly, with --workers")
     if parsed.dry_run:
         _plan(asked)
         return 0
     ended = run(asked, parsed.workers)
-    failed = [f"{config.arm} seed {config.seed}: {said}" for config, (how, said) in ended if how == "failed"]
+    failed = [f"{config.arm} seed {config.seed}: {message}" for config, (how, message) in ended if how == "failed"]
     wrong = [f"{len(failed)} of {len(ended)} chains did not finish: {'; '.join(failed)}"] if failed else []
     try:
         if len(failed) < len(ended):
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         if any(how == "done" for _, (how, _) in ended):
             wrong.append(f"no report: {error}")
-        else:  # what other processes run has nothing finished yet
+        else:  # chains of other processes have finished nothing yet
             print(f"no report yet: {error}")
     if wrong:
         raise UserError("; ".join(wrong))
@@ -43,28 +43,30 @@ def main(arguments: list[str]) -> int:
 
 
 def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
-    """What a command line and its YAML files ask for; and the options, with `workers` and `dry_run`."""
+    """Read an experiment from a command line and its YAML files; return it, and the options with `workers` and `dry_run`."""
     options = make_options("experiment")
     options.add_run_keys()
-    options.add_switch("dry_run", "say for each arm what a chain of it will take, and stop")
-    options.add("arms", dict, {}, "what each arm changes: {name: {key: value, ...}, ...}; in the YAML file")
+    options.add_switch("dry_run", "print what a chain of each arm needs, and stop")
+    options.add("arms", dict, {}, "changes of each arm, in the YAML file: {name: {key: value, ...}, ...}")
     options.add("seeds", list[int], [], "seeds of the chains of each arm, as in [1, 2, 3]")
-    options.add("baseline", str | None, None, "the arm that the others are compared with; null means the first")
-    options.add("base", str | None, None, "YAML file with settings for all arms, seen from the file that names it")
-    options.add("paper", dict, {}, "of a gallery entry: what was published, and what must show; `reproduce` reads it")
-    options.add("workers", int | None, None, "chains run at once; null means one per GPU, on a CPU one for two cores")
+    options.add("baseline", str | None, None, "arm that the others are compared with; null means the first")
+    options.add("base", str | None, None, "YAML file with settings for all arms, relative to the file that names it")
+    options.add("paper", dict, {}, "published result and criteria of a paper, which `reproduce` reads")
+    options.add(
+        "workers", int | None, None, "chains run at once; null means one per GPU, or one per two cores of a CPU"
+    )
     gathered = options.gather(arguments)
-    base = last("base", gathered)
+    base = last_value("base", gathered)
     if base is not None:
         folder = options.origin["base"].parent if "base" in options.origin else Path()
         gathered = options.gather(["--config", str(folder / base), *arguments])
-    line = where_it_is(options, gathered)
+    line = with_present_place(options, gathered)
     from collapselab.cli.options import arms_of, run_config, without_printing
 
     gathered = without_printing(line)
     parsed = options.parse(gathered)
 
-    if len(gathered) < len(line):  # what cannot work is refused here too
+    if len(gathered) < len(line):  # --print-config refuses values that cannot work, too
         arms_of(options, gathered, parsed.arms) if parsed.arms else run_config(parsed)
         options.parse(line)  # prints, and exits
     if not parsed.arms:
@@ -90,23 +92,23 @@ def read_experiment(arguments: list[str]) -> tuple[Experiment, Any]:
 
 
 def _plan(asked: Experiment) -> None:
-    """What each arm will take, one seed of it."""
+    """Print what the first seed of each arm needs."""
     from collapselab.chain import plan
-    from collapselab.experiments.experiment import as_far
+    from collapselab.experiments.experiment import keep_finished
     from collapselab.runtime.console import inert
 
     arms, seeds = len(asked.arms), len(asked.seeds)
     print(
-        f"{arms * seeds} chains: arms {arms}, seeds {seeds}. Below, for each arm, its first seed alone; arms that have the"
+        f"{arms * seeds} chains: arms {arms}, seeds {seeds}. Below is the first seed of each arm by itself; arms with the"
     )
-    print("same generation 0 make it once per seed.")
+    print("same generation 0 share it for each seed.")
     for config in asked.chains()[::seeds]:
-        config = as_far(config)
+        config = keep_finished(config)
         print(inert("\n".join([f"\narm         {config.arm}", *plan.lines(plan.plan(config))])))
 
 
 def _compare(asked: Experiment) -> None:
-    """The table at the end of an experiment, and where the report is."""
+    """Print the table at the end of an experiment, and write and send the report."""
     from collapselab import tracking
     from collapselab.report import pages
 

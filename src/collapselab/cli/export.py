@@ -1,4 +1,4 @@
-"""Hand a generation on: samples as Parquet, the model as a folder, each with a card."""
+"""Export a generation: samples as Parquet, the model as a folder, each with a card."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collapselab.config import UserError
 def main(arguments: list[str]) -> int:
     options = make_options("export")
     options.add_positional("run", RUN_HELP)
-    options.add("generation", int | None, None, "which generation; null means the last finished one")
-    options.add("out", str | None, None, "new folder; null means exports/RUN-ARM-seedN-genN here")
-    options.add("what", str, "all", "all, samples (Parquet) or model (a folder for from_pretrained)")
+    options.add("generation", int | None, None, "generation to export; null means the last finished one")
+    options.add("out", str | None, None, "new folder; null means exports/RUN-ARM-seedN-genN in the working directory")
+    options.add("what", str, "all", "what to export: all, samples (Parquet) or model (a folder for from_pretrained)")
     parsed = options.parse(options.gather(arguments))
     if parsed.what not in ("all", "samples", "model"):
         raise UserError(f"--what={parsed.what!r}: must be all, samples or model")
@@ -25,8 +25,8 @@ def main(arguments: list[str]) -> int:
     from collapselab.runtime.console import Console, inert
 
     config, chain = config_from(path / "config.yaml"), ChainFiles(path)
-    generation = export.chosen(chain, parsed.generation, parsed.what)
-    out = export.place_for(chain, generation) if parsed.out is None else Path(parsed.out)
+    generation = export.choose_generation(chain, parsed.generation, parsed.what)
+    out = export.default_folder(chain, generation) if parsed.out is None else Path(parsed.out)
     check_out(out.resolve(), str(out))
     export.export(chain, config, generation, out, parsed.what, console=Console(bars=config.progress))
     print(inert(f"generation {generation} of {path}: {out}"))

@@ -1,7 +1,7 @@
-"""Options of a verb: defaults < YAML files from left to right < the command line, wherever a value stands on it.
+"""Options of a verb: defaults < YAML files from left to right < the command line, in whatever order it names them.
 
-argparse writes the help. Files and command line are read by the same rules (`yaml_files`), so that an unknown key, a null
-where none is allowed and a wrong type are each one clear line. Hyphen and underscore are equal in an option's name.
+argparse writes the help. Files and command line are read by the same rules (`yaml_files`), so that an unknown key, a
+forbidden null and a wrong type each give a one-line error. Hyphens and underscores in an option's name are equivalent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from collapselab.config import RunConfig, UserError
-from collapselab.config.keys import built, docstrings, filled, in_words, nearest, run_keys, sections
+from collapselab.config.keys import describe_type, docstrings, fill_name, from_tree, nearest, run_keys, sections
 from collapselab.config.plugins import check_loaded
 from collapselab.config.values import flatten, home
 from collapselab.store.yaml_files import as_text, dump_yaml, load_yaml, read, taken_for
@@ -26,26 +26,26 @@ PATHS = (
     *("config", "runs_dir", "data_dir", "out", "plot", "papers", "base", "fork", "run", "target"),
     *("model.pretrained", "corpus.tokenizer"),
 )
-"""Keys and options that name a file or a folder, or may: `~` is written out in them."""
+"""Keys and options that may name a file or folder, in which `~` is expanded."""
 
 
 class _Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
-        print(self.format_help(), end="", file=file)  # argparse's own says nothing of a disk that is full
+        print(self.format_help(), end="", file=file)  # argparse's own hides a full disk
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Puts type and default behind what an option means."""
+    """Formatter that appends type and default to the help of an option."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return (f"{action.help} ({action.about})" if hasattr(action, "about") else str(action.help)).replace("%", "%%")
 
 
 class Options:
-    """The parser of one verb. `keys` may stand in a YAML file; other options only on the command line."""
+    """Parser of one verb. A YAML file may hold its `keys`; other options are for the command line only."""
 
     def __init__(self, verb: str, description: str):
         self.parser = _Parser(
@@ -57,7 +57,7 @@ class Options:
         self.line_only: dict[str, str] = {}
         self.sections: set[str] = set()
         self.positional: str | None = None
-        self.origin: dict[str, Path] = {}  # the YAML file that a value came from
+        self.origin: dict[str, Path] = {}  # YAML file of a value
         self.parser.add_argument("--config", help="YAML file; may be given several times, later ones win")
         self.parser.add_argument(
             "--plugin", help="Python file of yours to load (docs/extending.md); may be given several times"
@@ -65,41 +65,37 @@ class Options:
         self.parser.add_argument("--print-config", action="store_true", help="show the settings that result, and stop")
 
     def add_run_keys(self) -> None:
-        found = sections()
+        classes = sections()
         self._add_fields(RunConfig, "", self.parser)
-        for name, made in found.items():
+        for name, config in classes.items():
             outer, _, inner = name.rpartition(".")
-            title = docstrings(found.get(outer, RunConfig))[inner].rstrip(".")
-            self._add_fields(made, f"{name}.", self.parser.add_argument_group(title))
+            title = docstrings(classes.get(outer, RunConfig))[inner].rstrip(".")
+            self._add_fields(config, f"{name}.", self.parser.add_argument_group(title))
         self.keys |= run_keys()
-        self.sections = set(found)
+        self.sections = set(classes)
 
-    def add_class(self, made: type) -> None:
-        """An option for each field of a flat dataclass; its docstring is the help."""
-        self._add_fields(made, "", self.parser)
-        self.keys |= made.__annotations__
+    def add_class(self, config: type) -> None:
+        """Add an option for each field of a flat dataclass, with the field's docstring as help."""
+        self._add_fields(config, "", self.parser)
+        self.keys |= config.__annotations__
 
-    def _add_fields(self, made: Any, prefix: str, group: Any) -> None:
-        types, texts, standard = typing.get_type_hints(made), docstrings(made), made()
-        for name in (field.name for field in dataclasses.fields(made)):
+    def _add_fields(self, config: Any, prefix: str, group: Any) -> None:
+        types, texts, standard = typing.get_type_hints(config), docstrings(config), config()
+        for name in (field.name for field in dataclasses.fields(config)):
             if dataclasses.is_dataclass(types[name]):
                 continue
-            annotation = made.__annotations__[name]
+            annotation = config.__annotations__[name]
             self._add(group, f"{prefix}{name}", types[name], annotation, getattr(standard, name), texts[name])
 
     def _add(self, group: Any, name: str, kind: Any, annotation: str, default: Any, text: str) -> None:
         words = ["true", "false"] if kind is bool else re.findall(r"""["']([^"']+)["']""", annotation)
         shown = f"{{{','.join(words)}}}" if words else name.rpartition(".")[2].upper()
         action = group.add_argument(as_option(name), default=default, metavar=shown, help=text)
-        action.about = f"type: {in_words(annotation)}, default: {as_text(default)}"
+        action.about = f"type: {describe_type(annotation)}, default: {as_text(default)}"
         self.kinds[name] = kind
 
-    def accept(self, keys: dict[str, str]) -> None:
-        """Keys that are passed on, not parsed here."""
-        self.keys |= keys
-
     def add(self, name: str, kind: Any, default: Any, help_text: str, *, line_only: bool = False) -> None:
-        """An option `--name`; with `line_only` it cannot stand in a YAML file."""
+        """Add an option `--name`; with `line_only`, YAML files cannot hold it."""
         annotation = kind.__name__ if isinstance(kind, type) else str(kind)
         self._add(self.parser, name, kind, annotation, default, help_text)
         (self.line_only if line_only else self.keys)[name] = annotation
@@ -114,45 +110,53 @@ class Options:
         self.keys[name] = "str"
 
     def parse_run(self, arguments: list[str]) -> tuple[Any, RunConfig]:
-        """Parsed values and the configuration they make. What cannot work is refused under --print-config too."""
+        """Parse gathered options into values and a configuration; --print-config refuses values that cannot work, too."""
         parsed = self.parse(without_printing(arguments))
         config = run_config(parsed)
         if PRINT in arguments:
             self.parse(arguments)  # prints, and exits
         return parsed, config
 
+    def parse_with_overrides(self, arguments: list[str], *names: str) -> tuple[argparse.Namespace, list[str]]:
+        """Gather and parse a command line that may override keys or sections of a run; return those options unparsed."""
+        keys = {key: annotation for key, annotation in run_keys().items() if key.partition(".")[0] in names}
+        self.keys |= keys
+        self.sections = sections().keys() & names
+        gathered = self.gather(arguments)
+        overrides = [item for item in gathered if item.startswith("--") and key_of(item) in keys]
+        return self.parse([item for item in gathered if item not in overrides]), overrides
+
     # --- from a command line to values ------------------------------------------------------------------------------
 
     def gather(self, arguments: list[str]) -> list[str]:
-        """The command line with its YAML files turned into options before it, and `--key value` into `--key=value`."""
+        """Turn YAML files into options before those of the command line, and `--key value` into `--key=value`."""
         files, line = self._command_line(arguments)
         settings: dict[str, str] = {}
         for path in files:
-            found = self._from_yaml(Path(path))
-            settings |= {key: f"--{key}={_place(key, as_text(value))}" for key, value in found.items()}
-            self.origin |= dict.fromkeys(found, Path(path))
+            values = self._from_yaml(Path(path))
+            settings |= {key: f"--{key}={_expanded(key, as_text(value))}" for key, value in values.items()}
+            self.origin |= dict.fromkeys(values, Path(path))
         for item in line:
             self.origin.pop(key_of(item), None)
         if self.positional in settings:
             value = settings.pop(self.positional).split("=", 1)[1]
             line = line if any(not item.startswith("--") for item in line) else [value, *line]
-        typed = {key_of(item) for item in line}  # what a file says of these does not count
+        typed = {key_of(item) for item in line}  # overrule the files
         return [*(option for key, option in settings.items() if key not in typed), *line]
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
-        """Values of gathered options, by their names. Raises UserError, one line; with --print-config prints them and raises
-        SystemExit."""
+        """Parse gathered options. With --print-config, print them and raise SystemExit."""
         for item in arguments:
-            if not _is_text(item):
+            if "\0" in item or any("\ud800" <= character <= "\udfff" for character in item):
                 raise UserError(
-                    f"{_hyphened(item)!r}: holds a NUL or is not UTF-8, and settings are kept as text; take it out, or rename"
+                    f"{_hyphened(item)!r}: holds a NUL or is not UTF-8, but settings are text; remove it, or rename"
                 )
-            if item.startswith("--out=") and not item[6:].strip():  # the folder that one stands in, to pathlib
-                raise UserError(f"--out {item[6:]!r}: name a folder, or a file where the verb writes one")
+            if item.startswith("--out=") and not item[6:].strip():  # pathlib would take the working directory
+                raise UserError(f"--out {item[6:]!r}: name a folder, or a file if the verb writes one")
         for action in self.parser._actions:
             action.required = action.required and PRINT not in arguments
         parsed = self.parser.parse_args([_hyphened(item) if item.startswith("--") else item for item in arguments])
-        if "plugins" in self.kinds:  # which may have the choices of other keys
+        if "plugins" in self.kinds:  # first, as other keys may have choices from plugins
             given = any(key_of(item) == "plugins" for item in arguments)
             parsed.plugins = check_loaded(self._value("plugins", parsed.plugins) if given else [])
         for key in dict.fromkeys(map(key_of, arguments)):
@@ -166,26 +170,26 @@ class Options:
     def _value(self, key: str, text: str) -> Any:
         try:
             return read(text, self.kinds[key])
-        except UserError as error:  # in a mapping
+        except UserError as error:  # of a value in a mapping
             wrong = f"{key}: {error}"
         except ValueError as error:
             annotation = (self.keys | self.line_only)[key]
             shown = f"{as_option(key) if key in self.line_only else key}={text!r}"
-            wrong = f"{shown}: must be {in_words(annotation)}{taken_for(str(error))}"
+            wrong = f"{shown}: must be {describe_type(annotation)}{taken_for(str(error))}"
         raise UserError(f"--config {self.origin[key]}: {wrong}" if key in self.origin else wrong)
 
     def _command_line(self, arguments: list[str]) -> tuple[list[str], list[str]]:
         files, line = [], []
-        known = [*self.keys, *self.line_only, *self.switches, *BUILT_IN]
+        names = [*self.keys, *self.line_only, *self.switches, *BUILT_IN]
         rest = iter(arguments)
         for item in rest:
             if not item.startswith("--") or item == "--":
-                line.append(_place(self.positional, item) if item[:1] != "-" else item)
+                line.append(_expanded(self.positional, item) if item[:1] != "-" else item)
                 continue
             typed, has_value, value = item[2:].partition("=")
             key = typed.replace("-", "_")
-            if key not in known or key == self.positional:
-                options = [as_option(name)[2:] for name in known]
+            if key not in names or key == self.positional:
+                options = [as_option(name)[2:] for name in names]
                 raise UserError(f"--{typed}: no such option{nearest(as_option(key)[2:], options)}; `--help` lists them")
             if key in self.switches or key in ("help", "print_config"):
                 if has_value:
@@ -196,7 +200,7 @@ class Options:
                 value = next(rest, "--")
                 if value.startswith("--"):
                     raise UserError(f"--{typed}: give a value, as in --{typed}=VALUE")
-            value = _place(key, value)
+            value = _expanded(key, value)
             if key == "config":
                 files.append(value)
             elif key != "plugin":  # main has loaded it
@@ -221,17 +225,17 @@ class Options:
                     name = ".".join([name, *within])
                     raise UserError(f"--config {path}: {name}: no such key{nearest(name, self.keys)}")
                 elif name in flat:
-                    raise UserError(f"--config {path}: {name}: stands twice; keep one")
+                    raise UserError(f"--config {path}: {name}: appears twice; keep one")
                 elif value is None and "None" not in self.keys[name]:
                     raise UserError(f"--config {path}: {name}=null: needs a value; leave the key out for its default")
                 elif isinstance(value, list | dict) and self.keys[name].startswith("str"):
-                    raise UserError(f"--config {path}: {name}={value!r}: must be {in_words(self.keys[name])}")
+                    raise UserError(f"--config {path}: {name}={value!r}: must be {describe_type(self.keys[name])}")
                 else:
                     flat[name] = value
 
         tree = load_yaml(path, as_written=True)
         if isinstance(tree.get("arms"), dict) and "arms" not in self.keys:
-            raise UserError(f"--config {path}: arms: an experiment's file; `collapselab experiment --config` runs it")
+            raise UserError(f"--config {path}: arms: is for experiments; run the file with `collapselab experiment`")
         walk(tree, "")
         return flat
 
@@ -240,17 +244,15 @@ PRINT = "--print_config"
 
 
 def as_option(key: str) -> str:
-    """How an option is written."""
     return f"--{key.replace('_', '-')}"
 
 
 def key_of(item: str) -> str:
-    """The key of an option, `--key=value` or `--key`; of anything else what is no key."""
+    """Key of an option, `--key=value` or `--key`; the result for a positional argument is meaningless."""
     return item[2:].partition("=")[0]
 
 
 def without_printing(arguments: list[str]) -> list[str]:
-    """Gathered options without --print-config."""
     return [item for item in arguments if item != PRINT]
 
 
@@ -259,16 +261,14 @@ def _hyphened(item: str) -> str:
     return f"{as_option(name[2:])}{equals}{value}"
 
 
-def _place(key: str | None, text: str) -> str:
-    """The value of a key that names a file or folder with `~` written out. Raises UserError where nobody is called that.
-
-    A corpus keeps its pattern as it is given, for it is a part of what a chain is.
-    """
+def _expanded(key: str | None, text: str) -> str:
+    """Expand `~` in the value of a key that names a file or folder. Raises UserError for an unknown user. A corpus's pattern is
+    only checked, because it is part of a chain's identity as written."""
     kind, colon, path = text.rpartition(":") if key == "corpus.source" else ("", "", text)
     if key not in PATHS and kind != "path":
         return text
-    found = home(str(key), path)
-    return text if colon else found
+    expanded = home(str(key), path)
+    return text if colon else expanded
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
@@ -280,15 +280,15 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_config(namespace: Any) -> RunConfig:
-    """The dataclass from parsed values."""
-    values = _nested(vars(namespace))
-    made = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
-    made |= {key: filled(values[key], flatten(made)) for key in ("name", "arm")}
-    return built(RunConfig, made)
+    """Build the configuration from parsed values."""
+    tree = _nested(vars(namespace))
+    values = {f.name: tree[f.name] for f in dataclasses.fields(RunConfig)}
+    values |= {key: fill_name(tree[key], flatten(values)) for key in ("name", "arm")}
+    return from_tree(RunConfig, values)
 
 
 def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
-    """The configuration in one YAML file, a chain's config.yaml say, with options that override it."""
+    """Read the configuration in one YAML file, such as a chain's config.yaml, with options that override it."""
     options = Options("run", "")
     options.add_run_keys()
     return run_config(options.parse(options.gather(["--config", str(path), *(overrides or [])])))
@@ -297,50 +297,40 @@ def config_from(path: Path, overrides: list[str] | None = None) -> RunConfig:
 def arms_of(
     options: Options, gathered: list[str], arms: dict[str, Any]
 ) -> tuple[dict[str, RunConfig], dict[str, list[str]]]:
-    """The configuration of each arm, which is the common settings and what the arm overrides; and the keys of the latter.
+    """Return the configuration of each arm (the common settings and the arm's overrides), and the keys that it overrides.
 
     Args:
         gathered: the common settings as options, from files and from the command line.
         arms: {name: {key: value, ...}}, keys dotted or nested.
     """
-    known = run_keys()
+    keys = run_keys()
     typed = {key_of(item) for item in gathered} - options.origin.keys()
-    made: dict[str, RunConfig] = {}
+    configs: dict[str, RunConfig] = {}
     changes = {}
     for arm, settings in arms.items():
         if not isinstance(settings or {}, dict):
             raise UserError(f"arms.{arm}={settings!r}: must hold keys and values, as in {{mixing.regime: accumulate}}")
         overrides: dict[str, Any] = {}
         for key, value in (settings or {}).items():
-            here = flatten({str(key): value})
-            if twice := sorted(here.keys() & overrides.keys()):
-                raise UserError(f"arms.{arm}.{twice[0]}: stands twice; keep one")
-            overrides |= here
+            flat = flatten({str(key): value})
+            if twice := sorted(flat.keys() & overrides.keys()):
+                raise UserError(f"arms.{arm}.{twice[0]}: appears twice; keep one")
+            overrides |= flat
         for key, value in overrides.items():
-            if key in ("name", "arm", "seed", "runs_dir", "plugins") or key not in known:
-                hint = "; it is the same for all arms" if key in known else nearest(key, known)
+            if key in ("name", "arm", "seed", "runs_dir", "plugins") or key not in keys:
+                hint = "; it is the same for all arms" if key in keys else nearest(key, keys)
                 raise UserError(f"arms.{arm}.{key}: not a key that an arm may set{hint}")
-            if value is None and "None" not in known[key]:
+            if value is None and "None" not in keys[key]:
                 raise UserError(f"arms.{arm}.{key}=null: needs a value; leave the key out for its default")
             if key in typed:
-                raise UserError(
-                    f"{as_option(key)}: arm {arm} sets it, and so would be another arm; change the arm in its file"
-                )
-        common = [item for item in gathered if key_of(item) in known and key_of(item) not in overrides]
-        line = [
-            *common,
-            f"--arm={arm}",
-            *(f"--{key}={_place(key, as_text(value))}" for key, value in overrides.items()),
-        ]
+                raise UserError(f"{as_option(key)}: arm {arm} sets this key; change the arm in its file")
+        common = [item for item in gathered if key_of(item) in keys and key_of(item) not in overrides]
+        own = [f"--{key}={_expanded(key, as_text(value))}" for key, value in overrides.items()]
         try:
-            config = run_config(options.parse(line))
+            config = run_config(options.parse([*common, f"--arm={arm}", *own]))
         except UserError as error:
             raise UserError(f"arms.{arm}: {error}") from None
-        if config.arm in made:  # by a {key} in its name
-            raise UserError(f"arms.{arm}: the name of another arm too, {config.arm!r}; give each arm a name of its own")
-        made[config.arm], changes[config.arm] = config, list(overrides)
-    return made, changes
-
-
-def _is_text(item: str) -> bool:
-    return "\0" not in item and not any("\ud800" <= character <= "\udfff" for character in item)
+        if config.arm in configs:  # by a {key} in its name
+            raise UserError(f"arms.{arm}: another arm has the same name, {config.arm!r}; give each arm its own name")
+        configs[config.arm], changes[config.arm] = config, list(overrides)
+    return configs, changes

@@ -10,9 +10,9 @@ from collapselab.config import UserError
 
 def main(arguments: list[str]) -> int:
     options = make_options("report")
-    options.add_positional("run", f"{RUN_HELP}; of several, one report compares them", nargs="+")
-    options.add("out", str | None, None, "also keep tables and figures, without weights and texts, in this folder")
-    options.add("command", str | None, None, "with --out: the command that made the run, to stand on the page")
+    options.add_positional("run", f"{RUN_HELP}; one report compares several", nargs="+")
+    options.add("out", str | None, None, "folder to keep tables and figures in as well, without weights and texts")
+    options.add("command", str | None, None, "with --out: the command that made the run, to show on the page")
     parsed = options.parse(options.gather(arguments))
     runs = [Path(run) for run in parsed.run]
     from collapselab.config.plugins import check_loaded
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     from collapselab.store.checks import reading
     from collapselab.store.layout import find_chains, run_root
 
-    for run in runs:  # before the libraries that draw are imported
+    for run in runs:  # before the drawing libraries are imported
         for chain in find_chains(run_root(find_chains(run)[0])):
             with reading(chain / "config.yaml"):
                 check_loaded(flat_settings((chain / "config.yaml").read_text(encoding="utf-8")).get("plugins", []))

@@ -1,4 +1,4 @@
-"""Rerun a published result, compare it with what was published, and keep the verdict."""
+"""Rerun published results, compare them with the papers, and keep the verdicts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     options = make_options("reproduce")
-    options.add_positional("name", "entries to rerun, by name; --list shows them", nargs="*")
-    options.add_switch("list", "list the entries with what they take and their verdicts, and stop")
+    options.add_positional("name", "names of entries to rerun; --list shows them", nargs="*")
+    options.add_switch("list", "list the entries with costs and verdicts, and stop")
     options.add_switch("all", "rerun every entry")
-    options.add("seeds", list[int] | None, None, "other seeds than the entry's own, as in [11, 12, 13]")
+    options.add("seeds", list[int] | None, None, "seeds, as in [11, 12, 13]; null means the entry's own")
     options.add("workers", int, 2, "chains run at once")
     options.add("papers", str, "configs/papers", "folder of the entries")
-    options.add("out", str, "results", "folder that keeps the verdicts: NAME/ in it for each entry")
-    options.add("data_dir", str | None, None, "directory of named local corpora; null: $COLLAPSELAB_DATA")
+    options.add("out", str, "results", "folder to keep the verdicts in, under NAME/ for each entry")
+    options.add("data_dir", str | None, None, "directory of named local corpora; null means $COLLAPSELAB_DATA")
     options.add("runs_dir", str, "runs", "directory that holds the runs")
     options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
     parsed = options.parse(options.gather(arguments))
@@ -35,36 +35,36 @@ def main(arguments: list[str]) -> int:
     from collapselab.runtime.console import inert
 
     folder, out = Path(parsed.papers), Path(parsed.out)
-    known = entries.names(folder)
+    names = entries.names(folder)
     if parsed.list:
-        _list([entries.read(folder, name) for name in known], out)
+        _list([entries.read(folder, name) for name in names], out)
         return 0
     if parsed.all == bool(parsed.name):
-        raise UserError("reproduce: name one or more entries, or give --all; --list shows what there is")
+        raise UserError("reproduce: name one or more entries, or give --all; --list shows them")
     if parsed.workers < 1:
         raise UserError(f"--workers={parsed.workers}: must be 1 or more")
     seeds = parsed.seeds
     if seeds is not None and (not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0):
         raise UserError(f"--seeds={seeds}: give one or more, each once and 0 or more, as in [11, 12, 13]")
-    chosen = [entries.read(folder, name) for name in (known if parsed.all else dict.fromkeys(parsed.name))]
-    experiments = {entry.name: _experiment(entry, seeds, parsed) for entry in chosen}  # all are read before one is run
+    chosen = [entries.read(folder, name) for name in (names if parsed.all else dict.fromkeys(parsed.name))]
+    experiments = {entry.name: _experiment(entry, seeds, parsed) for entry in chosen}  # read all before running any
     quiet()
-    found = []
+    verdicts = []
     for number, entry in enumerate(chosen, 1):
         of = f"[{number}/{len(chosen)}] " if len(chosen) > 1 else ""
         print(inert(f"{of}{entry.name}: {entry.title} ({entry.cite}; {entry.cost})"), flush=True)
-        found.append(_one(entry, experiments[entry.name], seeds, parsed, out))
-    if len(found) > 1:
-        _table([[v.entry.name, v.entry.title, v.entry.cost, v.word] for v in found])
-    return 1 if any(verdict.word == "FAIL" or verdict.unfinished for verdict in found) else 0
+        verdicts.append(_one(entry, experiments[entry.name], seeds, parsed, out))
+    if len(verdicts) > 1:
+        _table([[v.entry.name, v.entry.title, v.entry.cost, v.word] for v in verdicts])
+    return 1 if any(verdict.word == "FAIL" or verdict.unfinished for verdict in verdicts) else 0
 
 
 def _experiment(entry: Entry, seeds: list[int] | None, parsed: Any) -> Experiment | None:
-    """The entry's experiment with the seeds that are asked for, in a run of its own where they are others."""
+    """Read the entry's experiment; with seeds other than its own, under another run name."""
     if entry.simulation is not None:
         return None
     line = ["--config", str(entry.path)]
-    keys = run_keys().keys() - {"name"}  # of this verb's options those that are keys of a run
+    keys = run_keys().keys() - {"name"}  # this verb's options that are keys of a run
     line += [f"--{key}={value}" for key, value in vars(parsed).items() if key in keys and value is not None]
     if seeds is not None and seeds != entry.seeds:
         line += [f"--seeds={seeds}", f"--name={entry.name}-seeds={'-'.join(map(str, seeds))}"]
@@ -72,7 +72,7 @@ def _experiment(entry: Entry, seeds: list[int] | None, parsed: Any) -> Experimen
 
 
 def _one(entry: Entry, asked: Experiment | None, seeds: list[int] | None, parsed: Any, out: Path) -> Verdict:
-    """Runs one entry and keeps and shows its verdict."""
+    """Run one entry; keep and show its verdict."""
     from collapselab.reproduce import results
     from collapselab.reproduce import verdicts as reproduce
     from collapselab.runtime.console import inert
@@ -80,7 +80,7 @@ def _one(entry: Entry, asked: Experiment | None, seeds: list[int] | None, parsed
     mine = entry.seeds if seeds is None else seeds
     try:
         verdict = reproduce.reproduce(entry, asked, mine, parsed.workers)
-    except UserError as error:  # of this entry; others have their turn
+    except UserError as error:  # the other entries still run
         verdict = reproduce.Verdict(entry, "NOT RUN", mine, str(error), unfinished=True)
     command = ["collapselab", "reproduce", entry.name]
     command += ["--seeds", str(seeds)] if verdict.seeds != entry.seeds else []

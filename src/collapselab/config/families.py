@@ -1,6 +1,6 @@
-"""Families of models that `model.family` names: one record each, from which the accepted names follow. No library is imported.
+"""Model families for `model.family`, one record each. No library is imported here.
 
-A new family of transformers is a record in `FAMILIES` and nothing else.
+A new family of transformers is one more record in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """How an untrained network is built, and what else depends on the family before there is one."""
+    """Class and settings of an untrained network, and properties of its family."""
 
     network: str
     """Class of its networks, in transformers or in models/bigram.py."""
     settings: Callable[[ModelConfig, int], dict[str, Any]]
-    """Size and longest sequence (tokens) as keywords of the network's own configuration."""
+    """Function from a model's settings and longest sequence (tokens) to keywords of the network's own configuration."""
     keys: tuple[str, ...] = ()
-    """Of `kv_heads` and `dropout`, which not every family has, those that may be set."""
+    """Optional keys that the family has, of `kv_heads` and `dropout`."""
     rotary: bool = False
-    """Positions are rotations of pairs, so that the width of a head is even."""
+    """True if positions are rotations of pairs, so that heads must have an even width."""
     causal: bool = False
-    """The head is one product, without a bias, of the last norm's output, and the attention mask is the causal one and
-    nothing else (a sliding window would be lost with the mask)."""
+    """True if the head is one product, without a bias, of the last norm's output, and the attention mask is purely causal
+    (a sliding window would be lost with the mask)."""
     counts: bool = False
-    """A table of counts: no layers, hidden states, cache or gradient, and probabilities that can be 0."""
+    """True for a table of counts: no layers, hidden states, cache or gradient, and probabilities that can be 0."""
     learner: str = "trainer"
     """Name in `LEARNERS` (learning/learners.py)."""
 

@@ -1,4 +1,4 @@
-"""What passes from generation to generation: training sets and the text that is written."""
+"""Settings of training sets and of the samples that pass from generation to generation."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import Literal
 
 from collapselab.config.plugins import Records
 from collapselab.config.settings import setting
-from collapselab.config.values import check
+from collapselab.config.values import needs
 
 ONE_REGIME = {"schedule": "replace", "replaced": "incremental", "added": "expanding"}
-"""Settings of `mixing` that only one regime has, null under all others; `Regime.keys` lists all that a regime reads."""
+"""Keys of `mixing` that apply to one regime only and are null under all others; `Regime.keys` lists a regime's keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixingConfig:
-    """What generation t >= 1 is trained on: real text, text of earlier generations, in which shares."""
+    """Training sets of generations 1 and later: shares of real text and of text from earlier generations."""
 
     tokens: int | None = setting(131072, decides="set")
-    """Tokens in one training set (of regimes that add to it: in the first), rounded down to whole blocks; null means the
+    """Tokens in one training set (in the first, for regimes that add to it), rounded down to whole blocks; null means the
     whole training split."""
     regime: Literal[
         "replace", "accumulate", "accumulate_subsample", "keep_real", "balanced", "incremental", "expanding"
     ] = "replace"
-    """`replace`: real text by the schedule, the rest by the generation before. `accumulate`: generation 0's real text
-    and every generation's samples, a growing set. `accumulate_subsample`: `tokens` drawn at random from that pool.
-    `keep_real`: generation 0's real text and the newest generation's samples, all of both. `balanced`: `tokens` in equal
-    parts from the sources of accumulate. `incremental`: the set before, `replaced` of it replaced by the newest samples.
-    `expanding`: the set before and, of the newest samples, `added` of the size of the first set."""
+    """`replace`: real text by the schedule, the rest samples of the previous generation. `accumulate`: generation 0's real
+    text and every generation's samples, a growing set. `accumulate_subsample`: `tokens` drawn at random from that pool.
+    `keep_real`: all of generation 0's real text and all of the newest generation's samples. `balanced`: `tokens` in equal
+    parts from the sources of accumulate. `incremental`: the previous set, the share `replaced` of it replaced by the newest
+    samples. `expanding`: the previous set and newest samples, `added` times the size of the first set."""
     replaced: float | None = None
-    """`incremental` only: share of the training set before that new samples replace, drawn at random, (0, 1]; null means
+    """`incremental` only: share of the previous training set, drawn at random, that new samples replace, (0, 1]; null means
     0.5."""
     added: float | None = None
-    """`expanding` only: samples that each generation adds, drawn at random, as a share of the first set's size, (0, 1];
+    """`expanding` only: samples, drawn at random, that each generation adds, as a share of the first set's size, (0, 1];
     null means 0.5."""
     schedule: str | None = None
     """Real share alpha_g of generation g's training set, g = 1..G, for `replace`; null means geometric. constant:
     start; geometric: start x ratio^(g-1); linear and cosine: from start to end over g = 1..G; harmonic: 1/(g+1);
-    power: (g+1)^-power; list: `values`. The other regimes have no schedule: setting both is refused."""
+    power: (g+1)^-power; list: `values`. The other regimes have no schedule and refuse one."""
     start: float = 0.9
     """Real share of generation 1 for constant, geometric, linear and cosine, [0, 1]."""
     ratio: float = 0.9
@@ -49,79 +49,79 @@ class MixingConfig:
     values: list[float] = field(default_factory=list)
     """Real shares of generations 1, 2, ... for the list schedule, one for each generation."""
     floor: float = 0.0
-    """The real share never falls below this, [0, 1]."""
+    """Least real share, [0, 1]."""
     real: Literal["fresh", "reuse"] = "fresh"
-    """Real text of later generations: never shown before in this chain, or the same items as in generation 0 again
-    (as many of them as the share asks for, always the same first ones)."""
+    """Real text of later generations: text not used before in this chain, or generation 0's items again (always the same
+    first ones, as many as the share requires)."""
     unit: Literal["tokens", "documents"] = setting("tokens", decides="set")
-    """What real text is counted and drawn in: blocks of packed text, or whole documents of exactly
+    """Unit in which real text is counted and drawn: blocks of packed text, or whole documents of exactly
     `training.block` tokens each, separator included."""
 
     def __post_init__(self) -> None:
-        check(self.tokens is None or self.tokens >= 1, "mixing.tokens", self.tokens, "must be 1 or more, or null")
+        need = needs(self, "mixing")
+        need(self.tokens is None or self.tokens >= 1, "tokens", "must be 1 or more, or null")
         for key in ("start", "ratio", "end", "floor"):
-            check(0 <= getattr(self, key) <= 1, f"mixing.{key}", getattr(self, key), "must lie in [0, 1]")
-        check(0 <= self.power < float("inf"), "mixing.power", self.power, "must be 0 or more")
-        check(all(0 <= v <= 1 for v in self.values), "mixing.values", self.values, "each must lie in [0, 1]")
+            need(0 <= getattr(self, key) <= 1, key, "must lie in [0, 1]")
+        need(0 <= self.power < float("inf"), "power", "must be 0 or more")
+        need(all(0 <= v <= 1 for v in self.values), "values", "each must lie in [0, 1]")
         remedy = f"regime {self.regime} has no schedule; set one or the other"
-        check(self.has_schedule or self.schedule is None, "mixing.schedule", self.schedule, remedy)
+        need(self.has_schedule or self.schedule is None, "schedule", remedy)
         for key, regime in ONE_REGIME.items():
-            if key != "schedule":
-                value = getattr(self, key)
-                remedy = f"only mixing.regime={regime} has it; set null"
-                check(value is None or self.regime == regime or self._reads(key), f"mixing.{key}", value, remedy)
-                check(value is None or 0 < value <= 1, f"mixing.{key}", value, "must be above 0 and at most 1")
+            value = getattr(self, key)
+            if key != "schedule" and value is not None:
+                need(self.regime == regime or self._reads(key), key, f"only mixing.regime={regime} has it; set null")
+                need(0 < value <= 1, key, "must be above 0 and at most 1")
         remedy = "give the shares here and set mixing.schedule=list, or neither"
-        check((self.schedule == "list") == bool(self.values), "mixing.values", self.values, remedy)
+        need((self.schedule == "list") == bool(self.values), "values", remedy)
 
     def _reads(self, key: str) -> bool:
-        """Whether the regime's record, once mixing/regimes.py or a plugin has brought it, names the setting."""
+        """Return True if the regime's record, once mixing/regimes.py or a plugin has added it, lists the key."""
         return key in getattr(dict(Records.every.get("regime", {})).get(self.regime), "keys", ())
 
     @property
     def has_schedule(self) -> bool:
-        """Whether a schedule, not the regime, decides how much of a training set is real."""
+        """True if a schedule, not the regime, decides the real share of a training set."""
         return self.regime == ONE_REGIME["schedule"] or self._reads("schedule")
 
     @property
     def replaced_share(self) -> float:
-        """Of the training set before that new samples replace, for `incremental`."""
+        """Share of the previous training set that new samples replace, for `incremental`."""
         return 0.5 if self.replaced is None else self.replaced
 
     @property
     def added_share(self) -> float:
-        """Of the first training set's size, that each generation adds, for `expanding`."""
+        """Share of the first training set's size that each generation adds, for `expanding`."""
         return 0.5 if self.added is None else self.added
 
     @property
     def uses_horizon(self) -> bool:
-        """Whether the shares depend on the number of generations, so that a chain cannot be extended."""
+        """True if the shares depend on the number of generations, so that a chain cannot be extended."""
         return self.schedule in ("linear", "cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How a generation writes its text. The default is pure ancestral sampling: truncation is a confound."""
+    """Generation of text by a model. The default is pure ancestral sampling: truncation is a confound."""
 
     source: Literal["model", "real"] = setting("model", decides="later sets", fork=True)
-    """What later generations are given as this chain's samples: `model`, what its models write; `real`, for an all-real
+    """Text that later generations receive as samples: `model`, text that the chain's models write; `real`, for an all-real
     control, fresh real text in the same places and amounts, as if every model were perfect. Its models still write, and
-    what they write is measured, but no model is trained on it."""
+    their text is measured, but no model is trained on it."""
 
     tokens: int | None = setting(None, decides="samples")
-    """Tokens written per generation, prompts included, exact; null means as many as a training set has."""
+    """Exact number of tokens written per generation, prompts included; null means as many as a training set has."""
     length: int | None = setting(None, decides="samples")
     """Tokens per sequence, prompt included; null means `training.block`."""
     prompt: Literal["bos", "first_token", "real_prefix"] = setting("first_token", decides="samples")
-    """Each sequence begins with: the document separator (stored only with mixing.unit=documents), one token at a random
+    """Beginning of each sequence: the document separator (stored only with mixing.unit=documents), one token from a random
     place of a text, or the first `prompt_tokens` tokens of a training block."""
     prompt_tokens: int = setting(32, decides="samples")
     """Length of a `real_prefix`, in tokens."""
     prompt_from: Literal["real", "previous"] = "real"
     """Text that prompts are taken from: real training text, or the training set of the generation that samples
-    (which closes the loop). Prompt tokens are a source of their own in the ledger."""
+    (which closes the loop). The ledger counts prompt tokens as a separate source."""
     temperature: float = 1.0
-    """Divides the logits; above 0. 1 is the model's own distribution."""
+    """Divisor of the logits, above 0; 1 leaves the model's own distribution."""
     top_k: int = 0
     """Draw among the k most likely tokens; 0 is off."""
     top_p: float = 1.0
@@ -129,38 +129,36 @@ class SamplingConfig:
     min_p: float = 0.0
     """Drop tokens less likely than this share of the most likely one, [0, 1); 0 is off."""
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens already in the sequence; 1 is off."""
+    """Divisor of positive and factor of negative logits of tokens already in the sequence; 1 is off."""
     beams: int = 1
     """Beam search with this many beams instead of drawing (deterministic, and slow); 1 draws."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the sampling model; auto means bf16 on CUDA and fp32 on a CPU. Logits are float32 in any case."""
+    """Arithmetic of the sampling model; auto means bf16 on CUDA and fp32 on a CPU. Logits are always float32."""
     batch_size: int | None = None
-    """Sequences computed side by side; null means 128 on a CPU, on CUDA what fits into free memory (recorded, and
-    taken again when a run continues). Part of the result: text does not depend on the number of processes or threads,
-    but on this (products differ in the last bits with the number of rows)."""
+    """Sequences computed side by side; null means 128 on a CPU, on CUDA as many as fit into free memory (recorded, and
+    used again when a run resumes). Part of the result: text does not depend on the number of processes or threads, but it
+    does on this (products differ in the last bits with the number of rows)."""
 
     def __post_init__(self) -> None:
+        need = needs(self, "sampling")
         for key in ("tokens", "length"):
-            value = getattr(self, key)
-            check(value is None or value >= 2, f"sampling.{key}", value, "must be 2 or more, or null")
+            need(getattr(self, key) is None or getattr(self, key) >= 2, key, "must be 2 or more, or null")
         for key in ("prompt_tokens", "beams", "batch_size"):
-            value = getattr(self, key)
-            check(value is None or value >= 1, f"sampling.{key}", value, "must be 1 or more")
-        check(0 < self.temperature < float("inf"), "sampling.temperature", self.temperature, "must be above 0")
-        check(self.top_k >= 0, "sampling.top_k", self.top_k, "must be 0 (off) or more")
-        check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "must be above 0 and at most 1 (off)")
-        check(0 <= self.min_p < 1, "sampling.min_p", self.min_p, "must be at least 0 (off) and below 1")
-        penalty = self.repetition_penalty
-        check(0 < penalty < float("inf"), "sampling.repetition_penalty", penalty, "must be above 0; 1 is off")
+            need(getattr(self, key) is None or getattr(self, key) >= 1, key, "must be 1 or more")
+        need(0 < self.temperature < float("inf"), "temperature", "must be above 0")
+        need(self.top_k >= 0, "top_k", "must be 0 (off) or more")
+        need(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1 (off)")
+        need(0 <= self.min_p < 1, "min_p", "must be at least 0 (off) and below 1")
+        need(0 < self.repetition_penalty < float("inf"), "repetition_penalty", "must be above 0; 1 is off")
         remedy = "beam search draws nothing: leave temperature, top_k, top_p, min_p and repetition_penalty off"
-        check(self.beams == 1 or not self.shapes, "sampling.beams", self.beams, remedy)
+        need(self.beams == 1 or not self.shapes, "beams", remedy)
 
     @property
     def truncates(self) -> bool:
-        """Whether any token is kept from being drawn."""
+        """True if some tokens can never be drawn."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     @property
     def shapes(self) -> bool:
-        """Whether tokens are drawn from another distribution than the model's own."""
+        """True if tokens are drawn from another distribution than the model's own."""
         return self.truncates or self.temperature != 1 or self.repetition_penalty != 1

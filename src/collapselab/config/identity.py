@@ -1,4 +1,4 @@
-"""What makes a chain this chain and no other: the keys that decide its text and its numbers."""
+"""Identity of a chain: the keys that decide its text and its numbers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from collapselab.config.values import flatten
 
 FLAGS = flags_of(RunConfig)
 DEFAULTS: dict[str, Any] = {"plugins": []} | flatten(as_dict(RunConfig()))
-# How models write, in the order in which messages name the keys: read by laws, and no difference between control and arm.
-OF_WRITING = tuple(f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams"))
+# Sampling rule, keys in the order of messages: laws read it, and a control may differ from its arm in it.
+SAMPLING_RULE = tuple(
+    f"sampling.{k}" for k in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams")
+)
 
 
 def deciding(*what: Decides) -> tuple[str, ...]:
-    """Keys that decide one of these."""
     return tuple(key for key, flags in FLAGS.items() if flags["decides"] in what)
 
 
-HARMLESS = deciding("text", "files", "nothing")  # no part of what a chain is, or part of it by the digest of its text
+HARMLESS = deciding("text", "files", "nothing")  # not part of a chain's identity, unless by the digest of its text
 FORK_MAY_CHANGE = tuple(key for key, flags in FLAGS.items() if flags["fork"])
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """The keys that make a chain what it is, flat; `generations` counts only where the schedule uses it."""
+    """Return the keys that identify a chain, flat; `generations` only if the schedule uses it."""
     flat = {key: value for key, value in flatten(as_dict(config)).items() if key not in HARMLESS}
     if config.mixing.uses_horizon:
         flat["generations"] = config.generations
@@ -32,13 +33,13 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def drift(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys of two identities that differ, with both values; a list of shares may grow at its end. A key that one of them
-    lacks has the value that is the default now."""
+    """Return the keys in which two identities differ, with both values; a list of shares may grow at its end. A key that one
+    of them lacks has its present default."""
     changed = {}
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key, DEFAULTS.get(key)), new.get(key, DEFAULTS.get(key))
         if key == "generations" and (key not in old or key not in new):
-            continue  # it counts on one side alone: by its schedule, which is named
+            continue  # one side alone has it, for its schedule, which differs too
         if key == "mixing.values" and isinstance(before, list) and list(after or [])[: len(before)] == before:
             continue
         if before != after:
@@ -47,19 +48,19 @@ def drift(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]
 
 
 def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
-    """Digests of what generation 0 gives (set, model, text, scores): chains of one seed share what has equal ones.
+    """Digests of generation 0's results (set, model, text, scores), which chains of one seed share if they are equal.
 
     Args:
-        mine: the identity of a chain, as it is recorded. corpus: its digest.
+        mine: the recorded identity of a chain. corpus: the digest of its corpus.
     """
 
     def subset(*what: Decides) -> dict[str, Any]:
-        keys = [key for key in deciding(*what) if key in mine and key != "seed"]  # seeds have folders of their own
+        keys = [key for key in deciding(*what) if key in mine and key != "seed"]  # each seed has its own folder
         return {key: mine[key] for key in keys if FLAGS[key]["since"] is None or mine[key] != DEFAULTS[key]}
 
     of_model = subset("set", "model") | {"text": corpus}
     if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
-        of_model["model.start"] = "base"  # generation 0 has no weights before it
+        of_model["model.start"] = "base"  # generation 0 has no previous weights
     of_text = of_model | subset("samples")
     of_scores = of_text | subset("scores")
     model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))

@@ -1,4 +1,4 @@
-"""The keys of a run as a command line and a file have them: dotted, with type and meaning."""
+"""Dotted keys of a run, as in files and on command lines, with types and meanings."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ RENAMED = {
     "corpus.subset": "corpus.hub.subset",
     "corpus.split": "corpus.hub.split",
 }
-"""Keys that have another name now, and which."""
+"""Present names of renamed keys."""
 
 
-def sections(made: Any = RunConfig, prefix: str = "") -> dict[str, Any]:
-    """{"corpus": CorpusConfig, "corpus.hub": HubConfig, ...}: the fields that hold keys of their own, outer ones first."""
-    found: dict[str, Any] = {}
-    for part in dataclasses.fields(made):
+def sections(config: Any = RunConfig, prefix: str = "") -> dict[str, Any]:
+    """Sections of a configuration, outer ones first: {"corpus": CorpusConfig, "corpus.hub": HubConfig, ...}."""
+    classes: dict[str, Any] = {}
+    for part in dataclasses.fields(config):
         if dataclasses.is_dataclass(part.default_factory):
             name = f"{prefix}{part.name}"
-            found |= {name: part.default_factory, **sections(part.default_factory, f"{name}.")}
-    return found
+            classes |= {name: part.default_factory, **sections(part.default_factory, f"{name}.")}
+    return classes
 
 
 def run_keys() -> dict[str, str]:
     """Every key of a run, dotted, with its annotation as written."""
-    found = sections()
+    classes = sections()
     every = {
         f"{section}.{name}".lstrip("."): text
-        for section, made in {"": RunConfig, **found}.items()
-        for name, text in made.__annotations__.items()
+        for section, config in {"": RunConfig, **classes}.items()
+        for name, text in config.__annotations__.items()
     }
-    return {name: text for name, text in every.items() if name not in found}
+    return {name: text for name, text in every.items() if name not in classes}
 
 
-def built(made: type[T], values: dict[str, Any]) -> T:
-    """A dataclass from a tree of values, sections built first."""
-    inner = {key.partition(".")[0]: part for key, part in sections(made).items() if "." not in key}
-    return made(**{key: built(inner[key], value) if key in inner else value for key, value in values.items()})
+def from_tree(config: type[T], values: dict[str, Any]) -> T:
+    """Build a configuration from a tree of values, sections first."""
+    inner = {key.partition(".")[0]: part for key, part in sections(config).items() if "." not in key}
+    return config(**{key: from_tree(inner[key], value) if key in inner else value for key, value in values.items()})
 
 
 @cache
-def docstrings(made: type) -> dict[str, str]:
-    """{field: the string that stands under it}, of a dataclass."""
-    tree = ast.parse(inspect.getsource(sys.modules[made.__module__]))
-    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == made.__name__)
+def docstrings(config: type) -> dict[str, str]:
+    """Docstrings of a dataclass's fields."""
+    tree = ast.parse(inspect.getsource(sys.modules[config.__module__]))
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config.__name__)
     return {
         field.target.id: inspect.cleandoc(text.value.value)
         for field, text in itertools.pairwise(body)
@@ -72,8 +72,8 @@ def docstrings(made: type) -> dict[str, str]:
     }
 
 
-def in_words(annotation: str) -> str:
-    """`Literal["a", "b"] | None` becomes `a, b or null`."""
+def describe_type(annotation: str) -> str:
+    """Describe an annotation to users: `Literal["a", "b"] | None` as `a, b or null`."""
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
     names["list[dict[str, str]]"] = "a list of records"
     choices = re.findall(r"""["']([^"']+)["']""", annotation)
@@ -84,30 +84,29 @@ def in_words(annotation: str) -> str:
     return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...?", or nothing."""
+def nearest(key: str, keys: Iterable[str]) -> str:
+    """Suggest a key for an unknown one, as the end of a message: "; did you mean ...?", or nothing."""
     if renamed := RENAMED.get(key.replace("-", "_")):
-        return f"; it is {renamed} now"
-    known = list(known)
-    found = [k for k in known if "." not in key and k.split(".")[-1] == key][:1]  # `lr` for `training.lr`
-    found = found or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
+        return f"; it is now {renamed}"
+    keys = list(keys)
+    similar = [k for k in keys if "." not in key and k.split(".")[-1] == key][:1]  # `lr` for `training.lr`
+    similar = similar or difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
-def filled(name: str, settings: dict[str, Any]) -> str:
-    """A name in which each `{key}` is replaced by the value of that setting: what starts runs from a table of settings
-    (a sweep) gives each a name of its own. Values are written as in YAML (null, true); characters that no name has become
-    `_`. Raises UserError for what is no key.
+def fill_name(name: str, settings: dict[str, Any]) -> str:
+    """Replace each `{key}` in a name by that setting's value, so that a sweep can name its runs by their settings. Values are
+    written as in YAML (null, true); characters that no name has become `_`. Raises UserError for an unknown key.
 
     Args:
         settings: flat.
     """
 
-    def value(found: re.Match[str]) -> str:
-        key = found[1]
+    def value(match: re.Match[str]) -> str:
+        key = match[1]
         if key not in settings or key in ("name", "arm"):
-            raise UserError(f"{name!r}: {{{key}}} is no setting; write a key as in {{mixing.start}}")
-        held = settings[key]
-        return re.sub(r"[^A-Za-z0-9._=+-]", "_", held if isinstance(held, str) else json.dumps(held))
+            raise UserError(f"{name!r}: {{{key}}} is not a setting; write a key as in {{mixing.start}}")
+        value = settings[key]
+        return re.sub(r"[^A-Za-z0-9._=+-]", "_", value if isinstance(value, str) else json.dumps(value))
 
     return re.sub(r"\{([^{}]*)\}", value, name)

@@ -1,4 +1,4 @@
-"""The model and how a generation is trained."""
+"""Settings of the model and of a generation's training."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from collapselab.config.values import check_no_secret, needs
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The language model and where each generation starts from."""
+    """The language model and the weights that each generation starts from."""
 
     pretrained: str | None = None
     """A model folder, a hub name, a .gguf file, or `package:NAME/FILE` for a file inside an installed Python package.
     null builds a new model from the keys below; otherwise only `dropout`, `pad_vocabulary` and `start` apply."""
     family: str = "gpt2"
-    """Architecture of a new model. bigram is the exact learner: counts of the pairs of tokens in the training set,
-    without a gradient, so that sizes, learning rate and other settings of the optimiser have no meaning for it."""
+    """Architecture of a new model. bigram is the exact learner: it counts pairs of tokens in the training set, without a
+    gradient, so that sizes, learning rate and other settings of the optimiser have no meaning for it."""
     layers: int = 4
     """Number of transformer blocks."""
     width: int = 128
@@ -36,13 +36,13 @@ class ModelConfig:
     tie_embeddings: bool = True
     """Use one matrix for input and output embeddings."""
     dropout: float = setting(0.0, decides="model", fork=True)
-    """Dropout rate in training, [0, 1); 0 also overrides what a pretrained configuration asks for."""
+    """Dropout rate in training, [0, 1); 0 also overrides a pretrained configuration's own."""
     pad_vocabulary: int = 64
-    """In memory the vocabulary is padded to a multiple of this (faster products on a GPU). Padded entries are never
-    sampled or counted, and models are published at their true size."""
+    """Multiple to which the vocabulary is padded in memory (faster products on a GPU). Padded entries are never sampled or
+    counted, and models are published at their true size."""
     start: Literal["base", "previous", "scratch"] = setting("base", decides="model", fork=True)
-    """Weights that each generation starts from: those generation 0 started from, those of the generation before, or
-    new random ones for each generation."""
+    """Initial weights of each generation: those that generation 0 started from (base), those of the previous generation
+    (previous), or new random ones (scratch)."""
 
     def __post_init__(self) -> None:
         check_no_secret("model.pretrained", self.pretrained)
@@ -73,10 +73,10 @@ FAMILIES.offer((ModelConfig, "family"))
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """One generation's training run. The optimiser is AdamW and starts afresh in each generation."""
+    """Training of one generation. The optimiser is AdamW, with a new state in each generation."""
 
     block: int = setting(128, decides="model")
-    """Length of the packed blocks the model is trained on, in tokens."""
+    """Length of the packed blocks that the model is trained on, in tokens."""
     batch_size: int = 32
     """Blocks per optimiser step, over all processes and accumulation steps."""
     accumulation: int = 1
@@ -88,13 +88,13 @@ class TrainingConfig:
     lr: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Course of the learning rate after the warm-up: constant, or falling to `min_lr_ratio` x lr."""
+    """Learning rate after the warm-up: constant, or falling to `min_lr_ratio` x lr."""
     min_lr_ratio: float = 0.1
     """Final learning rate as a share of `lr`, [0, 1], for linear and cosine."""
     warmup_steps: int = 0
     """Optimiser steps over which the learning rate rises linearly from 0 to `lr`."""
     weight_decay: float = 0.1
-    """Decoupled weight decay, on matrices only (biases and norms are left alone)."""
+    """Decoupled weight decay, on matrices only (not on biases and norms)."""
     beta1: float = 0.9
     """AdamW's first-moment decay."""
     beta2: float = 0.95
@@ -106,23 +106,23 @@ class TrainingConfig:
     loss_on_last: int | None = None
     """Take the loss on the last n tokens of each block only (for prompted protocols); null means on all."""
     loss_below: float | None = None
-    """Truncated cross-entropy (Shabgahi et al. 2025, who set .99): a target that the model gives more than this
-    probability, (0, 1], has no loss and no gradient. The sum is still divided by all targets, as in their code, and
-    all of them count in the ledger. null: the whole cross-entropy."""
+    """Truncated cross-entropy (Shabgahi et al. 2025, who set .99): a target to which the model gives more than this
+    probability, (0, 1], has no loss and no gradient. The sum is still divided by the number of all targets, as in their
+    code, and all of them count in the ledger. null means the whole cross-entropy."""
     precision: Literal["auto", "bf16", "fp32", "bf16_pure"] = "auto"
-    """Arithmetic: bf16 autocast over float32 weights, fp32, or bf16_pure (weights and optimiser in bf16 too, as some
-    papers ran). auto means bf16 on CUDA and fp32 on a CPU."""
+    """Arithmetic: bf16 autocast over float32 weights, fp32, or bf16_pure (weights and optimiser in bf16 too, as in some
+    papers). auto means bf16 on CUDA and fp32 on a CPU."""
     compile: bool | None = None
     """Compile the training step with torch, once per process (needs a C++ compiler); null means on CUDA."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention in training: torch's fused kernels, or products written out."""
+    """Attention in training: torch's fused kernels (sdpa), or explicit products (eager)."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third slower."""
+    """Recompute activations in the backward pass: less memory, about a third slower."""
     checkpoint_seconds: float | None = setting(10.0, decides="files")
-    """Seconds between two checkpoints within a generation's training or sampling; more where writing one takes long, so
-    that checkpoints never take more than a twentieth of the time. null: by steps alone."""
+    """Seconds between two checkpoints within a generation's training or sampling; more if writing one takes long, so that
+    checkpoints never take more than a twentieth of the time. null means by steps alone."""
     checkpoint_steps: int | None = setting(None, decides="files")
-    """Optimiser steps between two checkpoints within a generation's training; null: by seconds alone."""
+    """Optimiser steps between two checkpoints within a generation's training; null means by seconds alone."""
 
     def __post_init__(self) -> None:
         need, block = needs(self, "training"), self.block
@@ -140,10 +140,10 @@ class TrainingConfig:
             need(0 <= getattr(self, key) < math.inf, key, "must be 0 or more")
         for key in ("beta1", "beta2"):
             need(0 <= getattr(self, key) < 1, key, "must be in [0, 1)")
-        need(1e-37 <= self.eps < 1, "eps", "must lie in [1e-37, 1): what is smaller is 0 in float32")
-        away = self.lr * self.weight_decay
-        remedy = f"each step takes lr x weight_decay = {away:.3g} of every weight away; set less than 1"
-        need(away < 1, "lr" if self.lr > 1 else "weight_decay", remedy)
+        need(1e-37 <= self.eps < 1, "eps", "must lie in [1e-37, 1): smaller values are 0 in float32")
+        decay = self.lr * self.weight_decay
+        remedy = f"each step removes lr x weight_decay = {decay:.3g} of every weight; set less than 1"
+        need(decay < 1, "lr" if self.lr > 1 else "weight_decay", remedy)
         below = self.loss_below is None or 0 < self.loss_below <= 1
         need(below, "loss_below", "must be above 0 and at most 1, or null (off)")
         seconds, every, last = self.checkpoint_seconds, self.checkpoint_steps, self.loss_on_last

@@ -61,20 +61,20 @@ class Records(dict[str, T]):
 
 
 class _Source(SourceFileLoader):
-    """Execute the file as it is, never bytecode of an earlier one."""
+    """Execute the source file itself, never cached bytecode."""
 
     def path_stats(self, path: Any) -> Any:
         raise OSError
 
 
 def named(arguments: list[str]) -> list[str]:
-    """The files that a command line names with --plugin."""
+    """Files that a command line names with --plugin."""
     paths = [item.partition("=")[2] for item in arguments if item.startswith("--plugin=")]
     return paths + [after for item, after in pairwise(arguments) if item == "--plugin"]
 
 
 def load(paths: Sequence[str]) -> None:
-    """Execute plugins, in the place of those that were loaded before. Raises UserError."""
+    """Execute plugins, replacing those loaded before. Raises UserError."""
     LOADED.clear()
     for records in Records.every.values():
         records.reset()
@@ -91,7 +91,7 @@ def load(paths: Sequence[str]) -> None:
 
 
 def fault(error: BaseException) -> str:
-    """An exception that came out of a plugin, in one line; empty where it came from elsewhere."""
+    """One-line message for an exception raised in a plugin; empty for any other exception."""
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     lines += [(error.filename or "", error.lineno)] if isinstance(error, SyntaxError) else []
     path, line = next(((path, line) for path, line in reversed(lines) if path in LOADED), ("", 0))
@@ -99,7 +99,7 @@ def fault(error: BaseException) -> str:
 
 
 def check_records(found: Any) -> list[dict[str, str]]:
-    """A list of records, which a file of settings may have or not. Raises UserError."""
+    """Return the records that a file of settings holds. Raises UserError if they are not records."""
     for one in found if isinstance(found, list) else [found]:
         holds = isinstance(one, dict) and one.keys() == {"name", "digest"} and set(map(type, one.values())) == {str}
         check(
@@ -112,7 +112,7 @@ def check_records(found: Any) -> list[dict[str, str]]:
 
 
 def check_loaded(found: Any) -> list[dict[str, str]]:
-    """The records of this process. Raises UserError where those of a chain or a file have a plugin that is not among them."""
+    """Return the records of the loaded plugins. Raises UserError if one that a chain or file records is not loaded."""
     mine = {one["name"]: one["digest"] for one in LOADED.values()}
     for one in check_records(found):
         name, digest = one["name"], one["digest"]
@@ -120,6 +120,6 @@ def check_loaded(found: Any) -> list[dict[str, str]]:
             raise UserError(
                 f"plugins: made with {name} (sha256 {digest[:12]}), which is not loaded; add --plugin {name}"
             )
-        remedy = f"another file than the recorded {digest[:12]}; give that one, or begin a run of another name"
+        remedy = f"another file than the recorded {digest[:12]}; give that one, or start a run under another name"
         check(mine[name] == digest, f"--plugin {name}: sha256", mine[name][:12], remedy)
     return sorted(LOADED.values(), key=lambda one: one["name"])

@@ -1,7 +1,4 @@
-"""The real share alpha_g of generation g, by schedule. No library is imported here.
-
-A new schedule is a function and a line in `SCHEDULES`.
-"""
+"""Schedules of the real share alpha_g of generation g, functions in `SCHEDULES`. No library is imported here."""
 
 from __future__ import annotations
 
@@ -13,8 +10,7 @@ from collapselab.config.plugins import Records
 
 
 def _progress(g: int, last: int) -> float:
-    """0 at g = 1, 1 at g = last."""
-    return min((g - 1) / (last - 1), 1.0) if last > 1 else 0.0
+    return min((g - 1) / (last - 1), 1.0) if last > 1 else 0.0  # 0 at g = 1, 1 at g = last
 
 
 SCHEDULES = Records[Callable[[MixingConfig, int, int], float]](
@@ -29,12 +25,12 @@ SCHEDULES = Records[Callable[[MixingConfig, int, int], float]](
         "list": lambda c, g, last: c.values[g - 1],
     },
 )
-"""The share by the settings, the generation and the last generation."""
+"""Functions from the settings, the generation and the last generation to the share."""
 SCHEDULES.offer((MixingConfig, "schedule"))
 
 
 def real_share(config: MixingConfig, generation: int, last: int) -> float | None:
-    """alpha_g that is asked for: 1 for generation 0; None where the regime, not a schedule, decides."""
+    """Real share alpha_g to aim at: 1 for generation 0; None if the regime, not a schedule, decides."""
     if generation == 0:
         return 1.0
     if not config.has_schedule:

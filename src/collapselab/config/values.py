@@ -1,4 +1,4 @@
-"""What a wrong value is answered with, and values in canonical form."""
+"""Errors for wrong values, and values in canonical form."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """Something the user can mend: one line that names key, value and remedy. The command line exits with code 2."""
+    """An error that the user can fix: one line that names key, value and remedy. The command line exits with code 2."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Return the first line of an exception's message, or its type's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def check(holds: bool, key: str, value: object, remedy: str) -> None:
-    """Raises UserError where `holds` is false."""
+    """Raise UserError if `holds` is false."""
     if not holds:
         raise UserError(f"{key}={value!r}: {remedy}")
 
 
 def needs(settings: object, section: str) -> Callable[[bool, str, str], None]:
-    """Return `check` for the keys of a section, whose values it looks up."""
+    """Return `check` for the keys of a section, whose values it looks up itself."""
     return lambda holds, key, remedy: check(holds, f"{section}.{key}", getattr(settings, key), remedy)
 
 
-# A password before a host, a token in a query, and tokens that are known by how they begin.
+# A password before a host, a token in a query, and tokens with well-known prefixes.
 SECRET = re.compile(
     r"//[^/\s]*@|^hub:[^/\s:@]+:[^/\s@]+@|[?&;#][\w-]*(?i:token|key|secret|sig|auth|pass|cred)[\w-]*=|"
     r"\b(hf_|gh[pousr]_|github_pat_)[A-Za-z0-9_]{30,}|\bAKIA[A-Z0-9]{16}\b"
@@ -41,7 +41,7 @@ SECRET = re.compile(
 
 
 def check_no_secret(key: str, value: str | None) -> None:
-    """Raises UserError, without the value, where a name holds what must not be written to files or shown."""
+    """Raise UserError, without the value, if a name holds a password or token, which must not be written or shown."""
     if value is not None and SECRET.search(value):
         raise UserError(
             f"{key}: holds a password or token, which a run would write to its files; leave it out "
@@ -50,7 +50,7 @@ def check_no_secret(key: str, value: str | None) -> None:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values, ready for YAML or JSON; without a list of plugins that is empty."""
+    """Nested plain values, ready for YAML or JSON, without an empty list of plugins."""
     return {key: value for key, value in dataclasses.asdict(config).items() if value or key != "plugins"}
 
 
@@ -60,26 +60,26 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-MADE_UP_HOME = f"{tempfile.gettempdir()}/collapselab-home-"
-"""How the folder begins that libraries get where a user has no home directory, as in a container."""
+TEMPORARY_HOME = f"{tempfile.gettempdir()}/collapselab-home-"
+"""Prefix of the folder that libraries get as a home if the user has none, as in a container."""
 
 
 def home(key: str, path: str) -> str:
-    """A path with `~` or `~name` at its beginning written out; raises UserError where nobody knows that home directory."""
+    """Expand `~` or `~name` at the start of a path. Raises UserError if there is no such home directory."""
     if not path.startswith("~"):
         return path
     try:
-        if path.split("/")[0] == "~" and os.environ.get("HOME", "").startswith(MADE_UP_HOME):
+        if path.split("/")[0] == "~" and os.environ.get("HOME", "").startswith(TEMPORARY_HOME):
             raise RuntimeError
         return str(Path(path).expanduser())
     except RuntimeError:
         raise UserError(
-            f"{key}={path!r}: {path.split('/')[0]} is no home directory known here; write the path out"
+            f"{key}={path!r}: {path.split('/')[0]} has no known home directory; write the path out"
         ) from None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} becomes {"a.b": 1}."""
+    """Flatten a tree: {"a": {"b": 1}} becomes {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})

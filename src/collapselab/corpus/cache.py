@@ -1,4 +1,4 @@
-"""The cache of tokenised text: what lies there, and what is removed."""
+"""The cache of tokenised text: list, describe and clear it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from collapselab.corpus.files import Digests, cache_root
 from collapselab.corpus.sources import open_source
 from collapselab.store.folders import alone_in
 
-YOUNG = 60  # seconds in which a folder that nobody holds may still come to be held
+GRACE = 60  # seconds after its creation in which a partial folder may not have been locked yet
 
 
-def tidy() -> None:
-    """Removes what processes that were killed while they tokenised left in the cache: nobody holds its lock any more."""
+def remove_leftovers() -> None:
+    """Remove the unlocked partial folders that killed processes left in the cache."""
     for folder in cache_root().glob(".*.partial"):
-        with suppress(OSError), alone_in(folder, 0):  # another process removes it, or has just put it into its place
-            if time.time() - folder.stat().st_mtime >= YOUNG:
+        with suppress(OSError), alone_in(folder, 0):  # another process may remove it, or has just published it
+            if time.time() - folder.stat().st_mtime >= GRACE:
                 shutil.rmtree(folder)
 
 
 def bytes_below(folder: Path, pattern: str = "*") -> int:
-    """Bytes of the files below a folder, which another process may remove meanwhile: what is gone counts nothing."""
+    """Total size of the files below a folder; files that another process removes meanwhile count as 0."""
     size = 0
     with suppress(FileNotFoundError):
         for path in folder.rglob(pattern):
@@ -35,8 +35,8 @@ def bytes_below(folder: Path, pattern: str = "*") -> int:
     return size
 
 
-def cached() -> list[dict[str, Any]]:
-    """What lies in the cache: digest, source, tokenizer, tokens and bytes on disk, one dict per corpus."""
+def cached_corpora() -> list[dict[str, Any]]:
+    """Digest, source, tokenizer, tokens and bytes on disk of every cached corpus."""
     rows = []
     try:
         folders = sorted(cache_root().glob("*"))
@@ -59,30 +59,30 @@ def cached() -> list[dict[str, Any]]:
 
 
 def clear(prefix: str) -> list[str]:
-    """Removes cached corpora whose digest begins with `prefix` ("all" for every one); returns their digests."""
+    """Remove cached corpora whose digest begins with `prefix` ("all" for every one); return their digests."""
     if not prefix:
         raise UserError("clear='': give `all` or the beginning of a digest")
-    doomed = [row["digest"] for row in cached() if prefix == "all" or row["digest"].startswith(prefix)]
+    doomed = [row["digest"] for row in cached_corpora() if prefix == "all" or row["digest"].startswith(prefix)]
     if not doomed and prefix != "all":
-        raise UserError(f"clear={prefix!r}: no cached corpus begins so; `collapselab corpus` lists them")
+        raise UserError(f"clear={prefix!r}: no cached corpus has this prefix; `collapselab corpus` lists them")
     if prefix == "all":
         doomed += [path.name for path in cache_root().glob(".*.partial")]
         (cache_root() / ".digests.json").unlink(missing_ok=True)
     for name in doomed:
-        with suppress(FileNotFoundError):  # another process clears it too
+        with suppress(FileNotFoundError):  # another process has removed it
             shutil.rmtree(cache_root() / name)
     return doomed
 
 
 def show(which: str, data_dir: str | None = None) -> list[dict[str, Any]]:
-    """What cached corpora were read from: by the beginning of a digest, or by `corpus.source`. A source that is not cached
-    is looked at: its files, and what is passed over."""
-    rows = [row for row in cached() if which and (row["digest"].startswith(which) or row["source"] == which)]
+    """Describe what cached corpora were read from, by a prefix of the digest or by `corpus.source`. For a source that is not
+    cached, list the files that it would be read from and those it would skip."""
+    rows = [row for row in cached_corpora() if which and (row["digest"].startswith(which) or row["source"] == which)]
     if rows:
         return [json.loads((cache_root() / row["digest"] / "corpus.json").read_text(encoding="utf-8")) for row in rows]
     config = CorpusConfig(source=which)
     try:
         source = open_source(config, data_dir, Digests())
     except UserError as error:
-        raise UserError(f"show={which!r}: no cached corpus begins so, and as a source: {error}") from None
+        raise UserError(f"show={which!r}: no cached corpus has this prefix, and as a source: {error}") from None
     return [{"source": which, "read": source.listing}]

@@ -1,5 +1,4 @@
-"""Which files a corpus is made of: each found once, in a fixed order, what is passed over counted by reason, and known by
-what is in them."""
+"""Files of a corpus: found once each, in a fixed order, skipped ones counted by reason, all identified by content."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ import os
 import re
 import stat
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -19,13 +17,13 @@ from collapselab.config import UserError, digest
 from collapselab.store.folders import sha256_of, write_text
 
 MAGIC = re.compile(r"[*?\[]")
-RECENT = 2 * 10**9  # nanoseconds: a file that was changed so lately may change again under the same time stamp
-SHOWN = 100  # names of files in a listing, and of those passed over for one reason
+RECENT = 2 * 10**9  # nanoseconds: a file changed more recently may change again under the same time stamp
+SHOWN = 100  # names in a listing of files, and of files skipped for one reason
 Skipped = dict[str, list[str]]  # reason: names
 
 
 def cache_root() -> Path:
-    """COLLAPSELAB_CACHE, or collapselab in the user's cache directory."""
+    """Return COLLAPSELAB_CACHE, or collapselab in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("COLLAPSELAB_CACHE") or Path(base) / "collapselab")
 
@@ -33,30 +31,26 @@ def cache_root() -> Path:
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def matching(pattern: str, skipped: Skipped) -> list[Path]:
-    """Files that a pattern names, in the order of their names; links are followed, no folder is entered twice. What exists
-    under the very name is meant itself, and so is a part of a path with [ in it."""
-    whole = Path(os.path.expanduser(pattern))  # noqa: PTH111 - of an unknown user it is left as it is
+def match_files(pattern: str, skipped: Skipped) -> list[Path]:
+    """Files that match a pattern, sorted by name; links are followed, and no folder is entered twice. A path, or a part of
+    one, that exists literally (a name with [ in it) is taken literally."""
+    whole = Path(os.path.expanduser(pattern))  # noqa: PTH111 - leaves the name of an unknown user as it is
     if os.path.lexists(whole):
         return _plain([whole], skipped)
     anchor = Path(whole.anchor) if whole.anchor else Path()
     parts = [part for part in whole.parts if part != whole.anchor]
     parts = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if (part, after) != ("**", "**")]
-    return _met(anchor, parts, skipped)
+    return match_parts(anchor, parts, skipped)
 
 
-def inside(folder: Path, skipped: Skipped, pattern: str = "*") -> list[Path]:
-    """Files of a folder, as `matching`; `**` for those of its folders too."""
-    return _met(folder, [pattern], skipped)
-
-
-def _met(folder: Path, parts: list[str], skipped: Skipped) -> list[Path]:
-    found, entered, links = set[Path](), set[tuple[int, int, int]](), [(folder, parts)]
-    while links:  # what lies behind links comes last: a file is named by its own place where that is met
-        found |= set(_walk(*links.pop(0), skipped, entered, links))
-    for reason, names in skipped.items():  # a pattern may come by twice
+def match_parts(folder: Path, parts: list[str], skipped: Skipped) -> list[Path]:
+    """Files below a folder that match the parts of a pattern, as `match_files`."""
+    paths, entered, links = set[Path](), set[tuple[int, int, int]](), [(folder, parts)]
+    while links:  # links come last, so that a file is named by its own path where the pattern matches that
+        paths |= set(_walk(*links.pop(0), skipped, entered, links))
+    for reason, names in skipped.items():  # a pattern may reach a file twice
         skipped[reason] = sorted(set(names))
-    return _plain(sorted(found, key=str), skipped)
+    return _plain(sorted(paths, key=str), skipped)
 
 
 def _walk(
@@ -67,9 +61,7 @@ def _walk(
     links: list[tuple[Path, list[str]]],
 ) -> Iterator[Path]:
     head, rest = parts[0], parts[1:]
-    if not MAGIC.search(head) or (
-        head.strip("*") and os.path.lexists(folder / head)
-    ):  # what is there by this very name
+    if not MAGIC.search(head) or (head.strip("*") and os.path.lexists(folder / head)):  # a literal name
         path = folder / head
         if not rest and os.path.lexists(path):
             yield path
@@ -77,8 +69,8 @@ def _walk(
             yield from _walk(path, rest, skipped, entered, links)
         return
     try:
-        found = folder.stat()
-        key = found.st_dev, found.st_ino, len(parts)
+        status = folder.stat()
+        key = status.st_dev, status.st_ino, len(parts)
         entries = [] if key in entered else sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return
@@ -108,7 +100,7 @@ def _walk(
 
 
 def _left_by_tools(name: str, pattern: str) -> str:
-    """Why a file that a wildcard meets is no text that somebody put there; empty for what is."""
+    """Reason to skip a file that a wildcard matches: hidden, or an editor's backup; empty for any other."""
     if name.startswith(".") and not pattern.startswith("."):
         return "hidden"
     if (name.startswith("~$") and not pattern.startswith("~$")) or (name.endswith("~") and not pattern.endswith("~")):
@@ -117,8 +109,7 @@ def _left_by_tools(name: str, pattern: str) -> str:
 
 
 def _plain(paths: list[Path], skipped: Skipped) -> list[Path]:
-    """The regular files among some paths."""
-    kept = []
+    kept = []  # regular files
     for path in paths:
         try:
             mode = path.stat().st_mode
@@ -134,85 +125,75 @@ def _plain(paths: list[Path], skipped: Skipped) -> list[Path]:
     return kept
 
 
-def once(named: dict[Path, Any], skipped: Skipped) -> dict[Path, Any]:
-    """Files without those that are another one under a second name, by link, and for the same split."""
-    met: set[tuple[int, int, Any]] = set()
-    kept = {}
-    for path, split in named.items():
-        found = path.stat()
-        key = found.st_dev, found.st_ino, split
-        if key in met:
+def without_duplicates(splits: dict[Path, Any], skipped: Skipped) -> dict[Path, Any]:
+    """Files with their splits, without second names (links) of a file that is already in the same split."""
+    kept: dict[tuple[int, int, Any], Path] = {}
+    for path, split in splits.items():
+        status = path.stat()
+        if kept.setdefault((status.st_dev, status.st_ino, split), path) != path:
             skipped["the same file again"].append(str(path))
-        else:
-            kept[path] = split
-        met.add(key)
-    return kept
+    return {path: splits[path] for path in kept.values()}
 
 
-def counted(skipped: Skipped) -> dict[str, dict[str, Any]]:
-    """What was passed over, for records: how many by reason, and the first names."""
+def count_skipped(skipped: Skipped) -> dict[str, dict[str, Any]]:
+    """Count the skipped files by reason, with the first names, for records."""
     return {reason: {"count": len(names), "names": names[:SHOWN]} for reason, names in skipped.items()}
 
 
-def in_words(found: dict[str, dict[str, Any]]) -> str:
-    """What was passed over, for a line: `hidden (2, as .a.txt), folder (1, as b)`."""
-    parts = [f"{reason} ({part['count']:,}, as {Path(part['names'][0]).name[:40]})" for reason, part in found.items()]
-    return f"passed over: {', '.join(parts)}"
+def describe_skipped(counts: dict[str, dict[str, Any]]) -> str:
+    """Skipped files in one line, as in `skipped: hidden (2, as .a.txt), folder (1, as b)`."""
+    parts = [f"{reason} ({part['count']:,}, as {Path(part['names'][0]).name[:40]})" for reason, part in counts.items()]
+    return f"skipped: {', '.join(parts)}"
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------
 
 
 class Digests:
-    """SHA-256 of files, kept in the cache: a file is read again unless its inode, size and both of its times are as they
-    were (nobody can set the time of change, ctime)."""
+    """SHA-256 of files, cached on disk: a file is read again unless its inode, size, mtime and ctime (which nobody can set)
+    are unchanged."""
 
     def __init__(self) -> None:
         self.path = cache_root() / ".digests.json"
-        self.known: dict[str, Any] = {}
+        self.old: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            held = json.loads(self.path.read_text(encoding="utf-8"))
-            self.known = held if isinstance(held, dict) else {}
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            self.old = content if isinstance(content, dict) else {}
         self.new: dict[str, Any] = {}
 
     def of(self, path: Path) -> str:
-        """Raises UserError where it cannot be read, or is changed meanwhile."""
+        """Return the digest of a file. Raises UserError if it cannot be read, or changes meanwhile."""
         name, state = str(path.absolute()), _state(path)
-        held = self.new.get(name) or self.known.get(name)
-        if isinstance(held, list) and held[:-1] == state and isinstance(held[-1], str):
-            return held[-1]
+        record = self.new.get(name) or self.old.get(name)
+        if isinstance(record, list) and record[:-1] == state and isinstance(record[-1], str):
+            return record[-1]
         try:
-            found = sha256_of(path)
+            sha256 = sha256_of(path)
         except OSError as error:
             raise UserError(f"corpus.source: {path}: cannot be read ({error.strerror}); make it readable") from None
         if _state(path) != state:
-            raise UserError(f"corpus.source: {path}: changes while it is read; wait until it is written")
+            raise UserError(f"corpus.source: {path}: changed while it was read; wait until it is written")
         if max(state[-2:]) < time.time_ns() - RECENT:
-            self.new[name] = [*state, found]
-        return found
+            self.new[name] = [*state, sha256]
+        return sha256
 
-    def keep(self) -> None:
-        """Writes what is new; without it, files are read again next time."""
+    def save(self) -> None:
         if self.new:
-            with suppress(OSError):
-                write_text(self.path, json.dumps({k: v for k, v in self.known.items() if Path(k).exists()} | self.new))
+            with suppress(OSError):  # without the file, the next start reads everything again
+                write_text(self.path, json.dumps({k: v for k, v in self.old.items() if Path(k).exists()} | self.new))
 
 
 def _state(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def listing(paths: list[Path], digests: list[str], skipped: Skipped) -> dict[str, Any]:
-    """What a corpus is read from, for records: files, bytes and a digest of all, and what was passed over."""
+    """Record of what a corpus is read from: files, bytes, one digest of all, and the skipped files."""
     return {
         "files": len(paths),
         "bytes": sum(path.stat().st_size for path in paths),
         "digest": digest(digests),
         "names": [str(path) for path in paths[:SHOWN]],
-        "skipped": counted(skipped),
+        "skipped": count_skipped(skipped),
     }
-
-
-def no_skips() -> Skipped:
-    return defaultdict(list)

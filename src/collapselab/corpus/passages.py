@@ -1,9 +1,9 @@
-"""Passages of held-out text that also stand in the training text: found by hashes, cut out of the held-out text.
+"""Passages of held-out text that also occur in the training text: found by hashes, cut out of the held-out text.
 
 Text is compared letter by letter, without case, spaces and punctuation, so that the splits are equal for every tokenizer
-and script. Of held-out text every STRIDE-th window of WINDOW letters is remembered, and all windows of the training text
-are looked up: a passage of WINDOW + STRIDE - 1 letters that both have is found wherever it begins, one shorter than WINDOW
-never is, less than STRIDE letters of it may be left at an edge, and memory is a byte per character of held-out text.
+and script. Every STRIDE-th window of WINDOW letters of the held-out text is stored, and every window of the training text
+is looked up. A shared passage of WINDOW + STRIDE - 1 letters is found wherever it begins, one shorter than WINDOW never;
+up to STRIDE - 1 of its letters may be left at each edge. Memory is a byte per character of held-out text.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from functools import cache
 import numpy as np
 
 from collapselab.metrics.ngrams import Sequences
-from collapselab.metrics.overlap import Wanted, hashes_of, overlap_sums
+from collapselab.metrics.overlap import GramIndex, hashes_of, overlap_sums
 
 WINDOW = 64  # letters and digits; with STRIDE about 15 English words (Brown et al. 2020 take 13)
 STRIDE = 8
-SLICE = 1 << 21  # characters that are looked at together: more than a batch of documents, or a part of a long one
+SLICE = 1 << 21  # characters compared at a time: more than a batch of documents, or a part of a long one
 LEFT_ORDER = 50  # tokens (Carlini et al. 2023)
-LEFT_SAMPLE = 1 << 22  # tokens of a split that the share of what is left is measured on
+LEFT_SAMPLE = 1 << 22  # tokens of a split on which the remaining share is measured
 
 IDEOGRAPHS = 0x2E80  # from here on a character is about a word and counts as IDEOGRAPH letters
 IDEOGRAPH = 4
-_HELD, _OTHER = "\ufffe", "\uffff"  # join documents; no window that holds one is found, for the other side never has it
+_HELD, _OTHER = "\ufffe", "\uffff"  # join documents; the two sides differ, so that a window with one never matches
 
 Span = tuple[int, int]
 
 
 class Passages:
-    """Held-out text to be compared: `remember` all of it, then `look` at what it may not repeat, then `cut`."""
+    """Held-out text compared with other text: `remember` all of it, `look` at the other text, then `cut`."""
 
     def __init__(self) -> None:
         self.gathered: dict[str, list[np.ndarray]] = {"valid": [], "test": []}
-        self.wanted: dict[str, Wanted] = {}
+        self.wanted: dict[str, GramIndex] = {}
         self.found: dict[str, np.ndarray] = {}
         self.removed = {name: {"passages": 0, "bytes": 0, "documents": 0} for name in self.gathered}
 
@@ -44,13 +44,13 @@ class Passages:
             if len(letters) >= WINDOW:
                 places = np.arange(len(letters) - WINDOW + 1)
                 joints = letters[: len(places)] == _numbers()[ord(_HELD)]
-                begins = np.maximum.accumulate(np.where(joints, places + 1, 0))  # counted in each document by itself
+                begins = np.maximum.accumulate(np.where(joints, places + 1, 0))  # start of each place's document
                 self.gathered[split].append(hashes_of(letters, WINDOW)[(places - begins) % STRIDE == 0])
 
     def look(self, texts: list[str], splits: tuple[str, ...]) -> None:
-        """Marks the passages of some held-out splits that stand in these texts."""
+        """Mark the passages of some held-out splits that occur in these texts."""
         self.wanted = self.wanted or {
-            name: Wanted(WINDOW, np.concatenate(parts)) for name, parts in self.gathered.items() if parts
+            name: GramIndex(WINDOW, np.concatenate(parts)) for name, parts in self.gathered.items() if parts
         }
         self.gathered.clear()
         wanted = [self.wanted[name] for name in splits if name in self.wanted]
@@ -59,10 +59,10 @@ class Passages:
                 windows = hashes_of(letters, WINDOW)
                 for one in wanted:
                     places = one.likely(windows)
-                    one.look(places, windows[places])
+                    one.mark(places, windows[places])
 
     def cut(self, split: str, texts: list[str]) -> list[str]:
-        """The documents without their shared passages: what is left of one that had some are documents of their own."""
+        """Return the documents without their shared passages; the pieces that remain become documents."""
         spans = self._spans(split, _HELD.join(texts))
         if not spans:
             return texts
@@ -80,7 +80,7 @@ class Passages:
         return out
 
     def _spans(self, split: str, joined: str) -> list[Span]:
-        """Where the shared passages begin and end, in characters, ascending and apart."""
+        """Begin and end of the shared passages, in characters, ascending and disjoint."""
         if split not in self.wanted:
             return []
         if split not in self.found:
@@ -102,8 +102,7 @@ class Passages:
 
 
 def _between(text: str, holes: list[Span]) -> list[str]:
-    """What stands between the holes, from whole words to whole words: pieces of a window or more, for what is shorter
-    stands in the midst of a copy."""
+    """Text between the holes, cut at whole words; pieces shorter than a window, which lie within a copy, are dropped."""
     edges = [0]
     for begin, end in holes:
         before = re.search(r"\S{0,32}\Z", text[max(0, begin - 32) : begin])
@@ -132,8 +131,8 @@ def _numbers() -> np.ndarray:
 
 
 def _slices(text: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(random numbers for letters, their places in the text), some SLICE characters at a time; each slice begins with the
-    end of the one before, so that every window lies in one of them."""
+    """(random numbers for letters, their places in the text), some SLICE characters at a time; slices overlap, so that every
+    window lies in one of them."""
     carried = np.empty(0, np.uint64), np.empty(0, np.int64)
     for start in range(0, len(text), SLICE):
         codes = np.frombuffer(text[start : start + SLICE].encode("utf-32-le"), "<u4")
@@ -151,8 +150,8 @@ def _slices(text: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def share_left(ids: np.ndarray, starts: np.ndarray, training: np.ndarray, vocab: int) -> float | None:
-    """Share of a split's windows of 50 tokens, none across documents, that stand in the training tokens word for word.
-    None where every document is shorter. Of long splits evenly spaced parts are measured.
+    """Share of a split's windows of 50 tokens, none across documents, that occur verbatim in the training tokens; None if
+    every document is shorter. Long splits are measured on evenly spaced parts.
 
     Args:
         ids, starts: as `Tokens`. training: (tokens,) with separators.

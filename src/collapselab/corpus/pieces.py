@@ -1,5 +1,5 @@
-"""Long texts in pieces for a tokenizer, which takes some hundred bytes of memory for each character it is given at a time, and
-for a run of letters without an end the square of its length in time."""
+"""Pieces of long texts for a tokenizer, which needs some hundred bytes of memory per character of its input, and time
+quadratic in the length of a run of letters."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from functools import cache
 
 import numpy as np
 
-PIECE = 1 << 20  # characters: longer texts are cut, at a line's end where there is one within as many more
-REACH = 1 << 20  # characters after a piece in which a place to cut is looked for
-RUN = 1 << 10  # characters of one kind (letters, digits, spaces, others) on end: longer runs are cut, anywhere
-# Where byte-level pre-tokenisers cut anyway, the best place first.
+PIECE = 1 << 20  # characters; longer texts are cut
+REACH = 1 << 20  # characters after a piece that are searched for a place to cut
+RUN = 1 << 10  # consecutive characters of one kind (letters, digits, spaces, others); longer runs are cut anywhere
+# Places where byte-level pre-tokenisers cut anyway, the best first.
 CUTS = tuple(map(re.compile, (r"(?:\n|(?<=\n) )(?=\S)", r"(?<=\S) (?=\S)", r"(?<=[^\W_])(?=[^\w\s])")))
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Cuts a text before the last white space of a line's end, or where else the tokens are those of the whole; and where a run
-    of letters goes on and on, anywhere. (A tokenizer that puts a space before each text adds it at each cut.)"""
+    """Cut a text at the ends of lines, or at other places that leave the tokens unchanged, and long runs of letters
+    anywhere. (A tokenizer that puts a space before each text adds one at each cut.)"""
     start = 0
     while start < len(text):
         stop = _stop(text, start)
@@ -41,7 +41,7 @@ def _stop(text: str, start: int) -> int:
 
 
 def _cuts_in_runs(text: str) -> list[int]:
-    """Places that cut each run of more than RUN characters of one kind into parts of RUN."""
+    """Places at which runs of more than RUN characters of one kind are cut into parts of RUN."""
     if len(text) <= RUN:
         return []
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
@@ -53,7 +53,7 @@ def _cuts_in_runs(text: str) -> list[int]:
 
 @cache
 def _kinds() -> np.ndarray:
-    """(65536,) uint8: letter, digit, space or other, of each character of the first plane; the last one stands for all above."""
+    """(65536,) uint8: letter, digit, space or other for each character of the first plane; the last stands for all above."""
 
     def kind(character: str) -> int:
         return 1 if character.isalpha() else 2 if character.isnumeric() else 3 if character.isspace() else 0

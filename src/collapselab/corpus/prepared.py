@@ -1,7 +1,7 @@
 """Real text: documents in, memory-mapped tokens out.
 
-`prepare` finds the source, divides its documents into train, valid and test, tokenises them once into a cache that is
-keyed by digests, and returns a `Corpus` of memory maps: a corpus larger than memory works.
+`prepare` opens the source, divides its documents into train, valid and test, tokenises them once into a cache keyed by
+digests, and returns a `Corpus` of memory maps, which may be larger than memory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import CorpusConfig, UserError, digest
-from collapselab.corpus.cache import bytes_below, tidy
-from collapselab.corpus.files import Digests, cache_root, in_words
-from collapselab.corpus.shards import mapped, smaller, tokenise
+from collapselab.corpus.cache import bytes_below, remove_leftovers
+from collapselab.corpus.files import Digests, cache_root, describe_skipped
+from collapselab.corpus.shards import memory_map, smaller_documents, tokenise
 from collapselab.corpus.sources import SPLITS, Source, open_source
 from collapselab.corpus.tokenizers import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, words_tokenizer
 from collapselab.languages import language_of
@@ -24,7 +24,7 @@ from collapselab.runtime.console import Console
 from collapselab.store.folders import examine, publishing, read_json
 
 FORMAT = 4  # of the cached shards; raise it when their meaning changes
-VERIFY_LIMIT = 2 << 30  # bytes of a cached corpus whose digests are checked at each start (about a second per GB)
+VERIFY_LIMIT = 2 << 30  # bytes of the largest cached corpus whose digests are checked at each start (a second per GB)
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Tokens:
     ids: np.ndarray
     """(tokens,) uint16 or uint32: separator, document, separator, document, ..."""
     starts: np.ndarray
-    """(documents + 1,) int64: where each document's separator stands, and the end."""
+    """(documents + 1,) int64: place of each document's separator, and the end."""
     nbytes: np.ndarray
-    """(tokens,) uint32: UTF-8 bytes of text each token accounts for; 0 for separators."""
+    """(tokens,) uint32: UTF-8 bytes of text that each token accounts for; 0 for separators."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Corpus:
 
     folder: Path
     digest: str
-    """Of text, split and tokenizer."""
+    """Digest of text, split and tokenizer."""
     train_digest: str
-    """Of the training text and the tokenizer: what a model that was trained on it has seen."""
+    """Digest of the training text and the tokenizer."""
     tokenizer: Tokenizer
     train: Tokens
     valid: Tokens
@@ -55,7 +55,7 @@ class Corpus:
     train_counts: np.ndarray
     """(vocabulary,) int64: occurrences of each token in the training split."""
     facts: dict[str, Any]
-    """Documents, tokens and bytes per split, and where they came from."""
+    """Documents, tokens and bytes per split, and their origin (corpus.json)."""
 
     def split(self, name: str) -> Tokens:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
@@ -64,21 +64,19 @@ class Corpus:
 def prepare(
     config: CorpusConfig, *, data_dir: str | None = None, model_tokenizer: Tokenizer | None = None, block: int = 2
 ) -> Corpus:
-    """Opens the corpus, tokenising it first where the cache does not hold it.
+    """Open the corpus, tokenising it first if the cache does not hold it. Raises UserError for missing, empty or unreadable
+    text, a split without text, and overlapping splits.
 
     Args:
-        model_tokenizer: the pretrained model's own, used where `corpus.tokenizer` is null.
+        model_tokenizer: the pretrained model's own, used if `corpus.tokenizer` is null.
         block: every split must hold more tokens than this.
-
-    Raises:
-        UserError: missing, empty or unreadable text, no text left for a split, overlapping splits.
     """
     digests = Digests()
     source = open_source(config, data_dir, digests)
     language = language_of(config)
     chosen = config.tokenizer or ("model" if model_tokenizer else "words" if language else "bpe")
     if chosen == "model" and model_tokenizer is None:
-        raise UserError("corpus.tokenizer='model': there is no model.pretrained to take it from")
+        raise UserError("corpus.tokenizer='model': needs model.pretrained; set that, or name a tokenizer")
     if language and chosen == "words":
         tokenizer: Tokenizer | None = words_tokenizer(language.lexicon)
     else:
@@ -94,26 +92,26 @@ def prepare(
     )[:32]
     folder = cache_root() / key
     try:
-        tidy()
+        remove_leftovers()
         size = bytes_below(folder, "*.bin")
         manifest, flaw = examine(folder, check="digests" if size < VERIFY_LIMIT else "sizes")
         console = Console(speaks=int(os.environ.get("RANK", "0")) == 0)
         if flaw:
-            console.say(f"{folder}: {flaw}; tokenised again")
+            console.say(f"{folder}: {flaw}; tokenising the text again")
         if manifest is None:
             if source.listing.get("skipped"):
-                console.say(f"corpus.source={config.source!r}: {in_words(source.listing['skipped'])}")
+                console.say(f"corpus.source={config.source!r}: {describe_skipped(source.listing['skipped'])}")
             with publishing(folder, inputs={}, shared=True) as out:
                 tokenise(source, config, tokenizer, out)
                 if open_source(config, data_dir, digests).fingerprint != source.fingerprint:
                     raise UserError(f"corpus.source={config.source!r}: changed while it was read; start again")
-        digests.keep()
+        digests.save()
     except OSError as error:
         raise UserError(
             f"COLLAPSELAB_CACHE={cache_root()}: cannot be written ({error.strerror}); name another folder"
         ) from None
     corpus = _open(folder, tokenizer)
-    corpus.facts["read"] |= source.listing  # what is passed over may differ from when it was tokenised
+    corpus.facts["read"] |= source.listing  # the skipped files may differ from those at tokenisation
     _check_lengths(corpus, source, config, block)
     return corpus
 
@@ -121,11 +119,11 @@ def prepare(
 def _check_lengths(corpus: Corpus, source: Source, config: CorpusConfig, block: int) -> None:
     for name in SPLITS:
         have = len(corpus.split(name).ids)
-        if have <= block:  # one token more, for the separator that a split begins with
-            more = "raise corpus.documents" if source.drawn else "use more text" + smaller(source, config)
+        if have <= block:  # one more token is needed: the separator at the start of a split
+            more = "raise corpus.documents" if source.drawn else "use more text" + smaller_documents(source, config)
             removed = (corpus.facts["shared_passages"] or {}).get(name, {}).get("bytes", 0)
             if removed > corpus.facts["splits"][name]["bytes"]:
-                more = f"{removed:,} bytes of it also stand in other splits and were cut out (corpus.shared_passages); {more}"
+                more = f"{removed:,} bytes of it also occur in other splits and were cut out (corpus.shared_passages); {more}"
             raise UserError(
                 f"corpus.source={config.source!r}: the {name} split has {have} tokens, too few for one block of {block}; "
                 f"{more}, or a shorter training.block"
@@ -133,9 +131,8 @@ def _check_lengths(corpus: Corpus, source: Source, config: CorpusConfig, block: 
 
 
 def _named_tokenizer(name: str) -> Tokenizer | None:
-    """None for `bpe`, which is trained on the training split."""
     if name == "bpe":
-        return None
+        return None  # trained on the training split
     if name == "bytes":
         return bytes_tokenizer()
     return gpt2_tokenizer() if name == "gpt2" else load_tokenizer(name)
@@ -149,9 +146,9 @@ def _open(folder: Path, tokenizer: Tokenizer | None) -> Corpus:
 
     def tokens(name: str) -> Tokens:
         return Tokens(
-            mapped(folder / f"{name}.ids.bin", facts["dtype"]),
-            mapped(folder / f"{name}.starts.bin", np.int64),
-            mapped(folder / f"{name}.bytes.bin", np.uint32),
+            memory_map(folder / f"{name}.ids.bin", facts["dtype"]),
+            memory_map(folder / f"{name}.starts.bin", np.int64),
+            memory_map(folder / f"{name}.bytes.bin", np.uint32),
         )
 
     return Corpus(

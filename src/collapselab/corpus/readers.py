@@ -1,5 +1,5 @@
-"""Documents out of files, one at a time: text, JSON lines and Parquet, packed or not. No document, line or packed file can
-take more memory than there is: there is one limit for all of them."""
+"""Documents from files, one at a time: text, JSON lines and Parquet, compressed or not. One limit keeps documents, lines
+and compressed files from taking more memory than the machine has."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from collapselab.runtime.memory import memory_here
 
 FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
-LONGEST = 1 << 30  # bytes of a document; it is held in memory, in several copies at times
-COPIES = 16  # of a document that must fit into memory: bytes, characters of up to four bytes, arrays of a part
+LONGEST = 1 << 30  # bytes of a document
+COPIES = 16  # copies of a document that must fit into memory: bytes, characters of up to four bytes, arrays of a part
 CHUNK = 1 << 20
-UNPACKER_MEMORY = 1 << 30  # of an .xz file's own dictionary
-ROWS = 1024  # of a Parquet column that are read together
-BOMB = 200  # times that a Parquet column or file may be larger unpacked, where it is larger than a document may be
+UNPACKER_MEMORY = 1 << 30  # bytes of an .xz file's dictionary
+ROWS = 1024  # rows of a Parquet column read together
+BOMB = 200  # largest ratio of unpacked to packed size of a Parquet column or file larger than a document may be
 
 
 def longest() -> int:
@@ -31,19 +31,19 @@ def longest() -> int:
 
 
 def format_of(path: Path) -> tuple[str | None, str]:
-    """(format, compression) from a file name: `a.jsonl.xz` gives ("jsonl", ".xz")."""
+    """Return (format, compression) of a file name: `a.jsonl.xz` gives ("jsonl", ".xz")."""
     compression = path.suffix if path.suffix in (".xz", ".gz") else ""
     inner = path.with_suffix("") if compression else path
     return FORMATS.get(inner.suffix), compression
 
 
 def read_documents(path: Path, config: CorpusConfig) -> Iterator[str]:
-    """The documents of a file. Raises UserError that names the file and the place where something is wrong."""
+    """Documents of a file. Raises UserError that names the file and the place of the fault."""
     form = format_of(path)[0]
     if form == "parquet":
         yield from _read_parquet(path, config.column)
     elif form == "jsonl":
-        for number, line in _lines(path, "divide it"):
+        for number, line in _lines(path, "split it"):
             if line.strip():
                 yield _column_of_line(line, path, number, config.column)
     elif config.document == "file":
@@ -55,7 +55,7 @@ def read_documents(path: Path, config: CorpusConfig) -> Iterator[str]:
 
 
 def listed(names: Any) -> str:
-    """Names for a line: the first ten, and how many more."""
+    """List the first six names in one line, and the number of the others."""
     shown = [str(name)[:30] for name in names]
     return ", ".join(shown[:6]) + (f" and {len(shown) - 6:,} more" if len(shown) > 6 else "")
 
@@ -64,8 +64,8 @@ def listed(names: Any) -> str:
 
 
 class _Xz(io.RawIOBase):
-    """An .xz file with all its members, and with the zeros that may stand between and after them. (The standard library
-    takes a second member that is damaged for the end of the file.)"""
+    """All members of an .xz file, with zero padding between and after them. (The standard library takes a damaged second
+    member for the end of the file.)"""
 
     def __init__(self, path: Path):
         self.file = path.open("rb")
@@ -82,7 +82,7 @@ class _Xz(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         data = b""
-        while not data and (self.member is not None or self._begins()):
+        while not data and (self.member is not None or self._next_member()):
             assert self.member is not None
             if self.member.needs_input and not self.packed:
                 self.packed = self.file.read(CHUNK)
@@ -94,8 +94,8 @@ class _Xz(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
-    def _begins(self) -> bool:
-        """Goes to the next member; False at the end of the file."""
+    def _next_member(self) -> bool:
+        """Advance to the next member; return False at the end of the file."""
         while True:
             self.packed = self.packed or self.file.read(CHUNK)
             rest = self.packed.lstrip(b"\0") if self.members else self.packed
@@ -103,7 +103,7 @@ class _Xz(io.RawIOBase):
             ends = not self.packed
             self.packed = rest
             if (rest or ends) and self.zeros % 4:
-                raise lzma.LZMAError("zeros between members that are no multiple of four")
+                raise lzma.LZMAError("zero padding between members is not a multiple of four bytes")
             if rest:
                 self.member = lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=UNPACKER_MEMORY)
                 self.members, self.zeros = self.members + 1, 0
@@ -130,13 +130,13 @@ def _too_long(path: Path, place: str, remedy: str) -> UserError:
 
 
 def _decode(data: bytes, path: Path, place: str = "") -> str:
-    """Text with `\\n` at the end of each line, however it was written."""
+    """Decode UTF-8 with any line endings, which become `\\n`."""
     marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     if marked or b"\0" in data:
         kind = "UTF-32" if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") else "UTF-16"
-        said = f"is {kind}" if marked else f"holds NUL bytes (the first is byte {data.index(0)}), as {kind} does"
+        fault = f"is {kind}" if marked else f"holds NUL bytes (the first is byte {data.index(0)}), as {kind} does"
         raise UserError(
-            f"corpus.source: {path}{place}: {said}; convert the file to UTF-8 (iconv -f {kind.lower()} -t utf-8)"
+            f"corpus.source: {path}{place}: {fault}; convert the file to UTF-8 (iconv -f {kind.lower()} -t utf-8)"
         )
     try:
         return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
@@ -161,7 +161,7 @@ def _read_text(path: Path) -> str:
 
 
 def _lines(path: Path, remedy: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of a text file; the number is that of the line's end \\n or \\r\\n."""
+    """Read (number, line) from a text file, numbered by line ends \\n or \\r\\n."""
     most = longest()
     try:
         with _open(path) as stream:
@@ -173,7 +173,7 @@ def _lines(path: Path, remedy: str) -> Iterator[tuple[int, str]]:
                 start = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 text = _decode(start, path, f", line {number}")
                 del line, start
-                if "\n" in text[:-1]:  # ends that are \r alone
+                if "\n" in text[:-1]:  # lines that end in \r alone
                     yield from ((number, f"{part}\n") for part in text.removesuffix("\n").split("\n"))
                 else:
                     yield number, text
@@ -182,38 +182,38 @@ def _lines(path: Path, remedy: str) -> Iterator[tuple[int, str]]:
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
-    most, held, size = longest(), list[str](), 0
+    most, lines, size = longest(), list[str](), 0
     for number, line in _lines(path, "break it into lines"):
         if line.strip():
-            held.append(line)
+            lines.append(line)
             size += len(line)
             if size > most:
                 raise _too_long(path, f", line {number}", "set corpus.document to line")
-        elif held:
-            yield "".join(held).rstrip("\n")
-            held, size = [], 0
-    if held:
-        yield "".join(held).rstrip("\n")
+        elif lines:
+            yield "".join(lines).rstrip("\n")
+            lines, size = [], 0
+    if lines:
+        yield "".join(lines).rstrip("\n")
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:40]!r} stands twice")
+        raise ValueError(f"the key {twice[:40]!r} appears twice")
     return row
 
 
 def _column_of_line(line: str, path: Path, number: int, column: str) -> str:
     try:
-        row = json.loads(line, object_pairs_hook=_without_doubles)
+        row = json.loads(line, object_pairs_hook=_refuse_duplicate_keys)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"corpus.source: {path}, line {number}: not valid JSON ({first_line(error)}); mend the line"
+            f"corpus.source: {path}, line {number}: not valid JSON ({first_line(error)}); fix the line"
         ) from None
     if not isinstance(row, dict) or column not in row:
         have = listed(row) if isinstance(row, dict) else type(row).__name__
@@ -230,13 +230,13 @@ def as_text(value: object, column: str, place: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise UserError(
-            f"corpus.column={column!r}: {place} holds half a surrogate pair, which is not text; mend it"
+            f"corpus.column={column!r}: {place} holds half a surrogate pair, which is not text; fix it"
         ) from None
     if "\0" in value:
-        raise UserError(f"corpus.column={column!r}: {place} holds a NUL, which is not text; take it out")
+        raise UserError(f"corpus.column={column!r}: {place} holds a NUL, which is not text; remove it")
     if len(value) > longest():
         raise UserError(
-            f"corpus.column={column!r}: {place} holds over {longest() // 10**6:,} MB as one document; divide it"
+            f"corpus.column={column!r}: {place} holds over {longest() // 10**6:,} MB as one document; split it"
         )
     return value
 
@@ -247,7 +247,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
 
     with tempfile.TemporaryFile() as plain:
         try:
-            if format_of(path)[1]:  # Parquet is read from its end: unpacked to disk, not to memory
+            if format_of(path)[1]:  # Parquet is read from its end, so it is unpacked to disk first
                 most = max(longest(), BOMB * path.stat().st_size)
                 with _open(path) as stream:
                     while part := stream.read(CHUNK):
@@ -261,7 +261,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
                     f"corpus.column={column!r}: {path} has no such column; it has: {listed(table.schema_arrow.names)}"
                 )
             rows, by_dictionary = _rows_at_once(table, column, path)
-            if by_dictionary:  # a value that stands in many rows is held once, as it is in the file
+            if by_dictionary:  # a value repeated in many rows is held once, as in the file
                 table = pq.ParquetFile(source, read_dictionary=[column])
             for batch in table.iter_batches(batch_size=rows, columns=[column]):
                 values = batch.column(0)
@@ -276,8 +276,8 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
 
 
 def _rows_at_once(table: Any, column: str, path: Path) -> tuple[int, bool]:
-    """Rows that are unpacked together, and whether by a dictionary. They are few where each value may repeat the one before
-    (DELTA_BYTE_ARRAY) and so be far larger than its place in the file, up to one at a time."""
+    """Return how many rows to unpack together, and whether by a dictionary. Where a value may repeat the previous one
+    (DELTA_BYTE_ARRAY), and so be far larger than its share of the file, they are few, at the least one."""
     largest, encodings = 1, set[str]()
     for number in range(table.metadata.num_row_groups):
         group = table.metadata.row_group(number)

@@ -1,4 +1,4 @@
-"""Documents into shards: split, tokenised, counted, compared between splits, streamed to raw arrays."""
+"""Shards of a corpus: documents are split, tokenised, counted, compared between splits, and streamed to raw arrays."""
 
 from __future__ import annotations
 
@@ -18,32 +18,29 @@ from collapselab.corpus.sources import SPLITS, Source, Split, document_key, spli
 from collapselab.corpus.tokenizers import Tokenizer, train_bpe
 from collapselab.store.folders import write_json
 
-OVERLAP_LEAST = 64  # characters: shorter documents (headings, rules) may stand in two splits
-OVERLAP_SHARE = 0.01  # of a held-out split's text that may stand in the training text line by line (boilerplate)
+OVERLAP_LEAST = 64  # characters: shorter documents (headings, rules) may occur in two splits
+OVERLAP_SHARE = 0.01  # share of the held-out lines that may occur in the training text (boilerplate)
 
 
 def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, out: Path) -> None:
-    """Writes one tokenised corpus into `out`: for each split `.ids.bin`, `.bytes.bin` and `.starts.bin` (see `Tokens`),
-    the training split's token counts, corpus.json, and the tokenizer where it is trained here (`tokenizer` None).
-
-    Raises:
-        UserError: no training text, or held-out text that stands in the training text.
-    """
+    """Write one tokenised corpus into `out`: for each split `.ids.bin`, `.bytes.bin` and `.starts.bin` (see `Tokens`),
+    the training split's token counts, corpus.json, and the tokenizer if it is trained here (`tokenizer` None).
+    Raises UserError if there is no training text, or if held-out text occurs in it."""
     if tokenizer is None:
         tokenizer = train_bpe(_training_texts(source, config), config.vocab_size)
         tokenizer.save(out / "tokenizer")
     dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
     writers = {name: _Writer(out, name, dtype, tokenizer) for name in SPLITS}
-    # Undivided sources: equal documents fall to the same split. Drawn ones: they may well stand in several.
+    # In undivided sources equal documents fall into one split; in drawn ones they may occur in several.
     copies = _Copies(config.source) if source.splits != (None,) and not source.drawn else None
     passages = _shared(source, config) if config.shared_passages == "remove" and not source.drawn else None
     text_digest: dict[str, int] = dict.fromkeys(SPLITS, 0)
     read: Counter[str] = Counter(documents=0, blank=0)
     try:
-        # What a source brings held-out comes first: it is remembered, and training text is compared with it.
+        # The source's own held-out splits come first, so that training text can be compared with them.
         for name, texts in _batches(_divided(source, config, read)):
             if copies is not None:
-                copies.look_at(name, texts)
+                copies.add(name, texts)
             if passages is not None and name != "train":
                 texts = passages.cut(name, texts)
             for text, document in zip(texts, encode(tokenizer, texts), strict=True):
@@ -56,7 +53,7 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
     if not writers["train"].documents:
         raise UserError(
             f"corpus.source={config.source!r}: all of its documents fell to the held-out splits or are empty; "
-            f"use more text{smaller(source, config)}"
+            f"use more text{smaller_documents(source, config)}"
         )
     if copies is not None:
         copies.check()
@@ -79,31 +76,30 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
 
 
 def _shared_facts(out: Path, dtype: Any, tokenizer: Tokenizer, passages: Passages | None) -> dict[str, Any]:
-    """What was removed from each held-out split for it stands elsewhere, and the share of 50-token windows that is left."""
-    training = mapped(out / "train.ids.bin", dtype)
+    """Passages removed from each held-out split, and the share of shared 50-token windows that is left."""
+    training = memory_map(out / "train.ids.bin", dtype)
     facts = {}
     for name in ("valid", "test"):
-        ids, starts = mapped(out / f"{name}.ids.bin", dtype), mapped(out / f"{name}.starts.bin", np.int64)
+        ids, starts = memory_map(out / f"{name}.ids.bin", dtype), memory_map(out / f"{name}.starts.bin", np.int64)
         left = share_left(ids, starts, training, tokenizer.size)
         facts[name] = (passages.removed[name] if passages else {}) | {"left": left}
     return facts
 
 
-def mapped(path: Path, dtype: Any) -> np.ndarray:
-    """The numbers in a file as a memory map, which none can be of an empty one."""
+def memory_map(path: Path, dtype: Any) -> np.ndarray:
+    """Memory map of a file's numbers; an empty array for an empty file, which cannot be mapped."""
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
 def _divided(source: Source, config: CorpusConfig, read: Counter[str] | None = None) -> Iterator[tuple[Split, str]]:
-    """Every document with its split. Blank documents are left out. What a source does not bring is cut from train.
+    """Every document with its split, without blank ones; splits that the source lacks are cut from train.
 
     Args:
-        read: counts documents, and blank ones.
+        read: counter of documents, and of blank ones.
     """
     read = Counter() if read is None else read
-    brought = set(source.splits)
     held_out_first: tuple[Split | None, ...] = ("test", "valid", "train", None)
-    for split in [s for s in held_out_first if s in brought]:
+    for split in [s for s in held_out_first if s in source.splits]:
         for text in source.read(split):
             if not text.strip():
                 read["blank"] += 1
@@ -112,8 +108,8 @@ def _divided(source: Source, config: CorpusConfig, read: Counter[str] | None = N
             if split in ("test", "valid"):
                 yield split, text
                 continue
-            valid = 0.0 if "valid" in brought else config.valid_share
-            test = 0.0 if "test" in brought else config.test_share
+            valid = 0.0 if "valid" in source.splits else config.valid_share
+            test = 0.0 if "test" in source.splits else config.test_share
             yield split_of(document_key(text), valid, test), text
 
 
@@ -122,7 +118,7 @@ def _training_texts(source: Source, config: CorpusConfig) -> Iterator[str]:
 
 
 def _shared(source: Source, config: CorpusConfig) -> Passages:
-    """The passages of held-out text that stand in the training text, and those of valid that stand in test."""
+    """Find the passages of held-out text that occur in the training text, and those of valid that occur in test."""
     passages = Passages()
     for name, texts in _batches(item for item in _divided(source, config) if item[0] != "train"):
         passages.remember(name, texts)
@@ -133,25 +129,25 @@ def _shared(source: Source, config: CorpusConfig) -> Passages:
 
 def _batches(documents: Iterator[tuple[Split, str]]) -> Iterator[tuple[Split, list[str]]]:
     """Consecutive documents of one split, about PIECE characters at a time."""
-    held: list[str] = []
+    batch: list[str] = []
     size = 0
     current: Split = "test"
     for split, text in documents:
-        if held and (split != current or size + len(text) > PIECE or len(held) >= 1024):
-            yield current, held
-            held, size = [], 0
+        if batch and (split != current or size + len(text) > PIECE or len(batch) >= 1024):
+            yield current, batch
+            batch, size = [], 0
         current = split
-        held.append(text)
+        batch.append(text)
         size += len(text)
-    if held:
-        yield current, held
+    if batch:
+        yield current, batch
 
 
 Encoded = tuple[list[int], list[int]]  # ids, and the bytes that each accounts for
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[Iterable[Encoded]]:
-    """For each document its tokens, in one part, or in several where the document is long."""
+    """Tokens of each document, in several parts if it is long."""
     if all(len(text) <= RUN for text in texts):
         yield from ([encoded] for encoded in tokenizer.encode(texts))
         return
@@ -164,14 +160,14 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[Iterable[Encoded]
             yield (encoded for piece in pieces(text) for encoded in tokenizer.encode([piece]))
 
 
-def smaller(source: Source, config: CorpusConfig) -> str:
-    """How the same text makes more documents; empty where it cannot."""
+def smaller_documents(source: Source, config: CorpusConfig) -> str:
+    """Advice on dividing the same text into more documents; empty if it cannot be."""
     finer = {"file": "paragraph or line", "paragraph": "line"}.get(config.document) if source.is_plain_text else None
     return f", or corpus.document={finer} for more documents" if finer else ""
 
 
 class _Copies:
-    """Documents and lines of held-out text that stand in another split too (held-out splits are looked at first)."""
+    """Documents and lines of held-out text that also occur in another split; held-out splits are added first."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -180,22 +176,22 @@ class _Copies:
         self.total = self.shared = 0
         self.example = ""
 
-    def look_at(self, split: Split, texts: list[str]) -> None:
-        """Raises UserError for a document that stands in another split."""
+    def add(self, split: Split, texts: list[str]) -> None:
+        """Compare documents with those added before. Raises UserError for one that occurs in another split."""
         for text in texts:
             key = document_key(text)
             if len(text) >= OVERLAP_LEAST and self.documents.get(key, split) != split:
                 raise UserError(
-                    f"corpus.source={self.source!r}: a document stands in both {self.documents[key]} and {split} "
+                    f"corpus.source={self.source!r}: a document occurs in both {self.documents[key]} and {split} "
                     f"({text[:40]!r}...); remove it from one of them"
                 )
             if split != "train":
                 self.documents[key] = split
             for line in text.splitlines():
                 if len(line) >= OVERLAP_LEAST:
-                    self._look_at_line(split, line)
+                    self._add_line(split, line)
 
-    def _look_at_line(self, split: Split, line: str) -> None:
+    def _add_line(self, split: Split, line: str) -> None:
         key = document_key(line.strip())
         if split != "train":
             self.total += len(line)
@@ -205,12 +201,12 @@ class _Copies:
             self.example = self.example or line.strip()[:40]
 
     def check(self) -> None:
-        """Raises UserError where more of the held-out text stands in the training text than boilerplate."""
+        """Raise UserError if more of the held-out text than boilerplate occurs in the training text."""
         share = self.shared / max(1, self.total)
         if share > OVERLAP_SHARE:
             raise UserError(
-                f"corpus.source={self.source!r}: {share:.0%} of the held-out text stands in the training text "
-                f"line by line ({self.example!r}...); take it out of one of them"
+                f"corpus.source={self.source!r}: {share:.0%} of the held-out text, compared line by line, is in the "
+                f"training text ({self.example!r}...); remove it from one of them"
             )
 
 
@@ -225,8 +221,8 @@ class _Writer:
         self.counts = np.zeros(tokenizer.size, np.int64)
         self.starts = array("q", [0])
         self.bytes = 0
-        self.held: list[list[int]] = []
-        self.held_tokens = 0
+        self.buffer: list[list[int]] = []
+        self.buffered = 0  # tokens
 
     @property
     def documents(self) -> int:
@@ -241,18 +237,18 @@ class _Writer:
         for ids, sizes in chain([([self.separator], [0])], document):
             self.sizes.write(np.asarray(sizes, np.uint32).tobytes())
             self.bytes += sum(sizes)
-            self.held.append(ids)
-            self.held_tokens += len(ids)
+            self.buffer.append(ids)
+            self.buffered += len(ids)
             length += len(ids)
-            if self.held_tokens >= PIECE:
+            if self.buffered >= PIECE:
                 self._flush()
         self.starts.append(self.starts[-1] + length)
 
     def _flush(self) -> None:
-        tokens = np.fromiter(chain.from_iterable(self.held), np.int64, self.held_tokens)
+        tokens = np.fromiter(chain.from_iterable(self.buffer), np.int64, self.buffered)
         self.ids.write(tokens.astype(self.dtype).tobytes())
         self.counts += np.bincount(tokens, minlength=len(self.counts))
-        self.held, self.held_tokens = [], 0
+        self.buffer, self.buffered = [], 0
 
     def close(self) -> None:
         self._flush()

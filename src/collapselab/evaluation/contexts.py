@@ -1,4 +1,4 @@
-"""Next-token distributions at fixed places of held-out text: the same in every generation, arm and process count."""
+"""Next-token distributions at fixed places of held-out text, independent of generation, arm and process count."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ WINDOWS, POSITIONS = 64, 16  # at most: evenly spaced windows, and evenly spaced
 
 
 def context_places(plan: list[tuple[int, int, int]]) -> np.ndarray:
-    """Targets whose distributions are looked at, int64 ascending; their contexts are what the plan scores them with.
-
-    Args:
-        plan: (begin, end, first target) of each window.
-    """
+    """Targets whose distributions are measured, int64 ascending, from a plan of (begin, end, first target) per window."""
     longest = max(end - begin for begin, end, _ in plan)
     full = [(first, end) for begin, end, first in plan if end - begin == longest]
     chosen = [full[i] for i in _evenly(len(full), WINDOWS)]
@@ -24,25 +20,25 @@ def context_places(plan: list[tuple[int, int, int]]) -> np.ndarray:
 
 
 def _evenly(count: int, most: int) -> list[int]:
-    """min(count, most) of the numbers 0 .. count - 1, first and last among them."""
+    """min(count, most) evenly spaced numbers of 0 .. count - 1, including first and last."""
     return [int(i) for i in np.linspace(0, count - 1, min(count, most)).round()]
 
 
 class NextTokens:
-    """Looks at the logits of `real_text.window_losses` as they pass by: no forward pass of its own."""
+    """Observer of the logits that `real_text.window_losses` computes: no forward pass of its own."""
 
     def __init__(self, plan: list[tuple[int, int, int]]):
-        self.wanted = context_places(plan)
-        self.found: list[tuple[np.ndarray, np.ndarray]] = []
+        self.targets = context_places(plan)
+        self.shapes: list[tuple[np.ndarray, np.ndarray]] = []
 
     def observe(self, places: np.ndarray, logits: Tensor) -> None:
-        """Look at logits (rows, vocabulary); places int64 (rows,), -1 where a token is not scored there."""
-        rows = np.flatnonzero(np.isin(places, self.wanted))
+        """Record logits (rows, vocabulary); places int64 (rows,), -1 for rows that are not scored."""
+        rows = np.flatnonzero(np.isin(places, self.targets))
         if len(rows):
-            self.found.append((places[rows], next_token_shape(logits[rows].cpu().numpy())))
+            self.shapes.append((places[rows], next_token_shape(logits[rows].cpu().numpy())))
 
     def sums(self, processes: Processes) -> dict[str, float]:
-        """Sums over all contexts, the same on every process; contexts in order, so that the last bit is too."""
-        everything = [item for part in processes.all_gather(self.found) for item in part]
+        """Return sums over all contexts in order, bit-identical on every process."""
+        everything = [item for part in processes.all_gather(self.shapes) for item in part]
         places = np.concatenate([item[0] for item in everything])
         return next_token_sums(np.concatenate([item[1] for item in everything])[np.argsort(places)])

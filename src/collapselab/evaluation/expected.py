@@ -1,9 +1,9 @@
-"""What exact theory expects of this chain, beside what was measured: `theory/<metric>` is the law of the pipeline that was
-really run, `theory/<metric>_se` the standard error of the difference within the chain, and `theory/bias/<metric>` what
-temperature and truncation alone would do, without sampling noise.
+"""Theoretical predictions for a chain: `theory/<metric>` is the law of the pipeline as it was run, `theory/<metric>_se` the
+standard error of the difference within the chain, `theory/bias/<metric>` the effect of temperature and truncation alone,
+without sampling noise.
 
-The laws are of a learner that matches densities exactly. A network smooths: on natural text it never writes much of what it
-saw once, so it starts below the survival law, and it loses more slowly.
+The laws assume a learner that matches densities exactly. A network smooths: of natural text it never writes much of what it
+saw once, so it starts below the survival law and loses more slowly.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from collapselab.config import RunConfig, SamplingConfig
-from collapselab.config.identity import OF_WRITING
+from collapselab.config.identity import SAMPLING_RULE
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
-from collapselab.evaluation.planted_documents import history
+from collapselab.evaluation.planted_documents import document_counts
 from collapselab.evaluation.real_text import held_out, window_losses
 from collapselab.evaluation.reference import Reference
 from collapselab.languages import language_of
@@ -41,39 +41,39 @@ from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
 
-# Keys that a fork may change and that a law takes as those of every generation; real shares are read as they were mixed. No
-# flag of a key: the laws here decide which of them they read.
-LAWS_READ = (*OF_WRITING, "training.tokens", "training.loss_on_last", "training.loss_below")
+# Keys that a fork may change and that the laws take as equal in every generation; real shares are read as they were mixed.
+LAWS_READ = (*SAMPLING_RULE, "training.tokens", "training.loss_on_last", "training.loss_below")
 LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real", "sampling.source")
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
-PROMPTED = 0.1  # of a sequence that may be a prompt where the tail law is still drawn
-SURVIVOR_COST = 1e8  # contexts x documents^2 x generations (squared for a pool): a few seconds
-EVERY = 20  # generations for which the law of survivors is computed one by one, then each tenth: it takes ever longer
-BIAS_CELLS = 1 << 21  # probabilities of all fixed contexts together that the bias line is computed on
-SHARPENED_CELLS = 1 << 20  # probabilities of some contexts in all generations, at a time
+PROMPTED = 0.1  # largest share of a sequence that may be a prompt for the tail law to be given
+SURVIVOR_COST = 1e8  # limit on contexts x documents^2 x generations (squared for a pool): a few seconds
+EVERY = 20  # the survivor law, whose cost grows, is computed up to this generation, then for each tenth one
+BIAS_CELLS = 1 << 21  # limit on the probabilities that the bias line is computed on
+SHARPENED_CELLS = 1 << 20  # limit on contexts x vocabulary x generations at a time
 
 
 def shares_of(chain: Chain, generation: int) -> list[float]:
-    """Real shares of the training sets of generations 0 .. `generation`, as they were mixed."""
+    """Realised real shares of the training sets of generations 0 .. `generation`."""
     return [read_mixture(chain.stage(g, "mixture"))["real_share"]["realised"] for g in range(generation + 1)]
 
 
-def shaped(sampling: SamplingConfig) -> dict[str, float] | None:
-    """What the sampler does to a distribution, as `theory.sharpening` takes it; None where it does nothing, or something
-    that depends on the text before (repetition penalty, beams)."""
+def decoding_of(sampling: SamplingConfig) -> dict[str, float] | None:
+    """Temperature and truncation as `theory.sharpening` takes them; None if the sampler changes nothing, or depends on the
+    text before (repetition penalty, beams)."""
     if sampling.repetition_penalty != 1 or sampling.beams > 1:
         return None
-    does = {key: getattr(sampling, key) for key in ("temperature", "top_k", "top_p", "min_p")}
-    return None if sampling.temperature == 1 and not sampling.truncates else does
+    if sampling.temperature == 1 and not sampling.truncates:
+        return None
+    return {key: getattr(sampling, key) for key in ("temperature", "top_k", "top_p", "min_p")}
 
 
 def is_control(config: RunConfig) -> bool:
-    """Whether a chain is an all-real control: real text stands in the place of all that its models write."""
+    """Return True for an all-real control, in which real text replaces all text written by models."""
     return config.sampling.source == "real"
 
 
 def as_first(config: RunConfig, generation: int) -> RunConfig:
-    """The settings that laws of a generation may read: of generation 0, which arms share, nothing of what comes after it."""
+    """Reset the settings that decide later generations if this is generation 0, which arms share."""
     if generation:
         return config
     mixing = dataclasses.replace(config.mixing, regime="replace", real="fresh", replaced=None, added=None)
@@ -81,8 +81,8 @@ def as_first(config: RunConfig, generation: int) -> RunConfig:
 
 
 def law_of(config: RunConfig) -> tuple[str, bool]:
-    """The regime that the laws know this one by, and whether they read the same real text again. In an all-real control
-    every set is one of real documents, none twice: replacement with a real share of 1."""
+    """(regime of the laws, reuse of real text) of a configuration. An all-real control never repeats a document: its law is
+    that of replacement with a real share of 1."""
     if is_control(config):
         return "replace", False
     law = REGIMES[config.mixing.regime].law
@@ -90,24 +90,24 @@ def law_of(config: RunConfig) -> tuple[str, bool]:
 
 
 def why_no_law(config: RunConfig) -> str:
-    """Why no law is known for this pipeline; empty where one is."""
+    """Reason why this pipeline has no law; empty if it has one."""
     block, mixing, training = config.training.block, config.mixing, config.training
     law = REGIMES[mixing.regime].law
     if law.none and not is_control(config):
         return law.none
     if (config.sampling.repetition_penalty != 1 or config.sampling.beams > 1) and not is_control(config):
-        return "text written with a repetition penalty or beams follows no law"
+        return "no law covers a repetition penalty or beams"
     if training.tokens is not None:
         size = mixing.tokens // block if mixing.tokens and not REGIMES[mixing.regime].grows else 0
         if not size or training.tokens // block % size:
             return "training.tokens shows some documents of a training set more often than others"
     if training.loss_below is not None and training.loss_below < 1:
-        return "training.loss_below leaves what the model is sure of out of the loss"
+        return "training.loss_below leaves confident predictions out of the loss"
     return ""
 
 
 def why_no_slot_law(config: RunConfig) -> str:
-    """The same for the slot of the planted language."""
+    """Reason why the slot of the planted language has no law; empty if it has one."""
     if config.mixing.unit != "documents":
         return "documents are not the unit (mixing.unit)"
     if config.sampling.prompt == "real_prefix" and config.prompt_length > HEAD and not is_control(config):
@@ -118,14 +118,14 @@ def why_no_slot_law(config: RunConfig) -> str:
 
 
 def why_no_tail_law(config: RunConfig) -> str:
-    """The same for the survival of rare types."""
+    """Reason why the survival of rare types has no law; empty if it has one."""
     if config.prompt_length > PROMPTED * config.sequence_length:
         return "prompts from real text bring rare types back"
     if config.training.loss_on_last is not None:
         return "training.loss_on_last leaves text out of the loss"
     mixing, no_tails = config.mixing, REGIMES[config.mixing.regime].law.no_tails
     if is_control(config) and (not mixing.has_schedule or mixing.real == "reuse"):
-        return "an all-real control whose sets keep text of earlier ones has none for rare types"
+        return "no law covers rare types in an all-real control whose sets keep earlier text"
     if no_tails:
         return no_tails
     if not mixing.has_schedule and config.sampling.tokens not in (None, mixing.tokens):
@@ -134,14 +134,14 @@ def why_no_tail_law(config: RunConfig) -> str:
 
 
 def _fork(chain: Chain) -> dict[str, Any] | None:
-    """What is recorded of a fork; None for a chain that is none."""
-    known = recorded(chain.root)
-    return known.facts.get("fork") if known is not None else None
+    """Fork record of a chain; None if it is no fork."""
+    identity = recorded(chain.root)
+    return identity.facts.get("fork") if identity is not None else None
 
 
 def why_no_law_of_fork(chain: Chain) -> str:
-    """Why no law is known for a chain that was forked: its generations did not come about by one configuration. Empty where
-    what the fork changed is nothing that a law reads, and for every other chain."""
+    """Reason why a forked chain, whose generations differ in their configuration, has no law; empty if the fork changed no
+    setting that a law reads, and for chains that are no forks."""
     fork = _fork(chain)
     if fork is None:
         return ""
@@ -151,33 +151,32 @@ def why_no_law_of_fork(chain: Chain) -> str:
 
 
 def note_of(config: RunConfig, chain: Chain, generation: int) -> str:
-    """What to say about laws that are left out, at the first generation that a chain makes itself; else empty."""
+    """Log line about missing laws at the first generation that a chain makes itself; else empty."""
     fork = _fork(chain)
     if generation != (fork["at"] + 1 if fork else 0):
         return ""
     planted = isinstance(language_of(config.corpus), Planted)
     why = (why_no_slot_law(config) if planted else why_no_tail_law(config)) or why_no_law_of_fork(chain)
-    return f"note: no law stands beside this chain's metrics: {why}" if why else ""
+    return f"note: no theoretical prediction for this chain: {why}" if why else ""
 
 
 def expected_slot(
     config: RunConfig, chain: Chain, generation: int, corpus: Corpus, sums: dict[str, Any]
 ) -> dict[str, float]:
-    """Laws beside `truth/slot/diversity`, `drift` and `survivors`, from the documents of each context in every training
-    set of this chain. A context without a law (it once had no documents) counts with what was measured there, so that
-    measured and expected are means over the same contexts.
+    """Laws of `truth/slot/diversity`, `drift` and `survivors`, from the documents of each context in every training set of
+    the chain. A context without a law (it once had no documents) enters with its measured value, so that measured and
+    expected values are means over the same contexts.
 
     Args:
         sums: of `truth/slot`, one number per context.
     """
     config = as_first(config, generation)
     language = language_of(config.corpus)
-    if not isinstance(language, Planted) or "truth/slot" not in sums or why_no_slot_law(config):
+    if not isinstance(language, Planted) or "truth/slot" not in sums:
         return {}
-    if why_no_law_of_fork(chain):
+    if why_no_slot_law(config) or why_no_law_of_fork(chain):
         return {}
-    found = history(config, chain, generation, corpus, language)
-    past = pipeline.History(*law_of(config), found.real, found.synthetic, found.written)
+    past = pipeline.History(*law_of(config), *document_counts(config, chain, generation, corpus, language))
     part, truth = sums["truth/slot"], language.slot_law
     of_truth = _column(part["diversity_true"])
     r = pipeline.diversity(past)[-1]
@@ -186,20 +185,19 @@ def expected_slot(
         "drift": (1 - r, _column(part["drift"]) / of_truth),
     }
     steps = (generation + 1) ** (2 if REGIMES[config.mixing.regime].law.regime == "accumulate_subsample" else 1)
-    cheap = language.contexts * found.real[0].max() ** 2 * steps <= SURVIVOR_COST
+    cheap = language.contexts * past.real[0].max() ** 2 * steps <= SURVIVOR_COST
     if cheap and (generation <= EVERY or generation % 10 == 0):
         laws["survivors"] = realised(truth, past)[-1], _column(part["survivors"])
     values: dict[str, float] = {}
     for name, (law, measured) in laws.items():
-        known = np.isfinite(measured)
-        gaps = np.where(np.isfinite(law), measured - law, 0.0)[known]
-        if np.isfinite(law)[known].any():
-            values[f"theory/truth/slot/{name}"] = float((measured[known] - gaps).mean())
+        finite = np.isfinite(measured)
+        gaps = np.where(np.isfinite(law), measured - law, 0.0)[finite]
+        if np.isfinite(law)[finite].any():
+            values[f"theory/truth/slot/{name}"] = float((measured[finite] - gaps).mean())
         if len(gaps) > 1:
             values[f"theory/truth/slot/{name}_se"] = float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
-    does = None if is_control(config) else shaped(config.sampling)
-    if does is not None:
-        biased = bias_only(truth, shares_of(chain, generation), **does, regime=law_of(config)[0])[-1]  # type: ignore[arg-type]
+    if (decoding := None if is_control(config) else decoding_of(config.sampling)) is not None:
+        biased = bias_only(truth, shares_of(chain, generation), **decoding, regime=past.regime)[-1]  # type: ignore[arg-type]
         values["theory/bias/truth/slot/diversity"] = float((simpson(biased) / simpson(truth)).mean())
         values["theory/bias/truth/slot/drift"] = float((((biased - truth) ** 2).sum(1) / simpson(truth)).mean())
     return values
@@ -212,18 +210,16 @@ def _column(numbers: list[float | None]) -> np.ndarray:
 def expected_tails(
     config: RunConfig, chain: Chain, generation: int, reference: Reference, sums: dict[str, Any]
 ) -> dict[str, float]:
-    """The tail-survival law beside `tails/<unit>/coverage_k`, from the counts of generation 0's training text alone; of the
-    planted language, whose slot has a law, there is none.
+    """Survival law of `tails/<unit>/coverage_k`, from the counts of generation 0's training text alone; none for the planted
+    language, whose slot has a law.
 
-    How often fresh real text brings a type that was seen c times is a Gamma law fitted to the same counts.
+    The rate at which fresh real text brings a type that was seen c times is a Gamma law fitted to the same counts.
 
     Args:
         sums: of `tails/<unit>`, with the occurrences in the text under test.
     """
     config = as_first(config, generation)
-    if isinstance(language_of(config.corpus), Planted) or why_no_tail_law(config):
-        return {}
-    if why_no_law_of_fork(chain):
+    if isinstance(language_of(config.corpus), Planted) or why_no_tail_law(config) or why_no_law_of_fork(chain):
         return {}
     shares = [1.0] * (generation + 1) if is_control(config) else shares_of(chain, generation)
     units = {
@@ -239,9 +235,8 @@ def expected_tails(
         types, place = np.unique(counts, return_inverse=True)
         offset, scale = rate_law(counts)
         shape = np.maximum(types + offset, 1e-9)
-        alive = survival(
-            types, shape * scale, *law_of(config), shares, written / float(counts.sum()), shape
-        )[place]  # fmt: skip
+        ratio = written / float(counts.sum())
+        alive = survival(types, shape * scale, *law_of(config), shares, ratio, shape)[place]
         for name, mask in tail_sets(counts).items():
             if name in sums[f"tails/{unit}"]:
                 key = f"theory/tails/{unit}/coverage_{name}"
@@ -251,15 +246,15 @@ def expected_tails(
 
 
 class Sharpened(NextTokens):
-    """Looks at generation 0's logits at the fixed contexts: entropy as it is, and after every generation's sampling."""
+    """Observer of generation 0's logits at the fixed contexts: their entropy before and after every generation's sampling."""
 
     def __init__(
-        self, plan: list[tuple[int, int, int]], shares: list[float], does: dict[str, float], regime: str, vocab: int
+        self, plan: list[tuple[int, int, int]], shares: list[float], decoding: dict[str, float], regime: str, vocab: int
     ):
         super().__init__(plan)
         rows = max(1, BIAS_CELLS // vocab)
-        self.some = set(self.wanted[:: -(-len(self.wanted) // rows)].tolist())
-        self.shares, self.does, self.regime = shares, does, regime
+        self.some = set(self.targets[:: -(-len(self.targets) // rows)].tolist())
+        self.shares, self.decoding, self.regime = shares, decoding, regime
         self.change: list[float] = []
 
     def observe(self, places: np.ndarray, logits: Tensor) -> None:
@@ -268,14 +263,14 @@ class Sharpened(NextTokens):
         at_once = max(1, SHARPENED_CELLS // (logits.shape[1] * len(self.shares)))
         for first in range(0, len(rows), at_once):
             law = logits[rows[first : first + at_once]].double().softmax(-1).cpu().numpy()
-            later = bias_only(law, self.shares, **self.does, regime=self.regime)[-1]  # type: ignore[arg-type]
+            later = bias_only(law, self.shares, **self.decoding, regime=self.regime)[-1]  # type: ignore[arg-type]
             with np.errstate(divide="ignore"):
                 before, after = (next_token_shape(np.log(p))[:, 0] for p in (law, later))
             self.change.extend((after - before).tolist())
 
 
 def expected_entropy(
-    base: LanguageModel,
+    gen0: LanguageModel,
     config: RunConfig,
     chain: Chain,
     generation: int,
@@ -283,22 +278,20 @@ def expected_entropy(
     processes: Processes,
     console: Console,
 ) -> dict[str, float]:
-    """The sharpening law beside `real/next_token_entropy`: generation 0's next-token distributions at the fixed contexts
-    with the sampler's temperature and truncation applied once per generation; empty where it has neither, or where the
-    regime's sources have other parts than equal ones, or a fork changed what the law reads. All processes take part."""
+    """Sharpening law of `real/next_token_entropy`: generation 0's next-token distributions at the fixed contexts with the
+    sampler's temperature and truncation applied once per generation. Empty without either, if the regime's sources have
+    unequal parts, or if a fork changed what the law reads. All processes take part."""
     config = as_first(config, generation)
-    does, (regime, _) = shaped(config.sampling), law_of(config)
-    of_unequal_parts = regime.startswith("accumulate") and config.sampling.tokens not in (None, config.mixing.tokens)
-    if does is None or is_control(config) or of_unequal_parts or not regime:
-        return {}
-    if why_no_law_of_fork(chain):
+    decoding, (regime, _) = decoding_of(config.sampling), law_of(config)
+    unequal_parts = regime.startswith("accumulate") and config.sampling.tokens not in (None, config.mixing.tokens)
+    if decoding is None or is_control(config) or unequal_parts or not regime or why_no_law_of_fork(chain):
         return {}
     stream, _ = held_out(corpus, config.evaluation)
     context = config.evaluation.context or config.training.block
     plan = windows(len(stream), context, config.evaluation.stride or context)
-    looked = Sharpened(plan, shares_of(chain, generation), does, regime, base.vocab)
-    shown = [w for w in plan if ((looked.wanted >= w[2]) & (looked.wanted < w[1])).any()]
-    window_losses(base, stream, shown, config.evaluation.precision, processes, console, "sharpening", looked)
-    entropy = next_token_values(looked.sums(processes))["next_token_entropy"]
-    changes = [value for part in processes.all_gather(looked.change) for value in part]
+    observer = Sharpened(plan, shares_of(chain, generation), decoding, regime, gen0.vocab)
+    shown = [w for w in plan if ((observer.targets >= w[2]) & (observer.targets < w[1])).any()]
+    window_losses(gen0, stream, shown, config.evaluation.precision, processes, console, "sharpening", observer)
+    entropy = next_token_values(observer.sums(processes))["next_token_entropy"]
+    changes = [value for part in processes.all_gather(observer.change) for value in part]
     return {"theory/bias/real/next_token_entropy": entropy + float(np.mean(changes))}

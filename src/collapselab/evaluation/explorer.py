@@ -1,5 +1,5 @@
-"""What the report's explorer shows of a generation: its continuations of fixed prompts, token by token as text with their
-surprise under generation 0's model, and which rare words it still writes. No metric is made of these."""
+"""Data of the report's explorer: continuations of fixed prompts, token by token with their surprisal under generation 0's
+model, and the rare words that a generation still writes. No metric uses them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from collapselab.runtime.parallel import Processes
 from collapselab.store.checks import reading, whole
 from collapselab.store.folders import read_json
 
-MOST_PROMPTS, LONGEST = 1024, 1 << 16  # of what is read: far more than is ever written
+MOST_PROMPTS, LONGEST = 1024, 1 << 16  # accepted when reading: far more than is ever written
 
 
 @dataclass(frozen=True)
 class Continuations:
-    """What a samples folder holds of the fixed prompts."""
+    """Continuations of the fixed prompts in a samples folder."""
 
     ids: np.ndarray
     """(prompts, tokens) int64: prompt and continuation."""
@@ -34,8 +34,7 @@ class Continuations:
 
 
 def read_continuations(samples: Path, vocab: int) -> Continuations:
-    """continuations.json of a samples folder. Raises UserError where there is none, or its numbers cannot be those of
-    continuations."""
+    """Read continuations.json of a samples folder; raise UserError if it is missing or malformed."""
     path = samples / "continuations.json"
     saved = read_json(path)
     with reading(path):
@@ -46,47 +45,40 @@ def read_continuations(samples: Path, vocab: int) -> Continuations:
         return Continuations(np.array(rows, np.int64), whole(saved["prompt_length"], 1, total - 1))
 
 
-def explored(
-    found: Continuations,
-    base: LanguageModel,
+def explorer_data(
+    continuations: Continuations,
+    gen0: LanguageModel,
     tokenizer: Tokenizer,
     config: RunConfig,
     processes: Processes,
     console: Console,
 ) -> dict[str, Any]:
-    """The content of explorer.json: `prompt_length`; `prompts`, for each of them `ids`, `pieces` (see `pieces`) and `nll`,
-    nats of each continuation token under generation 0's model with all tokens before it, three digits, null where its
+    """Content of explorer.json: `prompt_length`, and for each of `prompts` its `ids`, `pieces` (see `pieces`) and `nll`:
+    nats of each continuation token under generation 0's model given all tokens before it, to three digits, null where its
     probability is 0. All processes take part."""
-    rows, total = found.ids.shape
-    plan = [(i * total, (i + 1) * total, i * total + found.head) for i in range(rows)]
+    ids, head = continuations.ids, continuations.head
+    rows, total = ids.shape
+    plan = [(i * total, (i + 1) * total, i * total + head) for i in range(rows)]
     precision = config.evaluation.precision
-    _, nll, _ = window_losses(base, found.ids.ravel(), plan, precision, processes, console, "explorer")
-    nll_KN = nll.astype(np.float64).reshape(rows, total - found.head)
-    return {
-        "prompt_length": found.head,
-        "prompts": [
-            {
-                "ids": ids,
-                "pieces": text,
-                "nll": [round(value, 3) if np.isfinite(value) else None for value in row],
-            }
-            for ids, text, row in zip(
-                found.ids.tolist(), pieces(tokenizer, found.ids.tolist()), nll_KN.tolist(), strict=True
-            )
-        ],
-    }
+    _, nll, _ = window_losses(gen0, ids.ravel(), plan, precision, processes, console, "explorer")
+    nll_KN = nll.astype(np.float64).reshape(rows, total - head).tolist()
+    prompts = [
+        {"ids": row, "pieces": text, "nll": [round(value, 3) if np.isfinite(value) else None for value in losses]}
+        for row, text, losses in zip(ids.tolist(), pieces(tokenizer, ids.tolist()), nll_KN, strict=True)
+    ]
+    return {"prompt_length": head, "prompts": prompts}
 
 
 def pieces(tokenizer: Tokenizer, rows: list[list[int]]) -> list[list[str]]:
-    """For each row of ids a text per token; joined they are what the row decodes to.
+    """Text of each token of each row; joined, the texts of a row are what it decodes to.
 
-    A token that ends within a character has an empty text, and the one that completes the character has the whole of it.
+    A token that ends inside a character has an empty text; the one that completes the character has all of it.
     """
     heads = iter(tokenizer.decode([row[: i + 1] for row in rows for i in range(len(row))]))
     out = []
     for row in rows:
         texts = [next(heads) for _ in row]
-        # A text so far counts where it is one: U+FFFD stands for half a character, and some decoders look ahead.
+        # A prefix counts only if it decodes cleanly: U+FFFD is half a character, and some decoders look ahead.
         reach = [0]
         for text in texts[:-1]:
             is_whole = len(text) >= reach[-1] and not text.endswith("\ufffd") and texts[-1].startswith(text)
@@ -96,7 +88,7 @@ def pieces(tokenizer: Tokenizer, rows: list[list[int]]) -> list[list[str]]:
 
 
 def still_written(word_c0: dict[str, int], word_rows: list[list[str]]) -> np.ndarray:
-    """For each rare word whether the text has it: bits in uint8, the first in the highest place, the last byte filled up
-    with zeros. tail_words.bin is this."""
+    """Content of tail_words.bin: one bit per rare word, set if the text uses it; the first word in the highest bit of the
+    first uint8, the last byte padded with zeros."""
     written = {word for row in word_rows for word in row}
     return np.packbits(np.array([word in written for word in rare_words(word_c0)], bool))

@@ -1,6 +1,6 @@
-"""Scores of a generation: its model on held-out real text, its samples beside as much fresh real text.
+"""Scores of a generation: its model on held-out real text, its samples compared with as much fresh real text.
 
-Every value is stored with the protocol that made it and with the sums it was derived from.
+Every value is stored with its protocol and with the sums it was derived from.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from collapselab.config import RunConfig, digest
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails, note_of
-from collapselab.evaluation.explorer import explored, read_continuations, still_written
+from collapselab.evaluation.explorer import explorer_data, read_continuations, still_written
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import halved, score_real_text
 from collapselab.evaluation.reference import Reference
 from collapselab.evaluation.rows import decoded, generated_places, real_draws, real_places, rows_at, sample_tokens
-from collapselab.evaluation.samples import Text, score_samples, text_metrics
+from collapselab.evaluation.samples import Text, score_samples, text_metrics, text_of
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_first import embedding_values, mean_states, reference_nll
 from collapselab.metrics.in_context import LEAST_SEEN
@@ -35,15 +35,15 @@ from collapselab.store.folders import SCHEMA, write_bytes, write_json
 from collapselab.store.layout import Chain
 
 EXAMPLES = 5
-BAND_DRAWS = 10  # of real text, scored like samples
-LARGEST_DRAW = 0.75  # share of the held-out pieces that a draw may take
-LARGEST_STATE = 1e6  # of a hidden state, which comes out of a norm
-STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): held-out text's states under generation 0's model
+BAND_DRAWS = 10  # draws of real text, scored like samples
+LARGEST_DRAW = 0.75  # largest share of the held-out pieces that a draw may take
+LARGEST_STATE = 1e6  # bound on hidden states, which come out of a norm
+STATES = "real_states.bin"  # float32 (evaluation.embeddings, width): states of held-out text under generation 0's model
 
 
 def evaluate(
     model: LanguageModel,
-    base: LanguageModel,
+    gen0: LanguageModel,
     corpus: Corpus,
     config: RunConfig,
     generation: int,
@@ -60,7 +60,7 @@ def evaluate(
     examples.json (the first samples as text), explorer.json and tail_words.bin (see `explorer`).
 
     Args:
-        base: generation 0's model (which is `model` there), for what it thinks of these samples.
+        gen0: generation 0's model (`model` itself at generation 0), which the samples are scored under.
     """
     sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
     truth = score_truth(model, corpus, config, chain, generation, processes, console)
@@ -69,24 +69,23 @@ def evaluate(
     stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
     head, separator = meta["prompt_length"], corpus.tokenizer.separator
     title = f"gen {generation} under gen 0"
-    base_sums, base_values = reference_nll(base, config, stream, places, head, separator, processes, console, title)
+    gen0_sums, gen0_values = reference_nll(gen0, config, stream, places, head, separator, processes, console, title)
     states = None
-    if wanted := config.evaluation.embeddings:
-        whole = generated_places(samples, wanted * (meta["length"] - head))
-        states = mean_states(base, stream, whole, config.evaluation.precision, processes, console)
-    values |= expected_entropy(base, config, chain, generation, corpus, processes, console)
-    shown = explored(read_continuations(samples, model.vocab), base, corpus.tokenizer, config, processes, console)
+    if sequences := config.evaluation.embeddings:
+        whole = generated_places(samples, sequences * (meta["length"] - head))
+        states = mean_states(gen0, stream, whole, config.evaluation.precision, processes, console)
+    values |= expected_entropy(gen0, config, chain, generation, corpus, processes, console)
+    continuations = read_continuations(samples, model.vocab)
+    explorer = explorer_data(continuations, gen0, corpus.tokenizer, config, processes, console)
     sums |= halved(processes)
-    if base is not model:
-        base.net.to("cpu")  # the next generation trains and samples in the memory of the device
+    if gen0 is not model:
+        gen0.net.to("cpu")  # the next generation trains and samples in the device's memory
     if processes.is_main:
         if note := note_of(config, chain, generation):
             console.say(note)
-        rows, counts = rows_at(stream, places), Reference(reference, model.vocab)
-        texts = list(decoded(corpus.tokenizer, rows))
-        word_rows = [words(text) for text in texts]
-        more = _sample_scores(rows, texts, word_rows, corpus, config, counts, model.vocab)
-        sums, values = sums | base_sums | more[0], values | base_values | more[1]
+        text, counts = text_of(rows_at(stream, places), corpus, config), Reference(reference, model.vocab)
+        more = _sample_scores(text, counts, model.vocab)
+        sums, values = sums | gen0_sums | more[0], values | gen0_values | more[1]
         values |= expected_slot(config, chain, generation, corpus, sums)
         if config.training.loss_below is not None:
             values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
@@ -97,36 +96,36 @@ def evaluate(
         row = {"generation": generation, "real_share": mixture["real_share"]["realised"]}
         _write_scores(out, config, protocol(config, corpus, count), sums, values, row)
         write_json(out / "examples.json", _examples(stream, meta, corpus))
-        used = first_words(word_rows, counts.word_budget)
+        used = first_words(text.words, counts.word_budget)
         write_bytes(out / "tail_words.bin", still_written(counts.word_c0, used).data)
-        write_json(out / "explorer.json", shown)
+        write_json(out / "explorer.json", explorer)
     processes.barrier()
 
 
 def _write_scores(
     out: Path, config: RunConfig, shared: Any, sums: dict[str, Any], values: dict[str, float], row: dict[str, Any]
 ) -> None:
-    """Write eval.json, and row.json from the beginning of a row."""
+    """Write eval.json, and row.json: `row` completed by the scores."""
     write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values})
     row |= {"schema": SCHEMA, "seed": config.seed, "protocol": digest(shared), "metrics": values}
     write_json(out / "row.json", row)
 
 
 def _examples(stream: np.ndarray, meta: dict[str, Any], corpus: Corpus) -> list[str]:
-    """The first sequences as text."""
+    """First sequences of the samples as text."""
     first = stream[: min(EXAMPLES, meta["sequences"]) * meta["length"]]
     rows = [first[at : at + meta["length"]].tolist() for at in range(0, len(first), meta["length"])]
     return corpus.tokenizer.decode(rows)
 
 
 def _degenerate(meta: dict[str, Any]) -> dict[str, float]:
-    """Shares of sequences that are one token over and over, or nothing but end-of-text."""
+    """Shares of sequences that repeat a single token or hold end-of-text tokens alone."""
     counts = {name: count for name, count in meta["degenerate"].items() if name != "end_of_text_tokens"}
     return {f"diversity/degenerate/{name}": count / meta["sequences"] for name, count in counts.items()}
 
 
 def _meta(samples: Path, config: RunConfig) -> dict[str, Any]:
-    """meta.json of samples that have the lengths of the configuration."""
+    """Read meta.json of samples; refuse lengths other than the configuration's."""
     meta = read_meta(samples)
     with reading(samples / "meta.json"):
         if (meta["length"], meta["prompt_length"]) != (config.sequence_length, config.prompt_length):
@@ -135,7 +134,7 @@ def _meta(samples: Path, config: RunConfig) -> dict[str, Any]:
 
 
 def _real_states(reference: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """States of held-out text under generation 0's model, as the reference keeps them."""
+    """Read the states of held-out text under generation 0's model from the reference."""
     with reading(reference / STATES):
         real = np.fromfile(reference / STATES, "<f4").reshape(shape)
         if not np.isfinite(real).all() or np.abs(real).max() > LARGEST_STATE:
@@ -144,7 +143,7 @@ def _real_states(reference: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def publish_reference(
-    base: LanguageModel,
+    gen0: LanguageModel,
     corpus: Corpus,
     config: RunConfig,
     *,
@@ -154,45 +153,43 @@ def publish_reference(
     processes: Processes,
     console: Console,
 ) -> None:
-    """Writes the chain's reference into `out`: counts of generation 0's training text (see `Reference`) and eval.json,
-    fresh real text scored like samples.
+    """Write the chain's reference into `out`: counts of generation 0's training text (see `Reference`), and eval.json with
+    the scores of fresh real text, scored like samples.
 
     Args:
-        base: generation 0's model.
+        gen0: generation 0's model.
         training: generation 0's training set.
         budget: tokens that a generation writes.
     """
     count = sample_tokens(config, corpus, budget)
     stream, places = corpus.split(config.evaluation.split).ids, real_places(config, corpus, count)
-    head = max(1, config.prompt_length)  # a piece may begin anywhere: the token before it is its prompt
+    head = max(1, config.prompt_length)  # a piece may begin anywhere: the token before it serves as its prompt
     sums, values = reference_nll(
-        base, config, stream, places, head, corpus.tokenizer.separator, processes, console, "real text under gen 0"
+        gen0, config, stream, places, head, corpus.tokenizer.separator, processes, console, "real text under gen 0"
     )
     states = None
-    if wanted := config.evaluation.embeddings:
+    if sequences := config.evaluation.embeddings:
         length = config.sequence_length - config.prompt_length
-        twice = real_places(config, corpus, 2 * wanted * length)
-        states = mean_states(base, stream, twice, config.evaluation.precision, processes, console)
+        twice = real_places(config, corpus, 2 * sequences * length)
+        states = mean_states(gen0, stream, twice, config.evaluation.precision, processes, console)
     sums |= halved(processes)
     if processes.is_main:
-        rows = rows_at(stream, places)
-        texts = list(decoded(corpus.tokenizer, rows))
-        word_rows = [words(text) for text in texts]
-        Reference.count(corpus.tokenizer, training, rows, word_rows, base.vocab, out)
-        counts = Reference(out, base.vocab)
-        more_sums, more = _sample_scores(rows, texts, word_rows, corpus, config, counts, base.vocab)
+        text = text_of(rows_at(stream, places), corpus, config)
+        Reference.count(corpus.tokenizer, training, text.rows, text.words, gen0.vocab, out)
+        counts = Reference(out, gen0.vocab)
+        more_sums, more = _sample_scores(text, counts, gen0.vocab)
         counts.in_context = {unit: more_sums.get(f"tails/{unit}/in_context", {}) for unit in ("words", "tokens")}
-        band = _band(config, corpus, count, counts, base.vocab)
+        band = _band(config, corpus, count, counts, gen0.vocab)
         if why := _why_no_context(more):
             console.say(
-                f"note: no coverage of rare words in context: {why}; plain coverage counts words wherever they stand"
+                f"note: no coverage of rare words in context: {why}; plain coverage counts words in any position"
             )
         sums |= more_sums
         values |= more | truth_of_real_text(config, budget)
         if states is not None:
-            first, second = states[:wanted], states[wanted:]
+            first, second = states[:sequences], states[sequences:]
             write_bytes(out / STATES, first.astype("<f4").data)
-            values |= embedding_values(second, first)  # real against as much other real text
+            values |= embedding_values(second, first)  # real text against as much other real text
         values = _recorded(values, config, "the reference", console)
         shared = protocol(config, corpus, count)
         write_json(
@@ -203,21 +200,20 @@ def publish_reference(
 
 
 def _why_no_context(values: dict[str, float]) -> str:
-    """Why the headline is not to be had, from what fresh real text scores; empty where it is."""
+    """Reason why fresh real text has no coverage of rare words in context; empty if it has."""
     if "tails/words/coverage_in_context_5" not in values:
         return f"generation 0's text has fewer than {LEAST_TYPES} rare words"
     if "tails/words/coverage_in_context_5_normalised" not in values:
-        return f"the support text knows the neighbours of fewer than {LEAST_SEEN} of them in real text"
+        return f"the support text has the neighbours of fewer than {LEAST_SEEN} of them in real text"
     return ""
 
 
 def _band(config: RunConfig, corpus: Corpus, count: int, counts: Reference, vocab: int) -> dict[str, dict[str, float]]:
-    """How far real text scatters: for each sample metric {mean, low, high, draws} of draws of held-out text, as large as the
-    samples and scored like them; low to high is where 95 % of new text would fall. Empty where a draw takes so much of the
-    held-out text that draws say nothing of new text.
+    """Spread of real text: {mean, low, high, draws} of each sample metric over draws of held-out text as large as the samples;
+    95 % of new text would fall between low and high. Empty if a draw takes too much of the held-out text.
 
-    Draws without replacement of a share f of the pieces vary by (1 - f) of what independent ones do (Cochran 1977,
-    eq. 2.8, the finite population correction), which is taken out.
+    Draws without replacement of a share f of the pieces have (1 - f) of the variance of independent ones (finite population
+    correction, Cochran 1977, eq. 2.8); the interval is widened accordingly.
     """
     draws, share = real_draws(config, corpus, count, BAND_DRAWS)
     if share > LARGEST_DRAW:
@@ -237,7 +233,7 @@ def _band(config: RunConfig, corpus: Corpus, count: int, counts: Reference, voca
 
 
 def _recorded(values: dict[str, float], config: RunConfig, what: str, console: Console) -> dict[str, float]:
-    """The values that can be recorded; `real/overflow` counts the others, which a model that has diverged makes too large."""
+    """Values that can be recorded; `real/overflow` counts the others, too large because training has diverged."""
     kept = drawable(values)
     if lost := sorted(values.keys() - kept.keys()):
         named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
@@ -249,25 +245,17 @@ def _recorded(values: dict[str, float], config: RunConfig, what: str, console: C
 
 
 def masked_shares(log: Path) -> dict[str, float]:
-    """`training/masked_targets` and `training/masked_loss` of a generation that was trained with a truncated cross-entropy: means
-    over the steps of its training log. Empty where that has neither: a fork took the generation from a parent that trained
-    on the whole loss."""
+    """`training/masked_targets` and `training/masked_loss` of a generation trained with a truncated cross-entropy: means over
+    the steps of its log. Empty if a fork inherited the generation from a parent that trained on the whole loss."""
     with reading(log):
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         keys = [key for key in ("masked_targets", "masked_loss") if all(key in row for row in rows)]
         return {f"training/{key}": float(np.mean([number(row[key]) for row in rows])) for key in keys}
 
 
-def _sample_scores(
-    rows: list[np.ndarray],
-    texts: list[str],
-    word_rows: list[list[str]],
-    corpus: Corpus,
-    config: RunConfig,
-    reference: Reference,
-    vocab: int,
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of everything that is read off a text alone."""
-    sums, values = score_samples(rows, word_rows, corpus, config.evaluation.split, reference, vocab)
-    more_sums, more = text_metrics(Text(rows, texts, word_rows, corpus, config))
+def _sample_scores(text: Text, reference: Reference, vocab: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return (sums, values) of all metrics that need a text alone, without a model."""
+    split = text.config.evaluation.split
+    sums, values = score_samples(text.rows, text.words, text.corpus, split, reference, vocab)
+    more_sums, more = text_metrics(text)
     return sums | more_sums, values | more

@@ -1,8 +1,8 @@
-"""What a chain on the planted language was trained on, in documents of each context: what exact theory is fed with."""
+"""Documents of each context in the training sets of a chain on the planted language: the input of exact theory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,20 +14,17 @@ from collapselab.mixing.sources import REAL, is_real
 from collapselab.store.layout import Chain
 
 
-@dataclass(frozen=True)
-class History:
-    """Counts of documents, each int64 (generations, contexts). A document whose town is no town is in none of them."""
+class DocumentCounts(NamedTuple):
+    """Counts of documents, each int64 (generations, contexts), without documents whose town is unknown: the real and the
+    synthetic ones in each generation's training set (all are real in an all-real control), and those that it wrote."""
 
     real: np.ndarray
-    """Real documents in each generation's training set; in an all-real control, all of them."""
     synthetic: np.ndarray
-    """Documents that earlier generations wrote, in each generation's training set."""
     written: np.ndarray
-    """Documents that each generation wrote."""
 
 
-def history(config: RunConfig, chain: Chain, upto: int, corpus: Corpus, language: Planted) -> History:
-    """Counts of generations 0 .. upto, whose mixtures and samples are published, from those files alone.
+def document_counts(config: RunConfig, chain: Chain, upto: int, corpus: Corpus, language: Planted) -> DocumentCounts:
+    """Count the documents of generations 0 .. upto from their published mixtures and samples.
 
     For `mixing.unit=documents` and a token per word: a block is a document, and its town has a fixed place in it.
     """
@@ -39,7 +36,8 @@ def history(config: RunConfig, chain: Chain, upto: int, corpus: Corpus, language
     for g in range(upto + 1):
         whole = len(streams[g]) // block * block
         written.append(np.bincount(town[streams[g][1 + TOWN_PLACE : whole : block]], minlength=contexts + 1)[:contexts])
-    return History(np.stack([real for real, _ in sets]), np.stack([made for _, made in sets]), np.stack(written))
+    real, synthetic = (np.stack(counts) for counts in zip(*sets, strict=True))
+    return DocumentCounts(real, synthetic, np.stack(written))
 
 
 def set_counts(
@@ -50,11 +48,8 @@ def set_counts(
     language: Planted,
     streams: dict[int, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(real, synthetic) documents of each context in one generation's training set, int64 (contexts,) each.
-
-    Args:
-        streams: tokens of each source where they are open already.
-    """
+    """(real, synthetic) documents of each context in one generation's training set, int64 (contexts,) each; `streams` are
+    the tokens of sources that are open already."""
     town, contexts = _town_of(corpus, language), language.contexts
     blocks, streams = read_blocks(chain, generation, corpus.train, config.training.block, streams)
     counts = {True: np.zeros(contexts, np.int64), False: np.zeros(contexts, np.int64)}
@@ -65,7 +60,7 @@ def set_counts(
 
 
 def _town_of(corpus: Corpus, language: Planted) -> np.ndarray:
-    """Number of the town that a token names, or the number of towns where it names none; int64 (vocabulary,)."""
+    """Index of the town that each token names, or the number of towns if it names none; int64 (vocabulary,)."""
     towns = np.full(corpus.tokenizer.size, language.contexts, np.int64)
     ids = corpus.tokenizer.encode([" ".join(language.towns)])[0][0]
     towns[ids] = np.arange(language.contexts)

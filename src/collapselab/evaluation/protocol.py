@@ -1,4 +1,4 @@
-"""What a number depends on beside the model and its samples."""
+"""The protocol: all that a score depends on beside the model and its samples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from collapselab.metrics.overlap import OVERLAP_ORDERS
 from collapselab.metrics.richness import ZIPF_RANKS
 from collapselab.metrics.tails import WORD_SHARE
 
-METRICS_VERSION = 3  # part of the protocol: raise it when a definition or a budget changes, not when a metric is added
+METRICS_VERSION = 3  # raise it when a definition or a budget changes, not when a metric is added
 
 
 def protocol(config: RunConfig, corpus: Corpus, sample_tokens: int | None) -> dict[str, Any]:
-    """Everything a number depends on beside the model and its samples."""
+    """Return everything that a score depends on beside the model and its samples."""
     settings = config.evaluation
     context = settings.context or config.training.block
     return {

@@ -1,4 +1,4 @@
-"""What samples are measured by: generation 0's training text counted once, and as much fresh real text beside it."""
+"""Counts that samples are compared with: of generation 0's training text, and of as much fresh real text."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Reference:
             self.token_c0 = _by_token(saved["tokens"], vocab)
             self.fresh_tokens = _by_token(saved["fresh_tokens"], vocab)
         self.in_context: dict[str, dict[str, dict[str, float]]] = _in_context(folder / "eval.json")
-        """What fresh real text has in context, as `in_context_sums` gives it, by unit; empty until it is scored."""
+        """`in_context_sums` of fresh real text by unit; empty until it is scored."""
         self.bigram_c0, self.fresh_bigrams = _read(folder, "bigrams", vocab), _read(folder, "fresh_bigrams", vocab)
 
     @property
     def word_budget(self) -> int:
-        """Words of a text that word metrics are of."""
+        """Number of words of a text that word metrics use."""
         return sum(self.fresh_words.values())
 
     @staticmethod
@@ -48,11 +48,11 @@ class Reference:
         vocab: int,
         out: Path,
     ) -> None:
-        """Counts generation 0's training text and fresh real text (`rows` of tokens, and its words) into `out`: of its
-        words the first ones, WORD_SHARE of them, which is the budget of every text's."""
+        """Count generation 0's training text and fresh real text (`rows` of tokens, and its words) into `out`. Of the fresh
+        words only the first WORD_SHARE are counted: the word budget of every text."""
         word_c0: Counter[str] = Counter()
         token_c0 = np.zeros(vocab, np.int64)
-        pairs = bigrams.Counter()
+        pairs = bigrams.PairCounter()
         for first in range(0, len(training), 4096):
             part = list(training[np.arange(first, min(first + 4096, len(training)))])
             text = from_rows(part)
@@ -81,26 +81,26 @@ def _in_context(path: Path) -> dict[str, dict[str, dict[str, float]]]:
         return {}
     sums = read_json(path)
     with reading(path):
-        found = {u: sums["sums"].get(f"tails/{u}/in_context", {}) for u in ("words", "tokens")}
+        by_unit = {unit: sums["sums"].get(f"tails/{unit}/in_context", {}) for unit in ("words", "tokens")}
         return {
             unit: {name: {key: number(part[key]) for key in ("types", "seen")} for name, part in tails.items()}
-            for unit, tails in found.items()
+            for unit, tails in by_unit.items()
         }
 
 
-def _write(folder: Path, name: str, found: bigrams.Counts) -> None:
-    write_bytes(folder / f"{name}.keys.bin", found.keys.astype("<u8").data)
-    write_bytes(folder / f"{name}.counts.bin", found.counts.astype("<i8").data)
+def _write(folder: Path, name: str, pairs: bigrams.PairCounts) -> None:
+    write_bytes(folder / f"{name}.keys.bin", pairs.keys.astype("<u8").data)
+    write_bytes(folder / f"{name}.counts.bin", pairs.counts.astype("<i8").data)
 
 
 def _by_token(counts: dict[str, int], vocab: int) -> np.ndarray:
-    found = np.zeros(vocab, np.int64)
+    array = np.zeros(vocab, np.int64)
     for token, count in counts.items():
-        found[whole(int(token), 0, vocab - 1)] = whole(count)
-    return found
+        array[whole(int(token), 0, vocab - 1)] = whole(count)
+    return array
 
 
-def _read(folder: Path, name: str, vocab: int) -> bigrams.Counts:
+def _read(folder: Path, name: str, vocab: int) -> bigrams.PairCounts:
     with reading(folder / f"{name}.counts.bin"):
         keys = np.fromfile(folder / f"{name}.keys.bin", "<u8")
         counts = np.fromfile(folder / f"{name}.counts.bin", "<i8")
@@ -108,4 +108,4 @@ def _read(folder: Path, name: str, vocab: int) -> bigrams.Counts:
             raise ValueError("a count for each pair of tokens, pairs ascending")
         if (counts < 1).any() or counts.sum(dtype=float) >= 2**53:
             raise ValueError("counts are 1 or more")
-    return bigrams.Counts(keys, counts)
+    return bigrams.PairCounts(keys, counts)

@@ -1,4 +1,4 @@
-"""The text that the sample metrics use: a fixed budget of generated tokens, and as much held-out text cut like it.
+"""Texts of the sample metrics: a fixed budget of generated tokens, and as much held-out text cut in the same way.
 
 A place is (begin, end) in a stream: one sequence, without its prompt.
 """
@@ -21,7 +21,7 @@ Place = tuple[int, int]
 
 
 def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
-    """N0: generated tokens that the sample metrics use. Raises UserError where the text is too short for what is asked."""
+    """Return how many generated tokens the sample metrics use. Raises UserError if there is too little text."""
     length, head = config.sequence_length, config.prompt_length
     whole, rest = divmod(budget, length)
     generated = whole * (length - head) + max(0, rest - head)
@@ -42,7 +42,7 @@ def sample_tokens(config: RunConfig, corpus: Corpus, budget: int) -> int:
 
 
 def generated_places(folder: Path, count: int) -> list[Place]:
-    """Where the first `count` generated tokens of a samples folder stand in its stream."""
+    """Places of the first `count` generated tokens of a samples folder."""
     meta = read_meta(folder)
     length, head, tokens = meta["length"], meta["prompt_length"], meta["tokens"]
     begins = range(head, tokens, length)
@@ -50,7 +50,7 @@ def generated_places(folder: Path, count: int) -> list[Place]:
 
 
 def real_places(config: RunConfig, corpus: Corpus, count: int) -> list[Place]:
-    """Where `count` tokens of held-out text stand, in pieces as long as a generated sequence, drawn without replacement."""
+    """Places of `count` held-out tokens, in pieces as long as a generated sequence, drawn without replacement."""
     length = config.sequence_length - config.prompt_length
     begins = held_out_pieces(config, corpus)
     order = generator(config.seed, 0, "reference").permutation(len(begins))[: -(-count // length)]
@@ -58,7 +58,7 @@ def real_places(config: RunConfig, corpus: Corpus, count: int) -> list[Place]:
 
 
 def held_out_pieces(config: RunConfig, corpus: Corpus) -> np.ndarray:
-    """Where pieces as long as a generated sequence begin in the scored half of the held-out split, int64 ascending."""
+    """Begins of pieces as long as a generated sequence in the scored half of the held-out split, int64 ascending."""
     length = config.sequence_length - config.prompt_length
     spans = parts_of(corpus, config.evaluation.split)[1]
     return np.concatenate(
@@ -67,8 +67,8 @@ def held_out_pieces(config: RunConfig, corpus: Corpus) -> np.ndarray:
 
 
 def real_draws(config: RunConfig, corpus: Corpus, count: int, draws: int) -> tuple[list[list[Place]], float]:
-    """Places of several draws like that of `real_places`, each for itself, and which share of the pieces each of them takes:
-    draws share pieces, so that they vary less than draws of new text would."""
+    """Places of several independent draws like that of `real_places`, and the share of all pieces that a draw takes: draws
+    overlap, so they vary less than draws of new text would."""
     length = config.sequence_length - config.prompt_length
     begins = held_out_pieces(config, corpus)
     each = -(-count // length)
@@ -79,7 +79,7 @@ def real_draws(config: RunConfig, corpus: Corpus, count: int, draws: int) -> tup
 
 
 def first_tokens(places: list[Place], count: int) -> list[Place]:
-    """The first places, up to `count` tokens; the last is cut."""
+    """Cut a list of places after `count` tokens."""
     out: list[Place] = []
     for begin, end in places:
         if count <= 0:
@@ -95,6 +95,6 @@ def rows_at(stream: np.ndarray, places: list[Place]) -> list[np.ndarray]:
 
 
 def decoded(tokenizer: Tokenizer, rows: list[np.ndarray]) -> Iterator[str]:
-    """Each sequence as text. Decoded in parts: as a list a token takes 36 bytes, as an array 2."""
+    """Decode each sequence, part by part: a token takes 36 bytes in a list, 2 in an array."""
     for first in range(0, len(rows), 4096):
         yield from tokenizer.decode([row.tolist() for row in rows[first : first + 4096]])

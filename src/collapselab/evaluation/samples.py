@@ -1,4 +1,4 @@
-"""Sample metrics of one text of the fixed budget: diversity, repetition, distances, overlap, tail coverage."""
+"""Sample metrics of a text of the fixed budget: diversity, repetition, distances, overlap, tail coverage."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collapselab.config import RunConfig
 from collapselab.config.plugins import Records
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.reference import Reference
+from collapselab.evaluation.rows import decoded
 from collapselab.evaluation.support import support_text
 from collapselab.metrics.bigrams import bigram_keys, count_keys
 from collapselab.metrics.compression import compression_sums, compression_values
@@ -32,14 +33,14 @@ from collapselab.metrics.ngrams import (
 from collapselab.metrics.overlap import overlap_sums, overlap_values
 from collapselab.metrics.richness import richness_sums, richness_values, zipf_values
 from collapselab.metrics.self_bleu import self_bleu_sums, self_bleu_values
-from collapselab.metrics.tails import LEAST_TYPES, first_words, tail_sets, tail_sums, tail_values
+from collapselab.metrics.tails import LEAST_TYPES, first_words, tail_sets, tail_sums, tail_values, words
 from collapselab.seeds import generator
 
-Tails = dict[str, np.ndarray]  # masks over types, by the name of the tail
+Tails = dict[str, np.ndarray]  # masks over types by name of the tail
 
 
 def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of `diversity/tokens/...` and `diversity/words/...`. Orders longer than any sequence are left out."""
+    """Return (sums, values) of `diversity/tokens/...` and `diversity/words/...`, without orders longer than any sequence."""
     sums: dict[str, Any] = {}
     values: dict[str, float] = {}
     for unit, text in (("tokens", from_rows(tokens)), ("words", from_words(word_rows))):
@@ -56,7 +57,7 @@ def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> t
             if order.n == 1:
                 sums[f"diversity/{unit}/richness"] = rich = richness_sums(order.counts)
                 values |= {f"diversity/{unit}/{k}": v for k, v in richness_values(rich).items()}
-            if order.n == 1 and unit == "words":  # tokens are pieces that a tokenizer made evenly long
+            if order.n == 1 and unit == "words":  # no law of Zipf for tokens, which a tokenizer makes evenly frequent
                 values |= {f"diversity/words/{k}": v for k, v in zipf_values(order.counts).items()}
         if len(by_order) == 4:
             values[f"diversity/{unit}/diversity"] = diversity(by_order)
@@ -67,8 +68,8 @@ def diversity_metrics(tokens: list[np.ndarray], word_rows: list[list[str]]) -> t
 
 
 class Text(NamedTuple):
-    """Samples of the fixed budget, or as much fresh real text: for each sequence, without its prompt, the ids of its tokens,
-    its text, and its complete words in lower case."""
+    """Samples of the fixed budget, or as much fresh real text: token ids, text, and complete lower-cased words of each
+    sequence, without its prompt."""
 
     rows: list[np.ndarray]
     texts: list[str]
@@ -77,8 +78,14 @@ class Text(NamedTuple):
     config: RunConfig
 
 
+def text_of(rows: list[np.ndarray], corpus: Corpus, config: RunConfig) -> Text:
+    """Decode sequences of tokens."""
+    texts = list(decoded(corpus.tokenizer, rows))
+    return Text(rows, texts, [words(text) for text in texts], corpus, config)
+
+
 class Metric(NamedTuple):
-    """A measure of a text alone: what is kept of it as JSON, None to leave it out; and the values that follow from that."""
+    """A metric of a text alone: its sums as JSON (None leaves it out), and the values derived from them."""
 
     sums: Callable[[Text], Any]
     values: Callable[[Any], Mapping[str, float]]
@@ -102,27 +109,27 @@ METRICS = Records("metric", names="plugin/[a-z0-9_]+", own={
     "diversity/words/self_bleu": Metric(_self_bleu, self_bleu_values),
     "diversity/overlap": Metric(_overlap, overlap_values),
 })  # fmt: skip
-"""By the key of the sums; in the keys of the values its last part is replaced, so that those of plugins begin with `plugin/`."""
+"""By key of the sums; value keys replace its last part, so those of plugins begin with `plugin/`."""
 
 
 def text_metrics(text: Text) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of METRICS."""
+    """Return (sums, values) of METRICS."""
     sums: dict[str, Any] = {}
     values: dict[str, float] = {}
     for name, metric in METRICS.items():
-        if (found := metric.sums(text)) is not None:
-            sums[name] = found
-            values |= {f"{name.rpartition('/')[0]}/{k}": float(v) for k, v in metric.values(found).items()}
+        if (part := metric.sums(text)) is not None:
+            sums[name] = part
+            values |= {f"{name.rpartition('/')[0]}/{k}": float(v) for k, v in metric.values(part).items()}
     return sums, values
 
 
 def score_samples(
     rows: list[np.ndarray], word_rows: list[list[str]], corpus: Corpus, split: str, reference: Reference, vocab: int
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of `diversity/{tokens,words}/...`, `diversity/unigram_...` and `tails/...`.
+    """Return (sums, values) of `diversity/{tokens,words}/...`, `diversity/unigram_...` and `tails/...`.
 
-    Word metrics are of the same number of words in every text, the first ones; `diversity/words/budget` says which share of
-    it a text has. Tails of fewer than LEAST_TYPES types are left out.
+    Word metrics use the same number of words of every text, the first ones; `diversity/words/budget` is the share of that
+    number which a text has. Tails of fewer than LEAST_TYPES types are left out.
     """
     budget = reference.word_budget
     used = first_words(word_rows, budget)
@@ -149,23 +156,25 @@ def score_samples(
     }
     fresh = reference.fresh_tokens
     by_unit["tokens"] = (tail_sets(reference.token_c0), token_counts, token_counts.sum(), fresh, fresh.sum())
-    pairs, beside = reference.bigram_c0, reference.fresh_bigrams
+    pairs, fresh_pairs = reference.bigram_c0, reference.fresh_bigrams
     if len(pairs.keys):
-        pairs_of = count_keys(bigram_keys(from_rows(rows), vocab))
-        found, fresh = (pairs_of.of(pairs.keys), int(pairs_of.counts.sum())), beside.of(pairs.keys)
-        by_unit["bigrams"] = (tail_sets(pairs.counts), *found, fresh, int(beside.counts.sum()))
+        own = count_keys(bigram_keys(from_rows(rows), vocab))
+        own_counts = own.of(pairs.keys), int(own.counts.sum())
+        by_unit["bigrams"] = (
+            tail_sets(pairs.counts), *own_counts, fresh_pairs.of(pairs.keys), int(fresh_pairs.counts.sum()),
+        )  # fmt: skip
     support = support_text(corpus, split)
-    looked = {
+    in_support = {
         "words": (support.word_ids(used), support.words, np.array([support.number(w) for w in types], np.int64)),
         "tokens": (support.token_ids(rows), support.tokens, support.token_numbers(len(reference.token_c0))),
     }
     for unit, (every, counts, count_total, fresh_counts, fresh_count_total) in by_unit.items():
         tails = {name: mask for name, mask in every.items() if mask.sum() >= LEAST_TYPES}
-        if unit == "words" or (tails and unit in looked):
-            text, known, numbers = looked[unit]
+        if unit == "words" or (tails and unit in in_support):
+            text, neighbours, numbers = in_support[unit]
             ranked = {name: numbers[mask] for name, mask in tails.items() if name.isdigit()}
-            sums[f"tails/{unit}/in_context"] = here = in_context_sums(in_context(text, known), ranked)
-            # Fresh real text is scored before anything else: then it is what there is to compare with.
+            sums[f"tails/{unit}/in_context"] = here = in_context_sums(in_context(text, neighbours), ranked)
+            # Fresh real text is scored first, and then compared with itself.
             real = reference.in_context.get(unit) or here
             values |= {f"tails/{unit}/{k}": v for k, v in in_context_values(here, real).items()}
         if not tails:

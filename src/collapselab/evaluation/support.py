@@ -1,8 +1,8 @@
-"""Held-out text in two parts that share no document: one that samples are compared with, and the support text of coverage in
-context, which says what real text knows.
+"""Held-out text in two parts that share no document: one to compare samples with, and the support text, whose neighbours
+coverage in context takes for those of real text.
 
-The support text is the other held-out split and one half of the scored one. Documents that are neighbours fall to one half
-together, which depends on their text: it is fixed for a corpus, and another one for other held-out text.
+The support text is the other held-out split and half of the scored one. Neighbouring documents fall into one half together,
+by a digest of their text: the division is fixed for a corpus.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from collapselab.metrics.in_context import UNKNOWN, Support, support_of
 from collapselab.metrics.ngrams import Sequences, from_rows
 from collapselab.metrics.tails import words
 
-GROUP = 4096  # tokens of neighbouring documents that fall to one part together, at least: pieces of a sequence's length fit in
-FEWEST = 8  # groups: a text of fewer is cut without regard to its documents
-MOST_TOKENS = 1 << 21  # of a support text, which is held in memory
+GROUP = 4096  # tokens of a group of neighbouring documents, at least, so that pieces as long as a sequence fit in
+FEWEST = 8  # a split of fewer groups is cut without regard to its documents
+MOST_TOKENS = 1 << 21  # limit on a support text, which is held in memory
 PIECE = 1 << 14  # tokens of a long document that are decoded at once
 
 Span = tuple[int, int]
 
 
 def divided(tokens: Tokens, tokenizer: Tokenizer) -> tuple[list[Span], list[Span]]:
-    """(support, scored): a split in two parts of about equal size, as ascending spans (begin, end) of its tokens.
+    """Divide a split into (support, scored), about equal in size, as ascending spans (begin, end) of its tokens.
 
-    Groups of whole documents are ordered by a digest of their text, and the first ones, up to half of the tokens, are the
-    support. A split of a few long documents is cut into groups wherever they end.
+    Groups of whole documents are ordered by a digest of their text; the first ones, up to half of the tokens, are the
+    support. A split of a few long documents is cut into groups of equal size.
     """
     total = int(tokens.starts[-1])
     least = max(1, min(GROUP, total // (4 * FEWEST)))
@@ -72,31 +72,31 @@ def _merged(spans: list[Span]) -> list[Span]:
 
 @dataclass(frozen=True)
 class SupportText:
-    """What the support text knows, in words and in tokens."""
+    """Words and tokens of the support text, with their neighbours."""
 
     numbers: dict[str, int]
-    """Its words, numbered."""
+    """Number of each word."""
     words: Support
     tokens: Support
     facts: dict[str, Any]
-    """Its size in words, pairs and tokens, and the digest of its tokens, for the protocol: values compare at one support."""
+    """Size in words, pairs and tokens, and digest, for the protocol: scores compare only if their support text is the same."""
 
     def number(self, word: str) -> int:
-        """A word's number; UNKNOWN where the support text does not have it."""
+        """Return a word's number; UNKNOWN if the support text does not have it."""
         return self.numbers.get(word, UNKNOWN)
 
     def token_numbers(self, vocab: int) -> np.ndarray:
-        """The numbers of a model's tokens, int64 (vocab,): UNKNOWN for those that the tokenizer does not have."""
+        """Numbers of a model's tokens, int64 (vocab,); UNKNOWN for those outside the tokenizer."""
         ids = np.arange(vocab)
         return np.where(ids < self.tokens.symbols, ids, UNKNOWN)
 
     def token_ids(self, rows: list[np.ndarray]) -> Sequences:
-        """Tokens as numbers, one array per sequence."""
+        """Sequences of tokens as numbers."""
         text = from_rows(rows)
         return Sequences(np.where(text.ids < self.tokens.symbols, text.ids, UNKNOWN).astype(np.int64), text.lengths)
 
     def word_ids(self, rows: list[list[str]]) -> Sequences:
-        """Words as the support text's numbers."""
+        """Sequences of words as numbers."""
         ids = np.fromiter((self.number(w) for row in rows for w in row), np.int64)
         return Sequences(ids, np.array([len(row) for row in rows], np.int64))
 
@@ -105,7 +105,7 @@ _PARTS: dict[tuple[str, str], tuple[list[Span], list[Span]]] = {}
 
 
 def parts_of(corpus: Corpus, split: str) -> tuple[list[Span], list[Span]]:
-    """`divided` of a held-out split, computed once in a process."""
+    """`divided` of a held-out split, computed once per process."""
     key = (corpus.digest, split)
     if key not in _PARTS:
         _PARTS[key] = divided(corpus.split(split), corpus.tokenizer)
@@ -116,10 +116,10 @@ _SUPPORT: dict[tuple[str, str], SupportText] = {}
 
 
 def support_text(corpus: Corpus, split: str) -> SupportText:
-    """The support text for what is scored on `split`, read once in a process."""
+    """Support text for scores on `split`, read once per process."""
     key = (corpus.digest, split)
     if key not in _SUPPORT:
-        _SUPPORT.clear()  # of the corpus before: one is enough
+        _SUPPORT.clear()  # keep one corpus
         _SUPPORT[key] = _read(corpus, split)
     return _SUPPORT[key]
 
@@ -139,9 +139,9 @@ def _read(corpus: Corpus, split: str) -> SupportText:
     ids: list[int] = []
     lengths: list[int] = []
     for row in rows:
-        found = [numbers.setdefault(w, len(numbers)) for w in words(corpus.tokenizer.decode([row.tolist()])[0])]
-        ids += found
-        lengths.append(len(found))
+        row_ids = [numbers.setdefault(w, len(numbers)) for w in words(corpus.tokenizer.decode([row.tolist()])[0])]
+        ids += row_ids
+        lengths.append(len(row_ids))
     of_words = support_of(Sequences(np.array(ids, np.int64), np.array(lengths, np.int64)), max(1, len(numbers)))
     of_tokens = support_of(from_rows(rows), corpus.tokenizer.size)
     state = hashlib.sha256()
@@ -158,7 +158,7 @@ def _read(corpus: Corpus, split: str) -> SupportText:
 
 
 def _documents(tokens: Tokens, begin: int = 0, end: int | None = None) -> list[Span]:
-    """The documents of a split between two places, cut where they are longer than PIECE."""
+    """Documents of a split between two places, cut into pieces of at most PIECE tokens."""
     end = int(tokens.starts[-1]) if end is None else end
     inner = tokens.starts[(tokens.starts > begin) & (tokens.starts < end)].tolist()
     edges = [begin, *inner, end]

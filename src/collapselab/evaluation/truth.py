@@ -1,4 +1,4 @@
-"""A generation beside the language it was to learn, where that language is known exactly (`planted`, `facts`, `logic`)."""
+"""A generation compared with the exact language it should learn (`planted`, `facts`, `logic`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
 
-HEADS = 1024  # whose next word is read from the logits at once
+HEADS = 1024  # heads whose next word is read at once
 
 Scores = tuple[dict[str, Any], dict[str, float]]
 
@@ -49,10 +49,10 @@ def score_truth(
     processes: Processes,
     console: Console,
 ) -> Scores:
-    """(sums, values) of `truth/...` for a generation whose mixture and samples are published; empty for natural text.
+    """Return (sums, values) of `truth/...` for a generation with published mixture and samples; empty for natural text.
 
-    Every process takes part in the losses; the rest is on process 0 alone. Slots and facts are read where a word is a
-    token, and what depends on counts of documents where documents are the unit (`mixing.unit`).
+    Every process takes part in the losses; process 0 does the rest. Slots and facts need a token per word, and counts of
+    documents need `mixing.unit: documents`.
     """
     language = language_of(config.corpus)
     if language is None:
@@ -78,17 +78,14 @@ def score_truth(
 
 
 def _expressions(language: Logic, documents: list[str]) -> dict[str, float]:
-    """What may be counted of documents that should be expressions, whatever the depth of those."""
-    values = [read.value if (read := language.read(document)) else None for document in documents]
+    """Count documents that should be expressions, of any depth."""
+    values = [parsed.value if (parsed := language.parse(document)) else None for document in documents]
     return expression_sums(values, language.numbered(documents))
 
 
 def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
-    """`truth/...` of the language itself, for the reference row: it has no distance from itself.
-
-    Args:
-        budget: tokens that a generation writes: of expressions as many are drawn.
-    """
+    """`truth/...` of the language itself, for the reference row; `budget`, the tokens that a generation writes, sets how many
+    expressions are drawn."""
     language = language_of(config.corpus)
     if language is None:
         return {}
@@ -106,13 +103,13 @@ def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
 
 
 def one_token_per_word(corpus: Corpus, language: Language) -> bool:
-    """Whether the corpus's tokenizer has a token of its own for each word of the language."""
+    """Return True if the corpus's tokenizer has a token of its own for each word of the language."""
     (ids, _), *_ = corpus.tokenizer.encode([" ".join(language.lexicon)])
     return len(ids) == len(language.lexicon) == len(set(ids))
 
 
 def written_documents(config: RunConfig, corpus: Corpus, samples: Path) -> list[str]:
-    """The whole documents of a samples folder: each sequence where it is one, else what stands between separators."""
+    """Whole documents of a samples folder: its sequences if documents are the unit, else the text between separators."""
     meta = read_meta(samples)
     flat = np.asarray(read_samples(samples))
     rows = flat[: len(flat) // meta["length"] * meta["length"]].reshape(-1, meta["length"])
@@ -122,7 +119,7 @@ def written_documents(config: RunConfig, corpus: Corpus, samples: Path) -> list[
     for row in rows:
         cuts = np.flatnonzero(row == corpus.tokenizer.separator).tolist()
         if config.sampling.prompt == "bos":
-            cuts = [-1, *cuts]  # the separator that a sequence began with is not stored
+            cuts = [-1, *cuts]  # the leading separator is not stored
         pieces += [row[i + 1 : j].tolist() for i, j in pairwise(cuts)]
     return corpus.tokenizer.decode(pieces)
 
@@ -136,7 +133,7 @@ def _divergence(
     processes: Processes,
     console: Console,
 ) -> Scores:
-    """KL(truth || model) on the held-out documents (the first ones, where `evaluation.tokens` is set), one window each."""
+    """KL(truth || model) on the held-out documents (the first ones if `evaluation.tokens` is set), one window each."""
     settings = config.evaluation
     tokens = corpus.split(settings.split)
     starts = np.asarray(tokens.starts)
@@ -147,12 +144,12 @@ def _divergence(
     if lengths.max() > context:
         if generation == 0 and processes.is_main:
             console.say(
-                f"note: truth/kl is left out: a document has up to {lengths.max()} tokens, a window has {context}; "
+                f"note: truth/kl is left out: documents have up to {lengths.max()} tokens, a window has {context}; "
                 "raise evaluation.context (and model.context)"
             )
         return {}, {}
     log_model = np.zeros(len(lengths))
-    for length in np.unique(lengths).tolist():  # with a token per word they are all of one length
+    for length in np.unique(lengths).tolist():  # a single length if words are tokens
         chosen = np.flatnonzero(lengths == length)
         plan = [(begin, begin + length, begin + 1) for begin in starts[chosen].tolist()]
         _, nll, _ = window_losses(
@@ -169,14 +166,14 @@ def _divergence(
 
 
 def next_words(model: LanguageModel, heads: list[str], corpus: Corpus, processes: Processes) -> np.ndarray:
-    """Probability of every token after the beginnings of documents, float64 (heads, vocabulary); heads of one length."""
+    """Probabilities of the next token after heads of equal length, float64 (heads, vocabulary)."""
     separator = corpus.tokenizer.separator
-    ids = torch.tensor([[separator, *found] for found, _ in corpus.tokenizer.encode(heads)])
-    model.net.to(processes.device).eval()  # outside inference mode: its weights will be written again
+    ids = torch.tensor([[separator, *head] for head, _ in corpus.tokenizer.encode(heads)])
+    model.net.to(processes.device).eval()  # outside inference mode: its weights will be refilled
     with torch.inference_mode():
         parts = [model.head(model.features(part.to(processes.device))[:, -1]) for part in ids.split(HEADS)]
-        found: np.ndarray = torch.cat(parts).double().softmax(-1).cpu().numpy()
-    return found
+        law: np.ndarray = torch.cat(parts).double().softmax(-1).cpu().numpy()
+    return law
 
 
 def _ids(corpus: Corpus, words: list[str]) -> np.ndarray:
@@ -192,27 +189,27 @@ def _slot(
     language: Planted,
     processes: Processes,
 ) -> Scores:
-    """The law of goods in each town as the model has it, beside the true one."""
-    found = next_words(model, language.heads, corpus, processes)[:, _ids(corpus, language.goods)]
+    """Compare the model's law of goods in each town with the true one."""
+    law = next_words(model, language.heads, corpus, processes)[:, _ids(corpus, language.goods)]
     documents = None
     if config.mixing.unit == "documents":
         documents = np.add(*set_counts(config, chain, generation, corpus, language))
-    sums = slot_sums(found, language.slot_law, language.slot_bands, BANDS, documents)
-    values = slot_values(sums) | slot_divergence(found, language.slot_law, language.slot_bands, BANDS)
+    sums = slot_sums(law, language.slot_law, language.slot_bands, BANDS, documents)
+    values = slot_values(sums) | slot_divergence(law, language.slot_law, language.slot_bands, BANDS)
     return {"slot": sums}, {f"slot/{k}": v for k, v in values.items()}
 
 
 def _recall(
     model: LanguageModel, corpus: Corpus, config: RunConfig, chain: Chain, language: Facts, processes: Processes
 ) -> Scores:
-    """What the model knows of each fact, by how often generation 0's training text states it."""
+    """Recall of each fact, by how often generation 0's training text states it."""
     if config.mixing.unit != "documents":
-        return {}, {}  # blocks begin and end anywhere, and a fact that is cut in two is hard to count
+        return {}, {}  # blocks may cut a fact in two, which is hard to count
     heads, answers = language.questions()
-    found = next_words(model, heads, corpus, processes)
-    wanted = _ids(corpus, answers)
+    law = next_words(model, heads, corpus, processes)
+    right = _ids(corpus, answers)
     data = TrainingSet(config, chain, 0, corpus.train)
     stated = language.facts_of(corpus.tokenizer.decode(data[np.arange(len(data))][:, 1:].tolist()))
-    seen = np.bincount(stated.ravel(), minlength=len(wanted))
-    sums = recall_sums(found[np.arange(len(wanted)), wanted], found.argmax(axis=1) == wanted, seen)
+    seen = np.bincount(stated.ravel(), minlength=len(right))
+    sums = recall_sums(law[np.arange(len(right)), right], law.argmax(axis=1) == right, seen)
     return {"recall": sums}, recall_values(sums)

@@ -1,4 +1,4 @@
-"""Text under generation 0's published model: how likely it finds it, and where its hidden states lie."""
+"""Text under generation 0's published model: its likelihood and its hidden states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from collapselab.runtime.parallel import Processes
 
 
 def reference_nll(
-    base: LanguageModel,
+    gen0: LanguageModel,
     config: RunConfig,
     stream: np.ndarray,
     places: list[Place],
@@ -31,14 +31,14 @@ def reference_nll(
     console: Console,
     title: str,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """(sums, values) of `reference/nll...`; all processes take part. Nothing where evaluation.reference_tokens is 0.
+    """Return (sums, values) of `reference/nll...`; empty if evaluation.reference_tokens is 0. All processes take part.
 
     Args:
         places: of the tokens to score in `stream`; each sequence is read in a window of its own.
-        head: tokens before a sequence that its window begins with; where there is none, the separator stands there.
+        head: tokens before each sequence that its window begins with; the separator at the beginning of the stream.
     """
-    wanted = config.evaluation.reference_tokens
-    places = places if wanted is None else first_tokens(places, wanted)
+    budget = config.evaluation.reference_tokens
+    places = places if budget is None else first_tokens(places, budget)
     if not places:
         return {}, {}
     windows: list[np.ndarray] = []
@@ -51,10 +51,10 @@ def reference_nll(
         plan.append((reached, reached + len(windows[-1]), reached + len(before)))
         reached += len(windows[-1])
     precision = config.evaluation.precision
-    _, nll, _ = window_losses(base, np.concatenate(windows), plan, precision, processes, console, title)
-    check_finite(base, nll, config, "text under generation 0")
+    _, nll, _ = window_losses(gen0, np.concatenate(windows), plan, precision, processes, console, title)
+    check_finite(gen0, nll, config, "text under generation 0")
     impossible = int((~np.isfinite(nll)).sum())
-    if impossible:  # a sum with it would be infinite
+    if impossible:  # the sum would be infinite
         share = {"tokens": float(len(nll)), "impossible": float(impossible)}
         return {"reference/nll": share}, {"reference/impossible": impossible / len(nll)}
     sums = sequence_sums(nll, np.array([end - begin for begin, end in places]))
@@ -65,24 +65,24 @@ def reference_nll(
 
 
 def check_embeddings(config: RunConfig, corpus: Corpus, budget: int) -> None:
-    """Raises UserError where evaluation.embeddings asks for more text, or for a package, that is not here."""
-    wanted = config.evaluation.embeddings
-    if wanted is None:
+    """Raise UserError if evaluation.embeddings needs more text than there is, or packages that are not installed."""
+    sequences = config.evaluation.embeddings
+    if sequences is None:
         return
     if FAMILIES[config.model.family].counts:
-        raise UserError(f"evaluation.embeddings={wanted}: a table of counts has no hidden states; leave null")
+        raise UserError(f"evaluation.embeddings={sequences}: a table of counts has no hidden states; leave null")
     generated = budget // config.sequence_length
     pieces = len(held_out_pieces(config, corpus))
-    if wanted > min(generated, pieces // 2):
+    if sequences > min(generated, pieces // 2):
         raise UserError(
-            f"evaluation.embeddings={wanted}: a generation writes {generated} whole sequences and the "
-            f"scored half of the {config.evaluation.split} split has {pieces}, of which real against real takes twice as many; "
+            f"evaluation.embeddings={sequences}: a generation writes {generated} whole sequences and the scored half of the "
+            f"{config.evaluation.split} split has {pieces}, of which comparing real with real text takes twice as many; "
             f"ask for at most {min(generated, pieces // 2)}"
         )
     missing = [name for name in ("mauve", "sklearn", "faiss") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"evaluation.embeddings={wanted}: MAUVE needs {', '.join(missing)}; run `pip install collapselab[embeddings]`"
+            f"evaluation.embeddings={sequences}: MAUVE needs {', '.join(missing)}; run `pip install collapselab[embeddings]`"
         )
 
 
@@ -94,19 +94,19 @@ def mean_states(
     processes: Processes,
     console: Console,
 ) -> np.ndarray:
-    """The last layer's states (after its norm), mean over the tokens of each sequence, float32 (sequences, width). All
-    processes take part; prompts are not read.
+    """Mean over the tokens of each sequence of the last layer's states (after its norm), float32 (sequences, width). Prompts
+    are not read. All processes take part.
 
-    Pillutla et al. 2021 take the last token's state, of a large model. A small model's says which token comes next and
-    little else: over the demo's six generations MAUVE stays within .92 .. .97 by it, and falls from .94 to .65 by the mean
-    (500 sequences; real against real .97 and .96).
+    Pillutla et al. 2021 take the last token's state of a large model. In a small model it encodes little but the next token:
+    over the demo's six generations MAUVE stays within .92 .. .97 with it, and falls from .94 to .65 with the mean (500
+    sequences; real against real text .97 and .96).
     """
     length = places[0][1] - places[0][0]
     rows = max(1, BATCH_TOKENS[processes.device.type] // length)
     batches = [places[i : i + rows] for i in range(0, len(places), rows)]
     model.net.to(processes.device).eval()
     cast = torch.autocast(processes.device.type, torch.bfloat16, enabled=precision == "bf16")
-    found: dict[int, np.ndarray] = {}
+    states: dict[int, np.ndarray] = {}
     for index in range(processes.rank, len(batches), processes.world):
         parts: list[np.ndarray] = []
         at = 0
@@ -121,11 +121,11 @@ def mean_states(
                 halve(error, rows, length, processes, console)
                 continue
             at += len(some)
-        found[index] = np.concatenate(parts)
-    everything = {index: part for parts in processes.all_gather(found) for index, part in parts.items()}
+        states[index] = np.concatenate(parts)
+    everything = {index: part for parts in processes.all_gather(states) for index, part in parts.items()}
     return np.concatenate([everything[index] for index in range(len(batches))])
 
 
 def embedding_values(real: np.ndarray, text: np.ndarray) -> dict[str, float]:
-    """`reference/mauve` of a text against real text, `reference/vendi` of the text; states are (sequences, width)."""
+    """`reference/mauve` of a text against real text, and `reference/vendi` of it, from states (sequences, width)."""
     return {"reference/mauve": mauve(real, text), "reference/vendi": vendi(text)}

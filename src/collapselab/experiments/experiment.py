@@ -1,7 +1,7 @@
 """An experiment: arms x seeds, chains that differ in named settings, with generation 0 made once per seed.
 
-Every chain is an ordinary run. An experiment has no state beside its chains: what is done is skipped, what is missing is
-made, and arms, seeds and generations may be added later.
+Every chain is an ordinary run, and an experiment has no state of its own: finished chains are skipped, unfinished ones are
+resumed, and arms, seeds and generations may be added later.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any, Literal
 from collapselab.config import RunConfig, UserError, as_dict
 from collapselab.config.values import flatten
 from collapselab.runtime.console import inert
-from collapselab.store.chain_files import keep_asked
-from collapselab.store.checks import refuse_strange
+from collapselab.store.chain_files import keep_experiment
+from collapselab.store.checks import refuse_links
 from collapselab.store.layout import Chain, settled
 
 Outcome = tuple[Literal["done", "left", "failed"], str]
-"""How a chain ended, and that in words: made to its last generation, left to another process, or not finished."""
+"""(status, message) of a chain: finished, left to another process that holds its lock, or failed."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run: `arms` holds the settings of each arm, seed and arm name left to be filled in."""
+    """The arms with their settings, and the seeds that each is run with; `chains` fills in seed and arm name."""
 
     arms: dict[str, RunConfig]
     changes: dict[str, list[str]]
-    """The keys, dotted, that each arm sets for itself; all others are common."""
+    """The dotted keys that each arm sets itself; all others are common."""
     seeds: list[int]
     baseline: str | None
     """The arm that others are compared with."""
@@ -40,13 +40,13 @@ class Experiment:
         return settled(Path(config.runs_dir) / config.name)
 
     def chains(self) -> list[RunConfig]:
-        """Arm by arm, so that the first chains of different seeds, which make generation 0, run side by side."""
+        """Return the settings of every chain, arm by arm, so that chains that make a shared generation 0 start first."""
         return [
             dataclasses.replace(config, arm=arm, seed=seed) for arm, config in self.arms.items() for seed in self.seeds
         ]
 
     def asked(self) -> dict[str, Any]:
-        """What `experiment --config` reads: the common settings, all of them, and what each arm sets for itself."""
+        """Return the tree that `experiment --config` reads: all common settings, and those of each arm."""
         flat = {arm: flatten(as_dict(config)) for arm, config in self.arms.items()}
         common: dict[str, Any] = {}
         for arm, settings in flat.items():
@@ -58,12 +58,14 @@ class Experiment:
         return common | {"seeds": self.seeds, "baseline": self.baseline, "arms": arms}
 
     def save(self) -> None:
-        """Keeps what was asked for beside the chains, for the report and for whoever runs it again; says where what was
-        kept before is damaged or gone. Raises UserError where nothing can be written."""
-        refuse_strange(self.root, self.root)
+        """Write experiment.yaml beside the chains, for the report and for reruns; print a line if the old one was damaged.
+
+        Raises UserError if the folder cannot be written.
+        """
+        refuse_links(self.root, self.root)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            for line in keep_asked(self.root, self.asked()):
+            for line in keep_experiment(self.root, self.asked()):
                 print(inert(line), file=sys.stderr)
         except OSError as error:
             where = next(iter(self.arms.values())).runs_dir
@@ -72,10 +74,10 @@ class Experiment:
             ) from None
 
 
-def as_far(config: RunConfig) -> RunConfig:
-    """The settings of a chain, to its own last generation where that lies beyond the one that is asked for: it is done.
+def keep_finished(config: RunConfig) -> RunConfig:
+    """Raise `generations` to those that the chain has finished, so that a longer chain counts as done.
 
-    Where the shares depend on the number of generations, a longer chain is another one, and stays so.
+    A chain whose real shares depend on the number of generations is another chain when it is longer, and stays unchanged.
     """
     from collapselab.chain.opening import chain_path
 

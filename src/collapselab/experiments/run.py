@@ -19,30 +19,30 @@ POLL = 0.3  # seconds between looks at the chains' files
 
 
 class Executor(Protocol):
-    """What runs chains: processes of this machine (local.py)."""
+    """A runner of chains; `local` runs them in processes of this machine."""
 
     slots: int
     """Chains at a time."""
 
     def submit(self, job: int, config: RunConfig) -> None:
-        """Start a chain; there are never more than `slots` at work."""
+        """Start a chain; the caller never has more than `slots` running."""
 
     def wait(self, seconds: float) -> list[tuple[int, Outcome]]:
-        """Wait until a chain has ended, at most so long; return those that have, by the job they were submitted as."""
+        """Wait until a chain ends, at most `seconds`; return (job, outcome) of the chains that ended."""
 
     def stop(self) -> None:
-        """End what is at work, after the step at hand."""
+        """End all running chains after their current step."""
 
 
 def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outcome]]:
-    """Run every chain that is not finished, `count` at a time; return how each of them ended, in their order.
+    """Run every unfinished chain, `count` at a time; return all chains in order with their outcomes.
 
     Args:
-        count: null means one per GPU, and on a CPU one for two cores.
+        count: None means one per GPU, or one per two CPU cores.
     """
     experiment.save()
     chains = experiment.chains()
-    count, gpus = places(chains, count)
+    count, gpus = slots_and_gpus(chains, count)
     executor = local.LocalExecutor(count, gpus, experiment.root / "workers.log")
     before, started = _stages(chains), time.perf_counter()
     ended: dict[int, Outcome] = {}
@@ -52,16 +52,16 @@ def run(experiment: Experiment, count: int | None) -> list[tuple[RunConfig, Outc
         executor.stop()
         left = {index for index, (how, _) in ended.items() if how == "left"}
         ours = [chain for index, chain in enumerate(chains) if index not in left]
-        made = [place for place, _ in _stages(ours).items() - before.items()]
-        _record(experiment.root, round(time.perf_counter() - started, 1), count, made)
+        new = [folder for folder, _ in _stages(ours).items() - before.items()]
+        _record(experiment.root, round(time.perf_counter() - started, 1), count, new)
     return [(config, ended[index]) for index, config in enumerate(chains)]
 
 
 def _follow(chains: list[RunConfig], executor: Executor, ended: dict[int, Outcome]) -> None:
-    """Keep the executor busy until all chains have ended, and show where they are.
+    """Keep the executor busy until all chains have ended, and show their progress.
 
     Args:
-        ended: takes how each chain ended, by its index.
+        ended: filled with the outcome of each chain by its index.
     """
     from collapselab.experiments.screen import Screen
 
@@ -79,9 +79,11 @@ def _follow(chains: list[RunConfig], executor: Executor, ended: dict[int, Outcom
             screen.look(busy)
 
 
-def places(chains: list[RunConfig], asked: int | None) -> tuple[int, list[str]]:
-    """How many chains run at a time, and the GPUs that they share: at most one each, for a chain takes most of the memory
-    that it finds there. Says where that is less than was asked for, and where a GPU cannot be used."""
+def slots_and_gpus(chains: list[RunConfig], asked: int | None) -> tuple[int, list[str]]:
+    """Decide how many chains run at a time and on which GPUs: one chain per GPU, because it takes most of its memory.
+
+    Prints a note if that is fewer than `asked`, or if a GPU cannot be used.
+    """
     from collapselab.runtime.parallel import unused_gpu
 
     gpus = [] if all(config.device == "cpu" for config in chains) else local.gpus()
@@ -97,25 +99,25 @@ def places(chains: list[RunConfig], asked: int | None) -> tuple[int, list[str]]:
 
 
 def _stages(chains: list[RunConfig]) -> dict[Path, int]:
-    """The published stages of these chains, shared ones once, with the time of their manifests (ns)."""
+    """Find the published stages of these chains, shared ones once, with the times of their manifests in ns."""
     from collapselab.chain.opening import chain_path
 
-    found: dict[Path, int] = {}
+    times: dict[Path, int] = {}
     for config in chains:
-        with suppress(UserError, OSError):  # a damaged chain is named by the worker that gets it
+        with suppress(UserError, OSError):  # the worker that runs a damaged chain reports it
             chain = Chain(chain_path(config))
             for g in range(config.generations + 1):
                 for name in STAGES:
                     manifest = chain.stage(g, name) / "manifest.json"
                     if manifest.is_file():
-                        found[manifest.parent] = manifest.stat().st_mtime_ns
-    return found
+                        times[manifest.parent] = manifest.stat().st_mtime_ns
+    return times
 
 
-def _record(root: Path, seconds: float, workers: int, made: list[Path]) -> None:
-    """Adds a line to timing.json: what this call took, and the stages and whole generations that it made."""
-    generations = sum(place.name == "eval" for place in made)
+def _record(root: Path, seconds: float, workers: int, stages: list[Path]) -> None:
+    """Append this call to timing.json: its duration, and the stages and whole generations that it published."""
+    generations = sum(stage.name == "eval" for stage in stages)
     call = {"seconds": seconds, "workers": workers, "date": time.strftime("%Y-%m-%d")}
-    call |= {"stages": len(made), "generations": generations}
-    with suppress(OSError):  # a full disk has been said already, by the chain that met it
+    call |= {"stages": len(stages), "generations": generations}
+    with suppress(OSError):  # the chain that filled the disk has reported it
         keep_call(root, call)

@@ -1,4 +1,4 @@
-"""What a terminal shows of an experiment: a progress line per chain; elsewhere a line as each ends."""
+"""Terminal output of an experiment: a progress bar per chain; without a terminal, a line as each chain ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collapselab.store.layout import Chain
 
 
 class Screen:
-    """Progress of the chains of an experiment, from their files. A context manager."""
+    """Progress of an experiment's chains, read from their files. A context manager."""
 
     def __init__(self, chains: list[RunConfig]):
         self.chains, self.seen = chains, [0] * len(chains)
@@ -47,7 +47,7 @@ class Screen:
         self.progress.start_task(self.lines[index])
 
     def end(self, index: int, outcome: Outcome) -> None:
-        """Show how a chain ended."""
+        """Show the outcome of a chain."""
         how, words = outcome
         total = self.chains[index].generations + 1
         self.progress.update(self.lines[index], completed=total if how == "done" else None, at=inert(words))
@@ -57,17 +57,16 @@ class Screen:
             self.console.print(inert(f"{stamp} {self.titles[index]}: {words}"), markup=False, soft_wrap=True)
 
     def look(self, running: Iterable[int]) -> None:
-        """Show where these chains are."""
+        """Update the progress of the running chains."""
         for index in running:
             self.seen[index], at = _at(self.chains[index], self.seen[index])
             self.progress.update(self.lines[index], completed=self.seen[index], at=at)
 
 
 def _at(config: RunConfig, finished: int) -> tuple[int, str]:
-    """(finished generations, where the chain is in words), looking on from what was known."""
-
+    """(finished generations, progress in words) of a chain, given a lower bound on the former."""
     try:
         finished, stage = Chain(chain_path(config)).at_work(finished)
-    except (UserError, OSError):  # a damaged chain: the worker that has it says so
+    except (UserError, OSError):  # the worker that runs a damaged chain reports it
         return finished, "at work"
     return finished, f"generation {finished} of {config.generations}: {stage}"

@@ -1,6 +1,8 @@
-"""The cards (README.md) of an exported model and of its text: front matter in YAML as the Hugging Face hub reads it, then
-Markdown. A run may be a stranger's: its values stand in code spans and in JSON strings, which neither YAML nor Markdown
-obeys, and paths of the machine are left out."""
+"""Cards (README.md) of an exported model and of its samples: YAML front matter for the Hugging Face hub, then Markdown.
+
+A run may be untrusted: its values appear only in code spans and JSON strings, where YAML and Markdown do not interpret
+them, and without paths of this machine.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,14 @@ from collapselab.store.layout import run_root
 from collapselab.store.seals import Recorded, recorded
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9._-]{1,96})?")
-LONGEST = 300  # characters of a value that is shown
+LONGEST = 300  # characters shown of a value
 MACHINE = ("collapselab", "torch", "transformers", "python", "device", "precision")
 TAGS = ("collapselab", "model-collapse")
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 
 
 def model_card(chain: ChainFiles, config: RunConfig, generation: int) -> str:
-    """README.md of a model folder."""
+    """Return the README.md of a model folder."""
     base, text = _base(config), config.corpus.source.removeprefix("hub:")
     head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if base is not None:
@@ -58,7 +60,7 @@ def model_card(chain: ChainFiles, config: RunConfig, generation: int) -> str:
         *_body(chain, config, generation),
         "## Intended use",
         "Research on what happens to models that learn from the output of models: comparing generations, measuring what is "
-        "lost, continuing the chain. It is no model for applications: nothing was done to make what it writes true, safe or "
+        "lost, continuing the chain. It is not a model for applications: nothing was done to make its text true, safe or "
         "useful, and a model of a late generation may be far worse than its loss on its own training set suggests.",
         _licence(config),
     ]
@@ -66,7 +68,7 @@ def model_card(chain: ChainFiles, config: RunConfig, generation: int) -> str:
 
 
 def samples_card(chain: ChainFiles, config: RunConfig, generation: int, meta: dict[str, Any]) -> str:
-    """README.md of a folder of samples.
+    """Return the README.md of a folder of samples.
 
     Args:
         meta: meta.json of the samples.
@@ -92,7 +94,7 @@ def samples_card(chain: ChainFiles, config: RunConfig, generation: int, meta: di
     parts = [
         f"# Samples of {_title(chain, generation)}",
         "> **Warning: this is synthetic text.** A language model wrote it, not people. It may be wrong, repetitive or "
-        "senseless. A model that is trained on it learns from a model; say so wherever it is passed on.",
+        "senseless. A model that is trained on it learns from a model; say so wherever you pass it on.",
         f"{count:,} sequences of {meta['length']} tokens (the last may be cut), {meta['tokens']:,} tokens in all, written by "
         f"the model of generation {generation}. {begin}",
         *_learnt(chain, config, generation),
@@ -109,15 +111,15 @@ def samples_card(chain: ChainFiles, config: RunConfig, generation: int, meta: di
         ),
         *_body(chain, config, generation),
         "## Intended use",
-        "Research on the text of models that learn from models. It is not human language and not for training models that "
-        "people are to use.",
+        "Research on the text of models that learn from models. It is not human language; do not train models for general "
+        "use on it.",
         _licence(config),
     ]
     return _page(head, parts)
 
 
 def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
-    """What both cards have: the training sets, the numbers, the settings, and how it was made."""
+    """Return the part that both cards share: training sets, metrics, settings and provenance."""
     ours, first = chain.rows[generation]["metrics"], chain.rows[0]["metrics"]
     real, headline = chain.reference["metrics"], [key for key in HEADLINE.values() if key in ours]
     values = [
@@ -127,9 +129,9 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
     ledger = chain.ledgers[generation]
     counts = [[_code(source), *(f"{entry[k]:,}" for k in ("set", "shown", "loss"))] for source, entry in ledger.items()]
     shares = ", ".join(f"{row['generation']}: {row['real_share']:.4g}" for row in chain.rows[: generation + 1])
-    stood = ""
+    control = ""
     if config.sampling.source == "real":
-        stood = " An all-real control: fresh real text stood in the place of all the rest (`control_...` below)."
+        control = " An all-real control: fresh real text replaced all other text (`control_...` below)."
     machine = [f"{key} {_code(chain.environment[key])}" for key in MACHINE if key in chain.environment]
     fork = (recorded(chain.path) or Recorded({}, {})).facts.get("fork")
     taken = f" Generations 0 to {whole(fork['at'])} were taken from another chain." if fork else ""
@@ -137,7 +139,7 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
     return [
         "## What it was trained on",
         f"Real text: {_code(_portable(config.corpus.source))}. Share of real text in the training set of each generation: "
-        f"{shares}.{stood}",
+        f"{shares}.{control}",
         f"Tokens in the training set of generation {generation}, by source: in the set, shown (all epochs), in the loss.",
         markdown(["source", "set", "shown", "in the loss"], counts),
         "## Metrics",
@@ -156,33 +158,35 @@ def _body(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
 
 
 def settings(config: RunConfig) -> str:
-    """The keys that differ from their defaults, one per line: dotted names and JSON values, which YAML reads as well."""
+    """List the settings that differ from their defaults as YAML, one dotted key per line."""
     ours = flatten(as_dict(config))
     kept = {k: v for k, v in ours.items() if k in ("name", "arm", "seed", "generations") or v != DEFAULTS[k]}
     return "".join(f"{key}: {_value(value)}\n" for key, value in kept.items() if key not in deciding("nothing"))
 
 
 def _value(value: Any) -> str:
-    """A setting in one line of YAML. Text is written as in JSON, where a line break has a sign of its own."""
+    """Format a setting as one line of YAML; text as JSON, which escapes line breaks."""
     if isinstance(value, str):
         return inert(json.dumps(_portable(value)))
     return yaml.safe_dump(value, default_flow_style=True, width=1 << 20).partition("\n")[0]
 
 
 def _learnt(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
-    """What the model has learnt from, as its ledger has it; with a warning where that is text of models."""
-    goes_on, mixed = config.model.start == "previous", _mixed(chain, config, generation)
+    """Describe the training text by its ledger, with a warning if models wrote part of it."""
+    mixed = _mixed(chain, config, generation)
     real = "text of an artificial language" if config.corpus.source in LANGUAGES else "real text"
     base = config.model.pretrained if config.model.start != "scratch" else None
-    began = f" It began as {_code(_portable(base))}; what that was trained on is not known here." if base else ""
+    began = (
+        f" It began as {_code(_portable(base))}; the data that one was trained on is not recorded here." if base else ""
+    )
     if not mixed:
         return [f"The model was trained on {real} alone, not on text of this chain's models.{began}"]
     share = _synthetic(chain, generation)
-    earlier = (
-        f" Its weights go on from those of the generation before; such text came in with generation {mixed[0]}."
-        if goes_on
-        else ""
-    )
+    earlier = ""
+    if config.model.start == "previous":
+        earlier = (
+            f" Its weights continue those of generation {generation - 1}; such text came in with generation {mixed[0]}."
+        )
     return [
         f"> **Warning: the model was trained on synthetic text.** {100 * share:.3g} % of the tokens in the training set "
         f"of generation {generation} were written by earlier models of the same chain.{earlier} Such models forget what is "
@@ -192,13 +196,13 @@ def _learnt(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
 
 
 def _mixed(chain: ChainFiles, config: RunConfig, generation: int) -> list[int]:
-    """The generations whose training sets held text of models and that this one's weights have seen."""
+    """Find the generations whose model-written training text this one's weights have seen."""
     seen = range(generation + 1) if config.model.start == "previous" else [generation]
     return [g for g in seen if _synthetic(chain, g)]
 
 
 def _synthetic(chain: ChainFiles, generation: int) -> float:
-    """The share of a training set's tokens that models wrote (not so the prompts of what they wrote), in [0, 1]."""
+    """Share of a training set's tokens that models wrote, in [0, 1]; prompts do not count."""
     ledger = chain.ledgers[generation]
     everything = sum(entry["set"] for entry in ledger.values())
     written = sum(entry["set"] for source, entry in ledger.items() if written_by(source) is not None)
@@ -215,7 +219,7 @@ def _title(chain: ChainFiles, generation: int) -> str:
 
 
 def _base(config: RunConfig) -> str | None:
-    """The hub name of the model that a chain began as, where it has one and its weights were used."""
+    """Hub name of the model whose weights the chain started from; None if there is none."""
     name = config.model.pretrained
     return name if name is not None and config.model.start != "scratch" and _is_on_hub(name) else None
 
@@ -225,7 +229,7 @@ def _is_on_hub(name: str) -> bool:
 
 
 def _portable(value: Any) -> Any:
-    """A setting without the folders of this machine: `path:/home/me/texts/*.txt` becomes `path:.../*.txt`."""
+    """Remove this machine's folders from a setting: `path:/home/me/texts/*.txt` becomes `path:.../*.txt`."""
     if not isinstance(value, str):
         return value
     kind, rest = ("path:", value[5:]) if value.startswith("path:") else ("", value)
@@ -234,13 +238,13 @@ def _portable(value: Any) -> Any:
 
 
 def _plain(value: Any) -> str:
-    """One line of text without control characters, cut where it is long."""
+    """One line of text without control characters, cut at LONGEST."""
     line = " ".join(inert(str(value)[:LONGEST]).split())
     return line if len(str(value)) <= LONGEST else f"{line}..."
 
 
 def _code(value: Any) -> str:
-    """A value as a code span, in which Markdown and HTML mean nothing; a pipe would end a table's cell."""
+    """Format a value as a code span, where Markdown and HTML are not interpreted; pipes are escaped for tables."""
     line = _plain(value).replace("`", "'").replace("|", "\\|")
     return f"`{line}`" if line else "–"
 

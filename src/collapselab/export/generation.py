@@ -1,5 +1,7 @@
-"""A generation as others use it: its samples as Parquet for `datasets`, its model as a folder for `transformers`, each with
-a card (export/cards.py). What is published is read and never touched."""
+"""Export of a generation: samples as Parquet for `datasets`, the model as a folder for `transformers`, each with a card.
+
+Published stages are only read.
+"""
 
 from __future__ import annotations
 
@@ -20,54 +22,49 @@ from collapselab.report.files import ChainFiles
 from collapselab.runtime.console import Console
 from collapselab.runtime.errors import FULL
 from collapselab.store import folders
-from collapselab.store.checks import implausible, reading
+from collapselab.store.checks import reading, unsafe_model
 from collapselab.store.folders import beside, put_in_place, write_text
 from collapselab.store.layout import run_root
 
 What = Literal["all", "samples", "model"]
-GROUP_TOKENS = 1 << 18  # of a row group: what is decoded at a time, some 20 MB as Python's integers
-FILE_TOKENS = 1 << 26  # of a Parquet file: some 200 MB
-SUFFIXES = (".safetensors", ".json", ".txt", ".jinja", ".model")  # of a model and its tokenizer: data, never code
+GROUP_TOKENS = 1 << 18  # per row group, decoded at a time: about 20 MB as Python integers
+FILE_TOKENS = 1 << 26  # per Parquet file: about 200 MB
+SUFFIXES = (".safetensors", ".json", ".txt", ".jinja", ".model")  # files of a model and its tokenizer: data, never code
 OURS = ("manifest.json", "log.jsonl")
-SCHEMA = pa.schema(
-    [
-        ("text", pa.string()),
-        ("tokens", pa.list_(pa.int32())),
-        ("sequence", pa.int64()),
-        ("generation", pa.int32()),
-        ("arm", pa.string()),
-        ("seed", pa.int64()),
-        ("prompt_tokens", pa.int32()),
-    ]
-)
+SCHEMA = pa.schema({"text": pa.string(), "tokens": pa.list_(pa.int32()), "sequence": pa.int64(), "generation": pa.int32(),
+                    "arm": pa.string(), "seed": pa.int64(), "prompt_tokens": pa.int32()})  # fmt: skip
 
 
-def chosen(chain: ChainFiles, generation: int | None, what: What) -> int:
-    """The generation that is meant, the last finished one where none is named. Raises UserError where it is not finished, or
-    has no weights any more."""
+def choose_generation(chain: ChainFiles, generation: int | None, what: What) -> int:
+    """Return the generation to export, by default the last finished one.
+
+    Raises UserError if it is not finished, or if its weights are needed and pruned.
+    """
     last = len(chain.rows) - 1
-    found = last if generation is None else generation
-    if not 0 <= found <= last:
-        raise UserError(f"--generation {found}: {chain.path} has finished generations 0 to {last}; name one of these")
+    generation = last if generation is None else generation
+    if not 0 <= generation <= last:
+        raise UserError(
+            f"--generation {generation}: {chain.path} has finished generations 0 to {last}; name one of these"
+        )
     if what != "samples":
-        chain.chain.need_weights([found], f"--generation {found}")
-    return found
+        chain.chain.need_weights([generation], f"--generation {generation}")
+    return generation
 
 
-def place_for(chain: ChainFiles, generation: int) -> Path:
-    """Where a generation goes unless a folder is named."""
+def default_folder(chain: ChainFiles, generation: int) -> Path:
+    """Folder for the export of a generation if --out names none."""
     return Path("exports") / f"{run_root(chain.path).name}-{chain.arm}-seed{chain.seed}-gen{generation}"
 
 
 def export(
     chain: ChainFiles, config: RunConfig, generation: int, out: Path, what: What = "all", *, console: Console
 ) -> None:
-    """Writes `out`/samples (Parquet), `out`/model, or both, all at once: it is there when it is whole.
+    """Write `out`/samples (Parquet), `out`/model, or both, atomically.
 
     Args:
-        generation: a finished one. out: a folder that is empty or not there.
+        generation: a finished one. out: an empty or missing folder.
 
-    Raises UserError where a stage that is read is damaged, `out` holds something, or nothing can be written.
+    Raises UserError if a stage is damaged, `out` is not empty, or the disk cannot be written.
     """
     with reading(out):
         if out.exists() and any(out.iterdir()):
@@ -83,14 +80,14 @@ def export(
             if what != "samples":
                 _model(chain, config, generation, model, temporary / "model")
             for path in filter(Path.is_file, temporary.rglob("*")):
-                folders.flush(path)  # a folder that is there is whole after a power cut too
+                folders.flush(path)  # so that the renamed folder is whole after a power cut too
             if not put_in_place(temporary, place):
                 raise UserError(
-                    f"--out {out}: another process has written there meanwhile, which stays; name a new folder"
+                    f"--out {out}: another process has written there meanwhile (its files are kept); name a new folder"
                 )
     except OSError as error:
-        mend = "free some" if error.errno in FULL else "mend that, or name another folder"
-        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); {mend}") from None
+        remedy = "free some space" if error.errno in FULL else "fix that, or name another folder"
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); {remedy}") from None
 
 
 def _samples(
@@ -116,8 +113,10 @@ def _samples(
 
 
 def _row_groups(stage: Path, meta: dict[str, Any], per_file: int) -> Iterator[list[list[int]]]:
-    """The sequences of a samples folder in order, a row group at a time; a group lies in one file. Raises UserError where one
-    holds what is no token, or there are others than meta.json says."""
+    """Yield the sequences of a samples folder in order, one row group of one file at a time.
+
+    Raises UserError if the tokens are not those that meta.json describes.
+    """
     length, left = meta["length"], meta["tokens"]
     at_once = max(1, GROUP_TOKENS // length)
     with reading(stage):
@@ -135,7 +134,7 @@ def _row_groups(stage: Path, meta: dict[str, Any], per_file: int) -> Iterator[li
 
 
 def _between(shards: Sequence[np.ndarray], ends: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Tokens [start, stop) of the stream that the shards make up."""
+    """Tokens [start, stop) of the concatenated shards."""
     parts = []
     for shard, end in zip(shards, ends.tolist(), strict=True):
         begin = end - len(shard)
@@ -161,8 +160,8 @@ def _table(
 
 
 def _model(chain: ChainFiles, config: RunConfig, generation: int, stage: Path, out: Path) -> None:
-    """Copies what `from_pretrained` reads, and the note from which the lab knows its own models."""
-    if wrong := implausible(stage):
+    """Copy the files that `from_pretrained` reads, and the note by which the lab recognises its own models."""
+    if wrong := unsafe_model(stage):
         raise UserError(f"{stage}: is not exported ({wrong}); check where the run comes from")
     out.mkdir()
     for path in sorted(stage.iterdir()):

@@ -1,4 +1,4 @@
-"""The sample metrics as Hugging Face `evaluate` metrics, which load by path and without a network:
+"""Sample metrics for Hugging Face `evaluate`, loaded by path and without a network:
 
     import datasets, evaluate
     from collapselab import hf_metrics
@@ -8,9 +8,9 @@
     evaluate.combine([evaluate.load(hf_metrics.path(name)) for name in hf_metrics.names()])
 
 `predictions` are sampled texts, one string per sequence; `references` are real texts. Metrics that read references
-(overlap, tails, unigram_distance) fail without them, and `evaluate` wants as many as there are predictions: cut or join
-the real text into so many strings. Words are the lab's: `\\w+`, lower-cased, complete; the ends of a text end no word, for
-sequences are cut anywhere. Keys are those of metrics.jsonl without their unit, and no two metrics share one.
+(overlap, tails, unigram_distance) fail without them, and `evaluate` needs as many references as predictions: cut or
+join the real text accordingly. Words are the lab's: `\\w+`, lower-cased; a prediction is a whole text, so
+its first and last words count. Keys are those of metrics.jsonl without their unit, and no two metrics share one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def names() -> list[str]:
 
 
 def path(name: str) -> str:
-    """What `evaluate.load` takes. Raises UserError for an unknown name."""
+    """Path of a metric for `evaluate.load`. Raises UserError for an unknown name."""
     if name not in names():
-        raise UserError(f"metric={name!r}: there is none; choose one of {', '.join(names())}")
+        raise UserError(f"metric={name!r}: no such metric; choose one of {', '.join(names())}")
     return str(Path(__file__).parent / name / f"{name}.py")

@@ -1,4 +1,4 @@
-"""What the metrics share: their description for `evaluate`, and texts as words."""
+"""Base class of the metrics with their description for `evaluate`, and the words of texts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ INPUTS = "predictions: sampled texts, one string per sequence. references: real 
 
 
 class WordMetric(evaluate.Metric):  # type: ignore[misc]
-    """A metric in a module of its own, whose docstring describes it."""
+    """A metric described by the docstring of its module."""
 
     source: str
-    """What `evaluate` calls the citation."""
+    """Citation of the metric."""
     reads_references = False
-    """Whether it compares with real text."""
+    """True if the metric compares with real text."""
 
     def _info(self) -> evaluate.MetricInfo:
         read = ("predictions", "references")[: 1 + self.reads_references]
@@ -32,10 +32,10 @@ class WordMetric(evaluate.Metric):  # type: ignore[misc]
 
 
 def word_rows(texts: list[str]) -> list[list[str]]:
-    """The words of each text. A prediction is a whole text, not a cut of one: its first and last words are complete."""
+    """Words of each text; a prediction is a whole text, so its first and last words are complete."""
     return [words(f"\n{text}\n") for text in texts]
 
 
 def word_grams(texts: list[str]) -> list[Grams]:
-    """Word n-grams of orders 1 .. 4, without the orders that fit into no text."""
+    """Word n-grams of orders 1 .. 4, without orders longer than every text."""
     return [order for order in grams(from_words(word_rows(texts)), 4) if len(order.counts)]

@@ -2,9 +2,9 @@
 
     Ada Hartson was born and raised in Elmford . At home Ada Hartson always speaks in Latin . ...
 
-People are drawn by a Zipf law. Every person has exactly one value of every attribute, so a false statement has probability
-0; every sentence is one of four for its attribute, all of one length, and reads in exactly one way. Probabilities are
-therefore exact: the person, the order of three different attributes, and a sentence for each.
+People are drawn by a Zipf law. A person has exactly one value of each attribute, so that a false statement has probability
+0. A sentence is one of four for its attribute, all of equal length, and can be parsed in only one way. Probabilities are
+therefore exact: they factor into the person, the order of three different attributes, and a sentence for each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from collapselab.languages.laws import frequency_bands, names, word_numbers, zipf_law
 from collapselab.seeds import generator
 
-SENTENCES = 3  # of a document
+SENTENCES = 3  # in a document
 CHUNK = 8192  # documents drawn at a time
 
 GIVEN = """Ada Boris Clara Dario Edith Felix Greta Hugo Irene Jonas Karin Lukas Mabel Nils Olga Pavel Quinn Rosa Silas Tilda
@@ -29,8 +29,8 @@ Otto Paula"""
 FAMILY_ENDINGS = "son worth man well lock"
 TOWN_ENDINGS = "ford bury dale"
 
-# Each attribute: its values (24 towns for the first), and sentences of nine words. G, F and V stand for the given name,
-# the family name and the value.
+# For each attribute its values (24 towns for the first), and sentences of nine words with G, F and V in place of the given
+# name, the family name and the value.
 ATTRIBUTES: dict[str, tuple[str, tuple[str, ...]]] = {
     "birthplace": (
         "",
@@ -103,14 +103,14 @@ PLACES = np.array([[template.index(hole) for hole in HOLES] for template in TEMP
 
 @dataclass(frozen=True)
 class Facts:
-    """The language for one choice of sizes; equal choices are equal languages."""
+    """The language for given sizes and seed, which determine it."""
 
     entities: int = 512
-    """People, the most talked about first."""
+    """Number of people, who are ordered by falling popularity."""
     zipf: float = 1.0
-    """Exponent of their popularity."""
+    """Exponent of the Zipf law of popularity."""
     seed: int = 0
-    """Who they are, and every fact about them."""
+    """Seed of people's names and of the facts about them."""
 
     @cached_property
     def popularity(self) -> np.ndarray:
@@ -124,7 +124,7 @@ class Facts:
 
     @cached_property
     def values(self) -> list[list[str]]:
-        """The words that each attribute's value may be."""
+        """Words that may be the value of each attribute."""
         return [words.split() or names(TOWN_ENDINGS)[:VALUES] for words, _ in ATTRIBUTES.values()]
 
     @cached_property
@@ -135,12 +135,12 @@ class Facts:
 
     @cached_property
     def truth(self) -> np.ndarray:
-        """The one value that each person has of each attribute, int64 (entities, attributes)."""
+        """Value of each person's attributes, int64 (entities, attributes)."""
         return generator(self.seed, 0, "facts/truth").integers(VALUES, size=(self.entities, len(ATTRIBUTES)))
 
     @property
     def _side(self) -> int:
-        return math.isqrt(self.entities - 1) + 1  # names of either kind: the fewest whose pairs suffice
+        return math.isqrt(self.entities - 1) + 1  # given names, and family names: the fewest whose pairs suffice
 
     @property
     def _given(self) -> list[str]:
@@ -152,7 +152,7 @@ class Facts:
 
     @cached_property
     def lexicon(self) -> list[str]:
-        """All words: given names, family names, the values of each attribute, and what stands between them."""
+        """All words: given names, family names, the values of each attribute, and the fixed words."""
         fixed = sorted({word for template in TEMPLATES for word in template} - set(HOLES))
         return [*self._given, *self._family, *(word for words in self.values for word in words), *fixed]
 
@@ -162,14 +162,14 @@ class Facts:
 
     @property
     def entropy(self) -> float:
-        """Of a document, nats."""
+        """Entropy of a document, nats."""
         return -float((self.popularity * np.log(self.popularity)).sum()) - _log_wording()
 
     def documents(self, count: int, split: str) -> Iterator[str]:
-        """Independent draws. A larger `count` goes on from where a smaller one stopped."""
+        """Independent draws; a larger `count` continues the draws of a smaller one."""
         draw = generator(self.seed, 0, f"facts/{split}")
-        reach = np.cumsum(self.popularity)[:-1]  # the last person takes what rounding leaves
-        sentence = cache(self.sentence)  # the same few are said again and again
+        reach = np.cumsum(self.popularity)[:-1]  # the last person takes the rounding error
+        sentence = cache(self.sentence)  # few sentences make up most of the text
         for first in range(0, count, CHUNK):
             u = draw.random((min(CHUNK, count - first), 1 + len(ATTRIBUTES) + SENTENCES))
             who = np.searchsorted(reach, u[:, 0], side="right")
@@ -179,17 +179,17 @@ class Facts:
                 yield " ".join(sentence(person, a, t) for a, t in zip(chosen, how, strict=True))
 
     def sentence(self, person: int, attribute: int, wording: int) -> str:
-        """The fact that a person has a value of an attribute, in one of its wordings."""
+        """Sentence that states a person's value of an attribute in one of its wordings."""
         given, family = self.people[person]
-        filled = {
+        words = {
             "G": self._given[given],
             "F": self._family[family],
             "V": self.values[attribute][self.truth[person, attribute]],
         }
-        return " ".join(filled.get(word, word) for word in TEMPLATES[attribute * PER_ATTRIBUTE + wording])
+        return " ".join(words.get(word, word) for word in TEMPLATES[attribute * PER_ATTRIBUTE + wording])
 
     def log_probabilities(self, documents: Sequence[str]) -> np.ndarray:
-        """Natural logarithm of each text's probability, float64 (documents,); -inf for what the language cannot say."""
+        """Natural logarithm of each text's probability, float64 (documents,); -inf for an impossible one."""
         facts = self.facts_of(documents)
         who, attributes = np.divmod(facts, len(ATTRIBUTES))
         possible = (facts >= 0).all(axis=1) & (who == who[:, :1]).all(axis=1)
@@ -199,12 +199,12 @@ class Facts:
 
     def bands(self, documents: Sequence[str]) -> np.ndarray:
         """Frequency band of the person of each document's first sentence, int64 (documents,)."""
-        found: np.ndarray = self.popularity_bands[self.facts_of(documents)[:, 0] // len(ATTRIBUTES)]
-        return found
+        bands: np.ndarray = self.popularity_bands[self.facts_of(documents)[:, 0] // len(ATTRIBUTES)]
+        return bands
 
     def facts_of(self, documents: Sequence[str]) -> np.ndarray:
-        """The facts that documents state, int64 (documents, sentences): person x attributes + attribute, or -1 where a
-        sentence states none or a false one."""
+        """Facts that documents state, int64 (documents, sentences): person x attributes + attribute, or -1 for a sentence
+        that states none or a false one."""
         words = word_numbers(documents, self._numbers, self.words_per_document)
         sentences = words.reshape(-1, SENTENCE_WORDS)
         out = np.full(len(sentences), -1, np.int64)
@@ -212,37 +212,36 @@ class Facts:
         for number, template in enumerate(TEMPLATES):
             attribute = number // PER_ATTRIBUTE
             fixed = np.array([self._numbers.get(word, -2) for word in template])  # -2: a hole, which any word fills
-            reads = ((sentences == fixed) | (fixed == -2)).all(axis=1)
-            given, family, value = (sentences[rows, place] for place in PLACES[number])
-            person = np.where(reads, self._person_of(given, family), -1)
-            told = value - self._first_value(attribute)
-            out = np.where(
-                (person >= 0) & (told == self.truth[person, attribute]), person * len(ATTRIBUTES) + attribute, out
-            )
+            matches = ((sentences == fixed) | (fixed == -2)).all(axis=1)
+            given, family, word = (sentences[rows, place] for place in PLACES[number])
+            person = np.where(matches, self._person_of(given, family), -1)
+            value = word - self._first_value(attribute)
+            true = (person >= 0) & (value == self.truth[person, attribute])
+            out = np.where(true, person * len(ATTRIBUTES) + attribute, out)
         return out.reshape(-1, SENTENCES)
 
     def _person_of(self, given: np.ndarray, family: np.ndarray) -> np.ndarray:
-        """Number of the person with these names (as numbers of words), or -1."""
+        """Return the number of the person with these names (numbers of words), or -1."""
         side = self._side
-        known = np.full((side, side), -1, np.int64)
-        known[tuple(self.people.T)] = np.arange(self.entities)
+        persons = np.full((side, side), -1, np.int64)
+        persons[tuple(self.people.T)] = np.arange(self.entities)
         family = family - side
         inside = (given >= 0) & (given < side) & (family >= 0) & (family < side)
-        return np.where(inside, known[np.where(inside, given, 0), np.where(inside, family, 0)], -1)
+        return np.where(inside, persons[np.where(inside, given, 0), np.where(inside, family, 0)], -1)
 
     def _first_value(self, attribute: int) -> int:
-        """Number of the word that is an attribute's first value."""
+        """Return the number of the first word among an attribute's values."""
         return 2 * self._side + VALUES * attribute
 
     def questions(self) -> tuple[list[str], list[str]]:
-        """For every fact (person x attributes + attribute) a sentence's words before its value, and the value. Wordings
+        """Words of a sentence before its value, and the value, for every fact (person x attributes + attribute). Wordings
         take turns among those that name the person before the value."""
         heads, answers = [], []
         for person in range(self.entities):
             for attribute in range(len(ATTRIBUTES)):
                 first = attribute * PER_ATTRIBUTE
-                known = [w for w in range(PER_ATTRIBUTE) if PLACES[first + w, 2] > PLACES[first + w, 1]]
-                wording = known[(person + attribute) % len(known)]
+                wordings = [w for w in range(PER_ATTRIBUTE) if PLACES[first + w, 2] > PLACES[first + w, 1]]
+                wording = wordings[(person + attribute) % len(wordings)]
                 place = PLACES[first + wording, 2]
                 words = self.sentence(person, attribute, wording).split(" ")
                 heads.append(" ".join(words[:place]))
@@ -255,5 +254,5 @@ class Facts:
 
 
 def _log_wording() -> float:
-    """Of the order of the attributes and the choice of their sentences: the same for every document."""
+    """Log-probability of the order of the attributes and of their sentences, equal for every document."""
     return -math.log(math.perm(len(ATTRIBUTES), SENTENCES)) - SENTENCES * math.log(PER_ATTRIBUTE)

@@ -3,8 +3,8 @@
     In Ashford saffron sold briskly because tired merchants feared the early snow.
 
 The town is the context and the good is the slot: p(good | town) is a Zipf law, ranked in another order in each town, so
-that no town tells anything about another. Every place has words of its own and each word depends on the one before it
-alone: the language is a first-order Markov chain over words, and all that one may ask of it has an exact answer.
+that towns tell nothing about each other. Every place has its own words and each word depends only on the one before: the
+language is a first-order Markov chain over words, and every question about it has an exact answer.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from collapselab.languages.laws import frequency_bands, names, word_numbers, zipf_law
 from collapselab.seeds import generator
 
-TOWN_PLACE, SLOT_PLACE = 1, 2  # in words; the town's word stands directly before the slot
+TOWN_PLACE, SLOT_PLACE = 1, 2  # in words; the town comes directly before the slot
 CHUNK = 8192  # documents drawn at a time
-TAIL_EXPONENT = 0.5  # of the Zipf laws behind the slot: uneven, and no word rarer than one in thirty at its place
+TAIL_EXPONENT = 0.5  # of the Zipf laws after the slot: uneven, and no word rarer than one in thirty at its place
 
 TOWN_ENDINGS = "ford ton bury wick dale ham mouth ley field bridge stead gate moor cliff"
 GOODS = """saffron wool salt copper amber honey pepper silk barley timber wax linen iron cheese olives tar ginger hemp
@@ -32,7 +32,7 @@ hazelnuts hides horn jade kettles knives lamps lemons lime masts melons mirrors 
 pears peat pins pitch plates poppies quills ribbons rice rum sage sand seeds spoons starch tallow tea thread tiles"""
 QUALITIES = "fine coarse pale dark old fresh red white cheap royal northern southern smoked dried"
 
-# What stands behind the slot: the words of each place, and whether their law depends on the word before.
+# Places after the slot: their words, and whether the law depends on the word before.
 TAIL: tuple[tuple[str, bool], ...] = (
     ("sold moved traded changed-hands vanished arrived", False),
     ("briskly slowly quietly openly badly everywhere", True),
@@ -48,20 +48,20 @@ TAIL: tuple[tuple[str, bool], ...] = (
 
 @dataclass(frozen=True)
 class Planted:
-    """The language for one choice of sizes; equal choices are equal languages."""
+    """The language for given sizes and seed, which determine it."""
 
     contexts: int = 8
-    """Towns, each as likely as any other."""
+    """Number of towns, all equally likely."""
     values: int = 64
-    """Goods, the same ones in every town."""
+    """Number of goods, the same in every town."""
     zipf: float = 1.0
-    """Exponent of the law of goods in a town."""
+    """Exponent of the Zipf law of goods in a town."""
     seed: int = 0
-    """Which towns there are, the order of goods in each, and the laws behind the slot."""
+    """Seed of the choice of towns, the order of goods in each, and the laws after the slot."""
 
     @cached_property
     def places(self) -> list[list[str]]:
-        """The words that may stand at each place of a document; no word belongs to two places."""
+        """Words that may occur at each place of a document; no word belongs to two places."""
         towns = names(TOWN_ENDINGS)
         chosen = generator(self.seed, 0, "planted/towns").permutation(len(towns))[: self.contexts]
         goods = GOODS.split() + [f"{quality}-{good}" for quality in QUALITIES.split() for good in GOODS.split()]
@@ -69,8 +69,7 @@ class Planted:
 
     @cached_property
     def laws(self) -> list[np.ndarray]:
-        """For each place the probability of its words given the word before, (words before, words); the first has one
-        row."""
+        """Probability of each place's words given the word before, (words before, words); the first has one row."""
         draw = generator(self.seed, 0, "planted/laws")
 
         def permuted(before: int, size: int, exponent: float) -> np.ndarray:
@@ -80,11 +79,8 @@ class Planted:
         laws.append(permuted(self.contexts, self.values, self.zipf))
         for place, (_, depends) in enumerate(TAIL, SLOT_PLACE + 1):
             before, size = len(self.places[place - 1]), len(self.places[place])
-            laws.append(
-                permuted(before, size, TAIL_EXPONENT)
-                if depends
-                else np.repeat(permuted(1, size, TAIL_EXPONENT), before, axis=0)
-            )
+            law = permuted(before if depends else 1, size, TAIL_EXPONENT)
+            laws.append(law if depends else np.repeat(law, before, axis=0))
         return laws
 
     @cached_property
@@ -98,7 +94,7 @@ class Planted:
 
     @property
     def slot_law(self) -> np.ndarray:
-        """The truth p*(good | town), float64 (contexts, values)."""
+        """True p*(good | town), float64 (contexts, values)."""
         return self.laws[SLOT_PLACE]
 
     @cached_property
@@ -116,12 +112,12 @@ class Planted:
 
     @property
     def heads(self) -> list[str]:
-        """The words before the slot, for each town."""
+        """Words before the slot, for each town."""
         return [f"{self.places[0][0]} {town}" for town in self.towns]
 
     @cached_property
     def entropy(self) -> float:
-        """Of a document, nats: the sum over places of the mean entropy of a word given the one before."""
+        """Entropy of a document, nats: the sum over places of the mean entropy of a word given the one before."""
         before, total = np.ones(1), 0.0
         for law in self.laws:
             total -= float((before[:, None] * law * np.log(law)).sum())
@@ -129,21 +125,21 @@ class Planted:
         return total
 
     def documents(self, count: int, split: str) -> Iterator[str]:
-        """Independent draws. A larger `count` goes on from where a smaller one stopped."""
+        """Independent draws; a larger `count` continues the draws of a smaller one."""
         draw = generator(self.seed, 0, f"planted/{split}")
         for first in range(0, count, CHUNK):
             u = draw.random((min(CHUNK, count - first), self.words_per_document))
             before = np.zeros(len(u), np.int64)
             columns = []
             for place, law in enumerate(self.laws):
-                reach = np.cumsum(law, axis=1)[:, :-1]  # the last word takes what rounding leaves
+                reach = np.cumsum(law, axis=1)[:, :-1]  # the last word takes the rounding error
                 before = (u[:, place, None] >= reach[before]).sum(axis=1)
                 words = self.places[place]
                 columns.append([words[i] for i in before.tolist()])
             yield from (" ".join(words) for words in zip(*columns, strict=True))
 
     def log_probabilities(self, documents: Sequence[str]) -> np.ndarray:
-        """Natural logarithm of each text's probability, float64 (documents,); -inf for what the language cannot say."""
+        """Natural logarithm of each text's probability, float64 (documents,); -inf for an impossible one."""
         places, possible = self._places_of(documents)
         total = np.zeros(len(documents))
         before = np.zeros(len(documents), np.int64)
@@ -155,16 +151,16 @@ class Planted:
     def bands(self, documents: Sequence[str]) -> np.ndarray:
         """Frequency band of each document's good in its town, int64 (documents,); the documents must be possible."""
         places, _ = self._places_of(documents)
-        found: np.ndarray = self.slot_bands[places[:, TOWN_PLACE], places[:, SLOT_PLACE]]
-        return found
+        bands: np.ndarray = self.slot_bands[places[:, TOWN_PLACE], places[:, SLOT_PLACE]]
+        return bands
 
     def _places_of(self, documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Each word's number among the words of its place, (documents, words), and whether all stand where they may;
-        0 where they do not."""
+        """Each word's number among the words of its place, (documents, words), 0 in impossible documents; and which
+        documents are possible, (documents,)."""
         sizes = np.array([len(words) for words in self.places])
-        found = word_numbers(documents, self._numbers, len(sizes)) - (np.cumsum(sizes) - sizes)
-        possible = ((found >= 0) & (found < sizes)).all(axis=1)
-        return np.where(possible[:, None], found, 0), possible
+        numbers = word_numbers(documents, self._numbers, len(sizes)) - (np.cumsum(sizes) - sizes)
+        possible = ((numbers >= 0) & (numbers < sizes)).all(axis=1)
+        return np.where(possible[:, None], numbers, 0), possible
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

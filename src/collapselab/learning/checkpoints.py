@@ -1,5 +1,5 @@
-"""A training run in the middle: weights, the optimiser's moments and how far it came. Batches and dropout are functions of
-seed and step, so nothing else is needed to go on to the same bits."""
+"""Checkpoints within a generation: weights, the optimiser's moments and the step. Batches and dropout are functions of seed
+and step, so nothing else is needed to resume bit-identically."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save(folder: Path, model: LanguageModel, optimizer: torch.optim.AdamW, progress: dict[str, Any]) -> None:
-    """Writes state.safetensors and progress.json. Raises OSError where there is no room."""
+    """Write state.safetensors and progress.json. Raise OSError if the disk is full."""
     state = optimizer.state_dict()["state"]
     tensors = {f"optimizer.{i}.{name}": state[i][name].contiguous() for i in state for name in MOMENTS}
     seen: set[int] = set()
     for name, tensor in true_state(model).items():
-        if tensor.data_ptr() not in seen:  # tied weights stand there once
+        if tensor.data_ptr() not in seen:  # tied weights are stored once
             seen.add(tensor.data_ptr())
             tensors[f"model.{name}"] = tensor.contiguous()
     with as_os_errors():
@@ -31,7 +31,7 @@ def save(folder: Path, model: LanguageModel, optimizer: torch.optim.AdamW, progr
 
 
 def load(folder: Path, model: LanguageModel, optimizer: torch.optim.AdamW) -> dict[str, Any]:
-    """Reads what `save` wrote into a model and an optimiser of the same shape; returns the progress."""
+    """Load a checkpoint into a model and an optimiser of the same shape; return its progress."""
     tensors = load_file(folder / "state.safetensors")
     copy_weights({k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}, model)
     state: dict[int, dict[str, torch.Tensor]] = {}

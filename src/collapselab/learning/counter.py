@@ -16,24 +16,24 @@ from collapselab.runtime.parallel import Processes
 from collapselab.seeds import batch_order
 from collapselab.store.unfinished import Unfinished
 
-COUNT_TOKENS = 1 << 22  # counted at a time
+COUNT_TOKENS = 1 << 22  # per call of `bigram.count`
 
 
-class Counter:
+class CountLearner:
     """A peer of `Trainer` that counts pairs (models/bigram.py)."""
 
     def __init__(self, config: RunConfig, processes: Processes, console: Console):
         self.config, self.processes = config, processes
         self.model: LanguageModel
-        """The counts as they stand; made when a generation is counted."""
+        """The counts of the last generation."""
 
     def train(
         self, start: LanguageModel, data: TrainingSet, generation: int, unfinished: Unfinished | None = None
     ) -> dict[str, Any]:
-        """Counts every block as often as an optimiser would be shown it; the result is `self.model`. Every process
-        counts for itself, in one go: there is nothing to keep in `unfinished`.
+        """Count every block as often as an optimiser would see it; the result is `self.model`.
 
-        Returns what `Trainer.train` returns; the loss is that of the counts on what they were counted on.
+        Every process counts everything in one pass, so `unfinished` is not used. Returns the keys of `Trainer.train`; the loss
+        is that of the counts on the counted text.
         """
         from collapselab.models import bigram
 
@@ -49,7 +49,7 @@ class Counter:
         return {"steps": 0, "shown": shown, "in_loss": in_loss, "last_loss": counted.loss, "log": [row]}
 
     def pace(self, start: LanguageModel, text: np.ndarray) -> tuple[LanguageModel, float]:
-        """Return a model of `text`, what generation 0 counts, and the counted tokens per second of all processes."""
+        """Return a model of `text` (generation 0's training text) and the tokens per second of all processes."""
         from collapselab.models import bigram
 
         blocks, began = np.asarray(text, np.int64).reshape(-1, self.config.training.block), time.perf_counter()

@@ -1,7 +1,7 @@
-"""What makes a generation's model from its training set: peers with the methods `train` and `pace`."""
+"""Learners turn a generation's training set into a model: peers with the methods `train` and `pace`."""
 
-from collapselab.learning.counter import Counter
+from collapselab.learning.counter import CountLearner
 from collapselab.learning.trainer import Trainer
 
-Learner = Trainer | Counter
-LEARNERS: dict[str, type[Learner]] = {"trainer": Trainer, "counter": Counter}  # by `Family.learner`
+Learner = Trainer | CountLearner
+LEARNERS: dict[str, type[Learner]] = {"trainer": Trainer, "counter": CountLearner}  # by `Family.learner`

@@ -1,4 +1,4 @@
-"""What is known of a training run while it goes: learning rates, losses, and whether they are still finite."""
+"""The training log: learning rates, losses and the check that they are finite."""
 
 from __future__ import annotations
 
@@ -27,16 +27,12 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 
 
 def first_target(config: TrainingConfig) -> int:
-    """The first place of a block whose token is a target of the loss."""
+    """Position of the first token of a block that is a target of the loss."""
     return config.block - config.loss_on_last if config.loss_on_last else 1
 
 
 class Log:
-    """Losses of the steps since the device was last looked at, and the rows of the training log.
-
-    Args:
-        rows: those of the steps before `first`, of a run that is gone on with.
-    """
+    """Losses still on the device, and the rows of the training log (`rows`: of a resumed run, up to its checkpoint)."""
 
     def __init__(self, settings: TrainingConfig, steps: int, processes: Processes, rows: list[dict[str, float]]):
         self.settings, self.steps, self.processes, self.rows = settings, steps, processes, rows
@@ -44,17 +40,16 @@ class Log:
         self.recent: list[tuple[int, Tensor, Tensor]] = []
 
     def add(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Notes a step without waiting for the device: its sums over targets (`Loss`; this process's share, per target of the whole
-        batch) and gradient norm."""
+        """Record a step without waiting for the device: its sums (`Loss`; this process's share, per target of the batch) and
+        gradient norm."""
         self.recent.append((step, loss, norm))
 
     def look(self, *flags: bool) -> list[bool]:
-        """Reads what was noted; returns for each flag whether it is set on any process. Raises UserError where a loss is
-        not finite."""
+        """Fetch the recorded losses; return which flags any process has set. Raise UserError if a loss is not finite."""
         device = self.processes.device
-        asked = torch.tensor([float(flag) for flag in flags], device=device)
+        raised = torch.tensor([float(flag) for flag in flags], device=device)
         sums = torch.stack([sums for _, sums, _ in self.recent])
-        both = torch.cat([sums.flatten(), asked.to(sums.dtype)])
+        both = torch.cat([sums.flatten(), raised.to(sums.dtype)])
         reduced = self.processes.accelerator.reduce(both, "sum")
         values, counts = reduced[: sums.numel()].reshape(sums.shape).tolist(), reduced[sums.numel() :].tolist()
         norms = torch.stack([norm for _, _, norm in self.recent]).tolist()
@@ -63,7 +58,7 @@ class Log:
             if step % self.every == 0 or step + 1 == self.steps:
                 lr = learning_rate(self.settings, step, self.steps)
                 self.rows.append({"step": step, "loss": value, "lr": lr, **_masked(*truncated)})
-                if math.isfinite(norm):  # the squares of large gradients overflow; the next loss says what came of it
+                if math.isfinite(norm):  # squares of large gradients overflow; the next loss tells if that matters
                     self.rows[-1]["grad_norm"] = norm
         self.last = values[-1][0]
         self.recent = []
@@ -71,7 +66,7 @@ class Log:
 
 
 def _masked(targets: float | None = None, loss: float = 0.0, whole: float = 0.0) -> dict[str, float]:
-    """Of a truncated cross-entropy: the share of targets that have no loss, and the share of the whole loss that was theirs."""
+    """Share of the targets that a truncated cross-entropy leaves out, and their share of the whole loss."""
     return {} if targets is None else {"masked_targets": targets, "masked_loss": loss / whole if whole else 0.0}
 
 
@@ -85,6 +80,7 @@ def _check_finite(value: float, step: int, settings: TrainingConfig, steps: int)
 
 
 def check_ledger(data: TrainingSet, generation: int, shown: int, in_loss: int) -> None:
+    """Raise RuntimeError if training used other numbers of tokens than the ledger states."""
     for name, counted in (("shown", shown), ("loss", in_loss)):
         promised = sum(source[name] for source in data.ledger.values())
         if promised != counted:
@@ -92,5 +88,5 @@ def check_ledger(data: TrainingSet, generation: int, shown: int, in_loss: int) -
 
 
 def write_log(rows: list[dict[str, float]], path: Path) -> None:
-    """One JSON line per logged step."""
+    """Write one JSON line per logged step."""
     write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

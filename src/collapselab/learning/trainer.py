@@ -1,7 +1,7 @@
 """One generation's training run: AdamW on packed blocks, on one process or several.
 
-Batch k is a function of the seed and k, the loss of a step is a sum over tokens divided by the number of tokens in the
-whole batch, and so neither the number of processes nor the accumulation changes what is computed.
+Batch k is a function of the seed and k, and the loss of a step is a sum over tokens divided by the tokens of the whole batch:
+neither the number of processes nor gradient accumulation changes the result.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from collapselab.runtime.parallel import Processes, clock, out_of_memory
 from collapselab.seeds import batch_order, derive
 from collapselab.store.unfinished import Unfinished
 
-CUDA_CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for the device
+CUDA_CHECK_EVERY = 16  # steps between fetches of the loss from a GPU: each waits for the device
 AHEAD = 4  # batches assembled before they are needed
-CHECKPOINTS = 2  # at a time
-PACED = 2  # steps that say how fast training is, after one that is not counted
-FORMS = 64  # of the compiled step that a process may meet: a worker runs chains of several models, blocks and batches
+CHECKPOINTS = 2  # kept at a time
+PACED = 2  # timed steps of `pace`, after one that warms up
+RECOMPILES = 64  # of the step in one process: a worker runs chains of several models, blocks and batch sizes
 
 
 class Loss(nn.Module):
-    """A model with its loss, as one module: compiled and wrapped together, the logits are never stored in float32."""
+    """A model and its loss as one module: compiled together, they never store the logits in float32."""
 
     def __init__(self, model: LanguageModel, first: int, device: str, precision: str, loss_below: float | None = None):
         super().__init__()
         self.net, self.model, self.first, self.device = model.net, model, first, device
-        # Nats: what is compared is the loss itself, so that no probability is computed.
+        # In nats: losses are compared, so that no probability is computed.
         self.least = None if loss_below is None else -math.log(loss_below)
         self.autocast = precision == "bf16"
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Cross-entropy in nats, summed over the targets of a batch, a scalar. Where it is truncated, (4,): what is left of it,
-        the number of targets without loss, what theirs was, and the whole."""
+        """Cross-entropy in nats, summed over the targets of a batch: a scalar. If truncated, (4,): the loss that remains, the
+        number of targets left out, their loss, and the whole loss."""
         with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
-            # Cut before the head: logits are by far the largest tensor, and a cut of them is a copy, and another back.
+            # Slice before the head: logits are by far the largest tensor, and slicing them copies them, in both directions.
             features = self.model.features(ids_BT)[:, self.first - 1 : -1]
             logits = self.model.head(features.flatten(0, 1)).float()
         targets = ids_BT[:, self.first :].flatten()
@@ -61,26 +61,26 @@ class Loss(nn.Module):
             return F.cross_entropy(logits, targets, reduction="sum")
         losses = F.cross_entropy(logits, targets, reduction="none")
         sure, whole = losses < self.least, losses.detach()
-        left = losses.masked_fill(sure, 0.0).sum()  # a loss that is not a number stays one, and is seen
+        left = losses.masked_fill(sure, 0.0).sum()  # NaN survives, and is noticed
         return torch.stack([left, sure.sum(), whole.masked_fill(~sure, 0.0).sum(), whole.sum()])
 
 
 class Trainer:
-    """Trains the model of each generation in the same memory, with the same optimiser and the same compiled step."""
+    """Trainer of all generations: the same memory, optimiser and compiled step."""
 
     def __init__(self, config: RunConfig, processes: Processes, console: Console):
         self.config, self.processes, self.console = config, processes, console
         self.settings = config.training
         self.model: LanguageModel
-        """The weights as they stand; made from the first model that is trained."""
+        """Current weights; created from the first model that is trained."""
         self.optimizer: torch.optim.AdamW
         self.loss: Any = None
-        self.compiled_rows = 0  # blocks of a micro-batch, before it is split, that is compiled for; 0: none
-        self.split = 1  # parts that a micro-batch is divided into, where memory is short
+        self.compiled_rows = 0  # blocks of the micro-batch that the step is compiled for, before splitting; 0: none
+        self.split = 1  # parts that a micro-batch is divided into when memory is short
         self.rehearsed = False
 
     def _begin(self, start: LanguageModel) -> None:
-        """Takes the start weights over, in place after the first time, and empties the optimiser."""
+        """Load the start weights, in place after the first time, and reset the optimiser."""
         if self.loss is not None:
             copy_weights(true_state(start), self.model)
             for state in self.optimizer.state.values():
@@ -91,7 +91,7 @@ class Trainer:
         net = copy.deepcopy(start.net).to(device)
         self.model = replace(start, net=net)
         if self.processes.precision == "bf16_pure":
-            # Not buffers: with rotary angles in bf16 it would be another model than the one that is published.
+            # Not buffers: with rotary angles in bf16 it would differ from the published model.
             for weight in net.parameters():
                 weight.data = weight.data.to(torch.bfloat16)
         compiles = settings.compile or (settings.compile is None and device.type == "cuda")
@@ -99,11 +99,11 @@ class Trainer:
             net.set_attn_implementation(settings.attention)
         elif compiles:
             self.model.without_mask()
-        for module in net.modules():  # transformers writes GPT-2's GELU out in eight steps; torch has it as one
+        for module in net.modules():  # eight operations in transformers, one in torch
             if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
                 module.act = nn.GELU(approximate="tanh")
         if settings.gradient_checkpointing:
-            # Its name since transformers 5.2x, and the one before.
+            # The name since transformers 5.2x, and the earlier one.
             (getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable)()
         matrices = [p for p in net.parameters() if p.ndim >= 2]
         others = [p for p in net.parameters() if p.ndim < 2]
@@ -113,27 +113,26 @@ class Trainer:
         precision, below = self.processes.precision, settings.loss_below
         self.module = Loss(self.model, first_target(settings), device.type, precision, below)
         if compiles:
-            torch._dynamo.config.recompile_limit = FORMS  # beyond the 8 that torch sets it would train on uncompiled
+            torch._dynamo.config.recompile_limit = RECOMPILES  # beyond its limit (8) torch would continue uncompiled
             self.module.compile(dynamic=False)
-            share = -(-settings.batch_size // self.processes.world)  # the larger ones, where shares are uneven
+            share = -(-settings.batch_size // self.processes.world)  # the larger ones, if shares are uneven
             self.compiled_rows = -(-share // settings.accumulation)
         self.loss = self.processes.accelerator.prepare(self.module)
 
     def train(
         self, start: LanguageModel, data: TrainingSet, generation: int, unfinished: Unfinished | None = None
     ) -> dict[str, Any]:
-        """Trains a copy of `start` on the blocks of `data`; the result is `self.model`.
+        """Train a copy of `start` on the blocks of `data`; the result is `self.model`.
 
         Args:
-            unfinished: checkpoints of an earlier call that was ended, and where this one keeps its own; None keeps none.
+            unfinished: folder of checkpoints to resume from and write to; None keeps none.
 
-        Returns steps, tokens shown and in the loss (counted on what the optimiser was given; they equal the ledger), the
-        last loss in nats per token, and the rows of the training log; `split` where memory was short: into how many parts
-        micro-batches were divided.
+        Returns steps, tokens shown and in the loss (counted at the optimiser; they equal the ledger), the last loss in nats per
+        token, the rows of the training log and, if memory was short, `split`: the parts that micro-batches were divided into.
 
         Raises:
-            UserError: the loss or the final weights are not finite (step, learning rate and what to try).
-            Stopped: a signal has asked for it; what was trained is kept.
+            UserError: the loss or the final weights are not finite.
+            Stopped: a signal arrived; a checkpoint was written.
         """
         self._begin(start)
         settings, processes, config = self.settings, self.processes, self.config
@@ -161,7 +160,7 @@ class Trainer:
                 bar.update(blocks * settings.block)
                 stop, due = interrupts.asked() > 0, unfinished is not None and self._due(unfinished, step + 1 - saved)
                 last = step + 1 == steps
-                # Several processes must agree, and do so only when they look at the losses together.
+                # Several processes must agree, and do so only when they exchange their losses.
                 if last or len(log.recent) >= look_every or (processes.world == 1 and (stop or due)):
                     stop, due = log.look(stop, due and processes.is_main)
                     bar.note(f"loss={log.last:.3f}")
@@ -181,7 +180,7 @@ class Trainer:
         return facts | ({"split": self.split} if self.split > 1 else {})
 
     def _prepare_step(self, generation: int, step: int, steps: int) -> None:
-        """Set the learning rate and the seed of dropout: functions of the step, so that a checkpoint has no state of them."""
+        """Set the learning rate and the seed of dropout, functions of the step: a checkpoint needs neither."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, step, steps)
         if self.config.model.dropout:
@@ -189,7 +188,7 @@ class Trainer:
             torch.manual_seed(derive(self.config.seed, generation, "dropout", index) % 2**63)
 
     def _check_weights(self, steps: int) -> None:
-        """Raises UserError where a weight is not finite: the last step has no later loss."""
+        """Raise UserError if a weight is not finite: no later loss would show it after the last step."""
         if not all(bool(torch.isfinite(p).all()) for p in self.model.net.parameters()):
             raise UserError(
                 f"training.lr={self.settings.lr}: weights are not finite after step {steps - 1} of {steps}; "
@@ -197,8 +196,10 @@ class Trainer:
             )
 
     def pace(self, start: LanguageModel, text: np.ndarray) -> tuple[LanguageModel, float]:
-        """Return a model like that of a generation (`start`), and the trained tokens per second of all processes: steps as in
-        training, on the first tokens of `text`, the first step not counted. Not for a trainer that is in use."""
+        """Return a model of a generation's size (`start`) and the trained tokens per second of all processes.
+
+        Times steps of training on the first tokens of `text`; not for a trainer that is in use.
+        """
         self._begin(start)
         self.model.net.train()
         settings, steps = self.settings, 1 + PACED
@@ -226,33 +227,33 @@ class Trainer:
     def _resumed(
         self, unfinished: Unfinished | None, generation: int, steps: int
     ) -> tuple[int, np.ndarray, list[dict[str, float]]]:
-        """(first step, tokens shown and in the loss so far, rows of the log), from the newest valid checkpoint."""
-        nothing = 0, np.zeros(2, np.int64), list[dict[str, float]]()
+        """First step, tokens (shown, in the loss) so far and rows of the log, from the newest valid checkpoint."""
+        scratch = 0, np.zeros(2, np.int64), list[dict[str, float]]()
         if unfinished is None:
-            return nothing
-        found, wrong = unfinished.parts() if self.processes.is_main else ({}, [])
-        for line in wrong:
-            self.console.say(line)
-        newest = self.processes.broadcast(max(found, default=0))
+            return scratch
+        steps_kept, messages = unfinished.parts() if self.processes.is_main else ({}, [])
+        for message in messages:
+            self.console.say(message)
+        newest = self.processes.broadcast(max(steps_kept, default=0))
         if not newest:
-            return nothing
+            return scratch
         folder = unfinished.folder / f"{newest:010d}"
         progress = checkpoints.load(folder, self.model, self.optimizer)
         self.split = progress["split"]
-        self.console.say(f"generation {generation}: training goes on after step {newest} of {steps}, from {folder}")
+        self.console.say(f"generation {generation}: training resumes after step {newest} of {steps}, from {folder}")
         given = np.array(progress["given"], np.int64) * int(self.processes.is_main)  # counted once
         return newest, given, progress["log"]
 
     # --- a step ---------------------------------------------------------------------------------------------------
 
     def _step(self, parts: list[tuple[Tensor, bool]], targets: int) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; returns its sums (`Loss`) over targets, the first of them the loss in nats per token, and the
-        norm of the gradients, 0 where it is not asked for.
+        """Take an optimiser step; return its sums (`Loss`) per target, first the loss in nats per token, and the norm of the
+        gradients (0 without clipping).
 
         Args:
-            targets: tokens in the loss, of all processes.
+            targets: tokens in the loss on all processes.
         """
-        # Processes' gradients are averaged; times world gives the sum over the batch.
+        # Gradients are averaged over processes; times world gives the sum over the batch.
         sums = self._gradients(parts, self.processes.world / targets)
         norm = torch.zeros((), device=self.processes.device)
         if self.settings.clip:
@@ -262,10 +263,10 @@ class Trainer:
         return sums / targets, norm
 
     def _gradients(self, parts: list[tuple[Tensor, bool]], scale: float) -> Tensor:
-        """Adds up the gradients of a step; returns its sums (`Loss`). Micro-batches that do not fit into GPU memory are halved
+        """Accumulate the gradients of a step; return its sums (`Loss`). Micro-batches that do not fit into GPU memory are halved
         from then on."""
         if self.processes.world > 1 and not self.rehearsed and self.processes.device.type == "cuda":
-            # Later a process that runs out of memory cannot take back what others have summed up with it.
+            # Once gradients are summed, a process that runs out of memory cannot undo what others have added.
             self.rehearsed = True
             self._attempts(parts, scale, sync=False)
             self.optimizer.zero_grad(set_to_none=True)
@@ -288,7 +289,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             self.console.say(
-                f"out of GPU memory in training: micro-batches are divided by {self.split}; the batch of a step stays as it is"
+                f"out of GPU memory in training: micro-batches are divided by {self.split}; the batch size is unchanged"
             )
 
     def _attempt(self, pieces: list[tuple[Tensor, bool]], scale: float, *, sync: bool) -> Tensor:
@@ -305,9 +306,9 @@ class Trainer:
     def _batches(
         self, data: TrainingSet | np.ndarray, order: np.ndarray, first: int, steps: int
     ) -> Iterator[tuple[int, list[tuple[Tensor, bool]]]]:
-        """(step, this process's micro-batches on the device) from step `first` on; assembled ahead by a thread of their own.
+        """Yield (step, this process's micro-batches on the device) from step `first` on, assembled ahead in a thread.
 
-        An empty share (a short last batch on many processes) still takes part: one block that does not count.
+        A process with an empty share (short last batch, many processes) still takes part, with one block that does not count.
         """
         settings, processes = self.settings, self.processes
         pinned = processes.device.type == "cuda"
@@ -316,11 +317,8 @@ class Trainer:
             batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
             mine = batch[processes.rank :: processes.world]
             parts = np.array_split(mine, settings.accumulation) if len(mine) >= settings.accumulation else [mine]
-            found = []
-            for part in parts:
-                ids = torch.from_numpy(data[part if len(part) else batch[:1]])
-                found.append((ids.pin_memory() if pinned else ids, bool(len(part))))
-            return found
+            tensors = [torch.from_numpy(data[part if len(part) else batch[:1]]) for part in parts]
+            return [(ids.pin_memory() if pinned else ids, bool(len(p))) for ids, p in zip(tensors, parts, strict=True)]
 
         with ThreadPoolExecutor(1) as pool:
             coming = [pool.submit(assemble, step) for step in range(first, min(first + AHEAD, steps))]
@@ -331,18 +329,18 @@ class Trainer:
                 yield step, [(ids.to(processes.device, non_blocking=True), counts) for ids, counts in ready]
 
     def _forward(self, ids: Tensor) -> Tensor:
-        """The sums of a micro-batch (`Loss`). Another size than the usual is not worth a compilation of its own."""
+        """Compute the sums of a micro-batch (`Loss`). Odd-sized ones run eagerly: recompiling would cost more."""
         usual = not self.compiled_rows or len(ids) == -(-self.compiled_rows // self.split)
         try:
             with nullcontext() if usual else torch.compiler.set_stance("force_eager"):
                 loss: Tensor = self.loss(ids)
             return loss
-        except torch._dynamo.exc.TorchDynamoException as error:  # no compiler, or one that cannot do this
+        except torch._dynamo.exc.TorchDynamoException as error:  # no compiler, or an unsupported model
             if self.settings.compile:
                 raise UserError(
                     f"training.compile=True: torch cannot compile here ({first_line(error)}); install a C++ compiler, "
                     "or leave it null"
                 ) from None
-            self.console.say(f"training: not compiled ({first_line(error)}); slower, otherwise the same")
+            self.console.say(f"training: not compiled ({first_line(error)}); slower, but the same results")
             self.compiled_rows, self.module._compiled_call_impl = 0, None
             return self._forward(ids)

@@ -1,4 +1,4 @@
-"""Token bigrams as types: a small vocabulary has no tail, its bigrams have one."""
+"""Counts of token bigrams: a small vocabulary has no tail, but its bigrams have one."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import numpy as np
 
 from collapselab.metrics.ngrams import Sequences
 
-BUFFER = 1 << 23  # keys that wait to be merged
+BUFFER = 1 << 23  # keys waiting to be merged
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Occurrences by key."""
+class PairCounts:
+    """Occurrences by key: keys (types,) uint64, ascending, and counts (types,) int64."""
 
     keys: np.ndarray
-    """(types,) uint64, ascending."""
     counts: np.ndarray
-    """(types,) int64."""
 
     def of(self, keys: np.ndarray) -> np.ndarray:
-        """Occurrences of other keys (ascending or not); 0 where they do not occur. int64, as long as `keys`."""
+        """Occurrences of the given keys, in any order; 0 for unknown ones. int64 (len(keys),)."""
         if not len(self.keys):
             return np.zeros(len(keys), np.int64)
         place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -29,7 +27,7 @@ class Counts:
 
 
 def bigram_keys(text: Sequences, vocab: int) -> np.ndarray:
-    """first x vocabulary + second of all neighbours within a sequence, uint64."""
+    """Keys of all neighbours within a sequence: first x vocabulary + second, uint64."""
     ids = text.ids.astype(np.uint64)
     inside = np.ones(len(ids), bool)
     inside[(np.cumsum(text.lengths) - 1)[text.lengths > 0]] = False  # a sequence's last token has no neighbour
@@ -37,27 +35,27 @@ def bigram_keys(text: Sequences, vocab: int) -> np.ndarray:
     return ids[first] * np.uint64(vocab) + ids[first + 1]
 
 
-def count_keys(keys: np.ndarray) -> Counts:
+def count_keys(keys: np.ndarray) -> PairCounts:
     types, counts = np.unique(keys, return_counts=True)
-    return Counts(types, counts.astype(np.int64))
+    return PairCounts(types, counts.astype(np.int64))
 
 
-class Counter:
-    """Counts keys that come in parts; holds the types and at most BUFFER keys more."""
+class PairCounter:
+    """Counter of keys that arrive in parts; holds the types and at most BUFFER further keys."""
 
     def __init__(self) -> None:
         self.total = count_keys(np.empty(0, np.uint64))
-        self.waiting: list[Counts] = []
+        self.waiting: list[PairCounts] = []
 
     def add(self, keys: np.ndarray) -> None:
         self.waiting.append(count_keys(keys))
         if sum(len(part.keys) for part in self.waiting) > max(BUFFER, len(self.total.keys)):
             self.result()
 
-    def result(self) -> Counts:
+    def result(self) -> PairCounts:
         parts = [self.total, *self.waiting]
         keys, where = np.unique(np.concatenate([part.keys for part in parts]), return_inverse=True)
         counts = np.zeros(len(keys), np.int64)
         np.add.at(counts, where, np.concatenate([part.counts for part in parts]))
-        self.total, self.waiting = Counts(keys, counts), []
+        self.total, self.waiting = PairCounts(keys, counts), []
         return self.total

@@ -1,4 +1,4 @@
-"""Repetition as a compressor sees it."""
+"""Repetition measured by a compressor."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Iterable
 
 
 def compression_sums(texts: Iterable[str]) -> dict[str, float]:
-    """UTF-8 bytes of all texts, each ended by a newline, and their bytes after zlib at level 9.
-
-    DEFLATE looks back 32 KiB: what is repeated farther away is not seen.
-    """
+    """UTF-8 bytes of all texts, each ended by a newline, before and after zlib at level 9, whose window is 32 KiB."""
     squeeze = zlib.compressobj(9)
     plain = packed = 0
     for text in texts:

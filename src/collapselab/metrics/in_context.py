@@ -1,9 +1,9 @@
-"""Coverage in context: which rare types of generation 0's text does a text use between neighbours that real text knows?
+"""Coverage in context: the rare types of generation 0's text that a text uses between neighbours found in real text.
 
-A rare word that is "still written" proves nothing where it may stand anywhere: junk drawn word by word covers more rare
-words than real text does. So an occurrence counts only where (symbol before, symbol) and (symbol, symbol after) are both
-pairs of a support text: real text that no model of the chain was trained on. Beside it the share of triples that the
-support text has, which tells apart what only chains known pairs.
+A rare word in an arbitrary position proves nothing: words drawn independently cover more rare words than real text does. So
+an occurrence counts only if (symbol before, symbol) and (symbol, symbol after) are both pairs of a support text: real text
+that no model of the chain was trained on. The share of triples that the support text has exposes text that merely chains
+pairs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from collapselab.metrics.ngrams import Sequences
 
-UNKNOWN = -1  # number of a symbol that the support text does not have
-LEAST_SEEN = 20  # types (or triples) of fresh real text that a ratio to it needs: of fewer, chance decides
+UNKNOWN = -1  # number of a symbol outside the support text
+LEAST_SEEN = 20  # types (or triples) of fresh real text that a ratio needs: with fewer it is noise
 
 
 @dataclass(frozen=True)
 class Support:
-    """Neighbours in a support text, whose symbols are numbered 0 .. symbols - 1."""
+    """Neighbouring symbols in a support text, numbered 0 .. symbols - 1."""
 
     symbols: int
     pairs: np.ndarray
@@ -30,7 +30,7 @@ class Support:
 
 
 def support_of(text: Sequences, symbols: int) -> Support:
-    """The neighbours of a support text, within its sequences."""
+    """Collect the neighbours within the sequences of a support text."""
     firsts, whole = text.begins(2), text.begins(3)
     ids = text.ids.astype(np.uint64)
     pairs = np.unique(ids[firsts] * np.uint64(symbols) + ids[firsts + 1])
@@ -40,7 +40,7 @@ def support_of(text: Sequences, symbols: int) -> Support:
 
 
 def _find(keys: np.ndarray, sorted_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(place of each key in sorted_keys, whether it is there)."""
+    """Place of each key in sorted_keys, and a mask of the keys that occur there."""
     if not len(sorted_keys):
         return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
     place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
@@ -49,22 +49,19 @@ def _find(keys: np.ndarray, sorted_keys: np.ndarray) -> tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class InContext:
-    """A text beside a support text."""
+    """Comparison of a text with a support text."""
 
     types: np.ndarray
-    """(symbols,) bool: stands at least once between two neighbours that the support text knows."""
+    """(symbols,) bool: occurs at least once between two neighbours that the support text has."""
     triples: int
     """Triples within the text's sequences."""
     known: int
-    """Of them, those that the support text has."""
+    """Those that the support text has."""
 
 
 def in_context(text: Sequences, support: Support) -> InContext:
-    """Looks at every symbol of a text that has a neighbour on both sides in its sequence.
-
-    Args:
-        text: ids are the support text's numbers, UNKNOWN (-1) for a symbol that it does not have.
-    """
+    """Compare a text, in the support text's numbers (UNKNOWN for other symbols), with the support text. Only symbols with
+    both neighbours in their sequence are compared."""
     begins = text.begins(3)
     first, middle, last = (text.ids[begins + i].astype(np.int64) for i in range(3))
     named = (first >= 0) & (middle >= 0) & (last >= 0)
@@ -79,22 +76,22 @@ def in_context(text: Sequences, support: Support) -> InContext:
     return InContext(types, len(begins), int(known.sum()))
 
 
-def in_context_sums(found: InContext, tails: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """For each tail its types and those used in context; `triples`: all of the text and those that the support text has.
+def in_context_sums(text: InContext, tails: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Types of each tail and those used in context; `triples`: all of the text and those that the support text has.
 
     Args:
-        tails: by name the support text's number of each type, UNKNOWN where it has none, int64 (types,).
+        tails: by name the support text's number of each type or UNKNOWN, int64 (types,).
     """
     sums = {
-        name: {"types": float(len(numbers)), "seen": float(found.types[numbers[numbers >= 0]].sum())}
+        name: {"types": float(len(numbers)), "seen": float(text.types[numbers[numbers >= 0]].sum())}
         for name, numbers in tails.items()
     }
-    return sums | {"triples": {"types": float(found.triples), "seen": float(found.known)}}
+    return sums | {"triples": {"types": float(text.triples), "seen": float(text.known)}}
 
 
 def in_context_values(sums: dict[str, dict[str, float]], fresh: dict[str, dict[str, float]]) -> dict[str, float]:
-    """coverage_in_context_k = seen / types, known_triples = known / triples; each also `_normalised`, over the same of as
-    much fresh real text. A ratio to fewer than LEAST_SEEN is left out."""
+    """coverage_in_context_k = seen / types and known_triples = known / triples; `_normalised` divides each by its value for as
+    much fresh real text, unless that rests on fewer than LEAST_SEEN."""
     values: dict[str, float] = {}
     for name, part in sums.items():
         key = "known_triples" if name == "triples" else f"coverage_in_context_{name}"

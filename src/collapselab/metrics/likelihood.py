@@ -1,4 +1,4 @@
-"""Likelihoods, from the loss of every scored token: of held-out real text, and of sequences."""
+"""Likelihood metrics of held-out real text and of sequences, from the loss of every scored token."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ QUANTILES = (50, 90, 99)  # per cent
 
 
 def windows(tokens: int, context: int, stride: int) -> list[tuple[int, int, int]]:
-    """(begin, end, first target) of every window over a stream, so that each token is scored at most once.
+    """Plan windows over a stream, (begin, end, first target) each, so that no token is scored twice.
 
-    A window is `context` tokens, inputs and targets together; its first token has no predecessor and cannot be a
-    target. With stride < context every token but the stream's first is scored once; with stride = context the windows
-    are disjoint and the first token of each is not scored (the protocol of packed blocks).
+    A window is `context` tokens, inputs and targets together; its first token has no predecessor and cannot be a target.
+    With stride < context every token but the stream's first is scored; with stride = context the windows are disjoint and
+    the first token of each is not scored (the protocol of packed blocks).
     """
     out, reached = [], 0
     for begin in range(0, tokens, stride):
@@ -34,12 +34,11 @@ def windows(tokens: int, context: int, stride: int) -> list[tuple[int, int, int]
 
 
 def likelihood_sums(nll: np.ndarray, correct: np.ndarray, nbytes: np.ndarray) -> dict[str, float]:
-    """Sums over scored tokens. Tokens of probability 0 are counted as `impossible` where there are any, and `nats` is the
-    sum over the others.
+    """Return sums over scored tokens; `impossible` counts tokens of probability 0, if any, and `nats` leaves them out.
 
     Args:
         nll: (tokens,) negative log-likelihood of each scored token, nats; +inf where its probability is 0.
-        correct: (tokens,) bool, whether the most likely token was the right one.
+        correct: (tokens,) bool, true where the most likely token was the right one.
         nbytes: (tokens,) UTF-8 bytes each scored token accounts for.
     """
     impossible = np.isposinf(nll)
@@ -54,8 +53,7 @@ def likelihood_sums(nll: np.ndarray, correct: np.ndarray, nbytes: np.ndarray) ->
 def likelihood_values(sums: dict[str, float]) -> dict[str, float]:
     """nll_nats = nats / tokens; perplexity = exp of it; bits_per_byte = nats / (ln 2 x bytes); accuracy.
 
-    Where a scored token has probability 0 the first three are infinite and left out, and impossible is the share of such
-    tokens.
+    If a scored token has probability 0, the infinite values are left out, and impossible is the share of such tokens.
     """
     if "impossible" in sums:
         return {"impossible": sums["impossible"] / sums["tokens"], "accuracy": sums["correct"] / sums["tokens"]}
@@ -67,7 +65,7 @@ def likelihood_values(sums: dict[str, float]) -> dict[str, float]:
 
 
 def frequency_sums(nll: np.ndarray, occurrences: np.ndarray) -> dict[str, dict[str, float]]:
-    """Nats and tokens by how often each scored token occurs in the real training text.
+    """Nats and tokens by frequency of the scored tokens in the real training text.
 
     Args:
         nll: (tokens,) nats; +inf as in `likelihood_sums`.
@@ -85,7 +83,7 @@ def frequency_sums(nll: np.ndarray, occurrences: np.ndarray) -> dict[str, dict[s
 
 
 def frequency_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Mean NLL in nats per bucket; buckets without a token, or with one of probability 0, are left out."""
+    """Mean NLL in nats per bucket, without buckets that are empty or hold a token of probability 0."""
     return {
         name: part["nats"] / part["tokens"]
         for name, part in sums.items()
@@ -94,19 +92,19 @@ def frequency_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def sequence_sums(nll: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
-    """Sums of the losses of many sequences, and the distribution of the sequences' mean losses (the data points of
+    """Return sums of the losses of many sequences, and the distribution of the sequences' mean losses (the data points of
     Shumailov et al. 2024, figure 1).
 
-    A sequence that is shorter than the longest (the last one may be cut by the budget) counts in the sums alone: a mean
-    of few tokens would stand in the tails for that reason only.
+    Sequences shorter than the longest (the budget may cut the last one) enter the sums alone: a mean of few tokens would
+    lie in the tails for that reason.
 
     Args:
         nll: (tokens,) nats, sequence after sequence.
         lengths: (sequences,) scored tokens of each, 1 or more.
 
     Returns:
-        nats, tokens; sequences: those in what follows; quantiles: of their means, linear between neighbours; histogram:
-        counts of means in [0, 0.25), [0.25, 0.5), ..., [20, infinity) nats.
+        nats, tokens; sequences: number of full-length ones; quantiles: of their means, linear between neighbours;
+        histogram: counts of their means in [0, 0.25), [0.25, 0.5), ..., [20, infinity) nats.
     """
     first = np.cumsum(lengths) - lengths
     means = (np.add.reduceat(nll.astype(np.float64), first) / lengths)[lengths == lengths.max()]

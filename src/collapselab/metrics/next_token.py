@@ -1,4 +1,4 @@
-"""The shape of next-token distributions: how many continuations a model still thinks possible."""
+"""Shape of next-token distributions: how many continuations a model considers possible."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ CELLS = 1 << 22  # probabilities in float64 at a time
 def next_token_shape(logits: np.ndarray) -> np.ndarray:
     """Entropy in nats, effective support exp(entropy), and Gini coefficient of each distribution.
 
-    The Gini coefficient is sum over i of (2 i - V - 1) p_i / V with p in ascending order and i = 1 .. V: 0 where all V
-    tokens are equally likely, 1 - 1 / V where one has everything.
+    The Gini coefficient is sum over i of (2 i - V - 1) p_i / V with p in ascending order and i = 1 .. V: 0 if all V tokens
+    are equally likely, 1 - 1 / V if one has all probability.
 
     Args:
-        logits: (contexts, vocabulary), any float type; -inf for what is impossible.
+        logits: (contexts, vocabulary), any float type; -inf for probability 0.
 
     Returns:
         (contexts, 3) float64.
@@ -24,7 +24,7 @@ def next_token_shape(logits: np.ndarray) -> np.ndarray:
     rank = (2 * np.arange(1, vocab + 1) - vocab - 1) / vocab
     rows = max(1, CELLS // vocab)
     for first in range(0, contexts, rows):
-        # In ascending order small terms are added first; float32 is sorted twice as fast as float64.
+        # Ascending order adds small terms first; float32 sorts twice as fast as float64.
         some = np.sort(logits[first : first + rows], axis=1).astype(np.float64)
         log_p = some - some[:, -1:]
         p = np.exp(log_p)
@@ -39,7 +39,7 @@ def next_token_shape(logits: np.ndarray) -> np.ndarray:
 
 
 def next_token_sums(shape: np.ndarray) -> dict[str, float]:
-    """Sums over contexts of what `next_token_shape` gives."""
+    """Sum `next_token_shape` over contexts."""
     entropy, support, gini = shape.sum(0).tolist()
     return {"contexts": float(len(shape)), "entropy": entropy, "effective_support": support, "gini": gini}
 

@@ -1,4 +1,4 @@
-"""Self-BLEU: how much samples repeat each other (Zhu et al. 2018). sacrebleu does the arithmetic."""
+"""Self-BLEU, the similarity of samples to each other (Zhu et al. 2018), computed by sacrebleu."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ LONGEST = 4
 
 
 def self_bleu_sums(samples: list[list[str]]) -> dict[str, float]:
-    """BLEU-4 of each sample against all others, 0 .. 1, summed; and how many samples that were.
+    """Sum of each sample's BLEU-4 against all others, 0 .. 1, and the number of samples.
 
-    The value of a sample is sacrebleu's sentence BLEU (effective order, exponential smoothing, the closest reference
-    length) with the other samples as references. Its clipped counts need only the two largest counts that any sample
-    has of an n-gram: where the sample's own is the largest, the second largest is the largest elsewhere. So the cost is
-    that of the text, not of the pairs. Samples without a word are left out: they are nobody's reference.
+    The value of a sample is sacrebleu's sentence BLEU (effective order, exponential smoothing, closest reference length) with
+    the other samples as references. Clipped counts need only the two largest counts of an n-gram in any sample: if the
+    sample's own is the largest, the second largest is the largest elsewhere. So the cost grows with the text, not with the
+    pairs. Samples without a word are left out, also as references.
     """
     from sacrebleu.metrics import BLEU
 
@@ -49,5 +49,5 @@ def _grams(words: list[str]) -> Counter[tuple[str, ...]]:
 
 
 def self_bleu_values(sums: dict[str, float]) -> dict[str, float]:
-    """self_bleu: mean over samples, 0 .. 1; nothing where fewer than two samples have a word."""
+    """self_bleu: mean over samples, 0 .. 1; empty if fewer than two samples have a word."""
     return {"self_bleu": min(1.0, sums["bleu"] / sums["samples"])} if sums["samples"] > 1 else {}

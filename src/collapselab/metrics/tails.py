@@ -1,4 +1,4 @@
-"""Tail coverage: which rare types of generation 0's training text does a generation still write?"""
+"""Tail coverage: the rare types of generation 0's training text that a generation still writes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 import numpy as np
 
 TAIL_LIMITS = (1, 5, 20)  # types seen at most so often
-TAIL_MASSES = (1, 5)  # rarest types that make up so many per cent of the text
+TAIL_MASSES = (1, 5)  # rarest types that make up so many percent of the text
 LEAST_TYPES = 200  # a tail smaller than this says nothing (a small BPE vocabulary has none)
-WORD_SHARE = 0.8  # of the words of as much fresh real text, which every text has to show: the budget of word metrics
+WORD_SHARE = 0.8  # of the words of as much fresh real text: the word budget of every text
 
-# A word counts when both its ends lie inside the sequence: the halves of words at the cut ends of a block are not words.
-# U+FFFD is half a character, left where a cut falls inside one, so it is no end of a word.
+# A word counts if both its ends lie inside the sequence: blocks are cut inside words. U+FFFD is half a character, left by a
+# cut inside one, so it does not end a word.
 WORD = re.compile(r"(?<=[^\w\ufffd])\w+(?=[^\w\ufffd])")
 
 
@@ -22,7 +22,7 @@ def words(text: str) -> list[str]:
 
 
 def first_words(rows: list[list[str]], count: int) -> list[list[str]]:
-    """The first `count` words of some sequences: all of them where there are fewer."""
+    """Cut sequences of words after `count` words in total."""
     out: list[list[str]] = []
     for row in rows:
         if count <= 0:
@@ -33,20 +33,19 @@ def first_words(rows: list[list[str]], count: int) -> list[list[str]]:
 
 
 def rare_words(c0: dict[str, int]) -> list[str]:
-    """The words that generation 0's training text has, but at most 20 times, in order."""
+    """Return the words that occur 1 to 20 times in generation 0's training text, sorted."""
     return sorted(word for word, count in c0.items() if 1 <= count <= TAIL_LIMITS[-1])
 
 
 def tail_sets(c0: np.ndarray) -> dict[str, np.ndarray]:
-    """The tails of a text as masks over its types.
+    """Return the tails of a text as masks over its types.
 
     Args:
         c0: (types,) occurrences of each type in generation 0's training text; types with 0 belong to no tail.
 
     Returns:
-        `1`, `5`, `20`: types seen at most so often. `mass_1`, `mass_5`: the rarest types that together make up at most
-        1 or 5 % of the text, in ascending order of count; ties fall in a fixed random order, for where hapaxes are more
-        than that, the first of them by name would be numbers and capitals.
+        `1`, `5`, `20`: types seen at most so often. `mass_1`, `mass_5`: the rarest types that together make up at most 1 or
+        5 % of the text. Ties are broken in a fixed random order: sorted by name, the first hapaxes would be numbers.
     """
     out = {str(k): (c0 >= 1) & (c0 <= k) for k in TAIL_LIMITS}
     mixed = np.random.Generator(np.random.Philox(key=0)).permutation(len(c0))
@@ -60,11 +59,11 @@ def tail_sets(c0: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def tail_sums(tails: dict[str, np.ndarray], counts: np.ndarray, total: float) -> dict[str, dict[str, float]]:
-    """For each tail: its types, those that were written again, their occurrences, and all occurrences.
+    """Types of each tail, those that the text under test has, their occurrences, and all occurrences.
 
     Args:
         counts: (types,) occurrences of generation 0's types in the text under test.
-        total: occurrences of all its types, also those that generation 0's text does not have.
+        total: occurrences of all types of that text, also those that generation 0's text does not have.
     """
     return {
         name: {
@@ -78,8 +77,8 @@ def tail_sums(tails: dict[str, np.ndarray], counts: np.ndarray, total: float) ->
 
 
 def tail_values(sums: dict[str, dict[str, float]], fresh: dict[str, dict[str, float]]) -> dict[str, float]:
-    """coverage_k = seen / types; coverage_k_normalised = over the coverage of as much fresh real text; tail_mass_k =
-    share of occurrences in the tail over its share in fresh real text. A value that would divide by 0 is left out."""
+    """coverage_k = seen / types; coverage_k_normalised: divided by that of as much fresh real text; tail_mass_k = share of
+    occurrences in the tail over that of fresh real text. Divisions by 0 are left out."""
     values: dict[str, float] = {}
     for name, part in sums.items():
         if not part["types"]:

@@ -1,4 +1,4 @@
-"""A model beside a truth that is known exactly: distances, diversity and recall, split by frequency; expressions."""
+"""A model compared with an exactly known truth: distances, diversity and recall by frequency; expressions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEEN: tuple[tuple[int, str], ...] = ((0, "0"), (1, "1"), (2, "2-5"), (6, "6-50")
 
 
 def simpson(law: np.ndarray) -> np.ndarray:
-    """1 - sum p^2 along the last axis: the probability that two draws differ (Simpson 1949)."""
+    """Probability that two draws differ, 1 - sum p^2 over the last axis (Simpson 1949)."""
     diversity: np.ndarray = 1 - (law**2).sum(axis=-1)
     return diversity
 
@@ -20,7 +20,7 @@ def simpson(law: np.ndarray) -> np.ndarray:
 def divergence_sums(
     log_truth: np.ndarray, log_model: np.ndarray, bands: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, float]:
-    """Sums over documents drawn from the truth: those that the model calls impossible are counted and left out.
+    """Return sums over documents drawn from the truth; those of probability 0 under the model are counted and left out.
 
     Args:
         log_truth, log_model: (documents,) log-probability of each document, nats; -inf in log_model where it is 0.
@@ -42,8 +42,8 @@ def divergence_sums(
 
 def divergence_values(sums: dict[str, float], names: tuple[str, ...]) -> dict[str, float]:
     """`kl`: mean of log truth - log model, nats per document, an unbiased estimate of KL(truth || model); `kl_se`: its
-    standard error; `kl/<band>`: the part of it that documents of a band bring, so that the parts add up to it. `impossible`:
-    share of documents with probability 0 under the model; where there are any, the divergence is infinite and left out."""
+    standard error; `kl/<band>`: the part due to documents of a band, so that parts add up to `kl`. `impossible`: share of
+    documents of probability 0 under the model; if there are any, the divergence is infinite and left out."""
     n = sums["documents"]
     values = {"impossible": sums["impossible"] / n}
     if sums["impossible"]:
@@ -55,18 +55,18 @@ def divergence_values(sums: dict[str, float], names: tuple[str, ...]) -> dict[st
 
 
 def slot_sums(
-    found: np.ndarray, truth: np.ndarray, bands: np.ndarray, names: tuple[str, ...], documents: np.ndarray | None
+    model: np.ndarray, truth: np.ndarray, bands: np.ndarray, names: tuple[str, ...], documents: np.ndarray | None
 ) -> dict[str, list[float | None]]:
-    """What is derived from a slot's law, one number per context; None where the model knows nothing of a context.
+    """Return statistics of a slot's law, one number per context; None if the model gives the slot's values no probability.
 
     Args:
-        found: (contexts, values) probability the model gives to each value; what is left to 1 is its leak.
+        model: (contexts, values) probability that the model gives to each value; the rest up to 1 is its leak.
         truth: (contexts, values) the true law.
         bands: (contexts, values) index into `names` of each value.
-        documents: (contexts,) documents of each context in the training set, or None where they are not counted.
+        documents: (contexts,) documents of each context in the training set, or None if they are not counted.
     """
-    inside = found.sum(axis=1)
-    law = _inside(found)
+    inside = model.sum(axis=1)
+    law = _inside(model)
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = -np.where(law > 0, law * np.log(law), 0).sum(axis=1)
     out = {
@@ -78,7 +78,7 @@ def slot_sums(
         **{f"mass_{name}": np.where(bands == i, law, 0).sum(axis=1) for i, name in enumerate(names)},
     }
     if documents is not None:
-        # An exact learner's smallest probability is 1/N: half of it tells what was in its training set.
+        # An exact learner's smallest probability is 1/N: values above half of it were in its training set.
         least = 1 / (2 * np.maximum(documents, 1))
         out["survivors"] = np.where(documents > 0, (law > least[:, None]).sum(axis=1), 0)
         out["documents"] = documents
@@ -89,16 +89,15 @@ def slot_sums(
     }
 
 
-def _inside(found: np.ndarray) -> np.ndarray:
-    """The law over the slot's own values; nan where a context gives all of its probability to other words."""
-    inside = found.sum(axis=1, keepdims=True)
-    law: np.ndarray = np.divide(found, inside, out=np.full(found.shape, np.nan), where=inside > 0)
-    return law
+def _inside(model: np.ndarray) -> np.ndarray:
+    """Normalise the law over the slot's own values; nan for contexts that give them no probability."""
+    inside = model.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(model, inside, out=np.full(model.shape, np.nan), where=inside > 0))
 
 
 def slot_values(sums: dict[str, list[float | None]]) -> dict[str, float]:
-    """Means over the contexts that the model knows. `diversity`: Simpson diversity over its true value; `drift`: squared
-    distance from the true law over that same value; `survivors`: values with p > 1/(2 N) at N training documents."""
+    """Means over the contexts whose law is defined. `diversity`: Simpson diversity over its true value; `drift`: squared
+    distance from the true law over that same value; `survivors`: values with p > 1/(2 N) for N training documents."""
     row = {name: np.array([v for v in numbers if v is not None]) for name, numbers in sums.items()}
     if not len(row["leak"]):
         return {}
@@ -109,11 +108,11 @@ def slot_values(sums: dict[str, list[float | None]]) -> dict[str, float]:
 
 
 def slot_divergence(
-    found: np.ndarray, truth: np.ndarray, bands: np.ndarray, names: tuple[str, ...]
+    model: np.ndarray, truth: np.ndarray, bands: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, float]:
-    """KL(truth || model) of the slot, nats, mean over contexts, and the part of each band; empty where it is infinite.
+    """KL(truth || model) of the slot, nats, mean over contexts, and the part of each band; empty if it is infinite.
     Shapes as in `slot_sums`."""
-    law = _inside(found)
+    law = _inside(model)
     if not (law > 0).all():
         return {}
     lost = truth * np.log(truth / law)
@@ -122,11 +121,11 @@ def slot_divergence(
 
 
 def recall_sums(probability: np.ndarray, right: np.ndarray, seen: np.ndarray) -> dict[str, dict[str, float]]:
-    """Facts, probability of the right value and right answers, by how often each fact was stated.
+    """Count facts, probability of the right value and right answers, by how often each fact was stated.
 
     Args:
         probability: (facts,) that the model gives to the right value.
-        right: (facts,) bool, whether that is its most likely word.
+        right: (facts,) bool, true where that is its most likely word.
         seen: (facts,) statements of each fact in generation 0's training text.
     """
     bucket = np.searchsorted([low for low, _ in SEEN], seen, side="right") - 1
@@ -140,37 +139,36 @@ def recall_sums(probability: np.ndarray, right: np.ndarray, seen: np.ndarray) ->
 
 
 def recall_values(sums: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Means per bucket; buckets without a fact are left out."""
-    had = {name: part for name, part in sums.items() if part["facts"]}
-    values = {f"recall/{name}": part["probability"] / part["facts"] for name, part in had.items()}
-    return values | {f"recall_accuracy/{name}": part["right"] / part["facts"] for name, part in had.items()}
+    """Means per bucket, without empty buckets."""
+    full = {name: part for name, part in sums.items() if part["facts"]}
+    values = {f"recall/{name}": part["probability"] / part["facts"] for name, part in full.items()}
+    return values | {f"recall_accuracy/{name}": part["right"] / part["facts"] for name, part in full.items()}
 
 
 def edit_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Levenshtein distance of each pair of rows over the length of the longer one, float64 (pairs,); 0 of two empty ones.
+    """Levenshtein distance of each pair of rows over the length of the longer one, float64 (pairs,); 0 for two empty rows.
 
     Args:
-        first, second: (pairs, places) symbols as whole numbers, -1 behind the end of a row.
+        first, second: (pairs, places) integer symbols, padded with -1.
     """
     places = np.arange(first.shape[1] + 1)
     lengths, others = (first >= 0).sum(axis=1), (second >= 0).sum(axis=1)
-    row = np.tile(places, (len(first), 1))  # from nothing to every beginning of the second
-    found = np.where(lengths == 0, others, 0)
+    row = np.tile(places, (len(first), 1))  # from the empty string to every prefix of the second
+    edits = np.where(lengths == 0, others, 0)
     for i in range(first.shape[1]):
         best = row + 1
         best[:, 1:] = np.minimum(best[:, 1:], row[:, :-1] + (first[:, i, None] != second))
         row = np.minimum.accumulate(best - places, axis=1) + places  # one more symbol inserted costs 1
-        found = np.where(lengths == i + 1, row[np.arange(len(row)), others], found)
-    distance: np.ndarray = found / np.maximum(np.maximum(lengths, others), 1)
-    return distance
+        edits = np.where(lengths == i + 1, row[np.arange(len(row)), others], edits)
+    return np.asarray(edits / np.maximum(np.maximum(lengths, others), 1))
 
 
 def expression_sums(values: Sequence[bool | None], symbols: np.ndarray) -> dict[str, float]:
-    """Counts over documents that should be expressions.
+    """Count documents that should be expressions.
 
     Args:
-        values: of each, what it evaluates to; None where it is none.
-        symbols: (documents, places) its symbols as whole numbers, -1 behind its end.
+        values: value of each document; None if it is no expression.
+        symbols: (documents, places) integer symbols, padded with -1.
     """
     return {
         "documents": float(len(values)),
@@ -183,7 +181,7 @@ def expression_sums(values: Sequence[bool | None], symbols: np.ndarray) -> dict[
 
 
 def expression_values(sums: dict[str, float]) -> dict[str, float]:
-    """Shares of the documents that are expressions (`syntax`), that are true ones (`correct`), and of different ones
-    (`distinct`); `edit_distance`: mean over neighbours, which are independent draws, of the distance in [0, 1]."""
+    """Shares of documents that are expressions (`syntax`), true ones (`correct`) and distinct (`distinct`); `edit_distance`:
+    mean distance of neighbours, which are independent draws, in [0, 1]."""
     values = {name: sums[name] / sums["documents"] for name in ("syntax", "correct", "distinct")}
     return values | ({"edit_distance": sums["edit_distance"] / sums["pairs"]} if sums["pairs"] else {})

@@ -1,1 +1,1 @@
-"""Training sets: which blocks of real and written text a generation learns from."""
+"""Training sets: the blocks of real and written text that a generation learns from."""

@@ -1,6 +1,6 @@
-"""Regimes of mixing: which blocks a generation is trained on, and all that the rest of the lab asks about that.
+"""Regimes of mixing: records that choose a generation's training blocks and answer what the lab asks about that.
 
-A new regime is a record in `REGIMES`, and its name and the settings of its own in config/generations.py.
+A new regime is a record in `REGIMES`, plus its name and its own settings in config/generations.py.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from collapselab.seeds import generator
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is known of the training set of generation `generation` >= 1 before the chain runs."""
+    """Facts about the training set of generation `generation` >= 1 that are known before the chain runs."""
 
     config: MixingConfig
     generation: int
     size: int
     """Blocks of generation 0's training set."""
     before: int
-    """Blocks of the training set before."""
+    """Blocks of the previous training set."""
     written: int
     """Blocks that each generation writes."""
     share: float | None
@@ -40,26 +40,27 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Inputs(Outlook):
-    """What a regime may use to choose the blocks."""
+    """Inputs from which a regime chooses the blocks."""
 
     real_order: np.ndarray
-    """Real blocks of the corpus in the order of this chain; the first `size` were generation 0's."""
+    """Real blocks of the corpus in this chain's order; the first `size` were generation 0's."""
     real_used: int
-    """How many of `real_order` earlier generations have shown."""
+    """Number of blocks of `real_order` shown by earlier generations."""
     sampled: list[int]
     """Whole blocks in the samples of generations 0 .. generation - 1."""
     previous: Callable[[], np.ndarray] = lambda: np.empty((0, 2), np.int64)
-    """Reads the blocks of the training set before."""
+    """Function that reads the blocks of the previous training set."""
 
     def draw(self, purpose: str) -> np.random.Generator:
         return generator(self.seed, self.generation, purpose)
 
     def pool(self, generation: int) -> np.ndarray:
-        """Blocks that an earlier generation gives this chain, int64 (blocks, 2): all that it wrote, in order."""
+        """All blocks that an earlier generation wrote, in order, int64 (blocks, 2)."""
         return blocks_of(generation, np.arange(self.sampled[generation]))
 
 
 def blocks_of(source: int, places: np.ndarray) -> np.ndarray:
+    """Blocks at given places of a source, int64 (blocks, 2)."""
     return np.stack([np.full(len(places), source, np.int64), np.asarray(places, np.int64)], axis=1)
 
 
@@ -67,38 +68,38 @@ def blocks_of(source: int, places: np.ndarray) -> np.ndarray:
 
 
 def replace(inputs: Inputs) -> np.ndarray:
-    """alpha real blocks, the rest from the generation before. Raises UserError where either runs out."""
+    """Real blocks by the schedule, the rest from the previous generation. Raises UserError if either runs out."""
     count = inputs.count(inputs.share or 0.0, inputs.size)
     first = inputs.real_used if inputs.config.real == "fresh" else 0
     newest = inputs.pool(inputs.generation - 1)
     if first + count > len(inputs.real_order) or inputs.size - count > len(newest):
         raise UserError(
             f"mixing.tokens: generation {inputs.generation} needs {count} real and {inputs.size - count} written blocks, "
-            f"{len(inputs.real_order) - first} and {len(newest)} are left; fork with a smaller real share"
+            f"but {len(inputs.real_order) - first} and {len(newest)} are left; fork with a smaller real share"
         )
     written = newest[inputs.draw("mixture").permutation(len(newest))[: inputs.size - count]]
     return np.concatenate([blocks_of(REAL, inputs.real_order[first : first + count]), written])
 
 
 def accumulate(inputs: Inputs) -> np.ndarray:
-    """Generation 0's real blocks and every earlier generation's samples (Gerstgrasser et al. 2024)."""
+    """Combine generation 0's real blocks and every earlier generation's samples (Gerstgrasser et al. 2024)."""
     parts = [inputs.pool(g) for g in range(inputs.generation)]
     return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), *parts])
 
 
 def accumulate_subsample(inputs: Inputs) -> np.ndarray:
-    """`size` blocks drawn without replacement from what `accumulate` would take (Kazdan et al. 2025)."""
+    """`size` blocks drawn without replacement from those of `accumulate` (Kazdan et al. 2025)."""
     pool = accumulate(inputs)
     return pool[np.sort(inputs.draw("mixture").permutation(len(pool))[: inputs.size])]
 
 
 def keep_real(inputs: Inputs) -> np.ndarray:
-    """Generation 0's real blocks and all that the generation before wrote (Drayson et al. 2025, partially synthetic)."""
+    """Combine generation 0's real blocks and those of the previous generation (Drayson et al. 2025, partially synthetic)."""
     return np.concatenate([blocks_of(REAL, inputs.real_order[: inputs.size]), inputs.pool(inputs.generation - 1)])
 
 
 def balanced(inputs: Inputs) -> np.ndarray:
-    """As much of generation 0's real blocks as of each earlier generation, up to one block (Briesch et al. 2023)."""
+    """Equal parts, to within one block, of generation 0's real text and each earlier generation (Briesch et al. 2023)."""
     draw, parts = inputs.draw("mixture"), inputs.generation + 1
     counts = np.full(parts, inputs.size // parts)
     counts[draw.permutation(parts)[: inputs.size % parts]] += 1
@@ -108,7 +109,7 @@ def balanced(inputs: Inputs) -> np.ndarray:
 
 
 def incremental(inputs: Inputs) -> np.ndarray:
-    """The training set before, of which `mixing.replaced`, drawn at random, gives way to new samples (Briesch et al. 2023)."""
+    """Previous training set with a random share `mixing.replaced` replaced by new samples (Briesch et al. 2023)."""
     draw, before = inputs.draw("mixture"), inputs.previous()
     count = inputs.count(inputs.config.replaced_share, len(before))
     kept = np.sort(draw.permutation(len(before))[count:])
@@ -116,22 +117,22 @@ def incremental(inputs: Inputs) -> np.ndarray:
 
 
 def expanding(inputs: Inputs) -> np.ndarray:
-    """The training set before, and as many new samples as `mixing.added` of the first one (Briesch et al. 2023)."""
+    """Previous training set plus new samples, a share `mixing.added` of the first set (Briesch et al. 2023)."""
     count = inputs.count(inputs.config.added_share, inputs.size)
     return np.concatenate([inputs.previous(), _written(inputs, inputs.draw("mixture"), inputs.generation - 1, count)])
 
 
 def _written(inputs: Inputs, draw: np.random.Generator, source: int, count: int) -> np.ndarray:
-    """Some of a generation's blocks, drawn without replacement. Raises UserError where it wrote fewer."""
+    """Draw `count` of a generation's blocks without replacement. Raises UserError if it wrote fewer."""
     pool = inputs.pool(source)
     if count > len(pool):
         needs = f"generation {inputs.generation} needs {count} blocks of generation {source}"
-        raise UserError(f"sampling.tokens: {needs}, {len(pool)} are there; raise it or leave it null")
+        raise UserError(f"sampling.tokens: {needs}, which wrote {len(pool)}; raise it or leave it null")
     return pool[np.sort(draw.permutation(len(pool))[:count])]
 
 
 def real_blocks(share: float, size: int, seed: int, generation: int) -> int:
-    """share x size rounded up or down at random with the right mean: a share below one block is not rounded to zero."""
+    """Round share x size up or down at random, without bias: a share below one block does not always become zero."""
     exact = share * size
     whole = math.floor(exact + 1e-9)
     return min(size, whole + int(generator(seed, generation, "real_count").random() < exact - whole - 1e-9))
@@ -141,7 +142,7 @@ def real_blocks(share: float, size: int, seed: int, generation: int) -> int:
 
 
 class Needs(NamedTuple):
-    """Blocks without which a training set cannot be made: real ones of the schedule, and those of one generation."""
+    """Minimum of blocks for a training set: scheduled real ones, and those written by one generation."""
 
     real: int = 0
     written: int = 0
@@ -153,39 +154,39 @@ def _by_schedule(outlook: Outlook) -> Needs:
 
 
 def _part(share: float, of: int) -> Needs:
-    return Needs(written=math.ceil(share * of - 1e-9))  # rounded up, as chance may
+    return Needs(written=math.ceil(share * of - 1e-9))  # rounded up, as `real_blocks` may
 
 
 class Law(NamedTuple):
-    """What theory knows of a regime."""
+    """Theoretical prediction for a regime."""
 
     regime: str = ""
-    """Regime of `theory` that describes it; empty where none does."""
+    """Regime of `theory` that describes it; empty if none does."""
     reuse: bool = False
-    """Whether all of generation 0's real text is in every set, whatever `mixing.real` says."""
+    """True if every set holds all of generation 0's real text, whatever `mixing.real` says."""
     none: str = ""
-    """Why no law but that of sharpening, by `regime`, is derived; empty where one is."""
+    """Reason why no law but sharpening (by `regime`) is derived; empty if one is."""
     no_tails: str = ""
-    """Why none is for rare types."""
+    """Reason why there is no law for rare types."""
 
 
 @dataclass(frozen=True)
 class Regime:
-    """A way to make training sets of real text and of text that earlier generations wrote."""
+    """Recipe for training sets of real text and text that earlier generations wrote."""
 
     choose: Callable[[Inputs], np.ndarray]
-    """Blocks of a training set, int64 (blocks, 2): source and place in it."""
+    """Chooses the blocks of a training set, int64 (blocks, 2): source and place in it."""
     law: Law
     size: Callable[[Outlook], int] = lambda o: o.size
     """Number of these blocks."""
     needs: Callable[[Outlook], Needs] = lambda _: Needs()
-    """None of a regime that takes what there is."""
+    """Minimum of blocks; nothing for a regime that takes all blocks available."""
     keys: tuple[str, ...] = ()
-    """Settings of `mixing` that it reads and others do not: of a schedule, or shares of what is written."""
+    """Settings of `mixing` that only it reads: those of a schedule, or shares of written text."""
 
     @property
     def grows(self) -> bool:
-        """Whether later training sets are larger than generation 0's."""
+        """True if later training sets are larger than generation 0's."""
         return self.size(Outlook(MixingConfig(), 1, size=100, before=100, written=100, share=None, seed=0)) > 100
 
 

@@ -1,9 +1,8 @@
-"""The training set of a generation: how much is real, where the rest comes from, and an exact ledger of both.
+"""Training sets of generations, with an exact ledger of their sources.
 
-A training set is a list of blocks, each named by its source (REAL, or the generation that wrote it) and its place in
-that source. The text itself stays where it is: in the corpus's memory map and in the samples folders.
-
-Which blocks those are is for the regime to say (mixing/regimes.py).
+A training set is a list of blocks, each given by its source (REAL, or the generation that wrote it) and its place in
+that source. The text itself stays in the corpus's memory map and in the samples folders. The regime chooses the blocks
+(mixing/regimes.py).
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from collapselab.store.layout import Chain
 
 
 def blocks_available(tokens: Tokens, config: RunConfig) -> int:
-    """Real blocks in the training split: packed blocks, or documents of exactly one block each.
+    """Count the real blocks in the training split: packed blocks, or documents of exactly one block each.
 
-    Raises UserError where `mixing.unit=documents` and a document has another length.
+    Raises UserError if `mixing.unit=documents` and a document has another length.
     """
     block = config.training.block
     if config.mixing.unit == "documents":
@@ -46,7 +45,7 @@ def blocks_available(tokens: Tokens, config: RunConfig) -> int:
 
 
 def set_size(config: RunConfig, available: int) -> int:
-    """Blocks in one training set."""
+    """Blocks of generation 0's training set."""
     return available if config.mixing.tokens is None else config.mixing.tokens // config.training.block
 
 
@@ -56,41 +55,36 @@ def sample_budget(config: RunConfig, available: int) -> int:
 
 
 def real_order(config: RunConfig, available: int) -> np.ndarray:
-    """Real blocks in the order of this chain, int64 (available,): generation 0's, then those of later real shares; an all-real
-    control takes what stands for samples from the end."""
+    """Real blocks in this chain's order, int64 (available,): generation 0's, then those of later real shares; an all-real
+    control takes its replacements for samples from the end."""
     return generator(config.seed, 0, "real_order").permutation(available)
 
 
 def controlled(blocks: np.ndarray, order: np.ndarray, written: int) -> np.ndarray:
-    """The blocks of an all-real control: each block that a generation wrote gives way to a real one of its own, never shown
-    in this chain before.
+    """Replace every written block by a real one of its own, never shown in this chain before (all-real control).
 
     Args:
         blocks: int64 (blocks, 2), as a regime chose them. order: see `real_order`. written: blocks that a generation writes.
     """
-    out, made = blocks.copy(), ~is_real(blocks[:, 0])
-    source, place = blocks[made].T
-    out[made] = np.stack([stand_in(source), order[len(order) - 1 - source * written - place]], axis=1)
+    out, rows = blocks.copy(), ~is_real(blocks[:, 0])
+    source, place = blocks[rows].T
+    out[rows] = np.stack([stand_in(source), order[len(order) - 1 - source * written - place]], axis=1)
     return out
 
 
 class Past(NamedTuple):
-    """The training sets that a chain, or what it is forked from, has already."""
+    """Existing training sets of a chain, or of the parent of a new fork."""
 
     shares: list[float]
     """Real share of each."""
     blocks: list[int]
-    """Its size."""
+    """Size of each."""
     used: int
     """Real blocks that they have shown."""
 
 
 def set_blocks(config: RunConfig, available: int, past: list[int]) -> list[int]:
-    """Blocks of the training sets of generations 0 to the last.
-
-    Args:
-        past: of those that exist.
-    """
+    """Blocks in the training sets of generations 0 to the last; `past`: those of existing sets."""
     sizes = list(past) or [set_size(config, available)]
     for g in range(len(sizes), config.generations + 1):
         sizes.append(REGIMES[config.mixing.regime].size(outlook(config, available, g, sizes[-1])))
@@ -98,7 +92,7 @@ def set_blocks(config: RunConfig, available: int, past: list[int]) -> list[int]:
 
 
 def outlook(config: RunConfig, available: int, generation: int, before: int) -> Outlook:
-    """What a regime may know before the chain runs; `before`: blocks of the training set before."""
+    """Outlook on a generation before the chain runs; `before`: blocks of the previous training set."""
     size, written = set_size(config, available), sample_budget(config, available) // config.training.block
     share = real_share(config.mixing, generation, config.generations)
     return Outlook(config.mixing, generation, size, before, written, share, config.seed)
@@ -108,11 +102,11 @@ def outlook(config: RunConfig, available: int, generation: int, before: int) -> 
 
 
 def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: str, out: Path) -> None:
-    """Chooses the blocks of one generation's training set: `blocks.bin` and the ledger `mixture.json` in `out`.
+    """Choose the blocks of a generation's training set; write `blocks.bin` and the ledger `mixture.json` to `out`.
 
     blocks.bin: int64 (blocks, 2), little-endian: source (REAL = -1, or a generation) and place in that source.
-    mixture.json names the digest of every source (`text` is the corpus's), so a stage made from a mixture is made again
-    when the text that the blocks point at is another one.
+    mixture.json names the digest of every source (`text` is the corpus's), so stages made from a mixture are rebuilt
+    when the text that its blocks point at changes.
     """
     available = blocks_available(train, config)
     size, block = set_size(config, available), config.training.block
@@ -151,21 +145,18 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
 
 
 def shows(config: RunConfig, blocks: int) -> int:
-    """Blocks the optimiser is given in one generation."""
+    """Blocks that the optimiser sees in one generation."""
     return blocks * config.epochs if config.training.tokens is None else config.training.tokens // config.training.block
 
 
 def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generation: int) -> dict[str, dict[str, int]]:
-    """Tokens by source: in the set, shown (all epochs), and in the loss.
+    """Tokens by source (mixing/sources.py): in the set, shown (all epochs), and in the loss.
 
-    Sources are `real`, `generation_<g>`, in an all-real control `control_<g>` (real text in the place of generation g's
-    samples), and `prompt_real`, `prompt_previous` or `prompt_separator`: tokens at the head of a sampled sequence that no
-    model wrote.
+    `prompt_...` are the tokens at the head of a sampled sequence that no model wrote.
     """
     block = config.training.block
-    times = np.bincount(
-        batch_order(config.seed, generation, len(blocks), shows(config, len(blocks))), minlength=len(blocks)
-    )
+    count = len(blocks)
+    times = np.bincount(batch_order(config.seed, generation, count, shows(config, count)), minlength=count)
     first_target = block - config.training.loss_on_last if config.training.loss_on_last else 1
     places = np.arange(block)
     out: dict[str, dict[str, int]] = {}
@@ -182,8 +173,8 @@ def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generat
             add(name_of(source), block, block - first_target, rows)
             continue
         meta = metas[source]
-        # The samples are one stream: token i belongs to a prompt where i modulo the sequence length says so. A block's
-        # counts depend on where in a sequence it begins, and there are few such phases.
+        # The samples are one stream: token i belongs to a prompt if i modulo the sequence length is below the prompt's. A
+        # block's counts depend on where in a sequence it begins, and there are few such phases.
         begins, phase = np.unique(blocks[rows, 1] * block % meta["length"], return_inverse=True)
         prompted = (begins[:, None] + places) % meta["length"] < meta["prompt_length"]
         in_prompt, prompt_loss = prompted.sum(axis=1)[phase], prompted[:, first_target:].sum(axis=1)[phase]
@@ -194,7 +185,7 @@ def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generat
 
 
 class TrainingSet:
-    """The blocks of a published mixture, read from the corpus and the samples as they are asked for."""
+    """Blocks of a published mixture, read from the corpus and the samples on demand."""
 
     def __init__(self, config: RunConfig, chain: Chain, generation: int, train: Tokens):
         folder = chain.stage(generation, "mixture")
@@ -213,17 +204,19 @@ class TrainingSet:
         return out
 
 
-# --- published files, which may be a stranger's ---------------------------------------------------------------------
+# --- published files, possibly untrusted ----------------------------------------------------------------------------
 
 
 def read_mixture(folder: Path) -> dict[str, Any]:
-    """mixture.json, as far as others use it: its blocks, the realised real share, the real blocks used, the ledger."""
+    """Read the parts of mixture.json that others use: blocks, realised real share, real blocks used, ledger."""
     path = folder / "mixture.json"
     facts = read_json(path)
     with reading(path):
         share = number(facts["real_share"]["realised"])
         if not 0 <= share <= 1 or not all(NAME.fullmatch(source) for source in facts["tokens"]):
-            raise ValueError("a share lies in [0, 1], and a source is real text, a generation or a prompt")
+            raise ValueError(
+                "the real share is outside [0, 1], or a source is neither real text, a generation nor a prompt"
+            )
         tokens = {
             s: {key: whole(entry[key]) for key in ("set", "shown", "loss")} for s, entry in facts["tokens"].items()
         }
@@ -234,12 +227,12 @@ def read_mixture(folder: Path) -> dict[str, Any]:
 def read_blocks(
     chain: Chain, generation: int, train: Tokens, block: int, streams: dict[int, np.ndarray] | None = None
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """The blocks of a generation's training set, int64 (blocks, 2), and the tokens of each source they come from.
+    """Read the blocks of a generation's training set, int64 (blocks, 2), and the tokens of each of their sources.
 
     Args:
-        streams: tokens of every source that there may be, where they are open already.
+        streams: tokens of every possible source, if they are open already.
 
-    Raises UserError where one lies outside its source, or comes from this or a later generation.
+    Raises UserError if a block lies outside its source, or comes from this or a later generation.
     """
     path = chain.stage(generation, "mixture") / "blocks.bin"
     with reading(path):
@@ -247,22 +240,22 @@ def read_blocks(
         sources = np.unique(blocks[:, 0]).tolist()
         if not sources or sources[0] <= stand_in(generation) or sources[-1] >= generation:
             raise ValueError(f"blocks of generation {generation} come from real text or earlier generations")
-    found: dict[int, np.ndarray] = {}
+    tokens: dict[int, np.ndarray] = {}
     for source in sources:
         if streams is not None:
-            found[source] = streams[REAL if is_real(source) else source]
+            tokens[source] = streams[REAL if is_real(source) else source]
         else:
-            found[source] = train.ids if is_real(source) else read_samples(chain.stage(source, "samples"))
+            tokens[source] = train.ids if is_real(source) else read_samples(chain.stage(source, "samples"))
     with reading(path):
-        for source, stream in found.items():
+        for source, stream in tokens.items():
             places = blocks[blocks[:, 0] == source, 1]
             if places.min() < 0 or places.max() >= len(stream) // block:
                 raise ValueError(f"a block lies outside {name_of(source)}")
-    return blocks, found
+    return blocks, tokens
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """meta.json of a samples folder. Raises UserError where its numbers cannot be those of a samples folder."""
+    """Read meta.json of a samples folder. Raises UserError if its values are impossible."""
     path = folder / "meta.json"
     meta = read_json(path)
     with reading(path):
@@ -271,7 +264,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         if whole(meta["tokens"], meta["prompt_length"] + 1) > whole(meta["sequences"], 1) * meta["length"]:
             raise ValueError("more tokens than its sequences can hold")
         if meta["prompt_from"] not in PROMPTS:
-            raise ValueError("prompts come from real text, the set before, or the separator")
+            raise ValueError("prompts come from real text, the previous set, or the separator")
         for count in meta["degenerate"].values():
             whole(count)
         if meta["dtype"] not in ("<u2", "<u4") or not all(
@@ -282,8 +275,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def read_samples(folder: Path) -> np.ndarray:
-    """All tokens of a samples folder, in order: a memory map where they lie in one shard. Raises UserError where one is no
-    token, or there are others than meta.json says."""
+    """Read all tokens of a samples folder in order; a single shard is memory-mapped. Raises UserError if a token is outside
+    the vocabulary, or their number is not that of meta.json."""
     meta = read_meta(folder)
     with reading(folder):
         parts = [np.memmap(folder / name, meta["dtype"], "r") for name in meta["shards"]]

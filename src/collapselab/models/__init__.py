@@ -1,1 +1,1 @@
-"""Models: networks of transformers, the exact learner of pairs, and where both come from."""
+"""Models: transformers networks, the exact bigram learner, and how both are built and loaded."""

@@ -1,11 +1,9 @@
-"""The exact learner: a bigram model whose weights are counts, without a gradient.
+"""The exact learner: a bigram model whose weights are counts, learned without gradients.
 
-P(b | a) = c(ab) / c(a), the maximum-likelihood estimate. A pair that was never counted has probability 0 and stays
-lost: what a chain of such models forgets is drift alone, for which theory has exact laws (Suresh et al. 2024,
-arXiv:2412.17646).
+P(b | a) = c(ab) / c(a), the maximum-likelihood estimate. A pair that was never counted has probability 0 and stays lost, so
+a chain of such models forgets by drift alone, for which there are exact laws (Suresh et al. 2024, arXiv:2412.17646).
 
-Counts are sparse: of V^2 pairs those that occurred, row by row. The network is an ordinary model of transformers, and
-importing this module makes it known to AutoModelForCausalLM.
+Counts are sparse (pairs that occurred, row by row). Importing this module registers the network with AutoModelForCausalLM.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ class BigramConfig(PreTrainedConfig):  # type: ignore[misc]
     model_type = "collapselab_bigram"
     vocab_size: int = 257
     entries: int = 0
-    """Different pairs that were counted."""
-    num_hidden_layers: int = 0  # what asks how large a cache must be finds that there is none
+    """Number of different pairs."""
+    num_hidden_layers: int = 0  # no cache is needed
     hidden_size: int = 0
 
 
@@ -36,8 +34,8 @@ class BigramForCausalLM(PreTrainedModel):  # type: ignore[misc]
     """Counts in four buffers: `starts` int64 (V + 1), `tokens` int32 (entries), `counts` int64 (entries), `unigrams`
     int64 (V). Successors of token a are `tokens[starts[a]:starts[a + 1]]`, ascending.
 
-    A token that nothing ever followed (it stood at the end of a block only) is followed by any token as often as that
-    one was a target. Without any pair at all, every token is as likely as another.
+    A token without successors (it occurred at the end of blocks only) has the distribution of `unigrams`, the targets. Without
+    any pairs, all tokens are equally likely.
     """
 
     config_class = BigramConfig
@@ -52,7 +50,7 @@ class BigramForCausalLM(PreTrainedModel):  # type: ignore[misc]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what it computes: the library looks for a floating weight, and there is none."""
+        """Data type of its outputs; the library would look for a floating-point weight, and there is none."""
         return torch.float32
 
     @property
@@ -61,7 +59,7 @@ class BigramForCausalLM(PreTrainedModel):  # type: ignore[misc]
         return device
 
     def _init_weights(self, module: Any) -> None:
-        """The library asks for this where a file lacks a tensor: then nothing in the table may be believed."""
+        """Mark the table as invalid: the library calls this if a file lacks a tensor."""
         fresh = self.config.entries == 0
         for name, value in (("starts", 0), ("tokens", 0), ("counts", 0), ("unigrams", 1)):
             getattr(self, name).fill_(value if fresh else -1)
@@ -74,9 +72,9 @@ class BigramForCausalLM(PreTrainedModel):  # type: ignore[misc]
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
     ) -> CausalLMOutput:
-        """Logits ln P(next | token), -inf where P = 0, float32 (B, T, V), or of the last `logits_to_keep` places only.
+        """Return logits ln P(next | token), -inf where P = 0, float32 (B, T, V), or only the last `logits_to_keep` positions.
 
-        The mask and the cache have no effect: the last token is all that counts.
+        Mask and cache have no effect: only the last token counts.
         """
         ids = input_ids[:, -logits_to_keep:]
         token_N = ids.flatten()
@@ -97,7 +95,7 @@ AutoModelForCausalLM.register(BigramConfig, BigramForCausalLM)
 
 
 def arrays(net: BigramForCausalLM) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The table as it is in the network, each int64: starts (V + 1), tokens (entries), counts (entries), unigrams (V)."""
+    """Return the table, each int64: starts (V + 1), tokens (entries), counts (entries), unigrams (V)."""
     starts, tokens, counts, unigrams = (
         tensor.cpu().numpy().astype(np.int64) for tensor in (net.starts, net.tokens, net.counts, net.unigrams)
     )
@@ -105,7 +103,7 @@ def arrays(net: BigramForCausalLM) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def flaw(net: BigramForCausalLM) -> str | None:
-    """What is wrong with a table of counts that somebody gave us, or None."""
+    """Return the flaw of an untrusted table of counts, or None."""
     vocab, entries = net.config.vocab_size, net.config.entries
     starts, tokens, counts, unigrams = arrays(net)
     if starts[0] != 0 or starts[-1] != entries or (np.diff(starts) < 0).any():
@@ -116,30 +114,30 @@ def flaw(net: BigramForCausalLM) -> str | None:
         return "the successors of a token must rise"
     if (counts < 1).any() or (unigrams < 0).any():
         return "counts must be 1 or more, unigrams 0 or more"
-    # Sums stay exact in float64, where random numbers are turned into places.
+    # Sums stay exact in float64, where random numbers become positions.
     if not all(0 < total < 2**53 for total in (unigrams.sum(dtype=float), counts.sum(dtype=float) or 1.0)):
         return "unigrams must not all be 0, and no sum may reach 2^53"
     return None
 
 
 def scores(net: BigramForCausalLM, before_N: np.ndarray, target_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `forward` says of each target after the token before it, without a column for every other token.
+    """Score each target after the token before it as `forward` would, without computing all other logits.
 
     Returns:
-        nll float32 (N,) in nats, +inf where the probability is 0; correct bool (N,): whether the target is the most
-        likely token, of equal ones the first.
+        nll float32 (N,) in nats, +inf where the probability is 0; correct bool (N,): the target is the most likely token (of
+        equally likely ones the first).
     """
     starts, tokens, counts, unigrams = arrays(net)
     vocab = len(unigrams)
     before, target = before_N.astype(np.int64), target_N.astype(np.int64)
     row = np.repeat(np.arange(vocab), np.diff(starts))
-    # A last key that no pair has: where a search runs off the end, nothing is found.
+    # A sentinel key that matches no pair, for searches that run off the end.
     keys, counted = np.append(row * vocab + tokens, vocab * vocab), np.append(counts, 0)
-    wanted = before * vocab + target
-    place = np.searchsorted(keys, wanted)
+    pair = before * vocab + target
+    place = np.searchsorted(keys, pair)
     alone = np.diff(starts) == 0
     total = np.where(alone, unigrams.sum(), np.bincount(row, counts, minlength=vocab))[before]
-    count_N = np.where(alone[before], unigrams[target], np.where(keys[place] == wanted, counted[place], 0))
+    count_N = np.where(alone[before], unigrams[target], np.where(keys[place] == pair, counted[place], 0))
     best = np.full(vocab, unigrams.argmax())
     best[~alone] = tokens[np.lexsort((tokens, -counts, row))[starts[:-1][~alone]]]
     with np.errstate(divide="ignore"):
@@ -148,7 +146,7 @@ def scores(net: BigramForCausalLM, before_N: np.ndarray, target_N: np.ndarray) -
 
 @dataclass
 class CountedModel(LanguageModel):
-    """A table of counts, beside networks that are trained."""
+    """A table of counts as a language model."""
 
     counted: ClassVar[bool] = True
     zeros: ClassVar[bool] = True
@@ -165,8 +163,8 @@ class CountedModel(LanguageModel):
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Pairs of neighbours and how often they occurred: keys a V + b ascending, int64; counts int64; targets int64 (V)."""
+class PairCounts:
+    """Counts of adjacent pairs: keys a V + b ascending, int64; counts int64; unigrams (targets) int64 (V)."""
 
     keys: np.ndarray
     counts: np.ndarray
@@ -174,33 +172,33 @@ class Counts:
 
     @property
     def loss(self) -> float:
-        """Mean -ln P(b | a) over the counted pairs themselves, in nats: their conditional entropy."""
+        """Mean -ln P(b | a) over the counted pairs, in nats: their conditional entropy."""
         vocab = len(self.unigrams)
         rows = np.bincount(self.keys // vocab, self.counts, minlength=vocab)
         nats = self.counts * (np.log(rows[self.keys // vocab]) - np.log(self.counts))
         return float(nats.sum() / max(1, self.counts.sum()))
 
 
-def count(parts: Iterable[np.ndarray], vocab: int, first_target: int = 1) -> Counts:
-    """Counts the pairs of neighbours inside blocks, as a loss over the targets from `first_target` on sees them.
+def count(parts: Iterable[np.ndarray], vocab: int, first_target: int = 1) -> PairCounts:
+    """Count the adjacent pairs inside blocks whose second token is at position `first_target` or later.
 
     Args:
-        parts: int64 (blocks, T) each, tokens below `vocab`; what is in memory at a time.
+        parts: int64 (blocks, T) each, tokens below `vocab`; one part is in memory at a time.
     """
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
     unigrams = np.zeros(vocab, np.int64)
     for ids_BT in parts:
         targets = ids_BT[:, first_target:]
-        found, times = np.unique(ids_BT[:, first_target - 1 : -1] * vocab + targets, return_counts=True)
+        pairs, times = np.unique(ids_BT[:, first_target - 1 : -1] * vocab + targets, return_counts=True)
         unigrams += np.bincount(targets.ravel(), minlength=vocab)
-        keys, place = np.unique(np.concatenate([keys, found]), return_inverse=True)
+        keys, place = np.unique(np.concatenate([keys, pairs]), return_inverse=True)
         # Integers below 2^53: exact as float64.
         counts = np.bincount(place, np.concatenate([counts, times]), minlength=len(keys)).astype(np.int64)
-    return Counts(keys, counts, unigrams)
+    return PairCounts(keys, counts, unigrams)
 
 
-def network(counted: Counts) -> BigramForCausalLM:
-    """The model of these counts, ready to be published."""
+def network(counted: PairCounts) -> BigramForCausalLM:
+    """Build the network of these counts, ready to be published."""
     vocab = len(counted.unigrams)
     net = BigramForCausalLM(BigramConfig(vocab_size=vocab, entries=len(counted.keys)))
     net.starts = torch.from_numpy(np.searchsorted(counted.keys, np.arange(vocab + 1) * vocab))

@@ -1,4 +1,4 @@
-"""Untrained networks of the families that a configuration can name, and their sizes."""
+"""Untrained networks of the configurable families, and their sizes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OVERFLOW = 1 << 61  # parameters; torch has no tensors of 2^63 bytes
 
 @cache
 def parameters(config: ModelConfig, *, vocab: int, context: int) -> int:
-    """Return the parameters of a network of the configured family and size, a bigram model's left out, without its memory."""
-    if config.layers > 2:  # each layer has as many
+    """Count the parameters of a configured network without allocating it (0 for a bigram model)."""
+    if config.layers > 2:  # all layers are equally large
         one, two = (parameters(dataclasses.replace(config, layers=n), vocab=vocab, context=context) for n in (1, 2))
         return one + (config.layers - 1) * (two - one)
     try:
@@ -30,7 +30,7 @@ def parameters(config: ModelConfig, *, vocab: int, context: int) -> int:
 
 
 def check_size(config: ModelConfig, *, vocab: int, context: int) -> None:
-    """Raises UserError, by the key that makes it so large, where a new model cannot be trained in this machine's memory."""
+    """Raise UserError, naming the key to blame, if a new model is too large to train in this machine's memory."""
 
     def size(**changes: Any) -> int:
         changed = dataclasses.replace(config, **changes)
@@ -39,24 +39,21 @@ def check_size(config: ModelConfig, *, vocab: int, context: int) -> None:
 
     smaller = {"width": 2 * config.heads, "layers": 1, "mlp_width": None, "context": None, "pad_vocabulary": 1}
     key = min(smaller, key=lambda name: size(**{name: smaller[name]}))
-    # float32: the start weights, their copy in training, its gradient and two moments; on a GPU the last three lie there.
+    # float32: the start weights, their copy in training, its gradient and two moments (the last three on the GPU, if any).
     copies = 2 if on_gpu() else 5
     what = f"a model of {size():,} parameters, in {copies} copies"
     check_memory(4 * copies * size(), f"model.{key}", getattr(config, key), what)
 
 
 def untrained(config: ModelConfig, *, vocab: int, separator: int, context: int) -> Any:
-    """Build a network of the configured family and size, with random weights of torch's global generator.
-
-    Args:
-        context: longest sequence it can read, in tokens; a bigram model has no longest one.
-    """
+    """Build a network of the configured family and size, with random weights from torch's global generator, for sequences of up
+    to `context` tokens (a bigram model: of any length)."""
     import transformers
 
     from collapselab.models import bigram
 
     family = FAMILIES[config.family]
-    made = getattr(bigram if family.counts else transformers, family.network)
+    network = getattr(bigram if family.counts else transformers, family.network)
     settings = family.settings(config, context)
     ends = {"bos_token_id": separator, "eos_token_id": separator}
-    return made(made.config_class(vocab_size=vocab, **settings, **ends))
+    return network(network.config_class(vocab_size=vocab, **settings, **ends))

@@ -1,8 +1,8 @@
-"""Language models: built by family and size, or read from a folder, a hub name or a GGUF file. Their peers are tables of
-counts (`CountedModel` in bigram.py).
+"""Language models: built by family and size, or loaded from a folder, a hub name or a GGUF file. Tables of counts
+(`CountedModel` in bigram.py) are their peers.
 
-The vocabulary is padded in memory only. `LanguageModel.logits` returns the true columns, so padding is never sampled,
-counted or trained, and `publish` writes the model at its true size. What is a token is the tokenizer's to say (`fitted`).
+The vocabulary is padded in memory only: `LanguageModel.logits` returns the true columns, so padding is never sampled, counted
+or trained, and `publish` writes the model at its true size. The tokenizer decides which ids are tokens (`fitted`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from collapselab.store.folders import write_json
 
 CAUSAL = {family.network for family in FAMILIES.values() if family.causal}
 
-# Every name under which transformers' configurations keep a dropout rate.
+# All names of dropout rates in configurations of transformers.
 DROPOUTS = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "activation_dropout", "dropout",
     "hidden_dropout_prob", "attention_probs_dropout_prob",
@@ -51,71 +51,70 @@ class LanguageModel:
     net: Any
     vocab: int
     unused: Tensor | None = None
-    """bool (vocab,): ids that stand for no token, whose logits are -inf; None where every id is one."""
+    """bool (vocab,): ids that are no tokens, with logits -inf; None if every id is one."""
     counted: ClassVar[bool] = False
-    """Whether the weights are counts: nothing to train by gradient, and of a size that changes with the text."""
+    """The weights are counts: not trained by gradients, and their size depends on the text."""
     zeros: ClassVar[bool] = False
-    """Whether a probability can be 0, and a loss infinite."""
+    """Probabilities can be 0 and losses infinite."""
 
     def logits(self, ids_BT: Tensor, net: Any = None, **options: Any) -> Tensor:
-        """Next-token logits over the true vocabulary, (B, T, vocab); `net` is the wrapped model in training."""
+        """Return next-token logits over the true vocabulary, (B, T, vocab); `net` is the wrapped model in training."""
         return self.true_columns((net or self.net)(input_ids=ids_BT, **options).logits)
 
     def true_columns(self, logits: Tensor) -> Tensor:
-        """What the network gives for its padded vocabulary, as logits of the tokens that there are."""
+        """Cut logits of the padded vocabulary to the true one; -inf for ids that are no tokens."""
         cut = logits[..., : self.vocab]
         return cut if self.unused is None else cut.masked_fill(self.unused.to(cut.device), -torch.inf)
 
     def features(self, ids_BT: Tensor) -> Tensor:
-        """What `head` turns into logits, (B, T, width): for families whose head is one product after the last norm.
-        Of others these are the logits themselves."""
+        """Return the input of `head`, (B, T, width), or the logits themselves if the head is not a single product."""
         if not self.causal:
             return self.logits(ids_BT, use_cache=False)
         out: Tensor = self.net.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return out
 
     def head(self, features: Tensor) -> Tensor:
-        """Logits over the true vocabulary, (..., vocab), of those rows of `features` whose logits are wanted."""
+        """Return logits over the true vocabulary, (..., vocab), for rows of `features`."""
         if not self.causal:
             return features
         weight = self.net.get_output_embeddings().weight
-        if features.device.type == "cpu":  # on a GPU the padded product is faster, and the cut costs nothing
+        if features.device.type == "cpu":  # on a GPU the padded product is faster, and slicing is free
             weight = weight[: self.vocab]
         return self.true_columns(torch.nn.functional.linear(features, weight))
 
     @property
     def causal(self) -> bool:
-        """`Family.causal`: rows of the head, and attention without a mask, are those of the network as it is."""
+        """`Family.causal`: head rows can be sliced, and attention needs no mask, without changing the results."""
         return type(self.net).__name__ in CAUSAL
 
     def without_mask(self) -> None:
-        """Let attention say that it is causal instead of adding a mask, which a compiled step would otherwise do (transformers
-        builds one while it is traced), and which keeps torch from its flash kernel. For packed blocks only."""
+        """Use causal attention without a mask: transformers would build one while a compiled step is traced, which keeps torch
+        from its flash kernel. For packed blocks only."""
         if self.causal:
             from transformers import AttentionInterface
 
-            AttentionInterface.register("sdpa_causal", _causal)  # a name for which no mask is known
+            AttentionInterface.register("sdpa_causal", _causal)  # transformers builds no mask for this name
             self.net.set_attn_implementation("sdpa_causal")
 
     def scores(self, stream: np.ndarray, places_N: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return (nll, correct) at these places from the token before each alone; None where a model reads more than that."""
+        """Return (nll, correct) at these positions given only the token before each; None if the model reads more."""
         return None
 
     @property
     def parameters(self) -> int:
-        """Parameters of the published model, padding left out; of a table of counts, its counts."""
+        """Parameters of the published model, without padding; for a table of counts, its counts."""
         rows = _vocabulary_tensors(self.net)
         extra = sum((len(t) - self.vocab) * (t.numel() // len(t)) for t in rows)
         return int(sum(p.numel() for p in self.net.parameters()) - extra)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the published weights; tied ones count once."""
+        """Bytes of the published weights; tied weights count once."""
         return sum(tensor.nbytes for tensor in {t.data_ptr(): t for t in true_state(self).values()}.values())
 
 
 def pretrained_tokenizer(pretrained: str) -> Tokenizer:
-    """The tokenizer that came with a pretrained model."""
+    """Load the tokenizer of a pretrained model."""
     folder, gguf_file = locate(pretrained)
     tokenizer = load_tokenizer(folder, gguf_file=gguf_file, key="model.pretrained")
     if not Path(pretrained).expanduser().exists() and not pretrained.startswith("package:"):
@@ -124,12 +123,12 @@ def pretrained_tokenizer(pretrained: str) -> Tokenizer:
 
 
 def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights: int | None = None) -> LanguageModel:
-    """A pretrained model in float32.
+    """Load a pretrained model in float32.
 
     Args:
         pad: pad the vocabulary in memory to a multiple of this.
-        dropout: overrides every dropout rate of its configuration.
-        random_weights: a seed; keeps the architecture and draws new weights.
+        dropout: replaces every dropout rate of its configuration.
+        random_weights: seed of new random weights for its architecture.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
@@ -137,7 +136,7 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
 
     folder, gguf_file = locate(pretrained, weights=random_weights is None)
     source = {"gguf_file": gguf_file} if gguf_file else {}
-    found, options = {"missing_keys": list[str]()}, {"dtype": torch.float32, **SAFE}
+    info, options = {"missing_keys": list[str]()}, {"dtype": torch.float32, **SAFE}
     try:
         settings = AutoConfig.from_pretrained(folder, **source, **SAFE)
         for name in DROPOUTS:
@@ -148,19 +147,18 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
                 net = AutoModelForCausalLM.from_config(settings, **options)
         elif gguf_file:
             options |= {"quantization_config": GgufConfig(dequantize=True), **source}
-            net, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+            net, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
             if hasattr(net.config, "quantization_config"):
-                del net.config.quantization_config  # it is a plain float32 model from here on
+                del net.config.quantization_config  # from here on a plain float32 model
         else:
-            net, found = AutoModelForCausalLM.from_pretrained(
+            net, info = AutoModelForCausalLM.from_pretrained(
                 folder, config=settings, use_safetensors=True, output_loading_info=True, **options
             )
         if not isinstance(net, bigram.BigramForCausalLM):
-            check_weights(net, sorted(found["missing_keys"]))
+            check_weights(net, sorted(info["missing_keys"]))
             if keeps_own_head(net):
                 Console(speaks=os.environ.get("RANK", "0") == "0").say(
-                    f"{pretrained}: config.json ties the head to the embeddings, but the file has a head of its own, "
-                    "which is used"
+                    f"{pretrained}: config.json ties the head to the embeddings, but the file has a head of its own; using that"
                 )
         model = _padded(net, pad)
     except Exception as error:
@@ -171,10 +169,8 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
 
 
 def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: int) -> LanguageModel:
-    """A model of the given family and size with random weights, in float32; of a bigram model, one without counts.
-
-    Raises UserError where it is too large for this machine's memory.
-    """
+    """Build a model of the configured family and size with random weights, in float32; a bigram model without counts. Raise
+    UserError if it is too large for this machine's memory."""
     families.check_size(config, vocab=vocab, context=block)
     with _seeded(seed):
         net = families.untrained(config, vocab=vocab, separator=separator, context=config.context or block)
@@ -184,11 +180,7 @@ def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: in
 def start_weights(
     config: ModelConfig, *, previous: Path | None, tokenizer: Tokenizer, block: int, seed: int
 ) -> LanguageModel:
-    """What a generation starts from: `previous` (a published folder) where given, else base or new weights.
-
-    Args:
-        seed: of new weights; for `scratch` another one in each generation.
-    """
+    """Return the model a generation starts from: `previous` (a published folder) if given, else base or new weights of `seed`."""
     if previous is not None:
         model = load(str(previous), pad=config.pad_vocabulary, dropout=config.dropout)
     elif config.pretrained is None:
@@ -198,19 +190,15 @@ def start_weights(
         model = load(config.pretrained, pad=config.pad_vocabulary, dropout=config.dropout, random_weights=fresh)
         if model.counted:
             raise UserError(
-                f"model.pretrained={config.pretrained!r}: a table of counts is not trained further; set it to null "
+                f"model.pretrained={config.pretrained!r}: a table of counts cannot be trained further; set it to null "
                 "and model.family=bigram"
             )
     return fitted(model, tokenizer, config.pretrained)
 
 
 def fitted(model: LanguageModel, tokenizer: Tokenizer, pretrained: str | None = None) -> LanguageModel:
-    """The model, held to the tokens that there are: columns beyond the tokenizer's (some published models are padded
-    themselves) and ids that it skips are neither sampled nor trained nor counted.
-
-    Args:
-        pretrained: where the model comes from, for the line where it has fewer entries than the tokenizer.
-    """
+    """Restrict a model to the tokenizer's tokens: columns beyond them (some published models are padded) and ids that the
+    tokenizer skips are never sampled, trained or counted. An error names `pretrained`, the origin of the model."""
     check_vocabulary(model.vocab, tokenizer, pretrained)
     model.vocab, model.unused = tokenizer.size, None
     if tokenizer.unused:
@@ -223,8 +211,8 @@ def _causal(module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, 
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if not _unfused(query, key):
-        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, *mask, **options)
-        return found
+        out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, *mask, **options)
+        return out
     key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
     summed = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"),
@@ -234,19 +222,14 @@ def _causal(module: Any, query: Tensor, key: Tensor, value: Tensor, *mask: Any, 
 
 
 def _unfused(query: Tensor, key: Tensor) -> bool:
-    """Whether torch has no fused kernel for heads that share keys: it would hold all T x T products of a batch."""
+    """Return True if torch has no fused kernel for heads that share keys: it would store all T x T products of a batch."""
     kind = query.device.type
-    exact = query.dtype == torch.float32 and not torch.is_autocast_enabled(kind)  # which casts inside
+    exact = query.dtype == torch.float32 and not torch.is_autocast_enabled(kind)  # autocast casts inside
     return kind == "cuda" and exact and query.shape[1] != key.shape[1]
 
 
 class ModelCache:
-    """The model of a published folder, read into the same memory each time: building one takes longer than reading.
-
-    Args:
-        pad: pad the vocabulary in memory to a multiple of this.
-        tokenizer: what is a token (see `fitted`).
-    """
+    """Loader of published models (`load`, `fitted`) into the same memory: building one takes longer than reading its weights."""
 
     def __init__(self, pad: int, tokenizer: Tokenizer):
         self.pad, self.tokenizer = pad, tokenizer
@@ -254,9 +237,9 @@ class ModelCache:
         self.digest: str | None = None
 
     def read(self, folder: Path, digest: str) -> LanguageModel:
-        """The model in `folder`; not read again where `digest` says that it is the one at hand."""
+        """Return the model in `folder`; it is read only if `digest` differs from that of the last one."""
         weights = folder / "model.safetensors"
-        # Very large models lie in several files, and another table of counts has another size.
+        # Very large models have several files; tables of counts differ in size.
         if self.model is None or not weights.is_file() or (self.model.counted and digest != self.digest):
             self.model = fitted(load(str(folder), pad=self.pad), self.tokenizer)
         elif digest != self.digest:
@@ -265,15 +248,15 @@ class ModelCache:
             try:
                 copy_weights(load_file(weights), self.model)
             except Exception as error:  # names, shapes, the file itself: several kinds
-                raise UserError(f"{weights}: {first_line(error)}; remove its folder to have it made again") from None
+                raise UserError(f"{weights}: {first_line(error)}; remove its folder to rebuild it") from None
         self.digest = digest
         return self.model
 
 
 def copy_weights(state: dict[str, Tensor], model: LanguageModel) -> None:
-    """Copies true weights (as `true_state` gives them) into a model of the same shape, in place.
+    """Copy true weights (of `true_state`) into a model of the same shape, in place.
 
-    Raises RuntimeError where a weight is missing: tied ones may stand there once.
+    Raises RuntimeError if a weight is missing; tied ones may occur once.
     """
     own = true_state(model)
     filled = {own[name].data_ptr() for name in state}
@@ -287,7 +270,7 @@ def copy_weights(state: dict[str, Tensor], model: LanguageModel) -> None:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draws of torch's global generator inside the block depend on `seed` only; outside nothing changes."""
+    """Seed torch's global generator inside the block; its state outside is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         yield
@@ -300,7 +283,7 @@ def _padded(net: Any, multiple: int) -> LanguageModel:
     if isinstance(net, BigramForCausalLM):
         return CountedModel(net, vocab)
     if vocab % multiple and {len(tensor) for tensor in _vocabulary_tensors(net)} == {vocab}:
-        with _seeded(0):  # the library draws values for the new rows, which are then overwritten
+        with _seeded(0):  # the library draws values for the new rows; they are overwritten below
             net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
         with torch.no_grad():
             for tensor in _vocabulary_tensors(net):
@@ -309,26 +292,26 @@ def _padded(net: Any, multiple: int) -> LanguageModel:
 
 
 def _vocabulary_tensors(net: Any) -> list[Tensor]:
-    """Parameters with one row per token, each once: embeddings, head, and the head's bias where it has one."""
+    """Return the parameters with one row per token, each once: embeddings, head and the head's bias, if any."""
     head, embeddings = ends_of(net)
-    found = [getattr(embeddings, "weight", None), getattr(head, "weight", None), getattr(head, "bias", None)]
-    return list({tensor.data_ptr(): tensor for tensor in found if tensor is not None}.values())
+    tensors = [getattr(embeddings, "weight", None), getattr(head, "weight", None), getattr(head, "bias", None)]
+    return list({tensor.data_ptr(): tensor for tensor in tensors if tensor is not None}.values())
 
 
 def true_state(model: LanguageModel) -> dict[str, Tensor]:
-    """The state dict with the padded rows of the embeddings, and of the head's bias, cut off; views of the weights."""
+    """Return the state dict without the padded rows of embeddings, head and its bias; views of the weights."""
     padded = {tensor.data_ptr() for tensor in _vocabulary_tensors(model.net)}
     state: dict[str, Tensor] = model.net.state_dict()
     return {name: tensor[: model.vocab] if tensor.data_ptr() in padded else tensor for name, tensor in state.items()}
 
 
 def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dict[str, Any]) -> None:
-    """Writes a model folder that `AutoModelForCausalLM.from_pretrained` reads: true size, safetensors, tokenizer."""
+    """Write a model folder for `AutoModelForCausalLM.from_pretrained`: true size, safetensors, tokenizer."""
     padded = int(model.net.config.vocab_size)
     model.net.config.vocab_size = model.vocab
     model.net.config.bos_token_id = tokenizer.hf.bos_token_id
     model.net.config.eos_token_id = tokenizer.hf.eos_token_id
-    if tokenizer.unused and getattr(model.net, "generation_config", None) is not None:  # so that `generate` keeps to it
+    if tokenizer.unused and getattr(model.net, "generation_config", None) is not None:  # for `generate`
         model.net.generation_config.suppress_tokens = tokenizer.unused
     try:
         with as_os_errors():
@@ -340,7 +323,7 @@ def publish(model: LanguageModel, tokenizer: Tokenizer, folder: Path, facts: dic
 
 
 def weights_digest(model: LanguageModel) -> str:
-    """SHA-256 over names, shapes and values of the true weights."""
+    """Compute the SHA-256 of names, shapes and values of the true weights."""
     total = hashlib.sha256()
     for name, tensor in sorted(true_state(model).items()):
         total.update(f"{name} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Strangers' model folders: found, and looked at before anything is loaded or written. A folder is data, never code."""
+"""Untrusted model folders: located, and checked before anything is loaded or written. A folder is data, never code."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from torch import Tensor
 from collapselab.config import UserError, first_line
 from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.sources import package_folder
-from collapselab.corpus.tokenizers import SAFE, Tokenizer, fetched
+from collapselab.corpus.tokenizers import SAFE, Tokenizer, hub_folder
 from collapselab.runtime.memory import check_memory, on_gpu
-from collapselab.store.checks import implausible
+from collapselab.store.checks import unsafe_model
 from collapselab.store.folders import read_json
 
-# Shares of the spread of logits: see `distance`. float32 differs by some 1e-6, a cache that is not read by 0.5 or more.
+# Shares of the spread of logits (`distance`). float32 rounding is about 1e-6, a cache that is ignored 0.5 or more.
 TOLERANCE, CAUSAL = 5e-3, 1e-5
 
 
 def locate(pretrained: str, *, weights: bool = False) -> tuple[str, str | None]:
-    """(folder, GGUF file name or None); raises UserError where what is named does not exist or must not be read.
-
-    Args:
-        weights: of a hub name they are fetched too.
-    """
+    """Return (folder, GGUF file name or None); raise UserError if it does not exist or must not be read. `weights`: fetch those
+    of a hub name, too."""
     asked = f"model.pretrained={pretrained!r}"
     if pretrained.startswith("package:"):
         package, _, rest = pretrained.removeprefix("package:").partition("/")
@@ -45,22 +42,21 @@ def locate(pretrained: str, *, weights: bool = False) -> tuple[str, str | None]:
         return str(path.parent), path.name
     if not path.exists() and not (path.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") > 1):
         try:
-            path = Path(fetched(pretrained, asked, weights=weights))
-        except Exception as error:  # the hub's own are of many kinds
-            raise UserError(
-                f"{asked}: cannot be loaded ({first_line(error)[:150]}); check the folder or name"
-            ) from None
+            path = Path(hub_folder(pretrained, asked, weights=weights))
+        except Exception as error:  # the hub raises many kinds
+            reason = first_line(error)[:150]
+            raise UserError(f"{asked}: cannot be loaded ({reason}); check the folder or name") from None
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{asked}: the folder has no config.json; name a model folder")
-        if wrong := implausible(path):
+        if wrong := unsafe_model(path):
             raise UserError(f"{asked}: cannot be loaded ({wrong}); check the folder or name")
         return str(path), None
     raise UserError(f"{asked}: no such folder or file; check the path")
 
 
 def cannot_be_loaded(pretrained: str, error: Exception) -> UserError:
-    """What the library says of a model, as the user's mistake: files, network and architecture raise many kinds."""
+    """Convert an error of the library while loading a model to a UserError: it raises many kinds."""
     folder, gguf_file = locate(pretrained)
     files = [path.name for path in Path(folder).glob("*")] if gguf_file is None else []
     pickles = [name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
@@ -69,18 +65,14 @@ def cannot_be_loaded(pretrained: str, error: Exception) -> UserError:
             f"model.pretrained={pretrained!r}: {pickles[0]} is a pickle, which could run code, and is not read; convert "
             "the weights to safetensors"
         )
-    said = first_line(error)
-    if "ignore_mismatched_sizes" in said:
-        said = "its weights have other shapes than its config.json says"
-    return UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({said}); check the folder or name")
+    reason = first_line(error)
+    if "ignore_mismatched_sizes" in reason:
+        reason = "its weights do not have the shapes in its config.json"
+    return UserError(f"model.pretrained={pretrained!r}: cannot be loaded ({reason}); check the folder or name")
 
 
 def check_vocabulary(vocab: int, tokenizer: Tokenizer, pretrained: str | None) -> None:
-    """Raises UserError where a model of `vocab` entries has fewer than its tokenizer has tokens.
-
-    Args:
-        pretrained: where the model comes from, if from elsewhere.
-    """
+    """Raise UserError if the tokenizer has more tokens than the model has entries (`vocab`)."""
     if tokenizer.size <= vocab:
         return
     if pretrained is not None and tokenizer.name in (pretrained, locate(pretrained)[0]):
@@ -95,15 +87,14 @@ def check_vocabulary(vocab: int, tokenizer: Tokenizer, pretrained: str | None) -
 
 
 def size_of(pretrained: str) -> tuple[int, int | None, int]:
-    """(parameters, longest sequence in tokens, entries of the vocabulary) of a pretrained model.
+    """Return (parameters, longest sequence in tokens, entries of the vocabulary) of a pretrained model without loading it.
 
-    Raises UserError where it is no causal language model of the library, is cut off, or cannot fit into memory: before
-    anything of it is loaded.
+    Raises UserError if it is not a causal language model of the library, is truncated, or cannot fit into memory.
     """
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from collapselab.models import bigram  # noqa: F401 - makes its name known
+    from collapselab.models import bigram  # noqa: F401 - registers it
 
     folder, gguf_file = locate(pretrained)
     try:
@@ -112,7 +103,7 @@ def size_of(pretrained: str) -> tuple[int, int | None, int]:
             net = AutoModelForCausalLM.from_config(settings, **SAFE)
         vocab = int(settings.get_text_config().vocab_size)
         for path in sorted(Path(folder).glob("*.safetensors")) if gguf_file is None else []:
-            with safe_open(path, "pt"):  # reads the header, and that the file is as long as it says
+            with safe_open(path, "pt"):  # checks the header and the file's length
                 pass
     except Exception as error:
         raise cannot_be_loaded(pretrained, error) from None
@@ -123,22 +114,22 @@ def size_of(pretrained: str) -> tuple[int, int | None, int]:
 
 
 def has_seen_only(pretrained: str, corpus: Corpus) -> bool:
-    """Whether this lab trained the model, on this corpus's training text in these tokens and on nothing else: then
-    whatever is held out now is new to it. False for models from elsewhere."""
+    """Return True if the lab trained the model on this corpus's training text (in these tokens) and nothing else, so that all
+    held-out text is new to it."""
     facts = Path(locate(pretrained)[0]) / "collapselab.json"
     try:
-        known = read_json(facts) if facts.is_file() else None
-    except UserError:  # a note that nobody can read says nothing
+        record = read_json(facts) if facts.is_file() else None
+    except UserError:  # unreadable
         return False
-    return isinstance(known, dict) and known.get("training_text") == corpus.train_digest
+    return isinstance(record, dict) and record.get("training_text") == corpus.train_digest
 
 
 def check_weights(net: Any, missing: list[str]) -> None:
-    """Raises ValueError where a loaded model has weights that are not the file's, or not numbers, or reads what it must not:
-    the token that it is to predict, or the texts beside its own.
+    """Raise ValueError if weights are missing or not finite, or if the model sees the token that it must predict or other texts
+    in its batch.
 
     Args:
-        missing: tensors that no file had; the library fills them with random numbers and goes on.
+        missing: tensors that no file has; the library fills them with random numbers.
     """
     if missing:
         raise ValueError(f"no file has {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
@@ -148,13 +139,13 @@ def check_weights(net: Any, missing: list[str]) -> None:
     ids = probe(net)
     logits = logits_of(net, ids)
     if distance(logits[0, :-1], logits[1, :-1]) > CAUSAL:
-        raise ValueError("it sees the token that it is to predict: an encoder, no causal language model")
+        raise ValueError("it sees the token that it must predict: an encoder, not a causal language model")
     if distance(logits[2], logits_of(net, ids[2:])[0]) > TOLERANCE:
-        raise ValueError("what it gives for a text depends on the texts beside it in a batch")
+        raise ValueError("its logits for a text depend on other texts in the batch")
 
 
 def probe(net: Any) -> Tensor:
-    """int64 (3, T), T at most 4: a text, the same with another last token, and another text."""
+    """Build test inputs, int64 (3, T), T at most 4: a text, the same with another last token, and another text."""
     length = min(4, getattr(net.config, "max_position_embeddings", None) or 4)
     draws = torch.Generator().manual_seed(0)
     ids = torch.randint(net.config.get_text_config().vocab_size, (3, length), generator=draws)
@@ -164,7 +155,7 @@ def probe(net: Any) -> Tensor:
 
 
 def logits_of(net: Any, ids: Tensor) -> Tensor:
-    """Logits of whole texts, without dropout and without a cache."""
+    """Compute logits of whole texts, without dropout and without a cache."""
     trains = net.training
     with torch.inference_mode():
         logits: Tensor = net.eval()(input_ids=ids, use_cache=False).logits
@@ -172,28 +163,28 @@ def logits_of(net: Any, ids: Tensor) -> Tensor:
     return logits
 
 
-def distance(found: Tensor, right: Tensor) -> float:
-    """The largest difference of two tensors of logits, as a share of their standard deviation; NaN counts as infinite."""
-    off = torch.where(found == right, 0.0, (found - right).abs().float()).max()
+def distance(logits: Tensor, right: Tensor) -> float:
+    """Largest difference of two tensors of logits, as a share of their standard deviation; NaN counts as infinite."""
+    off = torch.where(logits == right, 0.0, (logits - right).abs().float()).max()
     finite = right[right.isfinite()].float()
     spread = float(finite.std()) if len(finite) > 1 else 0.0
     return float(torch.nan_to_num(off, nan=torch.inf)) / max(spread, 1e-12)
 
 
 def ends_of(net: Any) -> tuple[Any, Any]:
-    """(head, embeddings) of a network, each None where the library cannot find it."""
-    found = []
+    """Return (head, embeddings) of a network, each None if the library cannot find it."""
+    ends = []
     for end in (net.get_output_embeddings, net.get_input_embeddings):
         try:
-            found.append(end())
+            ends.append(end())
         except (AttributeError, NotImplementedError):
-            found.append(None)
-    return found[0], found[1]
+            ends.append(None)
+    return ends[0], ends[1]
 
 
 def keeps_own_head(net: Any) -> bool:
-    """Whether the file has another head than the embeddings although its config.json ties the two. Then the library keeps
-    the file's head, and so that this holds whatever is done with the network, its configuration says so from here on."""
+    """Return True if the file has a head of its own although its config.json ties it to the embeddings. The library keeps the
+    file's head; the network's configuration is corrected so that this lasts."""
     head, embeddings = ends_of(net)
     settings = net.config.get_text_config()
     tied = bool(getattr(net, "_tied_weights_keys", None)) and getattr(settings, "tie_word_embeddings", False)

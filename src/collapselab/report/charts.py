@@ -1,5 +1,5 @@
-"""The charts of a report as plotly figures in plain dicts: each a function of the chains of one protocol, None where they
-lack what it shows. `plotly.graph_objects.Figure(spec)` takes them; the page needs plotly's JavaScript alone."""
+"""Charts of a report as plotly figures in plain dicts, each a function of the chains of one protocol that returns None if
+they lack its data. `plotly.graph_objects.Figure(spec)` accepts them; the page needs only plotly's JavaScript."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from collapselab.report.overlay import TITLES, TRUTH, by_arm, overlaid, residual
 from collapselab.report.ridges import distribution
 from collapselab.report.spec import Figure, Spec, escaped, finite, short
 
-MOST_SOURCES = 12  # of a ledger, that a legend names one by one
+MOST_SOURCES = 12  # sources of a ledger that a legend lists one by one
 SOURCES = {name_of(REAL): "real text", PROMPTS["real"]: "prompts from real text",
            PROMPTS["previous"]: "prompts from samples", PROMPTS["separator"]: "separators as prompts"}  # fmt: skip
 CONTROLLED = "control: real text in the place of samples"
@@ -30,16 +30,16 @@ def _length(chains: list[Any]) -> int:
 
 
 def legend(arm: str, members: list[Any]) -> str:
-    """An arm's name in a legend."""
+    """Name of an arm in a legend."""
     seeds = f"{len(members)} seeds" if len(members) > 1 else "one seed"
     return f"{arm} (all real text, {seeds})" if members[0].is_control else f"{arm} ({seeds})"
 
 
 def _curves(chains: list[Any], titles: dict[str, str], *, from_zero: bool = False) -> Spec | None:
-    """A panel for each metric: the mean of every arm, its 95 % t-interval, controls in grey beneath the others, and real
+    """Draw a panel per metric: the mean of every arm with its 95 % t-interval, controls in grey below the others, and real
     text's value with its scatter."""
     shown, arms = series.present(chains, titles), grey_first(by_arm(chains))
-    figure, panels, real, said = Figure(), {}, {}, []
+    figure, panels, real, alt = Figure(), {}, {}, []
     for key, title in shown.items():
         (axis,) = figure.panel(title, _length(chains))
         panels[title] = {arm: points for arm, m in arms.items() if (points := series.curve(m, key))}
@@ -52,10 +52,10 @@ def _curves(chains: list[Any], titles: dict[str, str], *, from_zero: bool = Fals
             figure.level(axis, level.value, _length(chains) - 1, REAL_TEXT, band)
         ends = series.extent(panels[title].values(), level, series.possible(key), from_zero=from_zero)
         figure.axes[f"yaxis{axis}"]["range"] = list(ends)
-        said.append(spec.courses(title, panels[title], real[title]))
+        alt.append(spec.courses(title, panels[title], real[title]))
     if not shown:
         return None
-    return figure.done(". ".join(said) + ".", spec.curve_table(panels, real), list(shown))
+    return figure.done(". ".join(alt) + ".", spec.curve_table(panels, real), list(shown))
 
 
 def likelihood(chains: list[Any]) -> Spec | None:
@@ -71,23 +71,25 @@ def diversity(chains: list[Any]) -> Spec | None:
 
 
 def _cell(change: float, half: float) -> str:
-    """`+0.12 ± 0.03`: a cell of the heat map."""
+    """`+0.12 ± 0.03`: text of a cell of the heat map."""
     if math.isnan(change):
         return "–"
     return f"{change:+.3f}" if math.isnan(half) else f"{change:+.3f} ± {half:.3f}"
 
 
 def frequency(chains: list[Any]) -> Spec | None:
-    """A heat map per arm: bucket x generation, the change of the loss since generation 0. A bucket with too few tokens for
-    that to be told from noise has a row without cells."""
-    found = {arm: heat for arm, members in by_arm(chains).items() if (heat := series.frequency(members)) is not None}
-    if not found:
+    """Draw a heat map per arm, bucket x generation: the change of the loss since generation 0.
+
+    The row of a bucket with too few tokens, whose change is noise, has no cells.
+    """
+    by_name = {arm: heat for arm, members in by_arm(chains).items() if (heat := series.frequency(members)) is not None}
+    if not by_name:
         return None
-    # At least .01 nats: less is not told from none.
-    most = max([0.01, *(float(np.nanmax(np.abs(heat.change), initial=0.0)) for heat in found.values())])
-    figure = Figure(panel_height=40 + 42 * max(len(heat.buckets) for heat in found.values()), left=72)
-    told, rows = [], []
-    for arm, heat in found.items():
+    # The scale ends at .01 nats or more: smaller changes are noise.
+    most = max([0.01, *(float(np.nanmax(np.abs(heat.change), initial=0.0)) for heat in by_name.values())])
+    figure = Figure(panel_height=40 + 42 * max(len(heat.buckets) for heat in by_name.values()), left=72)
+    alt, rows = [], []
+    for arm, heat in by_name.items():
         (axis,) = figure.panel(arm, len(heat.generations))
         figure.axes[f"xaxis{axis}"] |= {"range": [-0.5, len(heat.generations) - 0.5], "showgrid": False}
         figure.axes[f"yaxis{axis}"] |= {"type": "category", "showgrid": False}
@@ -110,15 +112,13 @@ def frequency(chains: list[Any]) -> Spec | None:
                 figure.remark(axis, escaped(bucket), f"too few tokens ({tokens:,.0f})")
         if len(heat.generations) <= 8:
             figure.traces[-1]["texttemplate"] = "%{z:+.2f}"
-        ends = [
-            f"{_cell(change, half)} for tokens seen {b} times"
-            if tokens >= series.LEAST_TOKENS
-            else f"seen {b} times: too few"
-            for b, tokens, change, half in zip(
-                heat.buckets, heat.scored, heat.change[:, -1], heat.half[:, -1], strict=True
-            )
-        ]
-        told.append(f"arm {arm}, generation {heat.generations[-1]}: " + ", ".join(ends))
+        ends = []
+        for b, tokens, change, half in zip(
+            heat.buckets, heat.scored, heat.change[:, -1], heat.half[:, -1], strict=True
+        ):
+            enough = tokens >= series.LEAST_TOKENS
+            ends.append(f"{_cell(change, half)} for tokens seen {b} times" if enough else f"seen {b} times: too few")
+        alt.append(f"arm {arm}, generation {heat.generations[-1]}: " + ", ".join(ends))
         for bucket, tokens, *lines in zip(heat.buckets, heat.scored, heat.loss, heat.change, heat.half, strict=True):
             cells = [f"{short(x)} ({_cell(c, h)})" for x, c, h in zip(*lines, strict=True)]
             cells = cells if tokens >= series.LEAST_TOKENS else ["too few"] * len(cells)
@@ -130,20 +130,20 @@ def frequency(chains: list[Any]) -> Spec | None:
         "title": {"text": "change in nats", "side": "top"}, "thickness": 10, "outlinewidth": 0, "tickformat": "+.2~f",
         "orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top", "lenmode": "pixels", "len": 260, "nticks": 5,
     }  # fmt: skip
-    keys = [f"real/nll_by_frequency/{bucket}" for bucket in next(iter(found.values())).buckets]
+    keys = [f"real/nll_by_frequency/{bucket}" for bucket in next(iter(by_name.values())).buckets]
     return figure.done(
-        "Change of the loss in nats since generation 0. " + "; ".join(told) + ".", (columns, rows), keys,
+        "Change of the loss in nats since generation 0. " + "; ".join(alt) + ".", (columns, rows), keys,
         coloraxis={"cmin": -most, "cmax": most, "colorscale": scale, "colorbar": bar}, showlegend=False,
     )  # fmt: skip
 
 
 def theory(chains: list[Any]) -> Spec | None:
-    """Above, what was measured (marks) and what the law expects (lines); below, the difference with twice its error."""
+    """Draw measurements (marks) and laws (lines) above, and their difference with twice its error below."""
     keys = overlaid(chains)
     if not keys:
         return None
     figure = Figure(panel_height=380)
-    said: list[str] = []
+    ends: list[str] = []
     rows: list[list[str]] = []
     for key in keys:
         has_law = any(residuals(members, key) for members in by_arm(chains).values())
@@ -156,21 +156,21 @@ def theory(chains: list[Any]) -> Spec | None:
             if gaps:
                 _gaps(figure, rest[0], arm, members, gaps)
                 g, _, measured, law, se = gaps[-1]
-                said.append(f"{TITLES[key]}, arm {arm}, generation {g}: measured {short(measured)}, law {short(law)}")
+                ends.append(f"{TITLES[key]}, arm {arm}, generation {g}: measured {short(measured)}, law {short(law)}")
             for g, count, measured, law, se in gaps:
                 cells = [str(g), str(count), short(measured), short(law), f"{measured - law:+.4f}", short(se)]
                 rows.append([TITLES[key], arm, *cells])
         for below in rest:
             every = [gap for members in by_arm(chains).values() for gap in residuals(members, key)]
             reach = [0.0, *(m - law + way * _error(se) for _, _, m, law, se in every for way in (-1, 1))]
-            edge = 0.06 * (max(reach) - min(reach) or 1)  # zero lies inside, also where all gaps are on one side of it
+            edge = 0.06 * (max(reach) - min(reach) or 1)  # keeps zero inside if all gaps are on one side of it
             figure.axes[f"yaxis{below}"] |= {
                 "range": [min(reach) - edge, max(reach) + edge],
                 "title": {"text": "measured − law", "standoff": 4}, "zeroline": True, "zerolinecolor": NEUTRAL, "nticks": 4,
             }  # fmt: skip
-    words = "; ".join(said[:8]) + ("; the table below has the rest." if len(said) > 8 else ".")
+    alt = "; ".join(ends[:8]) + ("; the table below has the rest." if len(ends) > 8 else ".")
     columns = ["", "arm", "generation", "chains", "measured", "law", "difference", "standard error"]
-    return figure.done(words, (columns, rows), [f"theory/{key}" for key in keys])
+    return figure.done(alt, (columns, rows), [f"theory/{key}" for key in keys])
 
 
 def _law(figure: Figure, axis: str, key: str, arm: str, members: list[Any]) -> None:
@@ -197,7 +197,7 @@ def _law(figure: Figure, axis: str, key: str, arm: str, members: list[Any]) -> N
 
 
 def _error(se: float) -> float:
-    """Twice a standard error, as it is drawn."""
+    """Length of an error bar: twice the standard error, 0 if unknown."""
     return 0.0 if math.isnan(se) else 2 * se
 
 
@@ -215,15 +215,15 @@ def _gaps(figure: Figure, axis: str, arm: str, members: list[Any], gaps: list[An
 
 
 def ledger(chains: list[Any]) -> Spec | None:
-    """Stacked bars per arm: the tokens that training showed, by who wrote them."""
-    found = {arm: series.ledger(members) for arm, members in by_arm(chains).items()}
-    sources = max((sources for sources, _ in found.values()), key=len)
+    """Draw stacked bars per arm: tokens shown in training, by source."""
+    by_name = {arm: series.ledger(members) for arm, members in by_arm(chains).items()}
+    sources = max((sources for sources, _ in by_name.values()), key=len)
     if not sources:
         return None
-    newest = max((written_by(name) or 0 for names, _ in found.values() for name in names), default=0)
+    newest = max((written_by(name) or 0 for names, _ in by_name.values() for name in names), default=0)
     figure = Figure(panel_height=220)
-    said, rows = [], []
-    for arm, (names, shown) in found.items():
+    shares, rows = [], []
+    for arm, (names, shown) in by_name.items():
         (axis,) = figure.panel(arm, shown.shape[1])
         figure.axes[f"xaxis{axis}"] |= {"range": [-0.6, shown.shape[1] - 0.4], "showgrid": False}
         figure.axes[f"yaxis{axis}"] |= {"tickformat": "~s"}
@@ -240,11 +240,11 @@ def ledger(chains: list[Any]) -> Spec | None:
         total = shown[:, -1].sum()
         real = shown[[i for i, s in enumerate(names) if s == name_of(REAL)], -1].sum()
         controlled = shown[[i for i, s in enumerate(names) if in_place_of(s) is not None], -1].sum()
-        said.append(f"arm {arm}, generation {shown.shape[1] - 1}: {real / total if total else 0:.1%} of {total:,.0f}")
-        said[-1] += f", and {controlled / total:.1%} in the place of samples" if controlled else ""
+        shares.append(f"arm {arm}, generation {shown.shape[1] - 1}: {real / total if total else 0:.1%} of {total:,.0f}")
+        shares[-1] += f", and {controlled / total:.1%} in the place of samples" if controlled else ""
     columns = ["arm", "source", *(f"generation {g}" for g in range(_length(chains)))]
     rows = [row + ["–"] * (len(columns) - len(row)) for row in rows]
-    alt = "Share of real text in the tokens shown in training: " + "; ".join(said) + "."
+    alt = "Share of real text in the tokens shown in training: " + "; ".join(shares) + "."
     return figure.done(alt, (columns, rows), [], barmode="stack", bargap=0.25)
 
 
@@ -256,8 +256,8 @@ def _words(source: str) -> str:
 
 
 def _filled(source: str, newest: int) -> dict[str, Any]:
-    """Real text dark, in the place of a control's samples striped, prompts hatched, written text grey, the newer the lighter:
-    no arm has any of these."""
+    """Fill of a source, unlike any arm's: real text dark, a control's real text striped, prompts hatched, samples grey, newer
+    ones lighter."""
     line = {"width": 0.5, "color": "#fff"}
     if source in HATCHES:
         pattern = {"shape": HATCHES[source], "fgcolor": PROMPT, "bgcolor": "rgba(0,0,0,0)", "size": 6, "solidity": 0.4}
@@ -273,8 +273,8 @@ def _filled(source: str, newest: int) -> dict[str, Any]:
 
 
 def chooser(chains: list[Any]) -> dict[str, Any]:
-    """Every metric, those of plugins first: an empty chart, and what page.js puts into it: `looks` of the curves, by name, and for
-    each of `keys` in `shown` its title, axis, words, and where its curves run."""
+    """Chart of any one metric, those of plugins first: an empty chart and the data that page.js fills in: `looks` of the curves
+    by name, and in `shown` the title, axis, description and curves of each of `keys`."""
     keys = sorted(set().union(*map(series.keys_of, chains)), key=lambda key: (not key.startswith("plugin/"), key))
     looks, shown, empty = {}, [], Figure()
     empty.panel("", _length(chains))
@@ -295,7 +295,7 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "likelihood",
         "The model on held-out real text",
         "How well each generation predicts real text that it was not trained on: lower perplexity and bits per byte are "
-        "better, higher accuracy is better. Grey: the control, trained on fresh real text; what it does too is no collapse. "
+        "better, higher accuracy is better. Grey: the control, trained on fresh real text; a change that it shares is no collapse. "
         "Shaded: 95 % t-interval over the chains of an arm; very wide intervals are clipped.",
         likelihood,
     ),
@@ -303,42 +303,42 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "tails",
         "Rare words",
         "In context: the share of generation 0's rare words that the samples use between neighbours that real text knows, over "
-        "that share in unseen real text. 1.0 means as good as unseen real text; copying training text can exceed it, and random "
+        "that share in unseen real text. 1.0 equals unseen real text; copying training text can exceed it, and random "
         "words cannot reach it. Read it beside the triples (they fall where words are strung together), the mass of rare words, "
-        "and the share of copied passages. Anywhere, where an arm has no other: a word counts wherever it stands, so noise "
-        "raises it. The light strip is how far equal draws of real text scatter.",
+        "and the share of copied passages. Anywhere, for arms without the former: a word counts wherever it stands, so noise "
+        "raises it. The light strip shows how far equal draws of real text scatter.",
         tails,
     ),
     (
         "frequency",
         "Which tokens get worse",
-        "Change of the loss on held-out real text since generation 0; a row is the tokens that occur so many times in the real "
-        "training text, the rarest below. "
+        "Change of the loss on held-out real text since generation 0; a row holds the tokens that occur so many times in the real "
+        "training text, the rarest at the bottom. "
         f"Orange is worse, blue is better, on one scale for all arms. Rows with fewer than {series.LEAST_TOKENS} scored tokens "
-        "are left white: their mean is noise.",
+        "stay empty: their mean is noise.",
         frequency,
     ),
     (
         "diversity",
         "Diversity of the samples",
-        "The grey dashed line is real text at the same budget. Read each curve by its distance to that line: both a fall and "
-        "a rise away from it are a loss, as far as the grey control does not share them.",
+        "The grey dashed line is real text at the same budget. Read each curve by its distance from that line: both a fall and "
+        "a rise away from it are losses, unless the grey control shares them.",
         diversity,
     ),
     (
         "distribution",
         "How surprising the samples are to generation 0",
-        "Each ridge is one generation: how its samples spread by their mean loss under generation 0's model. To the left lies "
-        "text that generation 0 finds easy, in a right tail what it finds strange; the grey ridge is real text. With many "
-        "generations eight are drawn, evenly spaced.",
+        "Each ridge is one generation: the distribution of its samples' mean losses under generation 0's model. On the left is "
+        "text that generation 0 finds easy, in the right tail text that it finds unlikely; the grey ridge is real text. Of many "
+        "generations, eight are drawn, evenly spaced.",
         distribution,
     ),
     (
         "theory",
         "Beside exact theory",
-        "Marks: measured. Lines: what the law of this very pipeline expects of a learner that matches densities exactly, with "
-        "the text that was really mixed. On natural text the survival law assumes exact memorisation; networks generalise, so "
-        "expect them to start below it and to fall more slowly. Dotted: what temperature and truncation alone would do, "
+        "Marks: measured. Lines: the law of this very pipeline for a learner that matches densities exactly, given the text "
+        "that was actually mixed. On natural text the survival law assumes exact memorisation; networks generalise, so "
+        "expect them to start below it and to fall more slowly. Dotted: the effect of temperature and truncation alone, "
         "without noise. Grey: the control, whose law is that of real text alone. Below: the difference, with twice its "
         "standard error.",
         theory,
@@ -346,8 +346,8 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
     (
         "ledger",
         "What the models were trained on",
-        "Tokens shown to the optimiser, by source: real text dark, prompts hatched, what models wrote grey, the lighter "
-        "the newer. Mean over the chains of an arm. Striped: real text that a control has in the place of samples.",
+        "Tokens shown to the optimiser, by source: real text dark, prompts hatched, model-written text grey, newer text "
+        "lighter. Mean over the chains of an arm. Striped: real text that replaces samples in a control.",
         ledger,
     ),
 )

@@ -10,9 +10,9 @@
   }
   let X = ALL.groups[0]; // the arms of one protocol
   const ROWS = 20; // of the table of words at a time
-  const LEAST_TYPES = 200; // rare words of which shares are told; of fewer, their numbers
-  const NATS = [0.5, 1.5, 3, 5, 8]; // where the next deeper colour begins
-  const COUNTS = [5000, 500, 50, 5, 0]; // at most so often: the next deeper colour; buckets of the metrics' NLL by frequency
+  const LEAST_TYPES = 200; // least rare words for shares; below that, counts are shown
+  const NATS = [0.5, 1.5, 3, 5, 8]; // lower bounds of the deeper colours
+  const COUNTS = [5000, 500, 50, 5, 0]; // upper bounds of the deeper colours; the buckets of the metrics' NLL by frequency
   const LEGEND = {
     surprise: ["under 0.5 nats", "0.5 to 1.5", "1.5 to 3", "3 to 5", "5 to 8", "8 nats or more"],
     frequency: ["over 5,000 times", "501 to 5,000", "51 to 500", "6 to 50", "1 to 5", "never in real text"],
@@ -46,18 +46,18 @@
   }
 
   function described(text, count, nats, where) {
-    const shown = text.trim() ? `“${text.trim()}”` : text.includes("\n") ? "a line's end" : "a space";
+    const shown = text.trim() ? `“${text.trim()}”` : text.includes("\n") ? "a line break" : "a space";
     const bits = (nats / 100 / Math.LN2).toFixed(2);
     const surprise = nats < 0 ? "impossible under generation 0" : `surprise ${(nats / 100).toFixed(2)} nats = ${bits} bits`;
     return `${shown} · ${surprise} · ${count === 0 ? "never" : number(count) + (count === 1 ? " time" : " times")} in real text · ${where}`;
   }
 
-  const listed = () => state.mode === "generations" || X.arms.length === 1; // of one arm, side by side there is nothing
+  const listed = () => state.mode === "generations" || X.arms.length === 1; // with one arm, nothing is side by side
   const sharing = () => X.arms.filter((arm) => Object.keys(arm.cells[state.prompt]).length);
   const names = (arms) => arms.map((arm) => arm.name).join(", ");
 
   function openAt() {
-    // The last generation that all arms with this prompt have: none is seen to have ended.
+    // The last generation that all arms with this prompt have, so that none appears ended.
     const last = Math.min(...sharing().map((arm) => arm.generations)) - 1;
     return Math.max(0, X.generations.findLastIndex((g) => g <= last));
   }
@@ -67,15 +67,15 @@
     const others = ALL.groups.filter((group) => group !== X);
     if (others.length) {
       const them = others.map((group) => `${names(group.arms)} (protocol ${group.label})`).join(", ");
-      said.push(`Not beside these: ${them}. Under another protocol the prompts, the tokens or what surprise is measured by are others, so neither colours nor nats per token compare.`);
+      said.push(`Not shown beside these: ${them}. Another protocol has other prompts, tokens or another measure of surprise, so neither colours nor nats per token compare.`);
     }
     const shown = listed() ? [] : sharing();
     const without = listed() ? [] : X.arms.filter((arm) => !shown.includes(arm));
-    if (without.length) said.push(`Without text for this prompt, and so not shown: ${names(without)}.`);
+    if (without.length) said.push(`Not shown, for want of text for this prompt: ${names(without)}.`);
     const bases = [...new Set(shown.map((arm) => arm.base))];
     if (bases.length > 1) {
       const sets = bases.map((base) => names(shown.filter((arm) => arm.base === base))).join(" | ");
-      said.push(`These arms began with ${bases.length} different models of generation 0 (${sets}): surprise and nats per token compare only among arms that began with the same one.`);
+      said.push(`These arms have ${bases.length} different models of generation 0 (${sets}): surprise and nats per token compare only among arms with the same one.`);
     }
     by("why").textContent = said.join(" ");
     by("why").hidden = !said.length;
@@ -111,7 +111,7 @@
   }
 
   function highlight() {
-    // A word may lie across tokens: it is looked for in the whole text of a block.
+    // Search the whole text of a block, because a word may span tokens.
     let places = 0;
     for (const body of by("columns").querySelectorAll(".x-text")) {
       const spans = [...body.querySelectorAll(".x-token")];
@@ -213,7 +213,7 @@
     const found = X.tails.words.map((_, i) => i).filter((i) => X.tails.words[i].includes(state.find));
     const counts = X.tails.counts;
     const last = X.tails.arms[state.sort]?.last;
-    // By an arm: in the order in which they were lost; those that were never used come after those that still are.
+    // Sorted by an arm: in order of loss, then words still used, then words never used.
     const when = (i) => (last[i] === null ? 2 ** 31 : last[i] < 0 ? 2 ** 30 : last[i]);
     const value = last ? when : state.sort === "count" ? (i) => counts[i] : (i) => X.tails.words[i];
     const sign = state.up ? 1 : -1;
@@ -229,7 +229,7 @@
     return [`${text} in seed ${arm.seed} `, element("small", { class: "x-soft" }, now)];
   }
 
-  // A narrow window and paper stack the cells of a row: the roles keep the table one for a screen reader, and each cell names its arm.
+  // Narrow windows and paper stack the cells of a row: the roles keep it a table for screen readers, and each cell names its arm.
   const cell = (label, ...content) => element("td", { role: "cell" }, element("span", { class: "x-label" }, ...label), ...content);
 
   function heading(key, label) {
@@ -362,7 +362,7 @@
     const some = X.tails.words.length < X.tails.total ? ` ${number(X.tails.words.length)} of them are listed, chosen evenly over their counts.` : "";
     by("tails-caption").textContent =
       `${plural(X.tails.total, "word")} occurred at most 20 times in the real text that generation 0 of the arms${of} was trained on. For each, the last generation ` +
-      `whose text has it, in each arm's first seed; where there are several seeds, how many of them use it at the last generation that all have. ` +
+      `whose text has it in each arm's first seed and, with several seeds, how many of them use it at the last generation that all have. ` +
       `A word can be missed by chance: a generation's text is finite.${some}`;
     bars();
     table();

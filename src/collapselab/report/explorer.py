@@ -1,8 +1,8 @@
-"""What the explorer of a report shows, from the files of its chains alone: the same prompts continued by every generation,
-each token with its surprise and its count in real text, and when each rare word was last written.
+"""Data of the report's explorer: the same prompts continued by every generation, each token with its surprise and its count
+in real text, and the last generation that wrote each rare word.
 
-Of each arm the first seed is shown: a sample is one text, not a mean. How many seeds still write a word is counted over all.
-Arms of different protocols are never side by side: their tokens are not the same, nor what surprise is measured by.
+Each arm shows its first seed, because a sample is one text and not a mean; the number of seeds that still write a word counts
+all of them. Arms of different protocols are never side by side: their tokens and their measure of surprise differ.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from collapselab.store.folders import read_json
 if TYPE_CHECKING:
     from collapselab.report.files import ChainFiles
 
-MOST_TOKENS, MOST_WORDS = 300_000, 5_000  # of a page: about 4 MB
-MOST_PROMPTS, LONGEST = 64, 4096  # prompts, and tokens of each, that one generation may have
+MOST_TOKENS, MOST_WORDS = 300_000, 5_000  # per page: about 4 MB
+MOST_PROMPTS, LONGEST = 64, 4096  # prompts of a generation, and tokens of each, at most
 LONGEST_PIECE = 100  # characters shown of a token or word
-HIGHEST = 999.0  # nats; a model that is surer of the opposite is not to be told from a broken one
-INFINITE = -1  # in the place of a surprise
+HIGHEST = 999.0  # nats; larger surprises are cut, as only a broken model has them
+INFINITE = -1  # written instead of an infinite surprise
 
 
 @dataclass
 class Vocabulary:
-    """The distinct (text, count) of all tokens; a token is told by its place."""
+    """Distinct (text, count) of all tokens; a token is referred to by its place."""
 
     places: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -43,29 +43,29 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Counts:
-    """Generation 0's real training text of a chain."""
+    """Counts in generation 0's real training text."""
 
     tokens: dict[str, int]
     words: dict[str, int]
-    """Rare ones alone, in order."""
+    """Rare words only, in order."""
 
 
 @dataclass(frozen=True)
 class Continued:
-    """One prompt of one generation."""
+    """One prompt as continued by one generation."""
 
     prompt: str
     tokens: list[tuple[str, list[int], float | None]]
-    """(text, ids, nats) of what follows it; nats None where its probability is 0."""
+    """(text, ids, nats) of the tokens after the prompt; nats None for probability 0."""
 
 
 def payload(chains: list[ChainFiles]) -> dict[str, Any] | None:
-    """What explorer.js reads as DATA.explorer; None where no chain has a text to show.
+    """Build DATA.explorer for explorer.js; None if no chain has text to show.
 
     `vocabulary`: `text` and `count` (in generation 0's real training text) of each distinct token. `groups`: one per
-    protocol, see `_group`. A page's bounds are shared out evenly among them.
+    protocol, see `_group`, each with an equal part of the page's bounds.
 
-    Raises UserError that names a file which this lab cannot have written.
+    Raises UserError naming a file that is not in the lab's format.
     """
     protocols, counts, vocabulary = grouped(chains), _Counted(), Vocabulary()
     groups = []
@@ -74,27 +74,22 @@ def payload(chains: list[ChainFiles]) -> dict[str, Any] | None:
         groups.append({"label": one.label} | _group(one.chains, *most, counts, vocabulary))
     if not any(group["prompts"] or group["tails"] for group in groups):
         return None
-    return {
-        "groups": groups,
-        "vocabulary": {
-            "text": [piece for piece, _ in vocabulary.places],
-            "count": [count for _, count in vocabulary.places],
-        },
-    }
+    texts, occurrences = ([pair[i] for pair in vocabulary.places] for i in (0, 1))
+    return {"groups": groups, "vocabulary": {"text": texts, "count": occurrences}}
 
 
 def _group(
     chains: list[ChainFiles], most_tokens: int, most_words: int, counts: _Counted, vocabulary: Vocabulary
 ) -> dict[str, Any]:
-    """The arms of one protocol.
+    """Build the data of the arms of one protocol.
 
-    `prompts`: their texts. `arms`: name, seed, generations (how many it has), `base` (equal where generation 0's model is),
+    `prompts`: their texts. `arms`: name, seed, number of generations, `base` (equal for equal models of generation 0),
     and `cells`: for each prompt, by generation, [places in the vocabulary, surprises in hundredths of a nat (-1: infinite),
-    [tokens, also those within a character]]. `generations`: those on the slider, among them the last that all arms have.
+    [tokens, counting those within a character]]. `generations`: those on the slider, including the last that all arms have.
     `tails`: see `_tails`. `notes`: sentences about what was left out.
     """
     members = list(by_arm(chains).values())
-    firsts = [found[0] for found in members]
+    firsts = [chains[0] for chains in members]
     notes: list[str] = []
     shown, prompts = _within_bounds(firsts, most_tokens, notes)
     heads: dict[str, int] = {}
@@ -109,15 +104,9 @@ def _group(
                 if left >= 0:
                     place = heads.setdefault(one.prompt, len(heads))
                     cells.setdefault(place, {})[g] = _cell(one, counts.of(chain).tokens, vocabulary)
-        arms.append(
-            {
-                "name": inert(chain.arm),
-                "seed": chain.seed,
-                "generations": len(chain.rows),
-                "base": bases.setdefault(_base(chain), len(bases)),
-                "cells": cells,
-            }
-        )
+        base = bases.setdefault(_base(chain), len(bases))
+        arm = {"name": inert(chain.arm), "seed": chain.seed, "generations": len(chain.rows), "base": base}
+        arms.append(arm | {"cells": cells})
     if left < 0:
         notes.append(f"Text beyond {most_tokens:,} tokens is left out.")
     return {
@@ -130,13 +119,15 @@ def _group(
 
 
 def _base(chain: ChainFiles) -> tuple[str, int]:
-    """What decides generation 0's model, by which surprise is measured: its settings and the seed."""
-    mine = {key: v if v is None or isinstance(v, str) else repr(v) for key, v in (DEFAULTS | chain.settings).items()}
-    return shared_digests(mine, str(chain.protocol.get("corpus")))["model"], chain.seed
+    """(digest of settings, seed) that decide generation 0's model, which measures surprise."""
+    settings = {
+        key: v if v is None or isinstance(v, str) else repr(v) for key, v in (DEFAULTS | chain.settings).items()
+    }
+    return shared_digests(settings, str(chain.protocol.get("corpus")))["model"], chain.seed
 
 
 def _within_bounds(chains: list[ChainFiles], most_tokens: int, notes: list[str]) -> tuple[list[int], int]:
-    """(generations on the slider, prompts) that fit into a page; says in `notes` what does not."""
+    """Choose (generations on the slider, number of prompts) that fit into a page; add to `notes` what is left out."""
     last = max(len(chain.rows) for chain in chains) - 1
     common = min(len(chain.rows) for chain in chains) - 1
     sizes = [[len(one.tokens) for one in read_continued(chain, 0)] for chain in chains]
@@ -160,8 +151,10 @@ def _within_bounds(chains: list[ChainFiles], most_tokens: int, notes: list[str])
 
 
 def read_continued(chain: ChainFiles, generation: int) -> list[Continued]:
-    """explorer.json of a generation. A token that ends within a character is one with those that complete it, and their
-    surprises add up. Raises UserError for what this lab never writes."""
+    """Read explorer.json of a generation. Raises UserError if it is not in the lab's format.
+
+    Tokens that share a character are joined, and their surprises added.
+    """
     path = chain.chain.stage(generation, "eval") / "explorer.json"
     saved = read_json(path)
     with reading(path):
@@ -200,7 +193,7 @@ def _cut(long: str, most: int) -> str:
 
 
 class _Counted:
-    """Counts of generation 0's text; arms of one seed share a file, which is read once."""
+    """Counts of generation 0's text, cached by file, because arms of one seed share it."""
 
     def __init__(self) -> None:
         self.read: dict[Path, Counts] = {}
@@ -217,16 +210,16 @@ class _Counted:
 
 
 def _tails(arms: list[list[ChainFiles]], most: int, counts: _Counted) -> dict[str, Any] | None:
-    """When rare words were last written; None where generation 0's text has none.
+    """Find when rare words were last written; None if generation 0's text has none.
 
-    `words`, `counts`: in generation 0's real text of the first arm that has the word; `total`: rare words of which these
-    were chosen, evenly over counts. For each arm: `last`, for each word the last generation of its first seed that writes
-    it (-1 none does, null: not a rare word of its text); `seeds` and `of`: how many of the seeds that have the word write it
-    at generation `at`, the last that all of them have; `histogram`: of all rare words, those that were never written and
-    those last written by generation 0, 1, ...
+    `words`, `counts`: in generation 0's real text of the first arm that has the word; `total`: number of rare words, of which
+    these were chosen evenly over counts. For each arm: `last`: the last generation of its first seed that writes each word
+    (-1: none, null: not a rare word of its text); `seeds` and `of`: how many of the seeds that have the word write it at
+    generation `at`, the last that all have; `histogram`: numbers of rare words never written and last written by generation
+    0, 1, ...
     """
     c0: dict[str, int] = {}
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for chains in arms:
         written = [_written(chains[0], g, counts) for g in range(len(chains[0].rows))]
         words = counts.of(chains[0]).words
@@ -236,18 +229,14 @@ def _tails(arms: list[list[ChainFiles]], most: int, counts: _Counted) -> dict[st
         for g, bits in enumerate(written):
             last[bits] = g
         histogram = np.bincount(last + 1, minlength=len(written) + 1).tolist()
-        found.append({"last": dict(zip(words, last.tolist(), strict=True)), "histogram": histogram})
+        rows.append({"last": dict(zip(words, last.tolist(), strict=True)), "histogram": histogram})
     if not c0:
         return None
     chosen = _evenly_over_counts(c0, most)
-    for chains, arm in zip(arms, found, strict=True):
+    for chains, arm in zip(arms, rows, strict=True):
         arm |= _seeds(chains, chosen, counts) | {"last": [arm["last"].get(word) for word in chosen]}
-    return {
-        "words": [inert(_cut(word, LONGEST_PIECE)) for word in chosen],
-        "counts": [c0[word] for word in chosen],
-        "total": len(c0),
-        "arms": found,
-    }
+    shown = [inert(_cut(word, LONGEST_PIECE)) for word in chosen]
+    return {"words": shown, "counts": [c0[word] for word in chosen], "total": len(c0), "arms": rows}
 
 
 def _seeds(chains: list[ChainFiles], chosen: list[str], counts: _Counted) -> dict[str, Any]:
@@ -255,14 +244,14 @@ def _seeds(chains: list[ChainFiles], chosen: list[str], counts: _Counted) -> dic
     seeds, of = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.int64)
     for chain in chains:
         bits = _written(chain, at, counts)
-        known = dict(zip(counts.of(chain).words, bits.tolist(), strict=True))
-        seeds += [known.get(word, False) for word in chosen]
-        of += [word in known for word in chosen]
+        writes = dict(zip(counts.of(chain).words, bits.tolist(), strict=True))
+        seeds += [writes.get(word, False) for word in chosen]
+        of += [word in writes for word in chosen]
     return {"at": at, "seeds": seeds.tolist(), "of": of.tolist()}
 
 
 def _written(chain: ChainFiles, generation: int, counts: _Counted) -> np.ndarray:
-    """For each rare word whether a generation writes it, (words,) bool."""
+    """Rare words that a generation writes, bool (words,)."""
     path = chain.chain.stage(generation, "eval") / "tail_words.bin"
     words = len(counts.of(chain).words)
     with reading(path):
@@ -273,7 +262,7 @@ def _written(chain: ChainFiles, generation: int, counts: _Counted) -> np.ndarray
 
 
 def _evenly_over_counts(c0: dict[str, int], most: int) -> list[str]:
-    """At most so many words in order of count and name: as many of each count as there are, or as fit."""
+    """Choose at most `most` words, as evenly over counts as possible, sorted by count and name."""
     by_count: dict[int, list[str]] = {}
     for word in sorted(c0):
         by_count.setdefault(c0[word], []).append(word)

@@ -1,4 +1,4 @@
-"""The main figures of a report as PNGs, by matplotlib: each function takes the chains of one protocol."""
+"""Main figures of a report as PNGs by matplotlib, each from the chains of one protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collapselab.report.overlay import TITLES, TRUTH, by_arm, by_generation, ove
 from collapselab.report.series import DIVERSITY, LIKELIHOOD, curve, extent, possible, present, real_level
 
 WIDE = 4.6  # inches of a panel
-ABREAST = 4  # panels that a row has at most
+ABREAST = 4  # panels in a row, at most
 LEGEND = 2.4  # inches of the legend beside the figure of the laws
 
 
@@ -30,21 +30,20 @@ def png(figure: Figure) -> bytes:
 
 
 def _margins(figure: Figure, right: float = 0.2, between: float = 0.1) -> None:
-    """In inches; `between` rows in parts of a row's height. Automatic layouts would draw each figure twice, which takes as
-    long again."""
+    """Set margins in inches, and gaps between rows as a share of their height. Automatic layouts would take twice as long."""
     width, height = figure.get_size_inches()
-    figure.subplots_adjust(
-        left=0.65 / width,
-        right=1 - right / width,
-        bottom=0.55 / height,
-        top=1 - 0.35 / height,
-        wspace=0.25,
-        hspace=between,
-    )
+    sides = {"left": 0.65 / width, "right": 1 - right / width, "bottom": 0.55 / height, "top": 1 - 0.35 / height}
+    figure.subplots_adjust(**sides, wspace=0.25, hspace=between)
+
+
+def _style(axis: Any) -> None:
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def axes_of(panels: int) -> tuple[Figure, list[Any]]:
-    """A figure with so many panels, in rows as even as they can be."""
+    """(figure, axes) with a number of panels, in rows as even as possible."""
     rows = -(-panels // ABREAST)
     columns = -(-panels // rows)
     figure = Figure(figsize=(WIDE * columns, 3.4 * rows))
@@ -55,9 +54,7 @@ def axes_of(panels: int) -> tuple[Figure, list[Any]]:
     axes = axes[:panels]
     for axis in axes:
         axis.set_xlabel("generation")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        _style(axis)
     return figure, axes
 
 
@@ -67,22 +64,15 @@ def _label(arm: str, chains: list[Any]) -> str:
 
 
 def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
-    """An arm's mean over chains, with its 95 % t-interval where there are several; controls in grey beneath the others, and
-    real text with its scatter."""
+    """Draw the mean of every arm with its 95 % t-interval, controls in grey below the others, and real text with its scatter."""
     real, within, arms = real_level(chains, key), possible(key), grey_first(by_arm(chains))
     curves = {arm: points for arm, members in arms.items() if (points := curve(members, key))}
     for arm, points in curves.items():
         members = arms[arm]
         x, style = [p.generation for p in points], look(members[0].place)
         axis.plot(x, [p.mean for p in points], ms=4, label=_label(arm, members), **style)
-        axis.fill_between(
-            x,
-            [max(p.low, within[0]) for p in points],
-            [min(p.high, within[1]) for p in points],
-            color=style["color"],
-            alpha=0.2,
-            linewidth=0,
-        )
+        low, high = [max(p.low, within[0]) for p in points], [min(p.high, within[1]) for p in points]
+        axis.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
     if real is not None:
         if not math.isnan(real.low):
             axis.axhspan(real.low, real.high, color=NEUTRAL, alpha=0.12, linewidth=0)
@@ -92,13 +82,13 @@ def _curve(axis: Any, chains: list[Any], key: str, title: str) -> None:
 
 
 def look(place: int) -> dict[str, Any]:
-    """Colour, marker and line of an arm; the same as on the page."""
+    """Colour, marker and line of an arm, as on the page."""
     symbol, dash = signs(place)
     return {"color": colour(place), "marker": MARKERS[symbol], "linestyle": LINES[dash]}
 
 
 def panels(chains: list[Any], titles: dict[str, str]) -> bytes | None:
-    """A panel for each metric that some chain has."""
+    """Draw a panel for each metric that some chain has."""
     shown = present(chains, titles)
     if not shown:
         return None
@@ -122,7 +112,7 @@ def tails(chains: list[Any]) -> bytes | None:
 
 
 def theory(chains: list[Any]) -> bytes | None:
-    """Above, what was measured and what the law expects; below, the difference with twice its standard error."""
+    """Draw measurement and law above, and their difference with twice its standard error below."""
     keys = overlaid(chains)
     if not keys:
         return None
@@ -143,16 +133,9 @@ def theory(chains: list[Any]) -> bytes | None:
                 above.axhline(1, color=NEUTRAL, linestyle="--", linewidth=1, label="the truth, r = 1")
             gaps = residuals(members, key)
             if gaps:
+                generations, differences = zip(*((g, m - e) for g, _, m, e, _ in gaps), strict=True)
                 bars = [0.0 if math.isnan(se) else 2 * se for *_, se in gaps]
-                below.errorbar(
-                    [g for g, *_ in gaps],
-                    [m - e for _, _, m, e, _ in gaps],
-                    bars,
-                    fmt=f"{sign}-",
-                    ms=3,
-                    color=shade,
-                    lw=1,
-                )
+                below.errorbar(generations, differences, bars, fmt=f"{sign}-", ms=3, color=shade, lw=1)
         if not any(residuals(members, key) for members in by_arm(chains).values()):
             below.set_visible(False)
             above.tick_params(labelbottom=True)
@@ -160,10 +143,8 @@ def theory(chains: list[Any]) -> bytes | None:
         below.axhline(0, color="0.4", linewidth=1)
         below.set_ylabel("measured − law (± 2 s.e.)", fontsize=8)
         below.set_xlabel("generation")
-        for axis in (above, below):
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+        _style(above)
+        _style(below)
     labelled = {label: h for axis in axes[0] for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(labelled.values(), labelled, fontsize=7, frameon=False, loc="upper right")
     return png(figure)

@@ -1,4 +1,4 @@
-"""What a report reads: the finished files of chains, each held to what this lab writes."""
+"""Reader of finished chains, for reports: every file is checked against the lab's format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TAIL = re.compile(r"(?:theory/)?tails/words/(?:coverage(?:_in_context)?|tail_mas
 
 
 class ChainFiles:
-    """What a report needs of one chain. Raises UserError that names the file which this lab cannot have written."""
+    """The files of one chain that a report reads. Raises UserError naming a file that is not in the lab's format."""
 
     def __init__(self, path: Path):
         named = re.fullmatch(r"arm=(.+)/seed=(\d+)", f"{path.parent.name}/{path.name}")
@@ -35,11 +35,11 @@ class ChainFiles:
         self.path, self.chain = path, Chain(path)
         self.arm, self.seed = named[1], int(named[2])
         self.run = run_root(path).name
-        self.place = 0  # of its arm in the report: decides the colour; below zero for a control
+        self.place = 0  # of its arm in the report, which decides the colour; negative for a control
         _check_name(self.arm, path)
         rows = read_metrics(path)
         with reading(path / "metrics.jsonl"):
-            self.rows: list[dict[str, Any]] = [  # their `metrics` without thin tails
+            self.rows: list[dict[str, Any]] = [  # `metrics` without thin tails
                 {"generation": g, "real_share": float(row["real_share"]), "metrics": row["metrics"]}
                 for g, row in enumerate(rows)
             ]
@@ -55,7 +55,7 @@ class ChainFiles:
         scores = [_scores(place) for place in places]
         self.protocol: dict[str, Any] = scores[0]["protocol"] if scores else {}
         self.scored: dict[str, float] = scores[0]["scored"] if scores else {}
-        self.histograms: list[list[int] | None] = [found["histogram"] for found in scores]
+        self.histograms: list[list[int] | None] = [score["histogram"] for score in scores]
         reference = _scores(self.chain.stage(0, "reference") / "eval.json")
         self.reference: dict[str, Any] = {name: reference[name] for name in ("metrics", "histogram", "band")}
         self.thin: dict[str, int] = scores[0]["thin"] if scores else {}
@@ -71,67 +71,67 @@ class ChainFiles:
 
     @property
     def is_control(self) -> bool:
-        """Whether its models are trained on fresh real text in the place of what earlier ones write."""
+        """True if its models are trained on fresh real text instead of samples."""
         return self.settings.get("sampling.source") == "real"
 
     @property
     def plugins(self) -> list[dict[str, str]]:
-        """The records of the plugins that it was made with. Raises UserError where its settings have something else there."""
+        """Records of the plugins that the chain was run with. Raises UserError if they are malformed."""
         return check_records(self.settings.get("plugins", []))
 
     @property
     def planned(self) -> int | None:
-        """The last generation that its settings ask for; None where they do not say."""
-        found = self.settings.get("generations")
-        return found if type(found) is int else None
+        """The last generation that its settings ask for; None if they name none."""
+        last = self.settings.get("generations")
+        return last if type(last) is int else None
 
 
 def _check_name(name: str, path: Path) -> None:
-    """The rule for names: one that begins with = is a formula in a table."""
+    """Refuse names that break the rule for names: one that begins with = would be a formula in a spreadsheet."""
     try:
         RunConfig(arm=name)
     except UserError as error:
         raise UserError(f"{path}: {error}; give the folder such a name") from None
 
 
-def _one_protocol(found: list[str]) -> str:
-    if len(set(found)) > 1:
+def _one_protocol(digests: list[str]) -> str:
+    if len(set(digests)) > 1:
         raise ValueError("its generations were scored under different protocols")
-    return found[0] if found else ""
+    return digests[0] if digests else ""
 
 
 def _scores(path: Path) -> dict[str, Any]:
-    """An eval.json as far as a report uses it: its metrics are those of metrics.jsonl, and only a reference's are taken."""
-    found = read_json(path)
+    """Read the parts of an eval.json that a report uses; `metrics` is used of a reference only, as metrics.jsonl has the others."""
+    scores = read_json(path)
     with reading(path):
-        sums = found["sums"]
+        sums = scores["sums"]
         histogram = sums.get("reference/nll", {}).get("histogram")
         if histogram is not None and (not isinstance(histogram, list) or len(histogram) > MOST_BINS):
             raise ValueError("the histogram of reference/nll is a list of counts")
         return {
-            "metrics": metrics(found["metrics"]),
-            "protocol": {text(key): _short(value) for key, value in found["protocol"].items()},
+            "metrics": metrics(scores["metrics"]),
+            "protocol": {text(key): _short(value) for key, value in scores["protocol"].items()},
             "scored": {text(b): number(s["tokens"]) for b, s in sums.get("real/nll_by_frequency", {}).items()},
             "histogram": None if histogram is None else [whole(count) for count in histogram],
             "thin": _thin(sums.get("tails/words", {})),
-            "band": {text(key): _band(entry) for key, entry in found.get("band", {}).items()},
+            "band": {text(key): _band(entry) for key, entry in scores.get("band", {}).items()},
         }
 
 
 def _thin(tails: dict[str, Any]) -> dict[str, int]:
-    """The word tails that have too few types for a share of them to say anything, with their types."""
+    """Word tails with too few types for shares to be meaningful, with their number of types."""
     types = {text(name): whole(int(number(part["types"])), 0) for name, part in tails.items()}
     return {name: count for name, count in types.items() if count < LEAST_TYPES}
 
 
 def _of_tail(key: str) -> str | None:
-    """The word tail that a metric is of: `5` for `tails/words/coverage_5_normalised`; None where it is of none."""
-    found = TAIL.fullmatch(key)
-    return found and found[1]
+    """Name of a metric's word tail: `5` for `tails/words/coverage_5_normalised`; None for other metrics."""
+    match = TAIL.fullmatch(key)
+    return match and match[1]
 
 
 def _band(entry: dict[str, Any]) -> tuple[float, float]:
-    """(low, high) of what equal draws of held-out real text score."""
+    """(low, high) of the scores of equal draws of held-out real text."""
     low, high = number(entry["low"]), number(entry["high"])
     if low > high:
         raise ValueError("a band begins below its end")
@@ -139,19 +139,21 @@ def _band(entry: dict[str, Any]) -> tuple[float, float]:
 
 
 def _examples(path: Path) -> list[str]:
-    found = read_json(path)
+    examples = read_json(path)
     with reading(path):
-        return [text(one) for one in found]
+        return [text(example) for example in examples]
 
 
 def _short(value: Any) -> Any:
-    """A value of the protocol, which is a number or a few words."""
+    """Shorten a value of the protocol to a number or a few words."""
     return value if isinstance(value, int | float | str | None) else json.dumps(value)
 
 
 def flat_settings(config: str) -> dict[str, Any]:
-    """The keys of a config.yaml by their dotted names; nothing where it cannot be read as that: the page shows the file as
-    it is, and `find_chains` has compared it with the chain's own seal."""
+    """Parse the text of a config.yaml into dotted keys; empty if it cannot be parsed.
+
+    The page shows the text itself, and `find_chains` has checked it against the chain's seal.
+    """
     try:
         if "*" in config and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(config, yaml.SafeLoader)):
             return {}
@@ -162,23 +164,23 @@ def flat_settings(config: str) -> dict[str, Any]:
 
 
 @dataclass
-class Opened:
-    """One run, or several that are compared."""
+class RunFiles:
+    """One run, or several runs to compare."""
 
     name: str
     chains: list[ChainFiles]
-    """Those with a finished generation, arm by arm."""
+    """Chains with a finished generation, arm by arm."""
     baseline: str | None
     waiting: list[str]
-    """Names of chains that were asked for and have no finished generation."""
+    """Names of requested chains without a finished generation."""
     asked: dict[str, str]
-    """The text of experiment.yaml by the name of its run, where there is one."""
+    """Text of experiment.yaml by run, for runs that have one."""
 
 
-def opened(run: Path) -> Opened:
-    """A run by its directory or by that of a chain, which stands for the whole run.
+def open_run(run: Path) -> RunFiles:
+    """Open a run by its directory, or by that of one of its chains.
 
-    Raises UserError where no generation is finished.
+    Raises UserError if no generation is finished.
     """
     root = run_root(find_chains(run)[0])
     paths = find_chains(root)
@@ -190,15 +192,15 @@ def opened(run: Path) -> Opened:
     order += sorted({chain.arm for chain in chains} - set(order), key=_as_counted)
     chains = sorted(chains, key=lambda chain: (order.index(chain.arm), chain.seed))
     _give_places(chains)
-    wanted = [f"arm={arm}/seed={seed}" for arm in order for seed in seeds]
-    wanted += [f"{path.parent.name}/{path.name}" for path, finished in has_rows.items() if not finished]
-    there = {f"arm={chain.arm}/seed={chain.seed}" for chain in chains}
-    waiting = [one for one in dict.fromkeys(wanted) if one not in there]
-    return Opened(root.name, chains, baseline, waiting, {root.name: source} if source else {})
+    requested = [f"arm={arm}/seed={seed}" for arm in order for seed in seeds]
+    requested += [f"{path.parent.name}/{path.name}" for path, finished in has_rows.items() if not finished]
+    have = {f"arm={chain.arm}/seed={chain.seed}" for chain in chains}
+    waiting = [name for name in dict.fromkeys(requested) if name not in have]
+    return RunFiles(root.name, chains, baseline, waiting, {root.name: source} if source else {})
 
 
 def _as_counted(name: str) -> list[Any]:
-    """For sorting: arm_2 before arm_10."""
+    """Sort key that puts arm_2 before arm_10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
 
 
@@ -209,22 +211,10 @@ def _give_places(chains: list[ChainFiles]) -> None:
         chain.place = -1 - controls.index(chain.arm) if chain.is_control else arms.index(chain.arm)
 
 
-def open_run(run: Path) -> tuple[list[ChainFiles], str | None]:
-    """The chains of a run that have a finished generation, in the order of the experiment's arms, and the baseline arm.
+def open_runs(runs: list[Path]) -> RunFiles:
+    """Open several runs as one, with arms named RUN/ARM and the first run's baseline.
 
-    Args:
-        run: the run directory, or a chain of it, which stands for the whole run.
-
-    Raises UserError where no generation is finished.
-    """
-    found = opened(run)
-    return found.chains, found.baseline
-
-
-def open_runs(runs: list[Path]) -> Opened:
-    """Several runs as one, their arms named RUN/ARM; the first run's baseline is that of all.
-
-    Raises UserError for a run that is given twice, and for two runs of one name.
+    Raises UserError for a run given twice and for two runs of the same name.
     """
     roots: dict[Path, Path] = {}
     for run in runs:
@@ -238,22 +228,21 @@ def open_runs(runs: list[Path]) -> Opened:
             )
         _check_name(root.name, root)
         roots[root] = run
-    found = [opened(run) for run in runs]
-    for one in found:
+    opened = [open_run(run) for run in runs]
+    for one in opened:
         for chain in one.chains:
             chain.arm = f"{one.name}/{chain.arm}"
-    chains = [chain for one in found for chain in one.chains]
+    chains = [chain for one in opened for chain in one.chains]
     _give_places(chains)
-    first = found[0].baseline
-    baseline = f"{found[0].name}/{first}" if first is not None else chains[0].arm
-    waiting = [f"{one.name}/{name}" for one in found for name in one.waiting]
-    asked = {name: source for one in found for name, source in one.asked.items()}
-    return Opened(" + ".join(one.name for one in found), chains, baseline, waiting, asked)
+    first = opened[0].baseline
+    baseline = f"{opened[0].name}/{first}" if first is not None else chains[0].arm
+    waiting = [f"{one.name}/{name}" for one in opened for name in one.waiting]
+    asked = {name: source for one in opened for name, source in one.asked.items()}
+    return RunFiles(" + ".join(one.name for one in opened), chains, baseline, waiting, asked)
 
 
 def _asked(path: Path) -> tuple[list[str], str | None, list[int], str]:
-    """(arms in their order, baseline, seeds, text) of an experiment; nothing where there is none. Raises UserError for a
-    broken file."""
+    """(arms in order, baseline, seeds, text) of an experiment.yaml; empty if there is none. Raises UserError if it is broken."""
     if not path.is_file():
         return [], None, [], ""
     try:

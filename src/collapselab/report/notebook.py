@@ -1,4 +1,4 @@
-"""Finished files of runs as pandas frames and plotly figures, for notebooks: `collapselab.load("runs/demo")`."""
+"""Finished runs as pandas frames and plotly figures, for notebooks: `collapselab.load("runs/demo")`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 from collapselab.config import UserError
 from collapselab.mixing.sets import read_meta
 from collapselab.report import tables
-from collapselab.report.files import ChainFiles, Opened, open_runs, opened
+from collapselab.report.files import ChainFiles, RunFiles, open_run, open_runs
 from collapselab.report.pages import tables_of, under_protocols
 from collapselab.report.protocols import grouped
 from collapselab.runtime.console import inert
@@ -27,30 +27,30 @@ PLACE = ["arm", "seed", "generation"]
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """One run, or several that are compared, as they stood when they were loaded. Arms of several runs are named RUN/ARM.
+    """One run, or several to compare, as of loading. Arms of several runs are named RUN/ARM.
 
     Frames: `metrics`, `summary`, `changes`, `theory`, `reference`, `ledger`, `config`, and by call `wide()` and
-    `samples()`; those that the report has as CSV too have the same columns.
-    Figures: `figures`, by the names that the report gives them.
+    `samples()`, with the columns of the report's CSV files.
+    Figures: `figures`, by their names in the report.
     """
 
     name: str
-    _opened: Opened = field(repr=False)
+    _files: RunFiles = field(repr=False)
 
     @property
     def _chains(self) -> list[ChainFiles]:
-        return self._opened.chains
+        return self._files.chains
 
     @cached_property
     def _parts(self) -> dict[str, pd.DataFrame]:
-        """The tables that compare chains, each line under its protocol."""
-        found = [tables_of(group, self._opened.baseline) for group in grouped(self._chains)]
-        return {name: pd.concat([part[name] for part in found], ignore_index=True) for name in found[0]}
+        """Tables that compare chains, each line with its protocol."""
+        parts = [tables_of(group, self._files.baseline) for group in grouped(self._chains)]
+        return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """Columns arm, seed, generation, metric, value; the real share of a training set is the metric
-        `real_share`. Of several protocols the last column is `protocol`."""
+        """Columns arm, seed, generation, metric, value; `real_share` is the real share of a training set. With several
+        protocols, the last column is `protocol`."""
         return under_protocols(tables.tidy, grouped(self._chains))
 
     @cached_property
@@ -60,18 +60,18 @@ class Results:
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        """What each metric has changed by since generation 0, with 95 % intervals over the chains of an arm."""
+        """Change of each metric since generation 0, with 95 % intervals over the chains of an arm."""
         return self._parts["changes"]
 
     @cached_property
     def theory(self) -> pd.DataFrame:
-        """Measured beside expected, for every metric that has a law."""
+        """Measured and expected values of every metric with a law."""
         return self._parts["theory"]
 
     @cached_property
     def reference(self) -> pd.DataFrame:
-        """What fresh real text scores at the same budget: columns arm, seed, metric, value; of several protocols
-        `protocol` too."""
+        """Scores of fresh real text at the same budget: columns arm, seed, metric, value, and with several protocols
+        `protocol`."""
         return under_protocols(tables.reference, grouped(self._chains))
 
     @cached_property
@@ -82,7 +82,7 @@ class Results:
 
     @cached_property
     def config(self) -> pd.DataFrame:
-        """One row per chain and one column per key, dotted as on the command line; `protocol` says whose numbers compare."""
+        """A row per chain and a column per dotted key; numbers compare only within one `protocol`."""
         rows = []
         for group in grouped(self._chains):
             for chain in group.chains:
@@ -93,8 +93,8 @@ class Results:
 
     @cached_property
     def figures(self) -> dict[str, Any]:
-        """The figures of the report that these runs have, as plotly's `Figure` by name. Numbers of different protocols are
-        never drawn on one axis: the second protocol's names end with -b."""
+        """Figures of the report as plotly's `Figure` by name. Each protocol has its own; the second one's names end with
+        -b."""
         from plotly import graph_objects  # type: ignore[import-untyped]
 
         from collapselab.report.charts import CHARTS
@@ -103,7 +103,7 @@ class Results:
         return {name: graph_objects.Figure(spec) for name, spec in specs.items() if spec is not None}
 
     def wide(self, *metrics: str) -> pd.DataFrame:
-        """A row per arm, seed and generation (the index), and a column per metric; all of them where none is named.
+        """Table with a row per arm, seed and generation (the index) and a column per metric; by default all metrics.
 
         Raises UserError for a metric that no chain has.
         """
@@ -120,41 +120,41 @@ class Results:
     def samples(
         self, generation: int | None = None, arm: str | None = None, seed: int | None = None, count: int = 5
     ) -> pd.DataFrame:
-        """What the models wrote: columns arm, seed, generation, sequence (its number) and text, prompt included.
+        """Table of samples: columns arm, seed, generation, sequence (its number) and text, prompt included.
 
-        Control characters and marks that reorder text are shown as one sign; `collapselab export` has the tokens.
+        Control characters and marks that reorder text are replaced; `collapselab export` has the tokens.
 
         Args:
-            generation: the last finished one of each chain where it is None; chains without it are left out.
-            arm, seed: of these chains only.
-            count: the first so many sequences of each chain.
+            generation: by default the last finished one of each chain; chains without it are left out.
+            arm, seed: select chains.
+            count: number of sequences of each chain, from the first.
 
-        Raises UserError where there is no such chain or generation, or its text is not what the lab wrote.
+        Raises UserError if there is no such chain or generation, or its files are not in the lab's format.
         """
         if type(count) is not int or count < 1:
             raise UserError(f"samples(count={count!r}): must be a whole number of 1 or more")
-        meant = [c for c in self._chains if arm in (None, c.arm) and seed in (None, c.seed)]
-        asked = [(chain, len(chain.rows) - 1 if generation is None else generation) for chain in meant]
-        found = [(chain, g) for chain, g in asked if 0 <= g < len(chain.rows)]
-        if not found:
+        chains = [c for c in self._chains if arm in (None, c.arm) and seed in (None, c.seed)]
+        pairs = [(chain, len(chain.rows) - 1 if generation is None else generation) for chain in chains]
+        pairs = [(chain, g) for chain, g in pairs if 0 <= g < len(chain.rows)]
+        if not pairs:
             arms = ", ".join(dict.fromkeys(chain.arm for chain in self._chains))
             seeds = ", ".join(dict.fromkeys(str(chain.seed) for chain in self._chains))
-            there = f"arms {arms}; seeds {seeds}; generations 0 to {self._last}"
             raise UserError(
-                f"samples(generation={generation}, arm={arm!r}, seed={seed}): no such text; there are {there}"
+                f"samples(generation={generation}, arm={arm!r}, seed={seed}): no such text; there are arms {arms}; "
+                f"seeds {seeds}; generations 0 to {self._last}"
             )
-        from collapselab.corpus.tokenizers import Tokenizer, load_tokenizer  # transformers comes with it
+        from collapselab.corpus.tokenizers import Tokenizer, load_tokenizer  # imports transformers
 
-        known: dict[str, Tokenizer] = {}
+        tokenizers: dict[str, Tokenizer] = {}
         rows = []
-        for chain, g in found:
+        for chain, g in pairs:
             train = chain.chain.stage(g, "train")
             with reading(train):
                 digest = sha256_of(train / "tokenizer.json")
-            if digest not in known:
-                known[digest] = load_tokenizer(str(train), key=f"samples(generation={g})")
-            written = known[digest].decode(_first(chain.chain.stage(g, "samples"), count))
-            rows += [(chain.arm, chain.seed, g, number, inert(text)) for number, text in enumerate(written)]
+            if digest not in tokenizers:
+                tokenizers[digest] = load_tokenizer(str(train), key=f"samples(generation={g})")
+            texts = tokenizers[digest].decode(_first(chain.chain.stage(g, "samples"), count))
+            rows += [(chain.arm, chain.seed, g, number, inert(text)) for number, text in enumerate(texts)]
         return pd.DataFrame(rows, columns=[*PLACE, "sequence", "text"])
 
     def __repr__(self) -> str:
@@ -164,13 +164,13 @@ class Results:
         )
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the arms beside each other at the last generation that all chains have."""
-        said = [f"<p><b>{html.escape(self.name)}</b></p>"]
+        """HTML for notebooks: the arms compared at the last generation that all chains have."""
+        parts = [f"<p><b>{html.escape(self.name)}</b></p>"]
         for group in grouped(self._chains):
             summary = self.summary[self.summary["protocol"] == group.digest[:12]]
-            title, columns, rows = tables.compared(summary, self._opened.baseline, tables.last_of_all(group.chains))
-            said.append(f"<p>{html.escape(title)}</p>{pd.DataFrame(rows, columns=columns).to_html(index=False)}")
-        return inert("".join(said))
+            title, columns, rows = tables.compared(summary, self._files.baseline, tables.last_of_all(group.chains))
+            parts.append(f"<p>{html.escape(title)}</p>{pd.DataFrame(rows, columns=columns).to_html(index=False)}")
+        return inert("".join(parts))
 
     @property
     def _last(self) -> int:
@@ -178,12 +178,12 @@ class Results:
 
 
 def load(*runs: str | Path) -> Results:
-    """One run, or several to compare; a run may still be going on, then it is as far as its finished generations.
+    """Load one run, or several to compare; of a run in progress, the finished generations.
 
     Args:
-        runs: run directories, or chains, each of which stands for its whole run.
+        runs: run directories; a chain's directory means its whole run.
 
-    Raises UserError where there is no run, no finished generation, or a file that this lab did not write.
+    Raises UserError if there is no run or no finished generation, or a file is not in the lab's format.
     """
     if not runs:
         raise UserError('load(): name a run, as in load("runs/demo")')
@@ -193,12 +193,12 @@ def load(*runs: str | Path) -> Results:
                 f'load({run!r}): name a run by its path, as in load("runs/demo"); several as load(first, second)'
             )
     paths = [Path(os.path.expanduser(run)) for run in runs]  # noqa: PTH111 - leaves an unknown ~user as it is
-    found = opened(paths[0]) if len(paths) == 1 else open_runs(paths)
-    return Results(found.name, found)
+    files = open_run(paths[0]) if len(paths) == 1 else open_runs(paths)
+    return Results(files.name, files)
 
 
 def _first(folder: Path, count: int) -> list[list[int]]:
-    """The first sequences of a samples folder, without the rest of it."""
+    """Read only the first sequences of a samples folder."""
     meta = read_meta(folder)
     left, parts = min(count * meta["length"], meta["tokens"]), []
     with reading(folder):

@@ -1,6 +1,9 @@
-"""Theory beside the measured curves: for every metric m of metrics.jsonl that has a law, `theory/m` is what the law of
-this chain's own pipeline expects, `theory/m_se` the standard error of the difference within the chain, and
-`theory/bias/m` the course without sampling noise (temperature and truncation alone)."""
+"""Laws beside measured curves.
+
+For every metric m with a law, `theory/m` is the value that the law of this chain's own pipeline expects, `theory/m_se` the
+standard error of the difference within the chain, and `theory/bias/m` the course without sampling noise (temperature and
+truncation alone).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-TRUTH = "truth/slot/diversity"  # of which the truth has 1: what real text alone tends to as training sets grow
+TRUTH = "truth/slot/diversity"  # 1 for the truth, which real text approaches as training sets grow
 # Metrics with a law, in the order in which they are drawn.
 TITLES = {
     TRUTH: "Simpson diversity of the slot, r = E[H]/H*",
@@ -25,26 +28,26 @@ TITLES = {
 
 
 def overlaid(chains: list[Any]) -> list[str]:
-    """The metrics that some chain has a law or a bias line for."""
+    """Metrics for which some chain has a law or a bias line."""
     has = {key for chain in chains for row in chain.rows for key in row["metrics"]}
     return [key for key in TITLES if key in has and has & {f"theory/{key}", f"theory/bias/{key}"}]
 
 
 def by_generation(chains: list[Any], key: str) -> dict[int, np.ndarray]:
-    """{generation: (chains,) values} of the chains of one arm."""
-    found: dict[int, list[float]] = {}
+    """Return {generation: values (chains,)} of the chains of one arm."""
+    values_of: dict[int, list[float]] = {}
     for chain in chains:
         for row in chain.rows:
             if key in row["metrics"]:
-                found.setdefault(row["generation"], []).append(row["metrics"][key])
-    return {g: np.array(values) for g, values in sorted(found.items())}
+                values_of.setdefault(row["generation"], []).append(row["metrics"][key])
+    return {g: np.array(values) for g, values in sorted(values_of.items())}
 
 
 def residuals(chains: list[Any], key: str) -> list[tuple[int, int, float, float, float]]:
-    """(generation, chains, measured, expected, standard error of their difference) for the chains of one arm.
+    """Return (generation, chains, measured, expected, standard error of their difference) for the chains of one arm.
 
-    The standard error is over chains, and not below what the errors within the chains make of it: of a few chains it may
-    be small by chance. With one chain it is the one within the chain (nan where it has none).
+    The standard error is the one over chains, and at least the one within chains, because that over few chains may be small
+    by chance. With one chain it is the one within (nan if it has none).
     """
     measured, expected = by_generation(chains, key), by_generation(chains, f"theory/{key}")
     within = by_generation(chains, f"theory/{key}_se")
@@ -64,14 +67,14 @@ def residuals(chains: list[Any], key: str) -> list[tuple[int, int, float, float,
 AGREEMENT = ["metric", "arm", "generation", "chains", "measured", "law", "difference", "se", "holds"]
 # Metrics between 0 and 1 whose law is an equality for a learner of the model's own tokens. (Words are made of several.)
 EXACT = (TRUTH, "truth/slot/drift", "tails/bigrams/coverage_1")
-BOUND = 0.02  # of a share: what a trained network may differ from the law of an exact learner, beside 3 standard errors
+BOUND = 0.02  # difference allowed between a trained network and an exact learner's law, if above 3 standard errors
 
 
 def agreement(chains: list[Any]) -> pd.DataFrame:
-    """Measured against expected for every arm, generation and metric that has a law.
+    """Compare measured with expected for every arm, generation and metric with a law.
 
     Columns metric, arm, generation, chains, measured, law, difference, se (standard error of the difference) and holds:
-    whether |difference| <= max(3 se, 0.02), where the law is an equality; empty elsewhere.
+    |difference| <= max(3 se, 0.02) if the law is an equality, else empty.
     """
     rows = []
     for key in overlaid(chains):
@@ -85,9 +88,11 @@ def agreement(chains: list[Any]) -> pd.DataFrame:
 
 
 def _judged(key: str, chains: list[Any]) -> bool:
-    """Whether the law is an equality for these chains. A survival law is one for a table of counts alone (the only learner
-    that calls anything impossible), and not where real text comes in later, as in a control: how much it brings back is an
-    estimate."""
+    """Return True if the law is an equality for these chains.
+
+    A survival law is one only for a table of counts (the only learner that gives probability 0), and only without later real
+    text, as in a control: what that brings back is an estimate.
+    """
     rows = [row for chain in chains for row in chain.rows]
     if key not in EXACT or not key.startswith("tails/"):
         return key in EXACT
@@ -96,13 +101,13 @@ def _judged(key: str, chains: list[Any]) -> bool:
 
 
 def by_arm(chains: list[Any]) -> dict[str, list[Any]]:
-    """The chains of each arm, in the order of the report."""
+    """Group chains by arm, in the order of the report."""
     return grouped_by(chains, lambda chain: str(chain.arm))
 
 
 def grouped_by(chains: list[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
-    """The chains by what `key` says of each, in the order in which they come."""
-    found: dict[str, list[Any]] = {}
+    """Group chains by a key, keeping their order."""
+    groups: dict[str, list[Any]] = {}
     for chain in chains:
-        found.setdefault(key(chain), []).append(chain)
-    return found
+        groups.setdefault(key(chain), []).append(chain)
+    return groups

@@ -4,8 +4,8 @@
   const root = document.documentElement;
   const charts = new Map(DATA.charts.map((chart) => [chart.id, chart]));
   const boxes = [...document.querySelectorAll(".chart")];
-  const PAPER = 700; // pixels: what A4 and Letter have between the margins that page.css sets
-  const PANEL = 290; // the least width of a panel
+  const PAPER = 700; // pixels between the margins of A4 and Letter that page.css sets
+  const PANEL = 290; // least width of a panel
   const WIDEST = 620;
   const touch = matchMedia("(pointer: coarse)").matches;
   let printing = false;
@@ -33,7 +33,7 @@
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {
-      // it holds for this visit
+      // it lasts for this visit
     }
     redraw();
   });
@@ -52,7 +52,7 @@
     };
   };
 
-  // Panels in rows, as many side by side as the width takes. spec.py does the same for one fixed width.
+  // Arrange panels in rows, as many side by side as fit. spec.py does the same for one fixed width.
   const arranged = (chart, width) => {
     const layout = structuredClone(chart.layout);
     const { cells } = layout.meta;
@@ -151,7 +151,7 @@
   }
 
   for (const box of boxes) {
-    // The place it will take, so that nothing moves when it is drawn.
+    // Reserve the chart's height, so that nothing moves when it is drawn.
     box.style.minHeight = `${arranged(charts.get(box.dataset.chart), Math.max(320, box.clientWidth)).height}px`;
   }
   const near = new IntersectionObserver(

@@ -1,7 +1,7 @@
-"""The page: one HTML file that needs nothing else, neither a network nor a server.
+"""The page: one self-contained HTML file that needs neither network nor server.
 
-Three scripts stand in it, and the policy in its head names each by its digest: nothing else can run, whatever a run's text
-holds. That text enters by Jinja's escaping, or as JSON that the scripts put into text nodes.
+It has three scripts, and the policy in its head names each by its digest, so nothing else can run whatever a run's text
+holds. That text enters escaped by Jinja, or as JSON that the scripts put into text nodes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collapselab.report import explorer, overlay, protocols, rerun, series, tabl
 from collapselab.report.charts import CHARTS, chooser
 from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
 from collapselab.report.controls import Control, controls
-from collapselab.report.files import ChainFiles, Opened
+from collapselab.report.files import ChainFiles, RunFiles
 from collapselab.report.protocols import Group
 from collapselab.report.series import ANY_TAIL, DIVERSITY, LEAST_TOKENS, LIKELIHOOD, TAIL_HEADLINES, present, real_value
 from collapselab.report.spec import GAP, HEAD
@@ -39,13 +39,13 @@ LEFT_OUT = {
     "theory": "no metric of these chains has a law",
     "ledger": "no training set with a source",
 }
-# In JSON: what UNSAFE names, where json.dumps has written it as an escape. A pair of backslashes is passed over.
+# Characters of UNSAFE that json.dumps has escaped. A pair of backslashes is skipped.
 ESCAPE = re.compile(r"\\(u00[01][0-9a-f]|[bfr])|\\.")
 
 
 @lru_cache
 def _plotly() -> tuple[str, str]:
-    """plotly.min.js as the Python package brings it, and its digest for the policy."""
+    """plotly.min.js of the Python package, and its digest for the policy."""
     script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
     return _for_script(script)
 
@@ -65,7 +65,7 @@ def _own(name: str) -> str:
 
 
 def _for_script(script: str) -> tuple[str, str]:
-    """A script as it can stand in a page, and `sha256-...` of it. Raises ValueError where it would end its own element."""
+    """Return a script fit for a page, and its `sha256-...`. Raises ValueError if it would close its own element."""
     script = script.replace("\r\n", "\n")
     if re.search(r"</script|<!--", script, re.IGNORECASE):
         raise ValueError("a script that closes its own element")
@@ -73,24 +73,24 @@ def _for_script(script: str) -> tuple[str, str]:
 
 
 def as_json(value: Any) -> str:
-    """JSON that an HTML parser takes for text alone, in which nothing reorders text or controls a terminal."""
-    found = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    found = ESCAPE.sub(lambda match: "\ufffd" if match[1] else match[0], UNSAFE.sub("\ufffd", found))
+    """Return JSON without HTML markup, control characters, or marks that reorder text."""
+    result = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    result = ESCAPE.sub(lambda match: "\ufffd" if match[1] else match[0], UNSAFE.sub("\ufffd", result))
     for sign in "<>&":
-        found = found.replace(sign, f"\\u{ord(sign):04x}")
-    return found
+        result = result.replace(sign, f"\\u{ord(sign):04x}")
+    return result
 
 
-def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dict[str, list[str]]) -> str:
-    """The page.
+def render(run_files: RunFiles, groups: list[Group], parts: dict[str, Any], files: dict[str, list[str]]) -> str:
+    """Return the page as HTML.
 
     Args:
-        parts: the tables `summary`, `changes` and `theory`, by the label of each group.
-        files: names of the CSV files and PNGs that lie beside the page.
+        parts: tables `summary`, `changes` and `theory`, by the label of each group.
+        files: names of the CSV files and PNGs beside the page.
     """
     paired = {group.label: controls(group.chains) for group in groups}
-    shown = [_group(found, group, parts[group.label], paired[group.label], files["figures"]) for group in groups]
-    arms = overlay.by_arm(found.chains)
+    shown = [_group(run_files, group, parts[group.label], paired[group.label], files["figures"]) for group in groups]
+    arms = overlay.by_arm(run_files.chains)
     data = {
         "arms": [
             {"name": a, "colour": colour(m[0].place), "symbol": mark(m[0].place)[0], "control": m[0].is_control}
@@ -99,7 +99,7 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         "charts": [{"id": chart["id"], **chart["spec"]} for one in shown for chart in one["charts"]],
         "any": {one["any"]["id"]: one["any"]["shows"] for one in shown},
         "look": {"diverging": DIVERGING, "neutral": NEUTRAL, "gap": GAP, "head": HEAD},
-        "explorer": explorer.payload(found.chains),
+        "explorer": explorer.payload(run_files.chains),
     }
     scripts = [_plotly(), _for_script(_own("page.js")), _for_script(_own("explorer.js"))]
     return _template().render(
@@ -107,34 +107,32 @@ def render(found: Opened, groups: list[Group], parts: dict[str, Any], files: dic
         style=Markup(_own("page.css") + _own("explorer.css")),
         data=Markup(as_json(data)),
         scripts=[Markup(script) for script, _ in scripts],
-        name=found.name,
-        about=words.about(found),
-        notes=words.notes(found, groups, paired),
+        name=run_files.name,
+        about=words.about(run_files),
+        notes=words.notes(run_files, groups, paired),
         groups=shown,
         several=len(groups) > 1,
         differing=protocols.differing(groups),
-        arms=[{"name": name, "colour": colour(members[0].place)} for name, members in arms.items()],
-        chains=[{"name": c.name, "examples": c.examples} for c in found.chains],
-        settings=protocols.settings_that_differ(found.chains),
+        chains=[{"name": c.name, "examples": c.examples} for c in run_files.chains],
+        settings=protocols.settings_that_differ(run_files.chains),
         configs=[{"name": m[0].name, "text": m[0].config, "plugins": m[0].plugins} for m in arms.values()],
-        reproduce=rerun.runs(found),
+        reproduce=rerun.runs(run_files),
         files=files,
     )
 
 
 def _shown(value: Any) -> Any:
-    """What every expression of the page passes through, before it is escaped: marks that reorder text, control characters
-    and half characters, which no encoder takes, are shown as one sign."""
+    """Replace control characters, marks that reorder text and half characters in every expression of the page."""
     return inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _group(
-    found: Opened, group: Group, parts: dict[str, Any], paired: dict[str, Control], figures: list[str]
+    run_files: RunFiles, group: Group, parts: dict[str, Any], paired: dict[str, Control], figures: list[str]
 ) -> dict[str, Any]:
-    """What the page says of the chains of one protocol."""
+    """Build the page's data on the chains of one protocol."""
     chains = group.chains
     arms = overlay.by_arm(chains)
-    baseline = found.baseline if found.baseline in arms and len(arms) > 1 else None
+    baseline = run_files.baseline if run_files.baseline in arms and len(arms) > 1 else None
     last, common = tables.last_of_all(chains), None
     if any(len(chain.rows) - 1 > last for chain in chains):
         common = tables.changes(tables.tidy(chains), last, {arm: control.arm for arm, control in paired.items()})
@@ -155,9 +153,8 @@ def _group(
                 "png": png if png in figures else None,
             }
         )  # fmt: skip
-    lacking = [
-        f"{title} ({key})" for key, title in (LIKELIHOOD | DIVERSITY).items() if not present(chains, {key: title})
-    ]
+    titles = LIKELIHOOD | DIVERSITY
+    lacking = [f"{title} ({key})" for key, title in titles.items() if not present(chains, {key: title})]
     lacking += _lacking_tails(chains)
     return {
         "label": group.label, "suffix": group.suffix, "digest": group.digest,
@@ -180,26 +177,26 @@ def _group(
 
 
 def _lacking_tails(chains: list[ChainFiles]) -> list[str]:
-    """What the page says of measures of rare words that are not shown, or not of all arms."""
-    said = []
+    """Sentences on measures of rare words that are missing, or missing in some arms."""
+    notes = []
     thin = {name: count for chain in chains for name, count in chain.thin.items() if name.isdigit()}
     if thin:
         counts = ", ".join(
             f"{count} of at most {name}" for name, count in sorted(thin.items(), key=lambda one: int(one[0]))
         )
-        said.append(
-            f"Rare words: too few in generation 0's text for a share of them to say anything (words by occurrences: {counts}; "
+        notes.append(
+            f"Rare words: too few in generation 0's text for meaningful shares (words by occurrences: {counts}; "
             f"least {LEAST_TYPES})"
         )
     plain = [
         arm for arm, members in overlay.by_arm(chains).items() if not _in_context(members) and _has(members, ANY_TAIL)
     ]
     if plain:
-        said.append(
-            f"Coverage in context of {', '.join(plain)}: not measured. The plain one in its place counts words wherever they "
-            "stand, so noise raises it"
+        notes.append(
+            f"Coverage in context of {', '.join(plain)}: not measured. The plain coverage shown instead counts words anywhere, "
+            "so noise raises it"
         )
-    return said
+    return notes
 
 
 def _in_context(members: list[ChainFiles]) -> bool:
@@ -216,7 +213,7 @@ def _comparison(summary: Any, baseline: str | None, last: int) -> dict[str, Any]
 
 
 def _courses(arm: str, members: list[ChainFiles], numbers: words.Numbers) -> tuple[list[str], list[list[str]]]:
-    """The headline metrics of an arm, a row per generation, then real text at the same budget."""
+    """(columns, rows) of an arm's headline metrics: a row per generation, then real text at the same budget."""
     keys = series.headline(series.keys_of(chain) for chain in members)
     columns = ["real_share", *keys.values()]
     rows = []

@@ -1,4 +1,4 @@
-"""What is kept of an experiment in a repository: its tables and figures without the weights and texts they came from."""
+"""Results of an experiment to keep in a repository: tables and figures, without weights and texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from collapselab.config import UserError
 from collapselab.report import overlay, series, tables
-from collapselab.report.files import ChainFiles, open_run
+from collapselab.report.files import RunFiles, open_run
 from collapselab.report.pages import compare, draw_figures, headline, remove
 from collapselab.report.protocols import grouped
 from collapselab.runtime.console import inert
@@ -24,24 +24,25 @@ FIGURES = ("likelihood", "tails", "theory")
 
 
 def write_results(run: Path, out: Path, command: str) -> Path:
-    """Writes table.md, metrics.csv (headline metrics and those with a law), theory.csv, the figures and experiment.yaml
-    into `out`; returns the path of table.md.
+    """Write table.md, metrics.csv (headline metrics and those with a law), theory.csv, figures and experiment.yaml into `out`;
+    return the path of table.md.
 
-    Those of an earlier call that this run has nothing for are removed. Raises UserError where nothing can be written.
+    Stale files of an earlier call are removed. Raises UserError if `out` cannot be written.
 
     Args:
-        command: what made the run, for the page.
+        command: the command that made the run, for table.md.
     """
-    chains, baseline = open_run(run)
+    run_files = open_run(run)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with alone_in(out):
-            return _write(chains, baseline, out, command)
+            return _write(run_files, out, command)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from None
 
 
-def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: str) -> Path:
+def _write(run_files: RunFiles, out: Path, command: str) -> Path:
+    chains = run_files.chains
     root = run_root(chains[0].path)
     laws, metrics = overlay.agreement(chains), tables.tidy(chains)
     shown = [*headline(chains).values(), *series.tails(chains), *overlay.TITLES, "real_share"]
@@ -59,7 +60,7 @@ def _write(chains: list[ChainFiles], baseline: str | None, out: Path, command: s
     environment = {key: chains[0].environment.get(key) for key in KEPT}
     stages = {chain.chain.stage(row["generation"], s) for chain in chains for row in chain.rows for s in STAGES}
     seconds = sum(_seconds(place) for place in stages)
-    title, columns, rows = compare(chains, baseline)
+    title, columns, rows = compare(chains, run_files.baseline)
     parts = [
         f"# {_plain(root.name)}",
         f"Made by `{inert(command)}`.",
@@ -84,9 +85,9 @@ def _seconds(place: Path) -> float:
 def _wall(root: Path) -> str:
     if not (root / "timing.json").is_file():
         return ""
-    found = read_json(root / "timing.json")
+    timing = read_json(root / "timing.json")
     with reading(root / "timing.json"):
-        calls = [_call(call) for call in found["calls"] if whole(call["stages"])]
+        calls = [_call(call) for call in timing["calls"] if whole(call["stages"])]
     if not calls:
         return ""
     seconds, workers = sum(seconds for seconds, *_ in calls), sorted({workers for _, workers, _ in calls})
@@ -100,12 +101,12 @@ def _call(call: dict[str, Any]) -> tuple[float, int, str]:
 
 
 def _plain(value: Any) -> str:
-    """A short value in a page of Markdown: no control characters, no markup."""
+    """Shorten a value for Markdown, without control characters or markup."""
     return html.escape(inert(" ".join(str(value)[:100].split())))
 
 
 def _law_table(laws: pd.DataFrame) -> str:
-    """One line per metric and arm with the largest difference, then every generation of the first metric."""
+    """Tables of the largest difference per metric and arm, and of every generation of the first metric."""
     shown = laws.copy()
     for column in ("measured", "law", "difference", "se"):
         shown[column] = shown[column].map(lambda value: f"{value:.4f}")

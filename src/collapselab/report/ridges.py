@@ -1,5 +1,4 @@
-"""How the samples of each generation spread under generation 0's model, as ridges (Shumailov et al. 2024, figure 1, as one curve
-per generation)."""
+"""Ridge plot of the samples' losses under generation 0's model (Shumailov et al. 2024, figure 1, one curve per generation)."""
 
 from __future__ import annotations
 
@@ -12,22 +11,22 @@ from collapselab.report.colours import NEUTRAL, colour, faint
 from collapselab.report.overlay import by_arm
 from collapselab.report.spec import Figure, Spec, short
 
-MOST_RIDGES = 8  # generations whose distributions still stand apart in one panel
+MOST_RIDGES = 8  # generations that remain readable in one panel
 
 
 def distribution(chains: list[Any]) -> Spec | None:
-    """Ridges: how the samples' mean losses under generation 0's model spread, generation by generation."""
-    found = {arm: d for arm, members in by_arm(chains).items() if (d := series.distribution(members))}
-    if not found:
+    """Draw the distribution of the samples' mean losses under generation 0's model, a ridge per generation."""
+    by_name = {arm: d for arm, members in by_arm(chains).items() if (d := series.distribution(members))}
+    if not by_name:
         return None
     real = series.real_distribution(chains)
-    every = [shares for by_generation in found.values() for shares in by_generation.values()]
+    every = [shares for by_generation in by_name.values() for shares in by_generation.values()]
     every += [] if real is None else [real]
     used = [np.flatnonzero(shares > 0) for shares in every]
     first, last = max(0, min(u[0] for u in used) - 1), max(u[-1] for u in used) + 1
     peak = max(float(shares.max()) for shares in every)
     figure = Figure(panel_height=300, left=66)
-    for arm, by_generation in found.items():
+    for arm, by_generation in by_name.items():
         place = by_arm(chains)[arm][0].place
         shown = series.evenly(list(by_generation), MOST_RIDGES)
         (axis,) = figure.panel(arm, 1)
@@ -52,12 +51,12 @@ def distribution(chains: list[Any]) -> Spec | None:
         figure.axes[f"yaxis{axis}"] |= {
             "tickvals": list(range(len(names)))[::-1], "ticktext": names, "range": [-0.15, len(names) + 0.75],
         }  # fmt: skip
-    said, table = _quantiles(chains)
-    return figure.done(said, table, [f"reference/nll_p{q}" for q in (50, 90, 99)], showlegend=False)
+    alt, table = _quantiles(chains)
+    return figure.done(alt, table, [f"reference/nll_p{q}" for q in (50, 90, 99)], showlegend=False)
 
 
 def _outline(shares: np.ndarray, first: int, last: int) -> tuple[list[float], list[float]]:
-    """The outline of a histogram from bin `first` to `last`: through the middle of each bin, down to nothing at both ends."""
+    """(x, y) of a histogram's outline from bin `first` to `last`: through the bins' middles, down to 0 at both ends."""
     wide = np.zeros(last + 1)
     wide[: min(len(shares), last + 1)] = shares[: last + 1]
     middles = (np.arange(first, last + 1) + 0.5) / 4
@@ -71,20 +70,20 @@ def _nice(step: float) -> float:
 
 
 def _quantiles(chains: list[Any]) -> tuple[str, tuple[list[str], list[list[str]]]]:
-    """The spread in words and numbers: quantiles over samples, means over chains."""
+    """(alt text, table) of the quantiles over samples, as means over chains."""
     rows: list[list[str]] = []
-    said: list[str] = []
+    courses: list[str] = []
     for arm, members in by_arm(chains).items():
-        found = {q: series.curve(members, f"reference/nll_p{q}") for q in (50, 90, 99)}
-        for q, points in found.items():
-            rows += [[arm, str(p.generation), f"p{q}", spec.said(p)] for p in points]
-        if found[50] and len(said) < 5:
-            said.append(f"in arm {arm} the median {spec.course(found[50])} nats")
-            if found[99]:
-                said[-1] += f" and the 99th percentile {spec.course(found[99])}"
+        quantiles = {q: series.curve(members, f"reference/nll_p{q}") for q in (50, 90, 99)}
+        for q, points in quantiles.items():
+            rows += [[arm, str(p.generation), f"p{q}", spec.with_ends(p)] for p in points]
+        if quantiles[50] and len(courses) < 5:
+            courses.append(f"in arm {arm} the median {spec.course(quantiles[50])} nats")
+            if quantiles[99]:
+                courses[-1] += f" and the 99th percentile {spec.course(quantiles[99])}"
     for q in (50, 90, 99):
         value = series.real_value(chains, f"reference/nll_p{q}")
         if value is not None:
             rows.append(["real text", "", f"p{q}", short(value)])
-    words = "Mean loss of each sample under generation 0's model: " + "; ".join(said) + "."
+    words = "Mean loss of each sample under generation 0's model: " + "; ".join(courses) + "."
     return words, (["arm", "generation", "quantile", "nats per token"], rows)

@@ -1,4 +1,4 @@
-"""What the curves of a report are drawn from, for the page and for the PNGs alike."""
+"""Data of a report's curves, for the page and the PNGs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIKELIHOOD = {
     "real/accuracy": "next-token accuracy",
 }
 TIMES = {5: "seen 5 times or less", 1: "seen once", 20: "seen 20 times or less"}
-# Coverage in context, of words or, where a text has no white space, of tokens; each with what it is read beside.
+# Coverage in context of words, or of tokens for text without white space, and the metrics to read beside it.
 IN_CONTEXT = {
     unit: {
         f"tails/{unit}/coverage_in_context_{k}_normalised": f"{unit} {times}, in context" for k, times in TIMES.items()
@@ -44,37 +44,36 @@ DIVERSITY = {
     "diversity/tokens/diversity": "diversity (tokens)",
     "diversity/words/ngram_entropy_1_miller_madow": "word entropy (nats)",
 }
-# Of a row of the heat map: the standard error of a mean over fewer is above .1 nats, and it is not drawn.
+# Least scored tokens of a drawn row of the heat map: below it, the standard error of its mean exceeds .1 nats.
 LEAST_TOKENS = 200
 
 
 def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
-    """The metrics that a person sees first, by name. Of the tails it is the coverage in context, of words or of tokens; the
-    plain one, which counts a word wherever it stands, where a chain has no other.
+    """Metrics to show first, by name. Of the tails, each chain shows coverage in context, or plain coverage if it has no other.
 
     Args:
-        chains: the metrics of each of them.
+        chains: the metrics of each chain.
     """
-    found = list(chains)
-    has = {key for one in found for key in one}
-    tails = {next((key for key in TAIL_HEADLINES if key in one), None) for one in found}
+    chains = list(chains)
+    has = {key for keys in chains for key in keys}
+    tails = {next((key for key in TAIL_HEADLINES if key in keys), None) for keys in chains}
     names: dict[str, str] = {}
     for name, key in HEADLINE.items():
         if key in TAIL_HEADLINES:
-            names |= {said: tail for tail, said in TAIL_NAMES.items() if tail in tails}
+            names |= {title: tail for tail, title in TAIL_NAMES.items() if tail in tails}
         elif key in has and (tails - {None} or key not in COMPANIONS["words"]):
             names[name] = key
     return names
 
 
 def keys_of(chain: Any) -> set[str]:
-    """The metrics that some generation of a chain has."""
+    """Metrics that some generation of a chain has."""
     return {key for row in chain.rows for key in row["metrics"]}
 
 
 def tails(chains: list[Any]) -> dict[str, str]:
-    """The metrics of rare words to show, with their titles: for each chain the coverage in context of words, else of tokens,
-    with its companions; else the plain one."""
+    """Metrics of rare words to show, with titles: for each chain coverage in context of words, else of tokens, with its
+    companions; else plain coverage."""
     shown: dict[str, str] = {}
     for chain in chains:
         has = keys_of(chain)
@@ -84,7 +83,7 @@ def tails(chains: list[Any]) -> dict[str, str]:
 
 
 class Point(NamedTuple):
-    """An arm at a generation: its mean over chains, with the ends of the 95 % t-interval (nan for a single chain)."""
+    """Mean of an arm at a generation, with the ends of its 95 % t-interval over chains (nan for a single chain)."""
 
     generation: int
     chains: int
@@ -94,16 +93,15 @@ class Point(NamedTuple):
 
 
 def curve(members: list[Any], key: str) -> list[Point]:
-    """The course of a metric over the chains of one arm; empty where none of them has it."""
-    found = by_generation(members, key)
-    return [Point(g, len(values), *mean_interval(values)) for g, values in found.items()]
+    """Course of a metric over the chains of one arm; empty if none has it."""
+    return [Point(g, len(values), *mean_interval(values)) for g, values in by_generation(members, key).items()]
 
 
 SHARES = ("accuracy", "distinct", "/diversity", "impossible")  # in the names of metrics between 0 and 1
 
 
 def possible(key: str) -> tuple[float, float]:
-    """The values that a metric can have. A t-interval of two chains easily reaches beyond them."""
+    """Range of a metric's possible values, which t-intervals of two chains easily exceed."""
     if key == "real/perplexity":
         return 1.0, math.inf
     return 0.0, 1.0 if any(part in key for part in SHARES) else math.inf
@@ -112,12 +110,14 @@ def possible(key: str) -> tuple[float, float]:
 def extent(
     curves: Iterable[list[Point]], level: Level | None, within: tuple[float, float], *, from_zero: bool
 ) -> tuple[float, float]:
-    """(low, high) of an axis: the means, real text's value with its scatter, and of the intervals what is possible and lies
-    no further from the means than these are apart, so that the interval of two chains does not flatten the curves.
+    """(low, high) of an axis that shows the means, real text's value with its scatter, and most of the intervals.
+
+    Intervals are cut to possible values, and to a distance from the means equal to their spread, so that the interval of two
+    chains does not flatten the curves.
 
     Args:
-        curves: of the arms, one at least and none empty.
-        within: the values that are possible.
+        curves: of the arms, at least one and none empty.
+        within: range of possible values.
     """
     points = [point for curve in curves for point in curve]
     means = [p.mean for p in points]
@@ -126,7 +126,7 @@ def extent(
     ends = [end for p in points for end in (p.low, p.high) if not math.isnan(end)]
     low = max(min(means + ends), within[0], min(means) - apart)
     high = min(max(means + ends), within[1], max(means) + apart)
-    low, high = min([low, *means]), max([high, *means])  # a mean may lie beyond what is possible in a stranger's file
+    low, high = min([low, *means]), max([high, *means])  # in an untrusted file a mean may be impossible
     if from_zero:
         low = min(low, 0.0)
     edge = 0.05 * (high - low or apart)
@@ -134,19 +134,19 @@ def extent(
 
 
 def present(chains: list[Any], titles: dict[str, str]) -> dict[str, str]:
-    """The metrics among those named that some chain has."""
+    """Select the metrics that some chain has."""
     has = {key for chain in chains for row in chain.rows for key in row["metrics"]}
     return {key: title for key, title in titles.items() if key in has}
 
 
 def real_value(chains: list[Any], key: str) -> float | None:
-    """What fresh real text scores at the same budget, mean over chains; None where it was not scored."""
+    """Score of fresh real text at the same budget, mean over chains; None if it was not scored."""
     values = [c.reference["metrics"][key] for c in chains if key in c.reference["metrics"]]
     return sum(values) / len(values) if values else None
 
 
 class Level(NamedTuple):
-    """Real text's value at the same budget, and the band in which equal draws of it score (nan where that is not known)."""
+    """Score of real text at the same budget, with the band of equal draws (nan if unknown)."""
 
     value: float
     low: float
@@ -154,8 +154,7 @@ class Level(NamedTuple):
 
 
 def real_level(chains: list[Any], key: str) -> Level | None:
-    """What fresh real text scores at the same budget and how far that scatters, means over chains; None where it was not
-    scored."""
+    """Score and scatter of fresh real text at the same budget, means over chains; None if it was not scored."""
     value = real_value(chains, key)
     bands = [chain.reference["band"][key] for chain in chains if key in chain.reference["band"]]
     low, high = np.mean(bands, axis=0).tolist() if bands else (math.nan, math.nan)
@@ -165,8 +164,8 @@ def real_level(chains: list[Any], key: str) -> Level | None:
 
 
 class Frequency(NamedTuple):
-    """An arm's loss by frequency bucket; `loss`, `change` and `half` (of the 95 % t-interval of the change over chains) are
-    (buckets, generations), nan where there is none and in buckets with fewer than LEAST_TOKENS scored tokens."""
+    """Loss of an arm by frequency bucket. `loss`, `change` and `half` (half-width of the change's 95 % t-interval over chains)
+    are (buckets, generations), nan if missing and in buckets with fewer than LEAST_TOKENS scored tokens."""
 
     buckets: list[str]
     scored: list[float]
@@ -177,14 +176,14 @@ class Frequency(NamedTuple):
 
 
 def frequency(members: list[Any]) -> Frequency | None:
-    """Mean loss over the chains of one arm by how often a token occurs in the real training text, in nats, and its change
-    since the same chain's generation 0. None where no bucket has enough scored tokens."""
+    """Mean loss in nats over the chains of an arm by the token's frequency in the real training text, and its change since
+    generation 0. None if no bucket has enough scored tokens."""
     scored = {name: min(chain.scored.get(name, 0.0) for chain in members) for _, name in BUCKETS}
     last = max(len(chain.rows) for chain in members)
     out: dict[str, tuple[list[float], list[float], list[float]]] = {}
     for name, tokens in scored.items():
         key = f"real/nll_by_frequency/{name}"
-        having = [c for c in members if key in c.rows[0]["metrics"]]  # left out where a loss is infinite
+        having = [c for c in members if key in c.rows[0]["metrics"]]  # an infinite loss is not recorded
         if not tokens or not having:
             continue
         losses, changes, halves = [], [], []
@@ -192,9 +191,9 @@ def frequency(members: list[Any]) -> Frequency | None:
             here = [c for c in having if g < len(c.rows) and key in c.rows[g]["metrics"]]
             at_g = [c.rows[g]["metrics"][key] for c in here]
             at_0 = [c.rows[0]["metrics"][key] for c in here]
-            known = here and tokens >= LEAST_TOKENS
-            mean, low, _ = mean_interval(np.subtract(at_g, at_0)) if known else (math.nan, math.nan, math.nan)
-            losses.append(sum(at_g) / len(here) if known else math.nan)
+            enough = here and tokens >= LEAST_TOKENS
+            mean, low, _ = mean_interval(np.subtract(at_g, at_0)) if enough else (math.nan, math.nan, math.nan)
+            losses.append(sum(at_g) / len(here) if enough else math.nan)
             changes.append(mean)
             halves.append(mean - low)
         out[name] = losses, changes, halves
@@ -205,17 +204,17 @@ def frequency(members: list[Any]) -> Frequency | None:
 
 
 def distribution(members: list[Any]) -> dict[int, np.ndarray]:
-    """{generation: share of the samples per bin of 0.25 nats} of an arm's chains together; none that was not scored."""
-    found: dict[int, np.ndarray] = {}
+    """Return {generation: share of samples per bin of 0.25 nats} over an arm's chains, for scored generations."""
+    totals: dict[int, np.ndarray] = {}
     for chain in members:
         for g, histogram in enumerate(chain.histograms):
             if histogram:
-                found[g] = _added(found.get(g), np.array(histogram, float))
-    return {g: counts / counts.sum() for g, counts in sorted(found.items()) if counts.sum()}
+                totals[g] = _added(totals.get(g), np.array(histogram, float))
+    return {g: counts / counts.sum() for g, counts in sorted(totals.items()) if counts.sum()}
 
 
 def real_distribution(chains: list[Any]) -> np.ndarray | None:
-    """The same of real text under generation 0's model."""
+    """Share of real text per bin of 0.25 nats under generation 0's model."""
     total = None
     for chain in chains:
         if chain.reference["histogram"]:
@@ -233,15 +232,15 @@ def _added(total: np.ndarray | None, counts: np.ndarray) -> np.ndarray:
 
 
 def evenly(values: list[int], most: int) -> list[int]:
-    """At most so many of the values, the first and the last among them."""
+    """Choose at most `most` values, evenly spaced, including the first and the last."""
     if len(values) <= most:
         return values
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def ledger(members: list[Any]) -> tuple[list[str], np.ndarray]:
-    """(sources, tokens shown): mean over the chains of one arm, (sources, generations). Real text first, then prompts, then
-    what models wrote, the oldest first."""
+    """Return (sources, tokens shown (sources, generations)), means over the chains of an arm: real text first, then prompts,
+    then model-written text, oldest first."""
     sources = sorted({s for chain in members for one in chain.ledgers for s in one}, key=reading_order)
     last = max(len(chain.ledgers) for chain in members)
     shown = np.zeros((len(sources), last))

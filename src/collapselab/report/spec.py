@@ -1,8 +1,8 @@
-"""Parts of a plotly figure as plain dicts: a grid of panels, curves with intervals, texts that plotly does not obey.
+"""Parts of plotly figures as plain dicts: a grid of panels, curves with intervals, labels that plotly does not interpret.
 
-`layout.meta` of every figure holds `cells` (for each panel its axes from above, with their shares of its height: the page
-arranges the panels by the width there is), `height` of a panel in pixels, `alt` (the figure in words), `table` (columns and
-rows of what is drawn), `left` (pixels of the margin for labels) and `keys` (metrics it is drawn from).
+`layout.meta` of every figure holds `cells` (the axes of each panel from the top, with their shares of its height; the page
+arranges the panels by the available width), `height` of a panel in pixels, `alt` (the figure in words), `table` (columns and
+rows of the drawn values), `left` (pixels of the margin for labels) and `keys` (the metrics drawn).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from collapselab.runtime.console import inert
 
 Spec = dict[str, Any]
 GRID, FAINT = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.5)"
-WIDTH = 1000  # pixels that the panels are arranged for where no page does it anew
+WIDTH = 1000  # pixels for which panels are arranged when no page rearranges them
 GAP, HEAD = (64, 84), 34  # between panels, and above each for its title
 
 
 def escaped(text: str) -> str:
-    """Text for a label: plotly obeys a few tags of HTML in it."""
+    """Escape a label, because plotly interprets some HTML tags in it."""
     return inert(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def short(value: float) -> str:
-    """Four digits at most: for words and tables, not for further arithmetic."""
+    """Format a number with at most four digits, for words and tables."""
     return "–" if math.isnan(value) else f"{value:.4g}".replace("-", "\N{MINUS SIGN}", int(value < 0))
 
 
 def finite(values: Any) -> list[float | None]:
-    """Numbers as JSON has them: without nan."""
+    """Replace nan by None, for JSON."""
     return [None if math.isnan(value) else float(value) for value in values]
 
 
@@ -43,12 +43,12 @@ class Figure:
         self.notes: list[Spec] = []
         self.cells: list[list[tuple[str, float]]] = []
         self.panel_height, self.left = panel_height, left
-        self.named: set[str] = set()  # what the legend has
+        self.named: set[str] = set()  # names in the legend
 
     def panel(self, title: str, generations: int, shares: tuple[float, ...] = (1.0,)) -> list[str]:
-        """A panel with one or several axes above each other over generations 0 .. `generations` - 1; returns their numbers
-        as plotly writes them ("" for the first)."""
-        made = []
+        """Add a panel with one or several axes above each other over generations 0 .. `generations` - 1; return their
+        numbers as plotly writes them ("" for the first)."""
+        names = []
         for _ in shares:
             number = len(self.axes) // 2 + 1
             name = "" if number == 1 else str(number)
@@ -59,41 +59,28 @@ class Figure:
             self.axes[f"yaxis{name}"] = {
                 "anchor": f"x{name}", "gridcolor": GRID, "zeroline": False, "tickformat": "~g", "nticks": 7,
             }  # fmt: skip
-            made.append(name)
-        for upper in made[:-1]:
-            self.axes[f"xaxis{upper}"] |= {"matches": f"x{made[-1]}", "showticklabels": False, "title": {"text": ""}}
-        self.cells.append(list(zip(made, shares, strict=True)))
+            names.append(name)
+        for upper in names[:-1]:
+            self.axes[f"xaxis{upper}"] |= {"matches": f"x{names[-1]}", "showticklabels": False, "title": {"text": ""}}
+        self.cells.append(list(zip(names, shares, strict=True)))
         self.notes.append(
             {
-                "text": escaped(title),
-                "xref": f"x{made[0]} domain",
-                "yref": f"y{made[0]} domain",
-                "x": 0,
-                "y": 1,
-                "xanchor": "left",
-                "yanchor": "bottom",
-                "yshift": 8,
-                "showarrow": False,
-                "font": {"size": 13},
+                "text": escaped(title), "xref": f"x{names[0]} domain", "yref": f"y{names[0]} domain", "x": 0, "y": 1,
+                "xanchor": "left", "yanchor": "bottom", "yshift": 8, "showarrow": False, "font": {"size": 13},
             }
-        )
-        return made
+        )  # fmt: skip
+        return names
 
     def add(self, axis: str, trace: Spec, name: str, group: str | None = None) -> None:
-        """A trace on a panel's axes. The legend has each name once, and shows and hides all that is grouped with it."""
-        once = {"showlegend": trace.get("showlegend", name not in self.named)}
+        """Add a trace to a panel. The legend lists each name once, and toggles all traces of its group."""
+        place = {"name": escaped(name), "legendgroup": escaped(group or name), "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
+        self.traces.append(place | trace | {"showlegend": trace.get("showlegend", name not in self.named)})
         self.named.add(name)
-        self.traces.append(
-            {"name": escaped(name), "legendgroup": escaped(group or name), "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
-            | trace
-            | once
-        )
 
     def curve(
         self, axis: str, arm: str, place: int, points: list[Any], label: str, within: tuple[float, float]
     ) -> None:
-        """An arm's means, and the area of their intervals, as far as such values are possible, where there are several
-        chains."""
+        """Draw an arm's means and, with several chains, the area of their intervals, cut to possible values."""
         symbol, dash = mark(place)
         x = [p.generation for p in points]
         wide = [p for p in points if not math.isnan(p.low)]
@@ -111,14 +98,14 @@ class Figure:
                 "type": "scatter", "x": x, "y": [p.mean for p in points], "mode": "lines+markers",
                 "line": {"color": colour(place), "width": 2, "dash": dash},
                 "marker": {"color": colour(place), "symbol": symbol, "size": marker_size(points)},
-                "customdata": [said(p) for p in points],
+                "customdata": [with_ends(p) for p in points],
                 "hovertemplate": "generation %{x}<br>%{customdata}",
             },
             label,
         )  # fmt: skip
 
     def remark(self, axis: str, y: str, text: str) -> None:
-        """A remark in the middle of a panel, at the height of `y`."""
+        """Write a remark into the middle of a panel, at the height of `y`."""
         self.notes.append(
             {
                 "text": text, "xref": f"x{axis} domain", "yref": f"y{axis}", "x": 0.5, "y": y, "showarrow": False,
@@ -127,7 +114,7 @@ class Figure:
         )  # fmt: skip
 
     def level(self, axis: str, value: float, last: int, name: str, band: tuple[float, float] | None = None) -> None:
-        """A value that no generation changes, and the strip in which it scatters, where that is known."""
+        """Draw a value common to all generations, and the strip in which it scatters, if known."""
         if band is not None:
             low, high = band
             left, right = -0.35, max(1, last) + 0.35
@@ -143,7 +130,7 @@ class Figure:
         self.add(axis, line, name)
 
     def done(self, alt: str, table: tuple[list[str], list[list[str]]], keys: list[str], **layout: Any) -> Spec:
-        """The figure. Raises nothing; `layout` is added to it."""
+        """Return the finished figure, with `layout` added to its own."""
         meta = {
             "cells": [[list(axis) for axis in cell] for cell in self.cells], "height": self.panel_height, "left": self.left,
             "alt": inert(alt), "table": {"columns": table[0], "rows": table[1]}, "keys": keys,
@@ -160,26 +147,26 @@ class Figure:
 
 
 def marker_size(points: list[Any]) -> int:
-    """Pixels; smaller where many generations would run into each other."""
+    """Marker size in pixels, smaller for many generations."""
     return 7 if len(points) <= 21 else 4
 
 
 def _step(generations: int) -> int:
-    """Generations from tick to tick, so that a narrow panel has eight at most."""
+    """Choose the generations between ticks, so that a panel has at most eight."""
     return next(
         step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6) if generations / step <= 8 or step == 10**6
     )
 
 
-def said(point: Any) -> str:
-    """A point in the words of a hover and a table."""
+def with_ends(point: Any) -> str:
+    """`28.0 [27.8, 28.2]`: a mean with the ends of its interval, for hovers and tables."""
     if math.isnan(point.low):
         return short(point.mean)
     return f"{short(point.mean)} [{short(point.low)}, {short(point.high)}]"
 
 
 def _arrange(layout: Spec, meta: Spec) -> None:
-    """Panels side by side, three at most in a row. (page.js does the same for the width at hand.)"""
+    """Arrange panels side by side, at most three in a row. (page.js does the same for the actual width.)"""
     cells, (gap_x, gap_y) = meta["cells"], GAP
     columns = min(len(cells), 3)
     rows = -(-len(cells) // columns)
@@ -199,7 +186,7 @@ def _arrange(layout: Spec, meta: Spec) -> None:
 
 
 def course(points: list[Any]) -> str:
-    """`rises from 28.0 to 38.0 over generations 0 to 5`; a change of less than half a per cent counts as none."""
+    """`rises from 28.0 to 38.0 over generations 0 to 5`; below half a per cent a curve `stays`."""
     first, last = points[0], points[-1]
     if first.generation == last.generation:
         return f"is {short(last.mean)} at generation {last.generation}"
@@ -213,28 +200,28 @@ def course(points: list[Any]) -> str:
 
 
 def courses(title: str, by_arm: dict[str, list[Any]], real: Any) -> str:
-    """A panel of curves in one sentence; of more than four arms the two that moved most and least."""
+    """Describe a panel of curves in a sentence; of more than four arms, those that rose most and least."""
     if len(by_arm) > 4:
         moved = sorted(by_arm, key=lambda arm: by_arm[arm][-1].mean - by_arm[arm][0].mean)
-        told = f"of {len(by_arm)} arms, {moved[-1]} {course(by_arm[moved[-1]])}, {moved[0]} {course(by_arm[moved[0]])}"
+        arms = f"of {len(by_arm)} arms, {moved[-1]} {course(by_arm[moved[-1]])}, {moved[0]} {course(by_arm[moved[0]])}"
     else:
-        told = ", ".join(f"{course(points)} in arm {arm}" for arm, points in by_arm.items())
-    return f"{title} {told}" + ("" if real is None else f"; real text {_level(real)}")
+        arms = ", ".join(f"{course(points)} in arm {arm}" for arm, points in by_arm.items())
+    return f"{title} {arms}" + ("" if real is None else f"; real text {_level(real)}")
 
 
 def _level(real: Any) -> str:
-    """Real text's value with its scatter."""
+    """Value of real text with its scatter."""
     scatter = "" if math.isnan(real.low) else f" [{short(real.low)}, {short(real.high)}]"
     return f"{short(real.value)}{scatter}"
 
 
 def curve_table(panels: dict[str, dict[str, list[Any]]], real: dict[str, Any]) -> tuple[list[str], list[Any]]:
-    """What several panels of curves show: a row per panel and arm, a column per generation."""
+    """(columns, rows) of several panels of curves: a row per panel and arm, a column per generation."""
     last = max(p.generation for by_arm in panels.values() for points in by_arm.values() for p in points)
     rows = []
     for title, by_arm in panels.items():
         for arm, points in by_arm.items():
-            at = {p.generation: said(p) for p in points}
+            at = {p.generation: with_ends(p) for p in points}
             rows.append([title, arm, *(at.get(g, "–") for g in range(last + 1))])
         value = real.get(title)
         if value is not None:

@@ -1,4 +1,4 @@
-"""The numbers of a report as tables: one row per arm, seed, generation and metric; means with intervals over chains."""
+"""Tables of a report: values by arm, seed, generation and metric, and means with intervals over chains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIDY = ["arm", "seed", "generation", "metric", "value"]
 
 
 def tidy(chains: list[ChainFiles]) -> pd.DataFrame:
-    """Columns arm, seed, generation, metric, value. The real share of a training set is the metric `real_share`."""
+    """Table arm, seed, generation, metric, value. The real share of a training set is the metric `real_share`."""
     rows = [
         (chain.arm, chain.seed, row["generation"], key, value)
         for chain in chains
@@ -33,7 +33,7 @@ def tidy(chains: list[ChainFiles]) -> pd.DataFrame:
 
 
 def reference(chains: list[ChainFiles]) -> pd.DataFrame:
-    """What fresh real text scores at the same budget, by arm and seed: columns arm, seed, metric, value."""
+    """Scores of fresh real text at the same budget: columns arm, seed, metric, value."""
     rows = [
         (chain.arm, chain.seed, key, value)
         for chain in chains
@@ -43,7 +43,7 @@ def reference(chains: list[ChainFiles]) -> pd.DataFrame:
 
 
 def markdown(columns: Iterable[str], rows: Iterable[Iterable[Any]], rule: str = "| --- ") -> str:
-    """A table in Markdown; what would end a cell or a line must have been taken out of the cells.
+    """Format a Markdown table. Cells must not hold pipes or line breaks.
 
     Args:
         rule: a cell of the line below the head.
@@ -60,40 +60,39 @@ SUMMARY += ["control", "control_pairs", "effect", "effect_low", "effect_high", "
 def summary(
     table: pd.DataFrame, baseline: str | None, controls: Mapping[str, str] = MappingProxyType({})
 ) -> pd.DataFrame:
-    """Means over the chains of an arm with 95 % t-intervals, and paired differences to the baseline arm and to the control.
+    """Table of means over the chains of an arm with 95 % t-intervals, and of paired differences to baseline and control.
 
     Columns arm, generation, metric, chains, mean, low, high, pairs, difference, difference_low, difference_high, control,
-    control_pairs, effect, effect_low, effect_high, effect_share (the effect over the control's mean of the same seeds). With
-    a single chain the ends of an interval are empty; the baseline arm has no difference, and a control no effect.
+    control_pairs, effect, effect_low, effect_high, effect_share (the effect over the control's mean of the same seeds). The
+    ends of a single chain's interval are empty; the baseline arm has no difference, and a control no effect.
 
     Args:
         controls: the control arm of each arm that has one.
     """
-    found: dict[tuple[str, int, str], dict[int, float]] = {}
+    seeds: dict[tuple[str, int, str], dict[int, float]] = {}
     for arm, seed, generation, metric, value in _lines(table):
-        found.setdefault((arm, generation, metric), {})[seed] = value
+        seeds.setdefault((arm, generation, metric), {})[seed] = value
     gaps, effects, levels = [], [], []
-    for (arm, generation, metric), by_seed in found.items():
-        baseline_s = found.get((baseline, generation, metric), {}) if baseline not in (None, arm) else {}
+    for (arm, generation, metric), by_seed in seeds.items():
+        baseline_s = seeds.get((baseline, generation, metric), {}) if baseline not in (None, arm) else {}
         gaps.append(differences(by_seed, baseline_s))
-        controls_s = found.get((controls.get(arm, ""), generation, metric), {})
+        controls_s = seeds.get((controls.get(arm, ""), generation, metric), {})
         effects.append(differences(by_seed, controls_s))
         levels.append(sum(controls_s[seed] for seed in by_seed.keys() & controls_s.keys()))
-    intervals = mean_intervals([list(by_seed.values()) for by_seed in found.values()])
-    rows = [
-        (
-            *(*key, len(by_seed), *interval, len(gap), *difference),
-            *(controls.get(key[0]), len(effect), *against, sum(effect) / level if level else math.nan),
-        )
-        for (key, by_seed), interval, gap, difference, effect, against, level in zip(
-            found.items(), intervals, gaps, mean_intervals(gaps), effects, mean_intervals(effects), levels, strict=True
-        )
-    ]
+    intervals = mean_intervals([list(by_seed.values()) for by_seed in seeds.values()])
+    parts = zip(
+        seeds.items(), intervals, gaps, mean_intervals(gaps), effects, mean_intervals(effects), levels, strict=True
+    )
+    rows = []
+    for (key, by_seed), interval, gap, difference, effect, against, level in parts:
+        share = sum(effect) / level if level else math.nan
+        control = controls.get(key[0])
+        rows.append((*key, len(by_seed), *interval, len(gap), *difference, control, len(effect), *against, share))
     return pd.DataFrame(rows, columns=SUMMARY)
 
 
 def _lines(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
-    """The lines of a table; a tenth of the time of `itertuples`, where text is kept by Arrow."""
+    """Iterate over rows, ten times as fast as `itertuples` for Arrow text."""
     return zip(*(table[column].to_list() for column in table), strict=True)
 
 
@@ -104,43 +103,43 @@ CHANGES += ["control", "control_change", "loop_pairs", "loop", "loop_low", "loop
 def changes(
     table: pd.DataFrame, last: int | None = None, controls: Mapping[str, str] = MappingProxyType({})
 ) -> pd.DataFrame:
-    """What each metric has changed by since generation 0 of the same chain, up to generation `last`, or to the last one that
-    every chain of its arm has, and which part of that is the loop's.
+    """Table of each metric's change since generation 0 of the same chain, and of the part that the loop causes.
 
     Columns arm, metric, generation, chains, change (mean), low, high (95 % t-interval over chains), control, control_change
     (its own mean change over the seeds that both have), loop_pairs, loop, loop_low, loop_high: the arm's change minus its
     control's, paired by seed.
 
     Args:
+        last: generation up to which to compare; None: the last one that every chain of the arm has.
         controls: the control arm of each arm that has one.
     """
-    found: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
+    courses: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
     lengths: dict[str, dict[int, int]] = {}
     for arm, seed, generation, metric, value in _lines(table):
-        found.setdefault((arm, metric), {}).setdefault(seed, {})[generation] = value
+        courses.setdefault((arm, metric), {}).setdefault(seed, {})[generation] = value
         lengths.setdefault(arm, {})[seed] = max(generation, lengths.get(arm, {}).get(seed, 0))
     keys: list[tuple[str, str, int]] = []
     gaps, own, loops = [], [], []
-    for (arm, metric), by_seed in found.items():
+    for (arm, metric), by_seed in courses.items():
         end = min(lengths[arm].values()) if last is None else last
-        known = _moved(by_seed, end)
-        if known and end:
-            theirs = _moved(found.get((controls.get(arm, ""), metric), {}), end)
+        moves = _moves(by_seed, end)
+        if moves and end:
+            of_control = _moves(courses.get((controls.get(arm, ""), metric), {}), end)
             keys.append((arm, metric, end))
-            gaps.append(list(known.values()))
-            own.append([theirs[seed] for seed in sorted(known.keys() & theirs.keys())])
-            loops.append(differences(known, theirs))
+            gaps.append(list(moves.values()))
+            own.append([of_control[seed] for seed in sorted(moves.keys() & of_control.keys())])
+            loops.append(differences(moves, of_control))
     rows = [
-        (*key, len(known), *interval, controls.get(key[0]), control[0], len(loop), *rest)
-        for key, known, interval, control, loop, rest in zip(
+        (*key, len(gap), *interval, controls.get(key[0]), control[0], len(loop), *rest)
+        for key, gap, interval, control, loop, rest in zip(
             keys, gaps, mean_intervals(gaps), mean_intervals(own), loops, mean_intervals(loops), strict=True
         )
     ]
     return pd.DataFrame(rows, columns=CHANGES)
 
 
-def _moved(by_seed: dict[int, dict[int, float]], end: int) -> dict[int, float]:
-    """The change of each seed from generation 0 to `end`, where it has both."""
+def _moves(by_seed: dict[int, dict[int, float]], end: int) -> dict[int, float]:
+    """Change from generation 0 to `end` of each seed that has both."""
     return {seed: course[end] - course[0] for seed, course in by_seed.items() if 0 in course and end in course}
 
 
@@ -148,7 +147,7 @@ SHOWN = ["arm", "seed", "generation", "source", "set", "shown", "loss"]
 
 
 def ledger(chains: list[ChainFiles]) -> pd.DataFrame:
-    """Tokens of each training set by source: in the set, shown to the optimiser, in its loss."""
+    """Table of the tokens of each training set by source: in the set, shown to the optimiser, in its loss."""
     rows = [
         (chain.arm, chain.seed, g, source, entry["set"], entry["shown"], entry["loss"])
         for chain in chains
@@ -162,8 +161,10 @@ SPREAD = ["arm", "seed", "generation", "from_nats", "samples"]
 
 
 def distribution(chains: list[ChainFiles]) -> pd.DataFrame:
-    """Samples by their mean loss under generation 0's model: how many from `from_nats` on, up to the next line (0.25 nats).
-    Real text has no generation. Empty where nothing was scored under it."""
+    """Histogram of the samples' mean losses under generation 0's model: samples per bin of 0.25 nats from `from_nats`.
+
+    Real text has no generation. Empty if nothing was scored.
+    """
     rows: list[tuple[str, int, int | None, float, int]] = []
     for chain in chains:
         courses = [*enumerate(chain.histograms), (None, chain.reference["histogram"])]
@@ -173,22 +174,22 @@ def distribution(chains: list[ChainFiles]) -> pd.DataFrame:
 
 
 def publish(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table as CSV and as Parquet, beside each other. Values keep every digit."""
+    """Write a table as CSV and as Parquet, with every digit."""
     write_bytes(path.with_suffix(".csv"), table.to_csv(index=False).encode())
     write_bytes(path.with_suffix(".parquet"), table.to_parquet(index=False))
 
 
 def last_of_all(chains: list[ChainFiles]) -> int:
-    """The last generation that every chain has."""
+    """Return the last generation that every chain has."""
     return min(len(chain.rows) for chain in chains) - 1
 
 
 def compared(summary: pd.DataFrame, baseline: str | None, last: int) -> tuple[str, list[str], list[list[str]]]:
-    """One row per headline metric and arm: chains, mean and half-width of the 95 % interval, and the same of the
+    """(title, columns, rows): a row per headline metric and arm with chains, mean ± half of the 95 % interval, and the
     differences to the baseline and to the arm's control.
 
     Args:
-        last: the generation at which they are compared.
+        last: the generation to compare at.
     """
     baseline = baseline if summary["arm"].nunique() > 1 else None
     at_last = summary[summary["generation"] == last].set_index(["metric", "arm"])
@@ -205,13 +206,11 @@ def compared(summary: pd.DataFrame, baseline: str | None, last: int) -> tuple[st
         for arm in dict.fromkeys(summary["arm"]):
             if (key, arm) not in at_last.index:
                 continue
-            found = at_last.loc[(key, arm)]
-            cells = [name, str(arm), str(int(found["chains"])), with_interval(found["mean"], found["low"])]
+            row = at_last.loc[(key, arm)]
+            cells = [name, str(arm), str(int(row["chains"])), with_interval(row["mean"], row["low"])]
             if baseline is not None:
-                pairs = bool(found["pairs"])
-                cells.append(with_interval(found["difference"], found["difference_low"]) if pairs else "–")
+                cells.append(with_interval(row["difference"], row["difference_low"]) if row["pairs"] else "–")
             if named:
-                pairs = bool(found["control_pairs"])
-                cells.append(with_interval(found["effect"], found["effect_low"]) if pairs else "–")
+                cells.append(with_interval(row["effect"], row["effect_low"]) if row["control_pairs"] else "–")
             rows.append(cells)
     return f"generation {last}: mean over chains ± half of the 95 % interval", columns, rows

@@ -1,4 +1,4 @@
-"""What happened, in sentences with the numbers in them. The numbers are those of summary.csv and changes.csv."""
+"""Sentences of the report, with numbers from summary.csv and changes.csv."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collapselab.metrics import HEADLINE
 from collapselab.metrics.intervals import with_interval
 from collapselab.report.controls import Control
 from collapselab.report.effects import against, effects, per_cent, signed, uncontrolled
-from collapselab.report.files import ChainFiles, Opened
+from collapselab.report.files import ChainFiles, RunFiles
 from collapselab.report.overlay import TITLES, by_arm
 from collapselab.report.protocols import Group
 from collapselab.report.series import ANY_TAIL, COMPANIONS, TAIL_HEADLINES, real_level
 from collapselab.report.tables import last_of_all
 
 OF_WORDS, OF_TOKENS, _ = TAIL_HEADLINES
-# In the order of the sentences; the first that all arms have is the one that the arms are ranked by.
+# In the order of the sentences; arms are ranked by the first metric that all of them have.
 SAID = {
     "truth/slot/diversity": "the diversity of what is written in the slot (1 is the truth's)",
     OF_WORDS: "the coverage of rare words in context (1 is unseen real text)",
@@ -39,17 +39,16 @@ SHORT = {
     "diversity/words/distinct_2": "distinct-2",
 }
 BESIDE = {OF_WORDS: COMPANIONS["words"], OF_TOKENS: COMPANIONS["tokens"]}
-HAS_REAL = ("diversity/words/distinct_2",)  # whose value for real text is no matter of definition
+HAS_REAL = ("diversity/words/distinct_2",)  # real text's value is measured, not 1 by definition
 LAWS = ("truth/slot/diversity", "tails/words/coverage_1", "tails/bigrams/coverage_1", "real/next_token_entropy")
-OF_COUNTS = "tails/bigrams/coverage_1"  # whose law is an equality for a table of counts alone
-ASKED = {"real_share", *HEADLINE.values(), *SAID, *LAWS}.union(*BESIDE.values())  # of a hundred metrics
+OF_COUNTS = "tails/bigrams/coverage_1"  # its law is an equality only for a table of counts
+ASKED = {"real_share", *HEADLINE.values(), *SAID, *LAWS}.union(*BESIDE.values())  # of about a hundred metrics
 LONGEST_NOTE = 300  # characters; this lab's own are shorter
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 
 class Numbers:
-    """Look-ups in the tables of one protocol: `change` up to the last generation of each arm, `common` up to the one that
-    every chain has."""
+    """Look-up of the tables of one protocol: `change` up to each arm's last generation, `common` up to that of all chains."""
 
     def __init__(
         self, summary: pd.DataFrame, changes: pd.DataFrame, laws: pd.DataFrame, common: pd.DataFrame | None = None
@@ -69,7 +68,7 @@ class Numbers:
 
 
 def typeset(text: str) -> str:
-    """Numbers as books print them: a minus as wide as the plus, and what belongs together on one line."""
+    """Set numbers as in print: a true minus sign, and no line break inside `a ± b` or before `%`."""
     text = re.sub(r"(?<![\w.)\]+-])-(?=\.?\d)", MINUS, text)
     return text.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}").replace(" %", f"{NO_BREAK}%")
 
@@ -79,16 +78,18 @@ def seeds(count: int) -> str:
 
 
 def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
-    """The first sentences of a report: by how much the first metric changed up to the last generation that every chain has,
-    in the arms that changed most and least, and how much of that their control does not have."""
+    """Open a report: the change of the first metric up to the last generation that every chain has, in the arms that changed
+    most and least, and the part of it that their control does not share."""
     every_arm = by_arm(chains)
     arms = {arm: members for arm, members in every_arm.items() if not members[0].is_control} or every_arm
-    known = [key for key in SAID if all((arm, key) in numbers.common for arm in arms)]
-    told_of = [key for key in known if not all(_is_none(numbers.common[arm, key], numbers) for arm in arms)]
-    key = next(iter([*told_of, *known]), None)
+    keys = [key for key in SAID if all((arm, key) in numbers.common for arm in arms)]
+    worth = [key for key in keys if not all(_is_none(numbers.common[arm, key], numbers) for arm in arms)]
+    key = next(iter([*worth, *keys]), None)
     if key is None:
         every = len(arms) > 1 and any(len(chain.rows) > 1 for chain in chains)
-        return f"{'Not every' if every else 'No'} arm has two finished generations yet: there is no change to speak of."
+        return (
+            f"{'Not every' if every else 'No'} arm has two finished generations yet, so there is no change to report."
+        )
     if len(arms) == 1:
         (arm,) = arms
         row = numbers.common[arm, key]
@@ -101,19 +102,19 @@ def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
     if len(ways) == 1:
         (how,) = ways
         order = sorted(arms, key=lambda arm: abs(rows[arm].change), reverse=True)
-        told = f"{_capital(SAID[key])} {how} in every arm{over}"
+        sentence = f"{_capital(SAID[key])} {how} in every arm{over}"
         if how in STILL:
-            return f"{told}: {'; '.join(f'{arm}, {_ends(rows[arm], numbers)}' for arm in order[:2])}.{beside}"
+            return f"{sentence}: {'; '.join(f'{arm}, {_ends(rows[arm], numbers)}' for arm in order[:2])}.{beside}"
         most, least = (f"{arm}, {_ends(rows[arm], numbers)}" for arm in (order[0], order[-1]))
-        return f"{told}: most in {most}; least in {least}.{beside}"
-    said = _listed([f"{how} in {_some(names, len(arms))}" for how, names in ways.items()])
+        return f"{sentence}: most in {most}; least in {least}.{beside}"
+    counts = _listed([f"{how} in {_some(names, len(arms))}" for how, names in ways.items()])
     ends = []
     for how, names in ways.items():
         if how in MOVES:
             most = max(names, key=lambda arm: abs(rows[arm].change))
             verb = f"it {how.removesuffix(' (one seed)')}{' most' if len(names) > 1 else ''}"
             ends.append(f"{verb} in {most}, {_ends(rows[most], numbers)}")
-    return f"{_capital(SAID[key])} {said}{over}{': ' if ends else ''}{'; '.join(ends)}.{beside}"
+    return f"{_capital(SAID[key])} {counts}{over}{': ' if ends else ''}{'; '.join(ends)}.{beside}"
 
 
 def _some(names: list[str], of: int) -> str:
@@ -128,7 +129,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-# What a change may be called. Only a 95 % interval that leaves out zero tells one from none; with one seed there is none.
+# Verbs for a change. It is measurable only if its 95 % interval excludes zero; one seed has no interval.
 MOVES = ("rose", "fell", "went up (one seed)", "went down (one seed)")
 STILL = ("stayed where it was", "did not change measurably")
 
@@ -153,13 +154,13 @@ def _ends(row: Any, numbers: Numbers) -> str:
 
 
 def _course(row: Any, numbers: Numbers) -> str:
-    how, said = _how(row), SAID[row.metric]
+    how, name = _how(row), SAID[row.metric]
     if how == STILL[0]:
-        return f"{said} stayed at {numbers.value(row.arm, 0, row.metric)}"
+        return f"{name} stayed at {numbers.value(row.arm, 0, row.metric)}"
     if math.isnan(row.low):
         ends = _ends(row, numbers).removeprefix("from ")
-        return f"{said} went from {ends.replace(')', '; one seed: no interval)')}"
-    return f"{said} {how}{',' if ' ' in how else ''} {_ends(row, numbers)}"
+        return f"{name} went from {ends.replace(')', '; one seed: no interval)')}"
+    return f"{name} {how}{',' if ' ' in how else ''} {_ends(row, numbers)}"
 
 
 def _over(row: Any) -> str:
@@ -167,17 +168,17 @@ def _over(row: Any) -> str:
 
 
 def _is_none(row: Any, numbers: Numbers) -> bool:
-    """Whether a metric is 0 from the beginning to the end, which is nothing to tell."""
+    """Return True for a metric that is 0 from beginning to end and needs no sentence."""
     return bool(numbers.at[row.arm, 0, row.metric].mean == 0 and row.change == 0)
 
 
 def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str | None, last: int) -> list[str]:
-    """The sentences of one arm: its course, its control and real text beside it, theory, and the difference to the baseline.
+    """Sentences on one arm: its course beside its control and real text, theory, and the difference to the baseline.
 
     Args:
         last: the generation at which arms are compared.
     """
-    said: list[str] = []
+    sentences: list[str] = []
     tail = next((key for key in BESIDE if (arm, 0, key) in numbers.at), None)
     for key in SAID:
         if key in TAIL_HEADLINES and key != (tail or ANY_TAIL):
@@ -186,26 +187,26 @@ def of_arm(arm: str, members: list[ChainFiles], numbers: Numbers, baseline: str 
             row = numbers.change[arm, key]
             if _is_none(row, numbers):
                 continue
-            over = "" if said and row.generation == last else _over(row)
+            over = "" if sentences and row.generation == last else _over(row)
             beside = against(numbers.common[arm, key], numbers) if (arm, key) in numbers.common else ""
-            said.append(f"{_capital(_course(row, numbers))}{over}{_beside(members, key)}.{beside}")
+            sentences.append(f"{_capital(_course(row, numbers))}{over}{_beside(members, key)}.{beside}")
             if key == tail:
-                said += _companions(row, numbers)
+                sentences += _companions(row, numbers)
         elif (arm, 0, key) in numbers.at:
-            said.append(f"{_capital(SAID[key])} is {numbers.value(arm, 0, key)} at generation 0.")
+            sentences.append(f"{_capital(SAID[key])} is {numbers.value(arm, 0, key)} at generation 0.")
     law = _law(arm, min(len(chain.rows) for chain in members) - 1, numbers)
-    said += [law] if law else []
+    sentences += [law] if law else []
     if members[0].is_control:
         return [
             "All-real control: its models are trained on fresh real text in the place of samples, so no change here is collapse.",
-            *said,
+            *sentences,
         ]
     differences = _differences(arm, numbers, baseline, last)
-    return said + ([differences] if differences else [])
+    return sentences + ([differences] if differences else [])
 
 
 def _beside(members: list[ChainFiles], key: str) -> str:
-    """What real text has, where that is no matter of definition or its scatter is known."""
+    """Real text's value and scatter, if it is measured or its scatter is known."""
     real = real_level(members, key)
     if real is None or (key not in HAS_REAL and math.isnan(real.low)):
         return ""
@@ -217,18 +218,18 @@ def _beside(members: list[ChainFiles], key: str) -> str:
 
 
 def _companions(row: Any, numbers: Numbers) -> list[str]:
-    """What the coverage in context is read beside."""
+    """Describe the metrics to read beside the coverage in context."""
     parts = []
     for key, title in BESIDE[row.metric].items():
         ends = [numbers.at.get((row.arm, g, key)) for g in (0, row.generation)]
-        told = [with_interval(end.mean, end.low) for end in ends if end is not None]
-        if len(told) == len(ends):
-            parts.append(f"{title} from {' to '.join(told)}")
+        values = [with_interval(end.mean, end.low) for end in ends if end is not None]
+        if len(values) == len(ends):
+            parts.append(f"{title} from {' to '.join(values)}")
     return [f"Beside it: {'; '.join(parts)}. Triples and mass as a ratio to real text."] if parts else []
 
 
 def _law(arm: str, last: int, numbers: Numbers) -> str:
-    """What exact theory expected of the last generation."""
+    """Compare the last generation with its law; empty if no metric has one."""
     for key in LAWS:
         row = numbers.laws.get((arm, last, key))
         if row is None:
@@ -238,9 +239,9 @@ def _law(arm: str, last: int, numbers: Numbers) -> str:
         gap = f"{row.difference:+.4f}"
         verdicts = {True: "; theory holds within max(3 standard errors, .02)", False: "; theory does NOT hold here"}
         gaps = "; this prediction assumes exact memorisation; networks generalise, so expect a gap"
-        told = verdicts.get(row.holds, gaps)
+        ending = verdicts.get(row.holds, gaps)
         who = " in a table of counts, which is no network" if key == OF_COUNTS and row.holds is not None else ""
-        return f"Exact theory expected {law} for {TITLES[key]}, measured {measured}{who}: {gap}{error}{told}."
+        return f"Exact theory expected {law} for {TITLES[key]}, measured {measured}{who}: {gap}{error}{ending}."
     return ""
 
 
@@ -249,56 +250,57 @@ def _differences(arm: str, numbers: Numbers, baseline: str | None, last: int) ->
         return ""
     tail = next((key for key in TAIL_HEADLINES if (arm, last, key) in numbers.at), None)
     shown = [key for key in SHORT if key not in TAIL_HEADLINES or key == tail]
-    found = {key: row for key in shown if (row := numbers.at.get((arm, last, key))) is not None and row.pairs}
-    if not found:
+    rows = {key: row for key in shown if (row := numbers.at.get((arm, last, key))) is not None and row.pairs}
+    if not rows:
         return ""
-    pairs = min(row.pairs for row in found.values())
-    said = ", ".join(f"{SHORT[k]} {signed(row.difference, row.difference_low)}" for k, row in found.items())
+    pairs = min(row.pairs for row in rows.values())
+    differences = ", ".join(f"{SHORT[k]} {signed(row.difference, row.difference_low)}" for k, row in rows.items())
     how = f"{pairs} pairs by seed" if pairs > 1 else "one pair: no interval"
-    return f"Against {baseline} at generation {last} ({how}): {said}."
+    return f"Against {baseline} at generation {last} ({how}): {differences}."
 
 
-def notes(found: Opened, groups: list[Group], paired: dict[str, dict[str, Control]]) -> list[str]:
-    """What a reader must know before a claim: arms without a control, seeds that lack, chains that have not finished, what a
-    model may have seen.
+def notes(run_files: RunFiles, groups: list[Group], paired: dict[str, dict[str, Control]]) -> list[str]:
+    """Caveats that a reader must know: arms without a control, single seeds, unfinished chains, text a model may have seen.
 
     Args:
         paired: the control of each arm that has one, by the label of each group.
     """
-    said = uncontrolled(groups, paired)
-    alone = [arm for arm, members in by_arm(found.chains).items() if len(members) == 1]
+    sentences = uncontrolled(groups, paired)
+    alone = [arm for arm, members in by_arm(run_files.chains).items() if len(members) == 1]
     if alone:
-        said.append(f"One seed only ({', '.join(alone)}): no interval can be given; run more seeds before a claim.")
-    short = [f"{c.name} (generation {len(c.rows) - 1} of {c.planned})" for c in found.chains if _unfinished(c)]
+        sentences.append(
+            f"One seed only ({', '.join(alone)}): no interval can be given; run more seeds before a claim."
+        )
+    short = [f"{c.name} (generation {len(c.rows) - 1} of {c.planned})" for c in run_files.chains if _unfinished(c)]
     if short:
-        said.append(f"Not finished: {', '.join(short)}. The same command goes on with them.")
-    if found.waiting:
-        said.append(f"Without a finished generation: {', '.join(found.waiting)}.")
+        sentences.append(f"Not finished: {', '.join(short)}. The same command resumes them.")
+    if run_files.waiting:
+        sentences.append(f"Without a finished generation: {', '.join(run_files.waiting)}.")
     for group in groups:
         if len({len(chain.rows) for chain in group.chains}) > 1:
             under = f" under protocol {group.label}" if len(groups) > 1 else ""
             last = last_of_all(group.chains)
-            said.append(f"Arms{under} are compared at generation {last}, the last one that every chain has.")
-    told: dict[str, list[str]] = {}
-    for chain in found.chains:
+            sentences.append(f"Arms{under} are compared at generation {last}, the last one that every chain has.")
+    by_note: dict[str, list[str]] = {}
+    for chain in run_files.chains:
         if chain.note:
-            told.setdefault(chain.note[:LONGEST_NOTE], []).append(chain.name)
-    for note, names in told.items():
-        said.append(f"{note}." if len(names) == len(found.chains) else f"{note} ({', '.join(names)}).")
-    return said
+            by_note.setdefault(chain.note[:LONGEST_NOTE], []).append(chain.name)
+    for note, names in by_note.items():
+        sentences.append(f"{note}." if len(names) == len(run_files.chains) else f"{note} ({', '.join(names)}).")
+    return sentences
 
 
 def _unfinished(chain: ChainFiles) -> bool:
     return chain.planned is not None and len(chain.rows) <= chain.planned
 
 
-def about(found: Opened) -> str:
-    """What the report is about, in one line."""
-    arms = by_arm(found.chains)
+def about(run_files: RunFiles) -> str:
+    """Subject of the report in one line."""
+    arms = by_arm(run_files.chains)
     counts = sorted(len(members) for members in arms.values())
     same = counts[0] == counts[-1]
     per_arm = f"with {seeds(counts[0])}" if same else f"with {counts[0]} to {counts[-1]} seeds"
-    last = max(len(chain.rows) for chain in found.chains) - 1
+    last = max(len(chain.rows) for chain in run_files.chains) - 1
     many = f"{len(arms)} arms {per_arm}{' each' if same else ''}" if len(arms) > 1 else f"one arm {per_arm}"
     spans = f"generations 0 to {last}" if last else "generation 0 alone"
     return f"{_capital(many)}; {spans}. Each generation is trained partly on text written by the previous one."

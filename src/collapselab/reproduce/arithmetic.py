@@ -1,9 +1,8 @@
-"""The arithmetic of a criterion: a small language of its own, because an entry of the gallery may come from a stranger.
+"""The arithmetic of criteria: a small language of its own, because an entry may be untrusted.
 
 An expression has numbers, `arm.quantity[2]`, `arm.quantity[1:-1]`, `real.quantity`, + - * / **, signs and the functions below;
-everything else is refused by name before anything is computed. The tree is walked here, so no method of a value can be
-called. Length and depth are bounded, and no operation makes a value longer than the courses that it is given, so time and
-memory are bounded too.
+everything else is refused by name before anything is computed, and no method of a value can be called. Length and depth are
+bounded and no result is longer than the courses, so time and memory are bounded too.
 """
 
 from __future__ import annotations
@@ -16,27 +15,24 @@ from typing import TypeVar
 
 import numpy as np
 
-LONGEST = 1000
-"""Characters of an expression."""
-DEEPEST = 40
-"""Operations inside each other."""
+LONGEST = 1000  # characters of an expression
+DEEPEST = 40  # nested operations
 T = TypeVar("T")
 
 
 def evaluate(
     text: str, arms: Mapping[str, Mapping[str, np.ndarray]], real: Mapping[str, np.ndarray], seeds: int
 ) -> np.ndarray:
-    """The value of an expression, float64 (seeds, generations); without seeds a shape alone, enough to check it.
+    """Evaluate an expression; return float64 (seeds, generations). With no seeds this only checks names and shapes.
 
     Args:
         arms: the courses of each arm by quantity, float64 (seeds, generations); must be indexed or sliced.
-        real: what real text scores, (seeds, 1); written `real.quantity`, without an index.
+        real: scores of real text, (seeds, 1); written `real.quantity`, without an index.
 
     Raises:
-        ValueError: what the language does not have, a name that was not measured, a generation that there is none of;
-            the message says which.
+        ValueError: for syntax outside the language, an unmeasured name or a missing generation; the message names it.
     """
-    tree = parsed(text)
+    tree = parse(text)
 
     def value(node: ast.expr) -> np.ndarray:
         match node:
@@ -47,22 +43,22 @@ def evaluate(
             case ast.BinOp(left=left, op=op, right=right):
                 return _each(BINARY[type(op)], value(left), value(right))
             case ast.Subscript(value=ast.Attribute(value=ast.Name(id=arm), attr=quantity), slice=at):
-                return _taken(_named(_named(arms, arm, "arm"), quantity, f"quantity of {arm}"), at)
+                return _select(_named(_named(arms, arm, "arm"), quantity, f"quantity of {arm}"), at)
             case ast.Attribute(value=ast.Name(id="real"), attr=quantity):
                 return _named(real, quantity, "quantity of real text")
             case ast.Call(func=ast.Name(id=name), args=args):
-                return FUNCTIONS[name][1](*[value(one) for one in args])
-        raise AssertionError(ast.dump(node))  # `parsed` lets nothing else through
+                return FUNCTIONS[name][1](*map(value, args))
+        raise AssertionError(ast.dump(node))  # `parse` refuses everything else
 
     return value(tree)
 
 
-def parsed(text: str) -> ast.expr:
-    """The syntax tree of an expression, of which every node is part of the language. Raises ValueError."""
+def parse(text: str) -> ast.expr:
+    """Return the syntax tree of an expression, checked node by node. Raises ValueError."""
     if len(text) > LONGEST:
         raise ValueError(f"it has {len(text):,} characters, at most {LONGEST:,} are read")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of the parser, about spellings such as 1if
+        with warnings.catch_warnings(action="ignore"):  # the parser warns of spellings such as 1if
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise ValueError("it is not an expression") from None
@@ -99,7 +95,7 @@ def _check(node: ast.AST, depth: int) -> None:
         case ast.Call(func=ast.Name(id=name)):
             raise ValueError(f"{name}(...): no such function; there are {', '.join(FUNCTIONS)}")
         case _:
-            raise ValueError(f"{type(node).__name__} is no part of a criterion's arithmetic")
+            raise ValueError(f"{type(node).__name__} is not part of a criterion's arithmetic")
     for one in inside:
         _check(one, depth - 1)
 
@@ -114,7 +110,7 @@ def _number(node: ast.Constant) -> float:
 
 
 def _whole(node: ast.expr | None) -> int | None:
-    """A whole number as it is written in an index; None where an end of a slice is left out."""
+    """Parse a whole number in an index; None for an omitted end of a slice."""
     match node:
         case None:
             return None
@@ -131,8 +127,8 @@ def _named(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def _taken(course: np.ndarray, at: ast.expr) -> np.ndarray:
-    """One generation or a slice of them."""
+def _select(course: np.ndarray, at: ast.expr) -> np.ndarray:
+    """Select one generation or a slice of them."""
     length = course.shape[1]
     if isinstance(at, ast.Slice):
         ends = slice(*(_whole(end) for end in (at.lower, at.upper, at.step)))
@@ -149,29 +145,29 @@ def _taken(course: np.ndarray, at: ast.expr) -> np.ndarray:
 
 
 def _each(function: Callable[..., np.ndarray], *values: np.ndarray) -> np.ndarray:
-    """A function of numbers, applied in every place; nan where it has no finite value."""
+    """Apply a function elementwise; results that are not finite become nan."""
     lengths = [value.shape[1] for value in values]
     if set(lengths) - {1, max(lengths)}:
         raise ValueError("slices of different lengths: " + " and ".join(map(str, lengths)))
     with np.errstate(all="ignore"):  # a division by 0, the logarithm of 0, 9 ** 9 ** 9
-        found = function(*values)
-    return np.where(np.isfinite(found), found, np.nan)
+        results = function(*values)
+    return np.where(np.isfinite(results), results, np.nan)
 
 
 def _reduced(function: Callable[[list[float]], float]) -> Callable[[np.ndarray], np.ndarray]:
-    """One number for each seed from its row; nan where a number of it is nan."""
+    """Turn a function of a row into one of courses: a number per seed, nan if its row has a nan."""
     return lambda x: np.array([np.nan if np.isnan(row).any() else function(row.tolist()) for row in x]).reshape(-1, 1)
 
 
 def _slope(row: list[float]) -> float:
-    """The least-squares slope per generation."""
+    """Least-squares slope per generation."""
     middle = (len(row) - 1) / 2
     squares = sum((g - middle) ** 2 for g in range(len(row)))
     return sum((g - middle) * x for g, x in enumerate(row)) / squares if squares else math.nan
 
 
 def _first(x: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """How many generations of a slice come before the first that reaches the level; all of them where none does."""
+    """Count the generations before the first that reaches the level; the length of the slice if none does."""
     if level.shape[1] != 1:
         raise ValueError("first(x, level): the level must be one number")
     reached = x >= level
@@ -180,7 +176,7 @@ def _first(x: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 
 def _over_seeds(power: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The sum over seeds divided by their number to that power, in the place of every seed."""
+    """Sum over seeds divided by their number to a power, repeated for every seed."""
     return lambda x: np.asarray(np.broadcast_to(x.sum(0) / max(1, len(x)) ** power, x.shape))
 
 
@@ -203,5 +199,5 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
     "pooled": (1, _over_seeds(1)),
     "stouffer": (1, _over_seeds(0.5)),
 }
-"""Arguments and meaning of each function. `pooled(x)` is the mean over seeds, for the distance of a mean from its law;
-`stouffer(z)` joins the z scores of independent seeds into one (Stouffer 1949). Both stand in the place of every seed."""
+"""(number of arguments, function). `pooled(x)` is the mean over seeds, for the distance of a mean from its law; `stouffer(z)`
+combines the z scores of independent seeds into one (Stouffer 1949). Both are repeated for every seed."""

@@ -1,10 +1,10 @@
-"""What a run has measured, as courses over generations by seed, and the value of a criterion's expression over them.
+"""Measured courses over generations by seed, and criteria evaluated over them.
 
     replace.nll[3] - replace.nll[0]        ARM.QUANTITY[generation], counted from 0, or from the end by -1, -2, ...
     slope(accumulate.nll[-3:])             over a slice of generations
-    guo.distinct_2[6] / real.distinct_2    what fresh real text scores at the same budget
+    guo.distinct_2[6] / real.distinct_2    over the score of fresh real text at the same budget
 
-An expression is evaluated for each seed by itself; arms of one seed are paired. `arithmetic` is the language.
+An expression is evaluated for each seed separately, so arms are paired by seed. `arithmetic` defines the language.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from collapselab.reproduce import arithmetic
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that an expression may name."""
+    """All courses that an expression may name."""
 
     arms: dict[str, dict[str, np.ndarray]]
-    """The course of each quantity in each arm, float64 (seeds, generations)."""
+    """Course of each quantity in each arm, float64 (seeds, generations)."""
     real: dict[str, np.ndarray]
-    """Fresh real text at the same budget, (seeds, 1) for each quantity that it has."""
+    """Scores of fresh real text at the same budget, (seeds, 1) by quantity."""
 
 
 def value_of(expression: str, measured: Measured, where: str) -> np.ndarray:
-    """The value of an expression for each seed, float64 (seeds,); nan where it has none.
+    """Evaluate an expression for each seed; return float64 (seeds,), nan where it is undefined.
 
-    Raises UserError for a name that was not measured, a generation that there is none of, or what is no arithmetic.
+    Raises UserError for syntax outside the language, an unmeasured name or a missing generation.
     """
     tables = (*measured.arms.values(), measured.real)
     seeds = max((len(course) for table in tables for course in table.values()), default=0)
     try:
-        found = arithmetic.evaluate(expression, measured.arms, measured.real, seeds)
+        values = arithmetic.evaluate(expression, measured.arms, measured.real, seeds)
     except ValueError as error:
         raise _wrong(expression, where, error) from None
-    if found.shape[1] != 1:
+    if values.shape[1] != 1:
         raise UserError(
             f"{where}: {short(expression)!r} is not one number for each seed; name one generation, or take mean(...) or "
             "largest(...)"
         )
-    return found[:, 0]
+    return values[:, 0]
 
 
 def check(expression: str, where: str) -> None:
-    """Raises UserError for an expression that is no arithmetic, whatever was measured."""
+    """Refuse an expression outside the language, whatever was measured."""
     try:
-        arithmetic.parsed(expression)
+        arithmetic.parse(expression)
     except ValueError as error:
         raise _wrong(expression, where, error) from None
 
@@ -61,5 +61,5 @@ def _wrong(expression: str, where: str, error: ValueError) -> UserError:
 
 
 def short(text: str, most: int = 70) -> str:
-    """A text cut in the middle where it is long."""
+    """Shorten a long text in the middle."""
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

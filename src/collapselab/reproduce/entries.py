@@ -1,7 +1,6 @@
-"""Entries of the gallery: a published result, what it must show here, and how it is run. One YAML file each.
+"""Entries: published results with their criteria and how to rerun them, one YAML file each.
 
-An entry is an experiment file (docs/experiments.md), or has a section `simulation` in the place of a model, and a section
-`paper` beside it.
+An entry is an experiment file (docs/experiments.md), or has a section `simulation` instead of a model, plus a section `paper`.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A figure as it was published."""
+    """A published figure."""
 
     what: str
     value: str
     source: str
-    """Where it stands, and how it was read: in the paper, in its authors' code, or where else it is quoted."""
+    """Where it was read: in the paper, in the authors' code, or where it is quoted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """One thing that a run must show. It holds where the mean over seeds lies within the bounds."""
+    """A criterion of reproduction: the mean over seeds must lie within the bounds."""
 
     says: str
     of: str
@@ -43,7 +42,7 @@ class Criterion:
     at_least: float | None = None
     at_most: float | None = None
     published: str = ""
-    """What the paper has for this very quantity, where it has it."""
+    """The paper's value of the same quantity, if it has one."""
 
     def holds(self, value: float) -> bool:
         low = -np.inf if self.at_least is None else self.at_least
@@ -60,7 +59,7 @@ class Criterion:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A published result and how it is rerun."""
+    """A published result and how to rerun it."""
 
     name: str
     path: Path
@@ -70,24 +69,24 @@ class Entry:
     open: str
     small: str
     differs: str
-    """Of a run that failed: what differs from the paper, as far as that is known."""
+    """For a failed run: known differences from the paper."""
     changed: list[str]
-    """What was changed of criteria, setting or seeds after something had been seen, and what came of each try."""
+    """Changes of criteria, settings or seeds after results had been seen, and the outcome of each try."""
     minutes: float | None
     """Cost on two CPU cores; None for an entry that needs a GPU."""
     gpu_hours: float | None
     """Cost on one GPU, an estimate; None for an entry that needs none."""
     published: list[Published]
     quantities: dict[str, str]
-    """Short names of keys of metrics.jsonl; of a simulation, whose quantities have names already, none."""
+    """Short names for keys of metrics.jsonl; empty for a simulation, whose quantities are named already."""
     plot: list[str]
     criteria: list[Criterion]
     power: list[Criterion]
-    """What must hold for the criteria to be able to tell anything: where one does not, the verdict is NO POWER."""
+    """Conditions without which the criteria cannot tell anything; if one fails, the verdict is NO POWER."""
     simulation: dict[str, Any] | None
     seeds: list[int]
     digest: str
-    """Of everything that decides the verdict: settings, quantities and criteria. Prose is not part of it."""
+    """Digest of everything that decides the verdict: settings, quantities and criteria, but no prose."""
 
     @property
     def needs_gpu(self) -> bool:
@@ -103,7 +102,7 @@ class Entry:
 
 
 def names(folder: Path) -> list[str]:
-    """The entries there are, in the order of their names. Raises UserError where the folder is none."""
+    """Return the sorted names of the entries in a folder. Raises UserError if there is no such folder."""
     if not folder.is_dir():
         raise UserError(
             f"--papers {folder}: no such folder; run it from the repository's root, or name the folder of entries"
@@ -112,10 +111,9 @@ def names(folder: Path) -> list[str]:
 
 
 def read(folder: Path, name: str) -> Entry:
-    """An entry by its name. Raises UserError, in one line, for what is missing, unknown or cannot be computed."""
-    known = names(folder)
-    if name not in known:
-        raise UserError(f"reproduce {name!r}: no such entry{nearest(name, known)}; `collapselab reproduce --list`")
+    """Read an entry. Raises UserError for keys that are missing or unknown and criteria that cannot be computed."""
+    if name not in (available := names(folder)):
+        raise UserError(f"reproduce {name!r}: no such entry{nearest(name, available)}; `collapselab reproduce --list`")
     path = folder / f"{name}.yaml"
     tree = load_yaml(path)
     where = f"{path}: paper"
@@ -130,10 +128,8 @@ def read(folder: Path, name: str) -> Entry:
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(f"{path}: seeds={short(repr(seeds))}: give one or more, as in [1, 2, 3]")
     quantities = paper.get("quantities", {})
-    criteria = [_made(Criterion, item, f"{where}.criteria") for item in _list(paper, "criteria", where)]
-    power = (
-        [_made(Criterion, item, f"{where}.power") for item in _list(paper, "power", where)] if "power" in paper else []
-    )
+    criteria = _parse_list(Criterion, paper, "criteria", where)
+    power = _parse_list(Criterion, paper, "power", where) if "power" in paper else []
     base = load_yaml(path.parent / str(tree["base"])) if "base" in tree else {}
     deciding: dict[str, Any] = {key: value for key, value in tree.items() if key != "paper"}
     if base:
@@ -141,19 +137,17 @@ def read(folder: Path, name: str) -> Entry:
     deciding |= {"quantities": quantities, "criteria": [_deciding(item) for item in paper["criteria"]]}
     if power:
         deciding["power"] = [_deciding(item) for item in paper["power"]]
-    made = Entry(
+    texts: dict[str, Any] = {key: _words(paper.get(key, "")) for key in ("protocol", "open", "small", "differs")}
+    entry = Entry(
         name=name,
         path=path,
         title=paper["title"],
         cite=paper["cite"],
-        protocol=_words(paper["protocol"]),
-        open=_words(paper["open"]),
-        small=_words(paper.get("small", "")),
-        differs=_words(paper.get("differs", "")),
+        **texts,
         changed=[_words(one) for one in paper.get("changed", [])],
         minutes=paper.get("minutes"),
         gpu_hours=paper.get("gpu_hours"),
-        published=[_made(Published, item, f"{where}.published") for item in _list(paper, "published", where)],
+        published=_parse_list(Published, paper, "published", where),
         quantities=quantities,
         plot=_list(paper, "plot", where),
         criteria=criteria,
@@ -162,15 +156,15 @@ def read(folder: Path, name: str) -> Entry:
         seeds=seeds,
         digest=digest(deciding),
     )
-    _check(made, base | tree)
-    return made
+    _check(entry, base | tree)
+    return entry
 
 
 def _check_paper(paper: dict[str, Any], where: str) -> None:
-    """Raises UserError for texts, costs and lists of another kind than an entry has."""
+    """Refuse texts, costs and lists of the wrong type."""
     for key in _TEXTS:
         if not isinstance(paper.get(key, "" if key in ("small", "differs") else None), str):
-            raise UserError(f"{where}.{key}: say it in a line or more")
+            raise UserError(f"{where}.{key}: must be text; write a line or more")
     costs = [paper.get("minutes"), paper.get("gpu_hours")]
     if (paper.get("needs") == "gpu") != (costs[1] is not None) or (costs[0] is None) == (costs[1] is None):
         raise UserError(f"{where}.minutes: give the minutes on two cores, or needs: gpu and gpu_hours")
@@ -198,27 +192,31 @@ def _words(text: str) -> str:
     return " ".join(text.split())
 
 
-def _section(found: Any, where: str, keys: set[str]) -> dict[str, Any]:
-    if not isinstance(found, dict):
+def _section(tree: Any, where: str, keys: set[str]) -> dict[str, Any]:
+    if not isinstance(tree, dict):
         raise UserError(f"{where}: must hold keys and values; see configs/papers/ for examples")
-    for key in found:
+    for key in tree:
         if key not in keys:
             raise UserError(f"{where}.{short(str(key))}: no such key{nearest(str(key), keys)}")
-    return found
+    return tree
 
 
 def _list(paper: dict[str, Any], key: str, where: str) -> list[Any]:
-    found = paper.get(key)
-    if not isinstance(found, list) or not found:
+    items = paper.get(key)
+    if not isinstance(items, list) or not items:
         raise UserError(f"{where}.{key}: give a list of one or more")
-    return found
+    return items
 
 
-def _made(kind: Any, item: Any, where: str) -> Any:
+def _parse_list(kind: Any, paper: dict[str, Any], key: str, where: str) -> list[Any]:
+    return [_parse(kind, item, f"{where}.{key}") for item in _list(paper, key, where)]
+
+
+def _parse(kind: Any, item: Any, where: str) -> Any:
     fields = dataclasses.fields(kind)
-    found = _section(item, where, {field.name for field in fields})
-    texts = {key: str(value) for key, value in found.items() if key not in ("at_least", "at_most")}
-    bounds = {key: found[key] for key in ("at_least", "at_most") if key in found}
+    tree = _section(item, where, {field.name for field in fields})
+    texts = {key: str(value) for key, value in tree.items() if key not in ("at_least", "at_most")}
+    bounds = {key: tree[key] for key in ("at_least", "at_most") if key in tree}
     for field in fields:
         if field.default is dataclasses.MISSING and not texts.get(field.name, "").strip():
             raise UserError(f"{where}: {short(str(item), 120)}: {field.name} is missing")
@@ -226,7 +224,7 @@ def _made(kind: Any, item: Any, where: str) -> Any:
         if not _is_number(value):
             raise UserError(f"{where}.{key}={short(repr(value))}: must be a number")
     if kind is Criterion and not bounds:
-        raise UserError(f"{where}: {short(found['says'])}: give at_least, at_most, or both")
+        raise UserError(f"{where}: {short(tree['says'])}: give at_least, at_most, or both")
     return kind(**texts, **bounds)
 
 
@@ -242,8 +240,10 @@ def _deciding(item: dict[str, Any]) -> list[Any]:
 
 
 def _check(entry: Entry, tree: dict[str, Any]) -> None:
-    """Every criterion can be computed from what the entry measures: tried on courses of no seed, which have a length alone.
-    What a simulation measures is known when it has run."""
+    """Refuse wrong arms, and criteria that cannot be computed from the entry's quantities (tried on courses without seeds).
+
+    A simulation's quantities are known only after it has run, so only the syntax of its criteria is checked.
+    """
     path = entry.path
     if entry.simulation is not None and not isinstance(entry.simulation, dict):
         raise UserError(f"{path}: simulation: must hold arms, as in arms: {{closed: {{process: gaussian}}}}")

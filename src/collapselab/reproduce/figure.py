@@ -1,4 +1,4 @@
-"""The picture of a gallery entry: a panel for each quantity, a line for each arm with its interval over seeds."""
+"""Figure of an entry: a panel per quantity, a line per arm with its interval over seeds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def draw(
     titles: dict[str, str],
     controls: Collection[str] = (),
 ) -> bytes:
-    """A PNG.
+    """Return the figure as a PNG.
 
     Args:
-        panels: for each quantity, each arm's values, float64 (seeds, generations); nan where there is none.
-        laws: the same for what exact theory expects, where a law stands beside a quantity.
-        real: what fresh real text scores, where that is known.
-        titles: of the panels; a quantity without one stands for itself.
-        controls: arms of real text alone, which are drawn in grey.
+        panels: values of each arm by quantity, float64 (seeds, generations); nan if missing.
+        laws: the same for the values expected by exact theory, for quantities with a law.
+        real: scores of fresh real text, if known.
+        titles: of the panels; by default the quantity's name.
+        controls: arms of real text alone, drawn in grey.
     """
     figure, axes = axes_of(len(panels))
     for axis, (quantity, arms) in zip(axes, panels.items(), strict=True):

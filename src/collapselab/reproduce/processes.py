@@ -1,9 +1,8 @@
-"""Published processes that need no network, by name: many chains at once, and the law beside what they show.
+"""Published processes without a network: many chains simulated at once, beside their law.
 
-An entry of the gallery names one in its section `simulation`. Each is a pure function of its parameters and a seed, and gives
-numbers by generation: what was measured (a mean over chains), `law_...` (exact), `bound_...` (as published) and `z_...`
-(measured less law, in standard errors). A new process is a function from `Parameters` and a seed to such arrays, and a line in
-`PROCESSES`.
+An entry names one in its section `simulation`. Each is a pure function of its parameters and a seed and returns numbers by
+generation: measured (a mean over chains), `law_...` (exact), `bound_...` (as published) and `z_...` (measured minus law, in
+standard errors). A new process is such a function and a line in `PROCESSES`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from collapselab.config.keys import nearest
 from collapselab.config.values import check
 from collapselab.theory import discrete, gaussian, regression, tails
 from collapselab.theory import simulate as by_chance
-from collapselab.theory.parameters import Parameters as LawParameters
+from collapselab.theory.parameters import LawParameters
 from collapselab.theory.survivors import binomial, kept
 
 Quantities = dict[str, np.ndarray]
@@ -31,7 +30,7 @@ Quantities = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What processes may depend on; each takes some of these."""
+    """Parameters of the processes; each process takes some of them."""
 
     generations: int = 50
     """Last generation; generation g is fit number g + 1 (of `forgetting`: round g, and 0 is the original corpus)."""
@@ -74,10 +73,10 @@ class Parameters:
 
 
 def simulate(process: dict[str, Any], seed: int) -> Quantities:
-    """Runs a process.
+    """Run a process.
 
     Args:
-        process: `process`: its name; and its parameters, as in {process: gaussian, documents: 100, generations: 50}.
+        process: its name as `process`, and its parameters, as in {process: gaussian, documents: 100, generations: 50}.
         seed: 0 or more; the same seed gives the same numbers.
 
     Returns:
@@ -88,8 +87,8 @@ def simulate(process: dict[str, Any], seed: int) -> Quantities:
     """
     name = process.get("process")
     if name not in PROCESSES:
-        said = "process: name one" if name is None else f"process={name!r}: no such process"
-        raise UserError(f"{said}{nearest(str(name), PROCESSES)}; there are: {', '.join(PROCESSES)}")
+        problem = "process: name one" if name is None else f"process={name!r}: no such process"
+        raise UserError(f"{problem}{nearest(str(name), PROCESSES)}; there are: {', '.join(PROCESSES)}")
     uses, run = PROCESSES[name]
     given = {key: value for key, value in process.items() if key != "process"}
     for key, value in given.items():
@@ -102,7 +101,7 @@ def simulate(process: dict[str, Any], seed: int) -> Quantities:
 
 
 def _typed(key: str, value: Any) -> Any:
-    """The value as its parameter's type. Raises UserError."""
+    """Return the value in its parameter's type. Raises UserError."""
     kind = get_type_hints(Parameters)[key]
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -110,29 +109,31 @@ def _typed(key: str, value: Any) -> Any:
         return float(value)
     if value in get_args(kind) and not isinstance(value, bool):
         return value
-    wanted = {int: "a whole number", float: "a number"}.get(kind) or f"one of {', '.join(get_args(kind))}"
-    raise UserError(f"{key}={value!r}: must be {wanted}")
+    expected = {int: "a whole number", float: "a number"}.get(kind) or f"one of {', '.join(get_args(kind))}"
+    raise UserError(f"{key}={value!r}: must be {expected}")
 
 
 def _beside(name: str, law: np.ndarray, chains: Tensor) -> Quantities:
-    """The mean over chains, float64 (generations, chains), its law, and their distance in standard errors."""
-    found = by_chance.moments(by_chance.sums(chains), chains.shape[1])
-    return {name: found[0], f"law_{name}": law, f"z_{name}": by_chance.z_scores(law, found)}
+    """Return the mean over `chains`, float64 (generations, chains), its law, and their distance in standard errors."""
+    moments = by_chance.moments(by_chance.sums(chains), chains.shape[1])
+    return {name: moments[0], f"law_{name}": law, f"z_{name}": by_chance.z_scores(law, moments)}
 
 
 def _share(name: str, law: np.ndarray, chains: Tensor) -> Quantities:
-    """The share of chains that are true, bool (generations, chains), its law, and their distance in standard errors: those of the
-    law, with one chain more or less as the least, for none of a rare kind has no spread."""
-    found = chains.double().mean(1).numpy()
+    """Return the share of true `chains`, bool (generations, chains), its law, and their distance in standard errors.
+
+    The errors are the law's, and at least one chain: a share of 0 has no spread of its own.
+    """
+    share = chains.double().mean(1).numpy()
     error = np.sqrt(law * (1 - law) / chains.shape[1] + chains.shape[1] ** -2.0)
-    return {name: found, f"law_{name}": law, f"z_{name}": (found - law) / error}
+    return {name: share, f"law_{name}": law, f"z_{name}": (share - law) / error}
 
 
 # --- the processes ----------------------------------------------------------------------------------------------------
 
 
 def gaussian_refit(p: Parameters, seed: int) -> Quantities:
-    """N(0, 1) refitted to its own samples by maximum likelihood (dividing by n).
+    """Refit N(0, 1) to its own samples by maximum likelihood (dividing by n).
 
     `variance` E sigma^2 and `drift` E mu^2 with their laws; `median_log_deviation`: of ln sigma. Without real samples also
     `deviation` E sigma: each fit multiplies sigma by sqrt(chi^2_{n-1} / n), so its law is (E of that)^t; and `exceeds`,
@@ -145,8 +146,8 @@ def gaussian_refit(p: Parameters, seed: int) -> Quantities:
 
 
 def gaussian_unbiased(p: Parameters, seed: int) -> Quantities:
-    """The same, dividing by n - 1, without real samples. E sigma^2 stays 1 and is carried by ever rarer chains, so that means
-    of logs and medians are measured in its place.
+    """Refit N(0, 1) to its own samples, dividing by n - 1, without real samples. E sigma^2 stays 1 but is carried by ever
+    fewer chains, so means of logs and medians are measured instead.
 
     `log_variance` E ln sigma^2, `median_log_deviation`, `drift` E mu^2 (law t/n, without bound), `deviation` and `exceeds` as
     above; `risk` E [mu^2 + (sigma - 1)^2], the squared Wasserstein distance to the truth, whose law t/n + 2 - 2 E sigma
@@ -174,7 +175,7 @@ def _deviations(p: Parameters, variance: Tensor, divisor: int) -> Quantities:
 
 
 def least_squares(p: Parameters, seed: int) -> Quantities:
-    """Least squares refitted to its own labels: `error` E ||w_k - w*||^2, and `bound_error`, which it never passes where labels
+    """Refit least squares to its own labels: `error` E ||w_k - w*||^2, and `bound_error`, which it never exceeds if labels
     accumulate: pi^2/6 times the first fit's error (Gerstgrasser et al. 2024)."""
     numbers = (p.documents, p.dimension, p.sigma)
     law = (regression.replace if p.regime == "replace" else regression.accumulate)(*numbers, p.generations + 1)
@@ -184,9 +185,9 @@ def least_squares(p: Parameters, seed: int) -> Quantities:
 
 
 def discrete_chain(p: Parameters, seed: int) -> Quantities:
-    """A finite alphabet, whose frequencies are fitted exactly to N draws and drawn from again: `r` = E H / H*, `survivors` the
-    mean number of letters left, `fixed` the share of chains that are one letter over and over, `first_wins` the share that is
-    the likeliest letter alone. All laws are exact: a letter's count alone is a Markov chain."""
+    """Fit the frequencies of a finite alphabet exactly to N draws and draw again: `r` = E H / H*, `survivors` the mean number
+    of letters left, `fixed` the share of chains with a single letter, `first_wins` the share with the likeliest letter alone.
+    All laws are exact: a letter's count is a Markov chain."""
     truth = np.arange(1, p.categories + 1.0) ** -p.zipf
     truth /= truth.sum()
     letters = by_chance.Truth(truth, torch.Generator().manual_seed(seed))
@@ -221,8 +222,8 @@ def _counts(truth: np.ndarray, p: Parameters) -> tuple[np.ndarray, np.ndarray]:
 
 
 def forgetting(p: Parameters, seed: int) -> Quantities:
-    """A word with `count` occurrences in an original corpus of N tokens, each later corpus being N draws of the one before:
-    `survives`, the share of chains that still have it after k rounds; law 1 - q_k^count (`theory.tails`, Poisson); and
+    """Follow a word with `count` occurrences in a corpus of N tokens; each later corpus is N draws from the one before:
+    `survives`, the share of chains that have it after k rounds; law 1 - q_k^count (`theory.tails`, Poisson); and
     `bound_survives` = 1 - exp(-count / k), from below (Suresh et al. 2024). `forgotten` is 1 - survives."""
     draw = np.random.default_rng(seed)
     count, rows = np.full(p.chains, p.count), []

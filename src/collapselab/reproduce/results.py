@@ -1,6 +1,6 @@
-"""What is kept of a verdict: results/NAME/ with verdict.json, table.md, figure.png, metrics.csv and the settings.
+"""Files of a verdict: results/NAME/ with verdict.json, table.md, figure.png, metrics.csv and the settings.
 
-docs/papers.md is made from these files and the entries alone (scripts/papers_page.py).
+scripts/papers_page.py generates docs/papers.md from these files and the entries alone.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collapselab.config.values import flatten
 from collapselab.report import tables
 from collapselab.reproduce.courses import Measured
 from collapselab.reproduce.entries import Entry
-from collapselab.reproduce.verdicts import Judged, Verdict
+from collapselab.reproduce.verdicts import Assessment, Verdict
 from collapselab.runtime.console import inert
 from collapselab.store.folders import alone_in, read_json, write_bytes, write_json, write_text
 from collapselab.store.yaml_files import load_yaml
 
 SCHEMA = 1
-LAW = "law_"  # a quantity law_x is what theory expects of x
+LAW = "law_"  # law_x is the value of x expected by theory
 READ = (
     "Ours: mean over seeds ± half of the 95 % interval. Narrowly: a bound lies within that interval, and other seeds may turn "
     "it. Published: a line of the table of what was published, or computed by us from its lines."
@@ -33,18 +33,18 @@ KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "pr
 
 
 def place_of(out: Path, verdict: Verdict) -> Path:
-    """Where a verdict is kept: the entry's own folder, or one in it that is named by seeds other than its own."""
+    """Folder of a verdict: the entry's own, or a subfolder named by the seeds if these are not the entry's."""
     place = out / verdict.entry.name
     return place if verdict.seeds == verdict.entry.seeds else place / f"seeds={'-'.join(map(str, verdict.seeds))}"
 
 
 def write(verdict: Verdict, out: Path, command: str, workers: int | None) -> Path:
-    """Keeps a verdict; returns its folder. What was measured before is not replaced by a NOT RUN.
+    """Write a verdict and return its folder. A NOT RUN does not replace an earlier measurement.
 
-    Raises UserError where nothing can be written.
+    Raises UserError if the folder cannot be written.
     """
     place = place_of(out, verdict)
-    if verdict.word == "NOT RUN" and (found := read(place)) is not None and found["verdict"] != "NOT RUN":
+    if verdict.word == "NOT RUN" and (old := read(place)) is not None and old["verdict"] != "NOT RUN":
         return place
     kept = record(verdict, command, workers)
     try:
@@ -53,29 +53,29 @@ def write(verdict: Verdict, out: Path, command: str, workers: int | None) -> Pat
             if verdict.measured is not None:
                 table = tidy(verdict.measured, verdict.entry)
                 write_bytes(place / "metrics.csv", table.to_csv(index=False, float_format="%.6g").encode())
-                write_bytes(place / "figure.png", _picture(verdict.entry, verdict.measured))
+                write_bytes(place / "figure.png", _figure(verdict.entry, verdict.measured))
                 name = "experiment.yaml" if verdict.entry.simulation is None else "simulation.yaml"
                 write_text(place / name, verdict.settings)
             write_text(place / "table.md", page(verdict.entry, kept))
-            write_json(place / "verdict.json", kept)  # last: who reads it finds the rest
+            write_json(place / "verdict.json", kept)  # last: its readers rely on the other files
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from None
     return place
 
 
 def read(place: Path) -> dict[str, Any] | None:
-    """The verdict.json of a folder; None where there is none. Raises UserError where it is damaged."""
+    """Read the verdict.json of a folder; None if there is none. Raises UserError if it is damaged."""
     path = place / "verdict.json"
     if not path.is_file():
         return None
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    verdict = read_json(path)
+    if not isinstance(verdict, dict) or verdict.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a verdict of this version; run the entry again")
-    return found
+    return verdict
 
 
 def record(verdict: Verdict, command: str, workers: int | None) -> dict[str, Any]:
-    """verdict.json: numbers in six digits; nan as null."""
+    """Content of verdict.json: numbers with six digits, nan as null."""
     environment = {key: verdict.environment[key] for key in KEPT if verdict.environment.get(key) is not None}
     return {
         "schema": SCHEMA,
@@ -94,21 +94,11 @@ def record(verdict: Verdict, command: str, workers: int | None) -> dict[str, Any
     }
 
 
-def _judged(one: Judged) -> dict[str, Any]:
-    criterion = one.criterion
-    return {
-        "says": criterion.says,
-        "of": criterion.of,
-        "at_least": criterion.at_least,
-        "at_most": criterion.at_most,
-        "bound": criterion.bound,
-        "published": criterion.published,
-        "mean": _six(one.mean),
-        "low": _six(one.low),
-        "high": _six(one.high),
-        "by_seed": [_six(value) for value in one.values],
-        "holds": one.holds,
-    }
+def _judged(one: Assessment) -> dict[str, Any]:
+    keys = ("says", "of", "at_least", "at_most", "bound", "published")
+    numbers: dict[str, Any] = {key: _six(getattr(one, key)) for key in ("mean", "low", "high")}
+    numbers |= {"by_seed": [_six(value) for value in one.values], "holds": one.holds}
+    return {key: getattr(one.criterion, key) for key in keys} | numbers
 
 
 def _six(value: float) -> float | None:
@@ -116,13 +106,15 @@ def _six(value: float) -> float | None:
 
 
 def tidy(measured: Measured, entry: Entry) -> pd.DataFrame:
-    """Columns arm, quantity, chain (counted from 0 in the order of the seeds), generation (none for real text), value; of what
-    a criterion or the picture takes."""
-    taken = set(re.findall(r"\w+\.\w+", " ".join(one.of for one in (*entry.criteria, *entry.power))))
+    """Table of the quantities that criteria and figure use, one value per row.
+
+    Columns arm, quantity, chain (from 0, in the order of the seeds), generation (none for real text), value.
+    """
+    used = set(re.findall(r"\w+\.\w+", " ".join(one.of for one in (*entry.criteria, *entry.power))))
     rows: list[tuple[str, str, int, int | None, float]] = []
     for arm, quantities in measured.arms.items():
         for name, course in quantities.items():
-            if f"{arm}.{name}" not in taken and name.removeprefix(LAW) not in entry.plot and name not in entry.plot:
+            if f"{arm}.{name}" not in used and name.removeprefix(LAW) not in entry.plot and name not in entry.plot:
                 continue
             for (chain, g), value in np.ndenumerate(course):
                 rows.append((arm, name, chain, g, value))
@@ -132,25 +124,22 @@ def tidy(measured: Measured, entry: Entry) -> pd.DataFrame:
     return table.astype({"generation": "Int64"})
 
 
-def _picture(entry: Entry, measured: Measured) -> bytes:
+def _figure(entry: Entry, measured: Measured) -> bytes:
     from collapselab.reproduce.figure import draw
 
     def arrays(quantity: str) -> dict[str, np.ndarray]:
-        return {arm: found[quantity] for arm, found in measured.arms.items() if quantity in found}
+        return {arm: courses[quantity] for arm, courses in measured.arms.items() if quantity in courses}
 
     panels = {quantity: arrays(quantity) for quantity in entry.plot}
     real = {quantity: float(measured.real[quantity].mean()) for quantity in entry.plot if quantity in measured.real}
-    return draw(
-        {quantity: arms for quantity, arms in panels.items() if arms},
-        {quantity: arrays(f"{LAW}{quantity}") for quantity in entry.plot},
-        {quantity: value for quantity, value in real.items() if np.isfinite(value)},
-        entry.quantities,
-        controls_of(entry),
-    )
+    panels = {quantity: arms for quantity, arms in panels.items() if arms}
+    laws = {quantity: arrays(f"{LAW}{quantity}") for quantity in entry.plot}
+    real = {quantity: value for quantity, value in real.items() if np.isfinite(value)}
+    return draw(panels, laws, real, entry.quantities, controls_of(entry))
 
 
 def controls_of(entry: Entry) -> list[str]:
-    """The arms of an entry that are all-real controls."""
+    """Arms of an entry that are all-real controls."""
     arms = load_yaml(entry.path).get("arms") or {}
     return [arm for arm, changes in arms.items() if flatten(changes or {}).get("sampling.source") == "real"]
 
@@ -159,17 +148,16 @@ def controls_of(entry: Entry) -> list[str]:
 
 
 def page(entry: Entry, kept: dict[str, Any]) -> str:
-    """table.md: the verdict, its figures, and how they were made."""
+    """Content of table.md: the verdict, its numbers, and how they were computed."""
     verdict = f"Verdict: **{kept['verdict']}**" + (f": {inert(kept['reason'])}." if kept["reason"] else ".")
-    made = f"Made on {kept['date']}; again by `{inert(kept['command'])}`"
+    made = f"Made on {kept['date']}; rerun it with `{inert(kept['command'])}`"
     parts = [f"# {entry.title}", f"{entry.cite}. {verdict}"]
     if kept["criteria"]:
         seeds = f"{len(kept['seeds'])} seeds ({', '.join(map(str, kept['seeds']))})"
         workers = f", {kept['workers']} chains at a time" if kept["workers"] else ""
+        machine = ", ".join(f"{key} {value}" for key, value in kept["environment"].items())
         parts += [
-            f"{made}: {seeds}, {kept['seconds']:,.0f} s{workers}. Machine: "
-            + ", ".join(f"{key} {value}" for key, value in kept["environment"].items())
-            + ".",
+            f"{made}: {seeds}, {kept['seconds']:,.0f} s{workers}. Machine: {machine}.",
             *criteria_tables(kept),
             f"{READ} A criterion holds where the mean lies within its bounds.",
             "![What was measured](figure.png)",
@@ -181,12 +169,12 @@ def page(entry: Entry, kept: dict[str, Any]) -> str:
 
 
 def prose(entry: Entry) -> list[str]:
-    """What was published, what was left open, how the small form differs, and what became of it."""
+    """Paragraphs on the paper's setting, open choices, the small form, differences and changes."""
     parts = [f"**Their setting.** {entry.protocol}", f"**What it leaves open, and what we chose.** {entry.open}"]
     parts += [f"**The small form.** {entry.small}"] if entry.small else []
     parts += [f"**What differs.** {entry.differs}"] if entry.differs else []
     if entry.changed:
-        parts += ["**What was changed after something had been seen.**", "\n".join(f"- {one}" for one in entry.changed)]
+        parts += ["**Changes after results had been seen.**", "\n".join(f"- {one}" for one in entry.changed)]
     return parts
 
 
@@ -195,25 +183,21 @@ def published_table(entry: Entry) -> str:
 
 
 def criteria_tables(kept: dict[str, Any]) -> list[str]:
-    """The criteria as a table; where there are conditions of power, these as a second one."""
+    """Tables of the criteria and, if there are any, of the conditions of power."""
     heads = {"criteria": "what must show", "power": "what the criteria need to be able to tell"}
-    return [
-        markdown(
-            [head, "published", "ours", "bound", "holds"],
-            [[one["says"], one["published"] or "–", ours(one), one["bound"], holds(one)] for one in kept[key]],
-        )
-        for key, head in heads.items()
-        if kept.get(key)
-    ]
+    tables = []
+    for key in [key for key in heads if kept.get(key)]:
+        rows = [[one["says"], one["published"] or "–", ours(one), one["bound"], holds(one)] for one in kept[key]]
+        tables.append(markdown([heads[key], "published", "ours", "bound", "holds"], rows))
+    return tables
 
 
 def holds(one: dict[str, Any]) -> str:
-    """Whether the mean lies within its bounds, and where its interval does not lie on the same side, that: other seeds may
-    turn it."""
-    said = "yes" if one["holds"] else "**no**"
+    """`yes` or `no`; `narrowly` if the interval crosses a bound, so that other seeds may turn it."""
+    word = "yes" if one["holds"] else "**no**"
     low, high, ends = one["low"], one["high"], [one["at_least"], one["at_most"]]
     close = low is not None and low < high and any(end is not None and low < end < high for end in ends)
-    return f"{said}, narrowly" if close else said
+    return f"{word}, narrowly" if close else word
 
 
 def ours(one: dict[str, Any]) -> str:
@@ -226,5 +210,5 @@ def ours(one: dict[str, Any]) -> str:
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown, whatever the cells hold."""
+    """Format a Markdown table, with its cells escaped."""
     return tables.markdown(columns, [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows])

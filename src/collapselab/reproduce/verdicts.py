@@ -1,10 +1,9 @@
-"""Published results, rerun: an entry is run, compared with its criteria, and its verdict written beside what it rests on.
+"""Rerun of an entry, compared with its criteria. `results` writes the verdict with its table, figure and settings.
 
-missing?  ->  NOT RUN, with the reason
-measured = the entry's experiment, or its simulation
-verdict  = PASS where every criterion holds in the mean over seeds, else FAIL;
-           NO POWER where a condition does not hold without which the criteria could not tell
-results/NAME/ has table, plot, figures, settings, machine, date and command
+NOT RUN   something is missing here, or chains did not finish; with the reason
+NO POWER  a condition fails without which the criteria cannot tell anything
+PASS      every criterion holds in the mean over seeds
+FAIL      otherwise
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ Word = Literal["PASS", "FAIL", "NO POWER", "NOT RUN"]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A criterion with what was measured."""
+class Assessment:
+    """A criterion with its measured values."""
 
     criterion: Criterion
     values: list[float]
@@ -38,38 +37,38 @@ class Judged:
     mean: float
     low: float
     high: float
-    """Of the 95 % t-interval over seeds; nan for a single one."""
+    """Ends of the 95 % t-interval over seeds; nan for a single seed."""
     holds: bool
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run of an entry came to."""
+    """Verdict on a run of an entry."""
 
     entry: Entry
     word: Word
     seeds: list[int]
     reason: str = ""
-    """Why it was not run, or is no PASS whatever the criteria say."""
+    """Why it was not run, or failed regardless of the criteria."""
     unfinished: bool = False
-    """Whether it was begun and could not be finished, which is no matter of what is missing here."""
-    judged: list[Judged] = field(default_factory=list)
-    power: list[Judged] = field(default_factory=list)
-    """What had to hold for the criteria to be able to tell."""
+    """The run was started and did not finish, although nothing was missing."""
+    judged: list[Assessment] = field(default_factory=list)
+    power: list[Assessment] = field(default_factory=list)
+    """Conditions without which the criteria cannot tell anything."""
     measured: Measured | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    """That it took, in all calls that made something of it."""
+    """Duration of all calls that computed part of it."""
     settings: str = ""
-    """The resolved settings, YAML: what `collapselab experiment --config` reads, or the processes of a simulation."""
+    """Resolved settings as YAML: a file for `collapselab experiment --config`, or the processes of a simulation."""
 
 
 def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers: int | None) -> Verdict:
-    """Runs an entry, or goes on with what is there of it, and judges it.
+    """Run an entry, or resume it, and judge it.
 
     Args:
         asked: its experiment with these seeds; None for a simulation.
-        workers: chains run at once; None leaves it to `experiments.run`.
+        workers: chains to run at once; None leaves it to `experiments.run`.
     """
     if why := missing(entry, asked):
         return Verdict(entry, "NOT RUN", seeds, why)
@@ -82,39 +81,31 @@ def reproduce(entry: Entry, asked: Experiment | None, seeds: list[int], workers:
         from collapselab.store.chain_files import call_seconds
 
         ended = run(asked, workers)
-        if failed := [f"{c.arm} seed {c.seed}: {said}" for c, (how, said) in ended if how != "done"]:
-            anew = f" (to begin anew, remove {asked.root})" if any(how == "failed" for _, (how, _) in ended) else ""
-            said = f"{len(failed)} of {len(ended)} chains did not finish: {failed[0]}{anew}"
-            return Verdict(entry, "NOT RUN", seeds, said, unfinished=True)
+        if failed := [f"{c.arm} seed {c.seed}: {message}" for c, (how, message) in ended if how != "done"]:
+            hint = f" (to start over, remove {asked.root})" if any(how == "failed" for _, (how, _) in ended) else ""
+            reason = f"{len(failed)} of {len(ended)} chains did not finish: {failed[0]}{hint}"
+            return Verdict(entry, "NOT RUN", seeds, reason, unfinished=True)
         measured, environment = _read(entry, asked, seeds)
         settings = (asked.root / "experiment.yaml").read_text(encoding="utf-8")
         seconds = call_seconds(asked.root)
     judged, power = judge(entry, entry.criteria, measured), judge(entry, entry.power, measured)
     same = twins(measured, seeds)
-    return Verdict(
-        entry,
-        "FAIL" if same else word_of(judged, power),
-        seeds,
-        same,
-        judged=judged,
-        power=power,
-        measured=measured,
-        environment=environment,
-        seconds=seconds,
-        settings=settings,
-    )
+    word = "FAIL" if same else word_of(judged, power)
+    return Verdict(entry, word, seeds, same, False, judged, power, measured, environment, seconds, settings)
 
 
-def word_of(judged: list[Judged], power: list[Judged]) -> Word:
-    """The verdict that criteria and conditions of power come to."""
+def word_of(judged: list[Assessment], power: list[Assessment]) -> Word:
+    """Verdict that follows from criteria and conditions of power."""
     if not all(one.holds for one in power):
         return "NO POWER"
     return "PASS" if all(one.holds for one in judged) else "FAIL"
 
 
 def twins(measured: Measured, seeds: list[int]) -> str:
-    """Two seeds that measured the very same numbers, in words; empty where there are none. Chains that are not independent
-    have no interval, and a mean over them is one chain's."""
+    """Return a sentence naming two seeds with identical numbers; empty if all differ.
+
+    Chains that are not independent have no interval, and their mean is that of one chain.
+    """
     courses = [course for table in measured.arms.values() for course in table.values()]
     for one, other in itertools.combinations(range(len(seeds)), 2):
         if all(np.array_equal(values[one], values[other], equal_nan=True) for values in courses):
@@ -122,20 +113,20 @@ def twins(measured: Measured, seeds: list[int]) -> str:
     return ""
 
 
-def judge(entry: Entry, criteria: list[Criterion], measured: Measured) -> list[Judged]:
-    """Each criterion: its value by seed, their mean with its interval, and whether the mean is in bounds."""
-    found = []
+def judge(entry: Entry, criteria: list[Criterion], measured: Measured) -> list[Assessment]:
+    """Compute each criterion by seed, with the mean, its interval, and whether the mean is within bounds."""
+    assessments = []
     for criterion in criteria:
         values = value_of(criterion.of, measured, f"{entry.path}: {criterion.says}")
         mean, low, high = mean_interval(values)
-        found.append(Judged(criterion, values.tolist(), mean, low, high, criterion.holds(mean)))
-    return found
+        assessments.append(Assessment(criterion, values.tolist(), mean, low, high, criterion.holds(mean)))
+    return assessments
 
 
 def missing(entry: Entry, asked: Experiment | None) -> str:
-    """What an entry needs and is not here, in words: a GPU, a corpus, weights. Empty where nothing is missing.
+    """Return a sentence naming a missing GPU, corpus or weights; empty if nothing is missing.
 
-    Raises UserError for settings that no run could have.
+    Raises UserError for invalid settings.
     """
     if asked is None:
         return ""
@@ -177,7 +168,7 @@ def _simulated(entry: Entry, seeds: list[int]) -> tuple[Measured, dict[str, Any]
 
 
 def _read(entry: Entry, asked: Experiment, seeds: list[int]) -> tuple[Measured, dict[str, Any]]:
-    """The courses of the entry's quantities, from the chains' files."""
+    """Read the courses of the entry's quantities from the chains' files."""
     from collapselab.chain.opening import chain_path
     from collapselab.report.files import ChainFiles
 
@@ -196,14 +187,12 @@ def _read(entry: Entry, asked: Experiment, seeds: list[int]) -> tuple[Measured, 
 
 
 def _courses(entry: Entry, chains: list[ChainFiles], last: int) -> dict[str, np.ndarray]:
-    """Each quantity over generations 0 .. `last`; where a generation lacks it, nan. What no generation has is left out."""
+    """Courses over generations 0 .. `last`, nan where a generation lacks the quantity; without quantities that none has."""
     nan = float("nan")
-    found: dict[str, np.ndarray] = {}
+    courses: dict[str, np.ndarray] = {}
     for name, key in entry.quantities.items():
-        rows = [
-            [row["metrics"] | {"real_share": row["real_share"]} for row in chain.rows[: last + 1]] for chain in chains
-        ]
+        rows = [[row["metrics"] | {"real_share": row["real_share"]} for row in c.rows[: last + 1]] for c in chains]
         values = [[row.get(key, nan) for row in course] for course in rows]
         if np.isfinite(values).any():
-            found[name] = np.array(values)
-    return found
+            courses[name] = np.array(values)
+    return courses

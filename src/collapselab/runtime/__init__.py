@@ -1,1 +1,1 @@
-"""This process: devices and collectives, the terminal, signals, memory, errors of the system."""
+"""The process: devices and collectives, terminal, signals, memory, operating system errors."""

@@ -1,4 +1,4 @@
-"""What befalls a run from outside, in one line: a full disk, a folder that cannot be written, a process that is gone."""
+"""One-line errors for failures of the operating system and of peer processes."""
 
 from __future__ import annotations
 
@@ -19,63 +19,55 @@ if TYPE_CHECKING:
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OUTPUT = Path("standard output")
-KEPT = "what is published is whole, and the same command goes on from there"
+KEPT = "published stages are intact, and the same command resumes from them"
 
 
 @contextmanager
-def in_words(where: Path, processes: Processes) -> Iterator[None]:
-    """Turns the system's errors inside the block into UserErrors.
-
-    Args:
-        where: the folder that is written to.
-    """
+def one_line_errors(where: Path, processes: Processes) -> Iterator[None]:
+    """Convert errors of the system and of peer processes inside the block into UserErrors; `where`: folder of the run."""
     try:
         yield
     except OSError as error:
         raise UserError(of_disk(where, error)) from error
     except RuntimeError as error:
-        if "deterministic" in str(error):  # torch has only another way to compute it, or cuBLAS was told otherwise
+        if "deterministic" in str(error):  # no deterministic kernel, or cuBLAS is configured otherwise
             raise UserError(
                 f"deterministic=True: torch refuses an operation ({first_line(error)[:120]}); set it to false; {KEPT}"
             ) from error
         if processes.world == 1 or not _of_a_peer(error):
             raise
-        interrupts.check()  # a launcher ends all processes: then it was that
+        interrupts.check()  # a launcher ends all processes: report the signal instead
         raise UserError(f"another process of this run is gone ({first_line(error)[:120]}); {KEPT}") from error
 
 
 @contextmanager
 def as_os_errors() -> Iterator[None]:
-    """Raises what the system told a library written in Rust (safetensors, tokenizers) as the OSError that it was."""
+    """Re-raise OS errors hidden in the exceptions of Rust libraries (safetensors, tokenizers)."""
     try:
         yield
-    except Exception as error:  # tokenizers raises nothing more special
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None or isinstance(error, OSError):
+    except Exception as error:  # tokenizers raises no narrower class
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        if match is None or isinstance(error, OSError):
             raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def of_disk(where: Path, error: OSError) -> str:
-    """One line for an error of the file system.
-
-    Args:
-        where: what was written to; OUTPUT is no file of a run, and may be on any disk.
-    """
+    """Message for an error of the file system; `where`: the path written to, or OUTPUT, which may be on any disk."""
     if where == OUTPUT:
-        return f"{where}: {error.strerror or first_line(error)}; free some room there, or send it elsewhere; files are whole"
-    found = where
-    while not os.path.lexists(found):
-        found = found.parent
-    free = shutil.disk_usage(found).free
+        return f"{where}: {error.strerror or first_line(error)}; free space there, or redirect it; the run's files are intact"
+    existing = where
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     if error.errno in FULL:
         return f"{where}: the disk is full ({free / 1e6:,.0f} MB free); free some, or set retain=last; {KEPT}"
-    named = error.filename if isinstance(error.filename, (str, os.PathLike)) else where
-    return f"{os.fspath(named)}: {error.strerror or first_line(error)}; mend that; {KEPT}"
+    path = error.filename if isinstance(error.filename, (str, os.PathLike)) else where
+    return f"{os.fspath(path)}: {error.strerror or first_line(error)}; fix that; {KEPT}"
 
 
 def _of_a_peer(error: RuntimeError) -> bool:
-    """Whether a collective failed because another process no longer answers (gloo's errors have no class of their own)."""
+    """Return True if a collective failed because a peer is gone (gloo's errors have no class of their own)."""
     import torch
 
     text = str(error).lower()

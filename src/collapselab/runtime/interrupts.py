@@ -1,5 +1,5 @@
-"""What SIGINT and SIGTERM do. The first one ends a run: at once where nothing is lost by it, and inside `finishing` after
-the step at hand, which is kept in a checkpoint. A second one ends the process at once.
+"""SIGINT and SIGTERM: the first ends a run at once, or inside `finishing` after the current step, which is checkpointed; a
+second one ends the process at once.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-ONE_EVENT = 0.5  # seconds within which two signals are one: a key that was pressed twice by mistake
-LAUNCHED = 5.0  # the same under a launcher, which passes on what the terminal has sent to all already
+ONE_EVENT = 0.5  # seconds within which two signals count as one: a key pressed twice by mistake
+LAUNCHED = 5.0  # the same under a launcher, which forwards signals that the terminal has already sent to all
 LAUNCHERS = (
     ("WORLD_SIZE", "RANK"),
     ("PMI_SIZE", "PMI_RANK"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
 )
-"""What launchers say of the number of processes and of which one this is, in the order in which accelerate reads them."""
+"""Variables of launchers for the number of processes and the rank, in the order in which accelerate reads them."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to end and has kept what it had. `code` is the exit status, 128 + the signal's number."""
+    """A signal ended the run, which has saved its state. `code` is the exit status, 128 + the signal's number."""
 
     def __init__(self, number: int, where: str = ""):
         super().__init__(number, where)
@@ -41,30 +41,29 @@ class Stopped(KeyboardInterrupt):
 @dataclass
 class _State:
     asked: int = 0
-    """The number of the first signal; 0 while there was none."""
+    """Number of the first signal; 0 before it."""
     finishing: int = 0
     again: bool = False
-    """Whether Stopped was raised where Python drops exceptions, and is to be raised once more."""
+    """True if Stopped was raised where Python drops exceptions and must be raised once more."""
 
 
 _state = _State()
 
 
 def asked() -> int:
-    """The signal that asked this process to end; 0 while none has."""
+    """Return the number of the signal that asked this process to end; 0 if none has."""
     return _state.asked
 
 
 def check() -> None:
-    """Raises Stopped where this process has been asked to end."""
+    """Raise Stopped if a signal has asked this process to end."""
     if _state.asked:
         raise Stopped(_state.asked)
 
 
 @contextmanager
 def finishing() -> Iterator[None]:
-    """Inside the block a first signal is only noted: the block asks `asked` after each step, keeps what it has and raises
-    Stopped."""
+    """Only note a first signal inside the block, which calls `asked` after each step, saves its state and raises Stopped."""
     _state.finishing += 1
     try:
         yield
@@ -74,7 +73,7 @@ def finishing() -> Iterator[None]:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Takes SIGINT and SIGTERM over for the block; in a thread other than the main one the system's handlers stay."""
+    """Handle SIGINT and SIGTERM inside the block; only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -87,7 +86,7 @@ def handled() -> Iterator[None]:
     dropped = sys.unraisablehook
     sys.unraisablehook = lambda what: _once_more() if what.exc_type is Stopped else dropped(what)
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # whoever started the process wants it to go on
+        if handler is not signal.SIG_IGN:  # the parent process wants it ignored
             signal.signal(number, _on_signal)
     try:
         yield
@@ -96,13 +95,13 @@ def handled() -> Iterator[None]:
             signal.signal(number, handler)
         sys.unraisablehook = dropped
         signal.set_wakeup_fd(wakeup)
-        _state.asked, _state.again = 0, False  # what the process does next was not asked to end
+        _state.asked, _state.again = 0, False  # later work of the process was not asked to end
         theirs.close()  # ends the thread, which closes its own
 
 
 @contextmanager
 def over() -> Iterator[None]:
-    """Signals that come while the last line is said change nothing: the process ends as the first one asked."""
+    """Ignore further signals while the last line is printed: the process ends with the first one's status."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -124,7 +123,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _once_more() -> None:
-    """A signal may come while an object is being removed: what is raised there is dropped. It is sent once more."""
+    """Send the signal again: Python drops an exception that is raised while an object is being removed."""
     _state.again = True
     main, number = threading.main_thread().ident, _state.asked
     if main is not None:
@@ -132,8 +131,7 @@ def _once_more() -> None:
 
 
 def _watch(numbers: socket.socket) -> None:
-    """Ends the process at a second signal, also while the main thread is in a long computation that Python's own handlers
-    wait for."""
+    """End the process at a second signal, even if the main thread is in a long computation, which delays Python's handlers."""
     first, apart = 0.0, ONE_EVENT if os.environ.get("WORLD_SIZE", "1") in ("", "0", "1") else LAUNCHED
     with numbers:
         while number := numbers.recv(1):

@@ -1,7 +1,7 @@
-"""The same few prompts of held-out text, continued by every generation: what the report's explorer shows side by side.
+"""A few fixed prompts of held-out text, continued by every generation: the report's explorer shows them side by side.
 
-Prompts depend on the corpus alone and random numbers on the seed alone, so that two generations of a chain differ by their
-models and not by luck. No metric reads these; the text that is trained on and measured is written without them.
+Prompts depend only on the corpus and random numbers only on the seed, so that two generations of a chain differ by their models
+and not by luck. No metric reads these texts, and none is trained on.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from collapselab.sampling.side_by_side import side_by_side
 from collapselab.store.folders import write_json
 
 PROMPTS = 6
-TOTAL = 80  # tokens of prompt and continuation, at most
-PROMPT = 16  # tokens of a prompt, at most; a quarter of the whole where that is less
-NEAR_DOCUMENT, NEAR_WORD = 64, 16  # tokens that a prompt is moved on at most, to begin where a text or a word does
-FIRST = 1 << 31  # number of the first sequence: no text of a chain has as many, so none shares its random numbers
-SPACES = ("Ġ", "▁", " ")  # how vocabularies write the space that a token begins with
+TOTAL = 80  # tokens of prompt and continuation, maximum
+PROMPT = 16  # tokens of a prompt, maximum; at most a quarter of the whole
+NEAR_DOCUMENT, NEAR_WORD = 64, 16  # tokens by which a prompt may move to begin with a document or a word
+FIRST = 1 << 31  # number of the first sequence: beyond those of any text, so that no random numbers are shared
+SPACES = ("Ġ", "▁", " ")  # ways in which vocabularies write a leading space
 
 
 def prompt_places(corpus: Corpus, config: RunConfig) -> tuple[list[int], int]:
-    """(where each prompt begins in the held-out split, tokens of prompt and continuation): evenly spaced, and moved on to
-    the separator before a document, or to a word's first token, where one is near. Of a language whose documents are
-    drawn, whole documents."""
+    """Return (start of each prompt in the held-out split, tokens of prompt and continuation).
+
+    Prompts are evenly spaced, then moved forward to a separator before a document or to a word's first token, if one is near.
+    Planted languages give whole documents.
+    """
     tokens = corpus.split(config.evaluation.split)
     block = config.training.block
     starts = np.asarray(tokens.starts)
@@ -59,11 +61,9 @@ def _moved_on(ids: np.ndarray, starts: np.ndarray, place: int, last: int, tokeni
 def write_continuations(
     model: LanguageModel, corpus: Corpus, config: RunConfig, precision: str, processes: Processes, out: Path
 ) -> None:
-    """Writes continuations.json into `out`: the split, the prompts' places in it and their length in tokens, and the ids of
-    prompts and continuations, written by the plain sampler with the run's sampling settings. For process 0 alone.
+    """Write continuations.json: split, positions and length of the prompts, and the ids of prompts and continuations.
 
-    Args:
-        precision: fp32 or bf16, as the chain's text is written.
+    The plain sampler writes them with the run's sampling settings and `precision` (fp32 or bf16). For process 0 only.
     """
     places, total = prompt_places(corpus, config)
     head = max(1, min(PROMPT, total // 4))
@@ -71,9 +71,9 @@ def write_continuations(
     prompts = np.stack([ids[place : place + head] for place in places]).astype(np.int64)
     settings, device = config.sampling, processes.device
     model.net.to(device).eval()
-    cache_flaw(model, head, total - head, device, reorders=settings.beams > 1)  # once, and not in each process below
+    cache_flaw(model, head, total - head, device, reorders=settings.beams > 1)  # once, not in each process below
     write = plain_writer(model, settings, stream_key(config.seed, 0), head, total - head, precision, device)
-    # On a CPU one thread: the last bits depend on their number.
+    # One thread on a CPU: the last bits depend on the number of threads.
     ((_, written),) = side_by_side(lambda _: write(prompts, FIRST), [0], device)
     write_json(
         out / "continuations.json",

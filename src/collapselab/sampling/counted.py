@@ -1,7 +1,7 @@
-"""Pure ancestral samples of a bigram model: a step is one search in the running sum of its counts.
+"""Ancestral samples of a bigram model: a step is one search in the running sum of its counts.
 
-The random numbers and the rule (the token whose slice of [0, 1) holds u) are those of `draw.py`; sums are integers, so
-nothing is rounded, and the text does not depend on how many sequences are written side by side.
+Random numbers and rule (the token whose slice of [0, 1) holds u) are those of `draw.py`. Sums are integers, so nothing is
+rounded and the text does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collapselab.models.bigram import BigramForCausalLM, arrays
 
 
 class Slices:
-    """The running sums of a bigram model's counts; token a's slice begins at `low[a]` and is `total[a]` wide."""
+    """Running sums of a bigram model's counts; token a's slice begins at `low[a]` and is `total[a]` wide."""
 
     def __init__(self, net: BigramForCausalLM):
         starts, tokens, counts, unigrams = arrays(net)
-        # The last row is the one for tokens that nothing ever followed.
+        # The last row is for tokens without successors.
         self.token = np.concatenate([tokens, np.arange(len(unigrams))])
         self.reach = np.concatenate([counts, unigrams]).cumsum()
         ends = np.concatenate([[0], self.reach])
@@ -25,7 +25,7 @@ class Slices:
         self.total = np.where(alone, ends[-1] - ends[len(counts)], ends[starts[1:]] - ends[starts[:-1]])
 
     def write(self, last_B: np.ndarray, uniforms_BN: np.ndarray) -> np.ndarray:
-        """Continues each sequence, of which only the last token matters, by N tokens.
+        """Continue each sequence, of which only the last token matters, by N tokens.
 
         Args:
             last_B: int64 (B,). uniforms_BN: float64 (B, N) in [0, 1).

@@ -1,6 +1,6 @@
-"""Truncation of a distribution, and the draw of one token from it with one counter-based random number.
+"""Truncation of a distribution, and the draw of a token from it with one counter-based random number.
 
-These are the definitions: the engine uses them as they are on a CPU, and its GPU kernels are tested against them.
+These are the definitions: the engine uses them on a CPU, and its GPU kernels are tested against them.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor
 from collapselab.config import SamplingConfig
 from collapselab.seeds import derive
 
-GROUP = 64  # columns that are summed before the running sum: see `draw`
+GROUP = 64  # columns that are summed before the running sum (`draw`)
 
 
 def philox(key: int, counters: np.ndarray) -> np.ndarray:
-    """Philox 4x32 with 10 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+    """Compute Philox 4x32 with 10 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
     Args:
         key: 64 bits.
         counters: uint32 (..., 4).
 
     Returns:
-        uint32 (..., 4): a function of key and counter alone.
+        uint32 (..., 4): a function of key and counter.
     """
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     c0, c1, c2, c3 = (counters[..., i].astype(np.uint64) for i in range(4))
@@ -36,14 +36,14 @@ def philox(key: int, counters: np.ndarray) -> np.ndarray:
 
 
 def stream_key(seed: int, generation: int) -> int:
-    """The Philox key of a generation's samples, 64 bits."""
+    """Return the Philox key of a generation's samples, 64 bits."""
     return derive(seed, generation, "sample")
 
 
 def uniforms(key: int, sequences: range, places: range) -> np.ndarray:
-    """The random number for each place of each sequence: float64 in [0, 1) with 53 random bits.
+    """Compute the random number of each position of each sequence: float64 (sequences, positions) in [0, 1), 53 random bits.
 
-    It depends on key, sequence and place alone, not on what is sampled beside it. Shape (sequences, places).
+    It depends only on key, sequence and position, not on the batch.
     """
     counters = np.zeros((len(sequences), len(places), 4), np.uint32)
     counters[..., 0] = np.asarray(places, np.uint32)
@@ -54,18 +54,19 @@ def uniforms(key: int, sequences: range, places: range) -> np.ndarray:
 
 
 def penalised(logits_BV: Tensor, seen_BT: Tensor, penalty: float) -> Tensor:
-    """Logits after the repetition penalty (Keskar et al. 2019, eq. 1, prompt included); float32 (B, V).
+    """Apply the repetition penalty (Keskar et al. 2019, eq. 1, prompt included) to float32 (B, V) logits.
 
     Args:
-        seen_BT: int64 (B, T), the tokens of each sequence so far; a token may stand there more than once.
+        seen_BT: int64 (B, T), the tokens of each sequence so far, with repetitions.
     """
     kept = logits_BV.gather(1, seen_BT)
     return logits_BV.scatter(1, seen_BT, torch.where(kept > 0, kept / penalty, kept * penalty))
 
 
 def threshold(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
-    """The smallest logit that stays after top-k, top-p and min-p, in that order, of logits already divided by the
-    temperature. float32 (B, 1). Tokens as likely as the last one that stays, stay too.
+    """Return the smallest logit kept by top-k, top-p and min-p, in that order, float32 (B, 1); ties are kept.
+
+    The logits are already divided by the temperature.
 
     Sources: top-p, Holtzman et al. 2020, eq. 3 (the smallest set that reaches p, the token that crosses it included);
     min-p, Nguyen et al. 2024.
@@ -79,7 +80,7 @@ def threshold(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
         weight_BV = (logits_BV - top_B1).exp().masked_fill(logits_BV < least_B1, 0)
         goal_B1 = config.top_p * weight_BV.sum(1, keepdim=True, dtype=torch.float64)
         count, reached_BK = min(vocab, 256), None
-        while True:  # the head of the ranking is nearly always enough: a full sort is the last resort
+        while True:  # the head of the ranking nearly always suffices; a full sort is the last resort
             ranked_BK = logits_BV.topk(count, dim=1).values
             mass_BK = (ranked_BK - top_B1).exp().masked_fill(ranked_BK < least_B1, 0).double().cumsum(1)
             reached_BK = mass_BK >= goal_B1
@@ -89,7 +90,7 @@ def threshold(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
         place_B1 = (~reached_BK).sum(1, keepdim=True).clamp_(max=count - 1)
         least_B1 = torch.maximum(least_B1, ranked_BK.gather(1, place_B1))
     if config.min_p > 0:
-        # Compared as a share of the largest probability, in float32, as the definition says.
+        # By definition a share of the largest probability; in float32.
         share_BV = (logits_BV - top_B1).exp()
         kept_BV = torch.where(share_BV >= config.min_p, logits_BV, torch.inf)
         least_B1 = torch.maximum(least_B1, kept_BV.amin(1, keepdim=True))
@@ -97,7 +98,7 @@ def threshold(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
 
 
 def truncated(logits_BV: Tensor, seen_BT: Tensor, config: SamplingConfig) -> Tensor:
-    """Logits after repetition penalty, temperature and the truncations, in that order; dropped ones are -inf.
+    """Apply repetition penalty, temperature and truncations, in that order; dropped logits are -inf.
 
     Args:
         logits_BV: (B, V) float.
@@ -114,11 +115,11 @@ def truncated(logits_BV: Tensor, seen_BT: Tensor, config: SamplingConfig) -> Ten
 
 
 def draw(logits_BV: Tensor, u_B: Tensor) -> Tensor:
-    """Inverse-CDF draw: the token whose slice of [0, 1) holds u. Returns int64 (B,).
+    """Draw by inverse CDF: the token whose slice of [0, 1) holds u. Returns int64 (B,).
 
-    Rare events get their due: u has 53 bits, running sums are float64, and what is summed in float32 first (GROUP
-    columns) only scales a whole group by 1 part in 10^6, never one token against its neighbour. An event of
-    probability 1e-9 comes as often as it should; `-log(rand)` in float32 would never draw one below 6e-8.
+    Rare events are exact: u has 53 bits and running sums are float64. Sums in float32 (GROUP columns) only scale a whole group
+    by 1 part in 10^6, never one token against its neighbour. An event of probability 1e-9 occurs as often as it should;
+    `-log(rand)` in float32 would never draw one below 6e-8.
     """
     rows, vocab = logits_BV.shape
     weight_BV = logits_BV.float().softmax(1)
@@ -133,7 +134,7 @@ def draw(logits_BV: Tensor, u_B: Tensor) -> Tensor:
 
 
 def _slice(mass_BN: Tensor, u_B1: Tensor) -> tuple[Tensor, Tensor]:
-    """Which slice holds u, and how far into that slice it lies, [0, 1]; a slice without mass is never chosen."""
+    """Return the slice that holds u and the position of u in it, [0, 1]; a slice without mass is never chosen."""
     reach_BN = mass_BN.cumsum(1)
     level_B1 = u_B1 * reach_BN[:, -1:]
     place_B1 = torch.searchsorted(reach_BN, level_B1, right=True)

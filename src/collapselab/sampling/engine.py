@@ -1,31 +1,28 @@
-"""The fast sampler: GPT-2 and Llama weights, a cache allocated once, one decode step for every place and generation.
+"""The fast sampler: GPT-2 and Llama weights, a cache allocated once, one decode step for all positions and generations.
 
-All sequences of a batch have equal length and move in lock step. So the cache is one block of memory that is never moved
-or grown, a step differs from the next only by a number (the place), and a GPU can replay one recorded step for all.
+All sequences of a batch have equal length and advance in lock step. So the cache is one block of memory that is never moved or
+grown, steps differ only in a number (the position), and a GPU can replay one recorded step for all of them.
 
-The tricks, with what each is for and what it bought. CPU figures: one core, tokens/s at 128 tokens (docs/log.md has the
-trials). GPU figures: the first prototype on one H200, GPT-2 124M in bf16, batch 1024. THIS FILE HAS NOT RUN ON A GPU.
+Optimisations and their gains. CPU figures: one core, tokens/s at 128 tokens (trials in docs/log.md). GPU figures: the first
+prototype on one H200, GPT-2 124M in bf16, batch 1024. THIS FILE HAS NOT RUN ON A GPU.
 
-1. A static cache. transformers copies its whole cache at every token; here a token costs one write. CPU: 80,000 for 2 layers
-   of 64 and 17,700 for 4 of 128, where `generate` has 20,300 and 11,500 with two cores.
-2. On a GPU the place lies in device memory, and a step is one CUDA graph, recorded once and replayed for every place of
-   every sequence of every generation: no launch costs, nothing to wait for inside a sequence. An earlier trial on that card,
-   eager torch with one graph per 64 places and attention over the whole cache: 196,869, where `generate` has 28,663 at
-   batch 256 and 39,809 at best (4,096).
+1. Static cache. transformers copies its whole cache at every token; here a token costs one write. CPU: 80,000 for 2 layers of
+   64 and 17,700 for 4 of 128; `generate`: 20,300 and 11,500 with two cores.
+2. On a GPU the position is in device memory, and a step is one CUDA graph, recorded once and replayed for every position of
+   every sequence of every generation: no launch costs, no waiting inside a sequence. An earlier trial there (eager torch, one
+   graph per 64 positions, attention over the whole cache): 196,869; `generate`: 28,663 at batch 256, at best 39,809 (4,096).
 3. Attention reads only the filled part and writes the new entry itself (kernels.py). GPU: 559,934, with the prototype's draw.
-4. Weights live in the engine, packed as the step wants them (q, k and v in one matrix, gate and up in one), and a new
-   generation is copied into the same memory: the graph stays valid. GPU: not measured; it saves recording and compiling.
-5. Sums of the residual stream are fused with the norm that follows (kernels.py): two launches and two passes fewer per
-   layer. GPU: not measured.
-6. Without truncation the draw reads all logits once (kernels.py); on a CPU it is one softmax, and sums over groups (draw.py):
-   231 us for 128 x 2,048, where exp(x - max) alone took 230. GPU: 275 us for 1,024 x 50,304 in the prototype; this one
-   not measured.
-7. The last product writes float32: logits of real GPT-2 weights lie near -100, where bf16 has steps of 0.5, and a
-   probability would be off by up to 28 %. It buys exactness; 4 bytes more per logit, by the memory ceiling 7 % of a step
-   at 128 tokens and 1 % at 1,024.
-8. On a CPU keys lie with their places last. CPU: 15,400 -> 17,900 for 4 layers of 128.
+4. The engine owns its weights, packed for the step (q, k and v in one matrix, gate and up in one), and copies a new generation
+   into the same memory, so the graph stays valid. GPU: not measured; it saves recording and compiling.
+5. Residual sums are fused with the following norm (kernels.py): two launches and two passes fewer per layer. GPU: not measured.
+6. Without truncation the draw reads all logits once (kernels.py); on a CPU it is one softmax and sums over groups (draw.py):
+   231 us for 128 x 2,048, of which exp(x - max) takes 230. GPU: 275 us for 1,024 x 50,304 in the prototype; not measured here.
+7. The last product is float32, for exactness: logits of real GPT-2 weights are near -100, where bf16 has steps of 0.5 and a
+   probability would be off by up to 28 %. Cost: 4 bytes per logit, by the memory ceiling 7 % of a step at 128 tokens and 1 %
+   at 1,024.
+8. On a CPU, keys are stored with positions last. CPU: 15,400 -> 17,900 for 4 layers of 128.
 9. On a CPU the step runs eagerly, without a compiler, several batches at a time in forked processes (side_by_side.py).
-   Two cores: 69,000 -> 105,000 or more for 2 layers of 64, 19,800 -> 28,000 for 4 of 128, against Python threads.
+   Two cores, against Python threads: 69,000 -> 105,000 or more for 2 layers of 64, 19,800 -> 28,000 for 4 of 128.
 """
 
 from __future__ import annotations
@@ -45,16 +42,16 @@ from collapselab.models.pretrained import TOLERANCE, distance, logits_of, probe
 from collapselab.sampling.draw import draw, penalised, truncated, uniforms
 from collapselab.sampling.weights import Weights, unsupported
 
-TRIED = 6  # tokens of the sequences that an engine is tried on
-PREFILL_TOKENS = 1 << 17  # prompt tokens that are read at once: what a prefill needs beside the cache
+TRIED = 6  # tokens of the sequences that an engine is tested on
+PREFILL_TOKENS = 1 << 17  # prompt tokens read at once, a bound on the memory of a prefill beside the cache
 
 _flaws: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()  # by network
 
 
 @torch.inference_mode()
 def engine_flaw(model: LanguageModel) -> str | None:
-    """Why the engine cannot run this network, or None: its configuration says so, or a step does not give the logits that
-    the network gives for the whole text. Computed once for a network."""
+    """Return why the engine cannot run this network, or None: an unsupported configuration, or a step whose logits differ from
+    the network's for the whole text. Computed once per network."""
     net = model.net
     if net not in _flaws:
         _flaws[net] = unsupported(net) or _tried(model)
@@ -78,52 +75,52 @@ def _tried(model: LanguageModel) -> str | None:
 
 
 class Engine:
-    """A batch of sequences in lock step over one set of weights.
+    """A batch of sequences that advance in lock step, with one set of weights.
 
     Args:
         rows: sequences of a batch.
-        kernels: run the Triton kernels (a GPU, or Triton's interpreter); without them the same step in plain torch.
+        kernels: use the Triton kernels (a GPU, or Triton's interpreter) instead of plain torch.
     """
 
     def __init__(self, weights: Weights, rows: int, config: SamplingConfig, *, kernels: bool):
-        form, device = weights.form, weights.device
-        self.weights, self.form, self.rows, self.config, self.kernels = weights, form, rows, config, kernels
-        head = (form.layers, rows, form.kv_heads)
-        entries = (weights.length - 1, form.head_dim)  # the last token of a sequence is written, never read
+        shape, device = weights.shape, weights.device
+        self.weights, self.shape, self.rows, self.config, self.kernels = weights, shape, rows, config, kernels
+        head = (shape.layers, rows, shape.kv_heads)
+        entries = (weights.length - 1, shape.head_dim)  # the last token of a sequence is written, never read
         self.values = torch.zeros(*head, *entries, device=device, dtype=weights.dtype)
-        # On a CPU keys lie with their places last: small products are faster that way round.
+        # On a CPU keys are stored with positions last: faster for small products.
         self.keys = torch.zeros(*head, *(entries if kernels else entries[::-1]), device=device, dtype=weights.dtype)
         self.tokens = torch.zeros(rows, weights.length, device=device, dtype=torch.int64)
-        self.place = torch.zeros(1, device=device, dtype=torch.int64)  # of the token that is read next
-        self.t = 0  # the same on the host; only the plain step reads it
+        self.place = torch.zeros(1, device=device, dtype=torch.int64)  # position of the token that is read next
+        self.t = 0  # the same on the host, for the plain step
         self.stream = torch.zeros(2, device=device, dtype=torch.int64)  # Philox key, number of the first sequence
-        self.head = 1  # tokens read first
+        self.head = 1  # tokens of the prompt
         self.u_NB: Tensor | None = None
         self.graph: Any = None
         self.logits = torch.empty(0)
         if kernels:
             from collapselab.sampling.kernels import Draw
 
-            self.drawer = Draw(rows, form.vocab, config, device)
+            self.drawer = Draw(rows, shape.vocab, config, device)
 
     @torch.inference_mode()
     def write(
         self, prompts_BP: np.ndarray, key: int, first: int, watch: Callable[[Tensor], None] | None = None
     ) -> Tensor:
-        """Continues each prompt to the full length.
+        """Continue each prompt to the full length.
 
         Args:
-            prompts_BP: int64 (rows, P), P >= 1: what the model reads first.
+            prompts_BP: int64 (rows, P), P >= 1.
             key: Philox key of the generation.
-            first: number of the first sequence; row i draws from the stream of sequence first + i.
-            watch: is shown the logits of each step, (rows, padded vocabulary); they are overwritten by the next.
+            first: number of the first sequence; row i uses the stream of sequence first + i.
+            watch: called with the logits of each step, (rows, padded vocabulary), which the next step overwrites.
 
         Returns:
-            int64 (rows, length - P) on the engine's device: overwritten by the next call.
+            int64 (rows, length - P) on the engine's device; the next call overwrites it.
         """
         head, length = prompts_BP.shape[1], self.weights.length
         prompts = torch.from_numpy(prompts_BP).to(self.weights.device)
-        self.tokens.copy_(prompts[:, :1].expand(-1, length))  # a place not yet written holds a token already seen
+        self.tokens.copy_(prompts[:, :1].expand(-1, length))  # unwritten positions hold a token already seen
         self.tokens[:, :head] = prompts
         self.place.fill_(head - 1)
         self.t, self.head = head - 1, head
@@ -146,7 +143,7 @@ class Engine:
         return self.tokens[:, head:]
 
     def capture(self) -> None:
-        """Records one step. The steps that warm it up write what the first replay overwrites."""
+        """Record one step as a CUDA graph. The first replay overwrites what the warm-up steps write."""
         before = self.place.clone(), self.tokens.clone()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -163,8 +160,8 @@ class Engine:
         self.tokens.copy_(before[1])
 
     def step(self) -> Tensor:
-        """Reads the token at `place` of every sequence and writes the next one. Returns the logits, (rows, padded)."""
-        w, form = self.weights.packed, self.form
+        """Read the token at `place` of every sequence and write the next one; return the logits, (rows, padded)."""
+        w, shape = self.weights.packed, self.shape
         read = self.tokens.index_select(1, self.place)[:, 0] if self.kernels else self.tokens[:, self.t]
         x = F.embedding(read, w.embed)
         if w.places is not None:
@@ -174,7 +171,7 @@ class Engine:
             a = self._attend(number, _linear(h, block.qkv, block.qkv_bias))
             h = self._add_norm(x, a @ block.out, block.out_bias, block.norm_2, block.norm_2_bias)
             h = _act(_linear(h, block.up, block.up_bias), gated=w.places is None) @ block.down
-            after = w.blocks[number + 1] if number + 1 < form.layers else None
+            after = w.blocks[number + 1] if number + 1 < shape.layers else None
             weight, bias = (after.norm_1, after.norm_1_bias) if after else (w.norm, w.norm_bias)
             h = self._add_norm(x, h, block.down_bias, weight, bias)
         logits = _product(h, w.head.t())
@@ -183,58 +180,58 @@ class Engine:
 
     def _norm(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if bias is None:
-            return F.rms_norm(x, (self.form.width,), weight, self.form.eps)
-        return F.layer_norm(x, (self.form.width,), weight, bias, self.form.eps)
+            return F.rms_norm(x, (self.shape.width,), weight, self.shape.eps)
+        return F.layer_norm(x, (self.shape.width,), weight, bias, self.shape.eps)
 
     def _add_norm(self, x: Tensor, y: Tensor, y_bias: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x += y + y_bias, in place; returns the norm of x."""
+        """Add y + y_bias to x in place; return the norm of x."""
         if self.kernels:
             from collapselab.sampling.kernels import add_norm
 
-            return add_norm(x, y, y_bias, weight, bias, self.form.eps)
+            return add_norm(x, y, y_bias, weight, bias, self.shape.eps)
         x.add_(y)
         if y_bias is not None:
             x.add_(y_bias)
         return self._norm(x, weight, bias)
 
     def _attend(self, layer: int, qkv: Tensor) -> Tensor:
-        """Attention of the new token over the filled part of the cache, which gets its entry. (rows, heads head_dim)"""
-        form, turns = self.form, self.weights.packed.turns
+        """Write the new token's cache entry; return its attention over the filled part, (rows, heads head_dim)."""
+        shape, turns = self.shape, self.weights.packed.turns
         if self.kernels:
             from collapselab.sampling.kernels import decode_attention
 
-            return decode_attention(qkv, self.keys[layer], self.values[layer], turns, self.place, form.heads)
-        heads = qkv.view(self.rows, form.heads + 2 * form.kv_heads, form.head_dim)
-        q, k, v = heads.split([form.heads, form.kv_heads, form.kv_heads], 1)
+            return decode_attention(qkv, self.keys[layer], self.values[layer], turns, self.place, shape.heads)
+        heads = qkv.view(self.rows, shape.heads + 2 * shape.kv_heads, shape.head_dim)
+        q, k, v = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], 1)
         if turns is not None:
-            q, k = _turned(heads[:, : -form.kv_heads], turns[self.t]).split([form.heads, form.kv_heads], 1)
+            q, k = _turned(heads[:, : -shape.kv_heads], turns[self.t]).split([shape.heads, shape.kv_heads], 1)
         self.keys[layer, ..., self.t] = k
         self.values[layer, :, :, self.t] = v
-        # R = rows kv_heads; G queries share a key-value head; T places are filled.
-        q_RGD = (q * form.head_dim**-0.5).reshape(self.rows * form.kv_heads, -1, form.head_dim)
+        # R = rows kv_heads; G queries share a key-value head; T positions are filled.
+        q_RGD = (q * shape.head_dim**-0.5).reshape(self.rows * shape.kv_heads, -1, shape.head_dim)
         keys_RDT = self.keys[layer].flatten(0, 1)[:, :, : self.t + 1]
         values_RTD = self.values[layer].flatten(0, 1)[:, : self.t + 1]
         return torch.bmm(torch.bmm(q_RGD, keys_RDT).softmax(-1), values_RTD).view(self.rows, -1)
 
     def _draw(self, logits: Tensor) -> None:
-        """Draws the next token and writes it; `place` moves on."""
+        """Draw and write the next token; advance `place`."""
         penalty = self.config.repetition_penalty
         if self.weights.unused is not None:
-            logits[:, : self.form.vocab].masked_fill_(self.weights.unused, -torch.inf)
+            logits[:, : self.shape.vocab].masked_fill_(self.weights.unused, -torch.inf)
         if self.kernels:
             seen = penalised(logits, self.tokens, penalty) if penalty != 1 else logits
             self.drawer(seen, self.tokens, self.place, self.stream)
             self.place += 1
             return
         assert self.u_NB is not None
-        logits[:, self.form.vocab :] = -torch.inf
+        logits[:, self.shape.vocab :] = -torch.inf
         kept = truncated(logits, self.tokens[:, : self.t + 1], self.config)
         self.tokens[:, self.t + 1] = draw(kept, self.u_NB[self.t + 1 - self.head])
         self.t += 1
 
     def prefill(self, prompts_BP: Tensor) -> None:
-        """Reads prompts in one pass and fills their cache entries; the last prompt token is left for the first step."""
-        w, form = self.weights.packed, self.form
+        """Fill the cache entries of prompts in one pass; the last prompt token is left for the first step."""
+        w, shape = self.weights.packed, self.shape
         count = prompts_BP.shape[1]
         each = max(1, PREFILL_TOKENS // count)
         for begin in range(0, self.rows, each):
@@ -244,8 +241,8 @@ class Engine:
                 x = x + w.places[:count]
             for number, block in enumerate(w.blocks):
                 h = self._norm(x, block.norm_1, block.norm_1_bias)
-                qkv = _linear(h.flatten(0, 1), block.qkv, block.qkv_bias).view(*h.shape[:2], -1, form.head_dim)
-                q, k, v = qkv.split([form.heads, form.kv_heads, form.kv_heads], 2)
+                qkv = _linear(h.flatten(0, 1), block.qkv, block.qkv_bias).view(*h.shape[:2], -1, shape.head_dim)
+                q, k, v = qkv.split([shape.heads, shape.kv_heads, shape.kv_heads], 2)
                 if w.turns is not None:
                     turns = w.turns[:count, None]
                     q, k = _turned(q, turns), _turned(k, turns)
@@ -255,12 +252,12 @@ class Engine:
                 else:
                     self.keys[number, rows, ..., :count] = k.transpose(-1, -2)
                 self.values[number, rows, :, :count] = v
-                if number + 1 == form.layers:
-                    break  # nothing reads what the last layer would make of a prompt's inside
-                a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=form.heads != form.kv_heads)
+                if number + 1 == shape.layers:
+                    break  # nothing reads the last layer's output for a prompt
+                a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shape.heads != shape.kv_heads)
                 a = a.transpose(1, 2).flatten(2).flatten(0, 1)
                 h = self._add_norm(
-                    x.view(-1, form.width), a @ block.out, block.out_bias, block.norm_2, block.norm_2_bias
+                    x.view(-1, shape.width), a @ block.out, block.out_bias, block.norm_2, block.norm_2_bias
                 )
                 h = _act(_linear(h, block.up, block.up_bias), gated=w.places is None) @ block.down
                 x = x + (h if block.down_bias is None else h + block.down_bias).view_as(x)
@@ -271,7 +268,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight in float32, whatever the inputs are."""
+    """Compute x @ weight with float32 output for any input dtype."""
     if x.dtype == torch.float32:
         return x @ weight
     if x.device.type == "cuda":
@@ -280,7 +277,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _act(x: Tensor, *, gated: bool) -> Tensor:
-    """SwiGLU of (gate, up) halves, or GPT-2's GELU."""
+    """Apply SwiGLU to (gate, up) halves, or GPT-2's GELU."""
     if not gated:
         return F.gelu(x, approximate="tanh")
     gate, up = x.chunk(2, -1)
@@ -288,7 +285,7 @@ def _act(x: Tensor, *, gated: bool) -> Tensor:
 
 
 def _turned(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotary places (Su et al. 2021) on the last axis, halves paired as in Llama; float32 inside, x's dtype out."""
+    """Apply rotary positions (Su et al. 2021) to the last axis, halves paired as in Llama; in float32, x's dtype out."""
     cos, sin = turns.chunk(2, -1)
     a, b = x.float().chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)

@@ -1,10 +1,10 @@
 """The GPU kernels of the decode step, in Triton: attention, the sum with its norm, the draw.
 
-Each is a plain statement of what engine.py does in torch on a CPU, and is tested against it: on a GPU where there is one,
-elsewhere by Triton's interpreter (TRITON_INTERPRET=1). None waits for the host, so all can be recorded in a CUDA graph.
+Each does what engine.py does in torch on a CPU and is tested against it, on a GPU or by Triton's interpreter
+(TRITON_INTERPRET=1). None waits for the host, so all can be recorded in a CUDA graph.
 
-Why not torch.compile: it would compile again for every length, and its code cannot be tested without a GPU. Sizes
-(BLOCK, warps) are those the first prototype found on one H200; others have not been tried on these kernels.
+Why not torch.compile: it would recompile for every length, and its code cannot be tested without a GPU. Sizes (BLOCK, warps)
+are from the first prototype on one H200; others have not been tried on these kernels.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from collapselab.config import SamplingConfig
 
-CACHE_BLOCK = 64  # places of the cache read at once
-COLUMNS = 1024  # columns of the logits that one program sums
+CACHE_BLOCK = 64  # positions of the cache read at once
+COLUMNS = 1024  # columns of the logits summed by one program
 DIGIT = 16  # candidates per pass of the search for a threshold
 
 
@@ -28,11 +28,10 @@ def _attention(
     qkv, keys, values, turns, place, out, H, HK, T, scale,
     D: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """One query head of one sequence: softmax(q K / sqrt(D)) V over places 0 .. place, read once.
+    """Attention of one query head of one sequence: softmax(q K / sqrt(D)) V over positions 0 .. place.
 
-    The maximum is carried along (online softmax; Milakov and Gimelshein 2018), so the cache is read in one pass, and the
-    loop ends at `place`: what is not filled is not read. Heads that share a key-value head run side by side and find it
-    in the L2 cache; the first of them writes the new entry.
+    The cache is read in one pass with a running maximum (online softmax; Milakov and Gimelshein 2018), up to `place`. Heads
+    that share a key-value head run side by side and find it in the L2 cache; the first of them writes the new entry.
     """
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at = tl.load(place).to(tl.int32)
@@ -79,12 +78,12 @@ def _attention(
 def decode_attention(
     qkv: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, place: Tensor, heads: int
 ) -> Tensor:
-    """Attention of one new token per sequence; writes its cache entry.
+    """Compute the attention of one new token per sequence, and write its cache entry.
 
     Args:
         qkv: (rows, (heads + 2 kv_heads) head_dim).
-        keys, values: (rows, kv_heads, places, head_dim), filled up to `place`.
-        turns: (places, head_dim) float32, cosines then sines, or None where places are learned.
+        keys, values: (rows, kv_heads, positions, head_dim), filled up to `place`.
+        turns: (positions, head_dim) float32, cosines then sines, or None for learned positions.
         place: int64 (1,) on the device.
 
     Returns:
@@ -102,7 +101,7 @@ def decode_attention(
 
 @triton.jit
 def _add_norm(x, y, y_bias, weight, bias, out, eps, W, PADDED: tl.constexpr, CENTRED: tl.constexpr):
-    """One row: x += y + y_bias; out = LayerNorm(x) (centred) or RMSNorm(x). Three passes over memory become one."""
+    """One row: x += y + y_bias; out = LayerNorm(x) (centred) or RMSNorm(x). One pass over memory in place of three."""
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, PADDED)
     real = c < W
@@ -121,7 +120,7 @@ def _add_norm(x, y, y_bias, weight, bias, out, eps, W, PADDED: tl.constexpr, CEN
 
 
 def add_norm(x: Tensor, y: Tensor, y_bias: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """x += y + y_bias in place; returns LayerNorm(x), or RMSNorm(x) where `bias` is None. All (rows, width)."""
+    """Add y + y_bias to x in place; return LayerNorm(x), or RMSNorm(x) if `bias` is None. All (rows, width)."""
     rows, width = x.shape
     out = torch.empty_like(x)
     centred = bias is not None
@@ -138,16 +137,16 @@ def add_norm(x: Tensor, y: Tensor, y_bias: Tensor | None, weight: Tensor, bias: 
 
 @triton.jit
 def _order(x):
-    """float32 to int32 so that order is kept; its own inverse on the bits."""
+    """Map float32 to int32 in the same order; on the bits it is its own inverse."""
     bits = x.to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
 def _read(logits, columns, stride, V, inverse, least, CUT: tl.constexpr):
-    """Logits of some columns, divided by the temperature on the way; those out of the game are -inf.
+    """Load logits divided by the temperature; -inf for padding and truncated ones.
 
-    Padded columns are read and then dropped: a mask at a multiple of 16 lets a thread read four numbers at once.
+    Padded columns are read, then dropped: a mask at a multiple of 16 lets a thread read four numbers at once.
     """
     x = tl.load(logits + columns, mask=columns < stride, other=float("-inf")) * inverse
     x = tl.where(columns < V, x, float("-inf"))
@@ -160,14 +159,14 @@ def _read(logits, columns, stride, V, inverse, least, CUT: tl.constexpr):
 def _search(
     logits, stride, V, inverse, top, low, goal, WEIGHTED: tl.constexpr, DIGITS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The largest threshold whose logits above it still number (or weigh) `goal`: four bits per pass, eight passes.
+    """Find the largest threshold above which the logits still number (or weigh) `goal`: eight passes of four bits.
 
-    A sort would move 50,000 numbers to answer this; the passes only read them.
+    A sort would move 50,000 numbers; the passes only read them.
     """
     j = tl.arange(0, DIGITS).to(tl.int64)
-    found = tl.full((), -2147483648, tl.int64)
+    best = tl.full((), -2147483648, tl.int64)
     for step in tl.static_range(8):
-        candidates = found + (j << (28 - 4 * step))
+        candidates = best + (j << (28 - 4 * step))
         held = tl.zeros((DIGITS,), tl.float32)
         for begin in range(0, V, BLOCK):
             x = _read(logits, begin + tl.arange(0, BLOCK), stride, V, inverse, low, True)
@@ -176,8 +175,8 @@ def _search(
                 weight = tl.exp(x - top)
             above = _order(x).to(tl.int64)[None, :] >= candidates[:, None]
             held += tl.sum(tl.where(above, weight[None, :], 0.0), 1)
-        found += tl.sum(((held >= goal) & (j > 0)).to(tl.int64), 0) << (28 - 4 * step)
-    return _order(found.to(tl.int32).to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
+        best += tl.sum(((held >= goal) & (j > 0)).to(tl.int64), 0) << (28 - 4 * step)
+    return _order(best.to(tl.int32).to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -185,7 +184,7 @@ def _threshold(
     logits, least, stride, V, inverse, k, p, min_p,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr, DIGITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row: the smallest logit that stays after top-k, top-p and min-p, in that order (draw.threshold)."""
+    """One row: the smallest logit kept by top-k, top-p and min-p, in that order (draw.threshold)."""
     row = tl.program_id(0).to(tl.int64)
     mine = logits + row * stride
     low = float("-inf")
@@ -211,8 +210,7 @@ def _threshold(
 
 @triton.jit
 def _mass(logits, least, tops, masses, stride, V, inverse, GROUPS, BLOCK: tl.constexpr, CUT: tl.constexpr):
-    """One group of columns of one row: its maximum and its sum of exponentials. Without truncation, the
-    only pass over all logits."""
+    """Maximum and sum of exponentials of one group of columns of a row. Without truncation the only pass over all logits."""
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     low = 0.0
     if CUT:
@@ -226,13 +224,13 @@ def _mass(logits, least, tops, masses, stride, V, inverse, GROUPS, BLOCK: tl.con
 
 @triton.jit
 def _slice(mass, n, u):
-    """Which slice of the running sum holds u, and how far into that slice it lies (draw._slice)."""
+    """Find the slice of the running sum that holds u, and the position of u in it (draw._slice)."""
     reach = tl.cumsum(mass, 0)
     level = u * tl.max(reach, 0)
-    found = tl.minimum(tl.sum((reach <= level).to(tl.int32), 0), tl.max(tl.where(mass > 0, n, 0), 0))
-    width = tl.sum(tl.where(n == found, mass, 0.0), 0)
-    before = tl.sum(tl.where(n == found, reach - mass, 0.0), 0)
-    return found, tl.maximum((level - before) / width, 0.0)
+    place = tl.minimum(tl.sum((reach <= level).to(tl.int32), 0), tl.max(tl.where(mass > 0, n, 0), 0))
+    width = tl.sum(tl.where(n == place, mass, 0.0), 0)
+    before = tl.sum(tl.where(n == place, reach - mass, 0.0), 0)
+    return place, tl.maximum((level - before) / width, 0.0)
 
 
 @triton.jit
@@ -240,9 +238,9 @@ def _pick(
     logits, least, tops, masses, tokens, place, stream, stride, LENGTH, V, inverse, GROUPS,
     PADDED: tl.constexpr, BLOCK: tl.constexpr, CUT: tl.constexpr,
 ):  # fmt: skip
-    """One row: the group that holds u, then the column in it, both from float64 running sums; writes the token.
+    """One row: find the group that holds u, then the column in it, by float64 running sums; write the token.
 
-    u comes from Philox 4x32 with the row's own counter, 53 bits. The chosen group is read again, from the L2 cache.
+    u has 53 bits of Philox 4x32 with the row's own counter. The chosen group is read again, from the L2 cache.
     """
     row = tl.program_id(0).to(tl.int64)
     at = tl.load(place) + 1
@@ -263,11 +261,11 @@ def _pick(
 
 
 class Draw:
-    """Draws one token per row, by the definitions of draw.py; its scratch memory is allocated once.
+    """Draw of one token per row, as defined in draw.py; scratch memory is allocated once.
 
     Args:
         rows: sequences.
-        vocab: true columns of the logits; what lies behind them is never drawn.
+        vocab: true columns of the logits; those beyond are never drawn.
     """
 
     def __init__(self, rows: int, vocab: int, config: SamplingConfig, device: torch.device):
@@ -278,7 +276,7 @@ class Draw:
         self.least = torch.empty(rows, device=device)
 
     def __call__(self, logits: Tensor, tokens: Tensor, place: Tensor, stream: Tensor) -> None:
-        """Writes the token at `place` + 1 of every row.
+        """Write the token at `place` + 1 of every row.
 
         Args:
             logits: float32 (rows, vocab or more), contiguous.

@@ -1,4 +1,4 @@
-"""The one layout of weights that the decode step reads. A family's own file fills it (layout_gpt2, layout_llama)."""
+"""The layout of weights that the decode step reads. Each family has a file that fills it (layout_gpt2, layout_llama)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EngineShape:
     head_dim: int
     width: int
     vocab: int
-    """True columns of the logits; rows of the embeddings are padded to a multiple of 64 with zeros."""
+    """True columns of the logits; embeddings are padded with zero rows to a multiple of 64."""
     eps: float
     tied: bool
     """One matrix for input and output embeddings."""
@@ -31,7 +31,7 @@ class EngineShape:
 
 @dataclass
 class Block:
-    """Weights of one layer; matrices are (in, out), biases None where a family has none."""
+    """Weights of one layer; matrices are (in, out), biases None if the family has none."""
 
     norm_1: Tensor
     norm_1_bias: Tensor | None
@@ -56,7 +56,7 @@ class EngineWeights:
     embed: Tensor
     """(padded vocabulary, width)"""
     places: Tensor | None
-    """(longest, width) learned places (GPT-2), or None."""
+    """(longest, width) learned positions (GPT-2), or None."""
     turns: Tensor | None
     """(longest, head_dim) float32: cosines, then sines, of the rotary angles (Llama), or None."""
     blocks: list[Block]
@@ -71,5 +71,5 @@ class EngineWeights:
 
 
 def differs(settings: Any, **plain: Any) -> str | None:
-    """Return the first of these settings that has another value, as `name=value`."""
+    """Return the first of these settings with another value, as `name=value`, or None."""
     return next((f"{k}={getattr(settings, k)}" for k, v in plain.items() if getattr(settings, k, v) != v), None)

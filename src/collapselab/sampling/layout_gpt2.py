@@ -1,4 +1,4 @@
-"""GPT-2 as the engine reads it."""
+"""GPT-2 weights in the engine's layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Llama as the engine reads it."""
+"""Llama weights in the engine's layout."""
 
 from __future__ import annotations
 
@@ -40,14 +40,13 @@ def packed(net: Any, length: int, embed: Tensor, head: Tensor) -> EngineWeights:
             )
         )  # fmt: skip
     rope = net.model.rotary_emb
-    # On the CPU wherever the model lies: its place differs between a chain in one go and one that goes on, and cosines of
-    # a CPU and of a GPU differ in their last bits.
+    # Always on the CPU: cosines of CPU and GPU differ in their last bits, and the model's device differs in a resumed chain.
     angle = torch.outer(torch.arange(length).float(), rope.inv_freq.float().cpu())
     turns = torch.cat([angle.cos(), angle.sin()], 1) * getattr(rope, "attention_scaling", 1.0)
     return EngineWeights(embed, None, turns, blocks, net.model.norm.weight, None, head)
 
 
 def _joined(*linears: Any) -> tuple[Tensor, Tensor | None]:
-    """Several linear maps of one input as one matrix (in, out) and its bias."""
+    """Join linear maps of one input into one matrix (in, out) and its bias."""
     biases = [linear.bias for linear in linears]
     return torch.cat([linear.weight.t() for linear in linears], 1), None if biases[0] is None else torch.cat(biases)

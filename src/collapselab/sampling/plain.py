@@ -1,7 +1,7 @@
-"""The obvious, correct samplers, for any architecture that transformers knows: what the engine is tested against.
+"""Simple, correct samplers for any architecture of transformers; the engine is tested against them.
 
-A network's cache is used where it was found to be right: `cache_flaw` decodes a few random sequences with it and compares.
-Elsewhere each step reads the whole text again.
+A network's cache is used only after `cache_flaw` has decoded a few random sequences with it correctly. Otherwise each step
+reads the whole text again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,16 @@ from collapselab.models.pretrained import TOLERANCE, distance
 from collapselab.runtime.parallel import out_of_memory
 from collapselab.sampling.draw import draw, truncated, uniforms
 
-# Not cuDNN's attention, which makes a plan for every new shape: with a growing cache each token has another one.
+# Not cuDNN's attention, which plans every new shape: with a growing cache each token has a new one.
 ANY_LENGTH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-ROWS, WALK = 3, 64  # of the check: sequences side by side, and tokens read one at a time
+ROWS, WALK = 3, 64  # of the check: sequences, and tokens read one at a time
 
 _flaws: WeakKeyDictionary[Any, dict[tuple[int, int, bool], str | None]] = WeakKeyDictionary()  # by network
 
 
 class Reader:
-    """Logits of the next token of a batch that grows, (B, V).
-
-    Args:
-        cached: keep what the network hands back (keys and values, or a state of its own) for the next step, instead of
-            reading the whole text again.
-    """
+    """Next-token logits (B, V) of a growing batch; with `cached` from the state that the network returns (keys and values, or its
+    own), otherwise from the whole text."""
 
     def __init__(self, model: LanguageModel, *, cached: bool):
         self.model, self.cached = model, cached
@@ -45,7 +41,7 @@ class Reader:
         self.text_BT: Tensor | None = None
 
     def read(self, ids_BT: Tensor) -> Tensor:
-        """Reads the next tokens, which may be several."""
+        """Append tokens (one or more per sequence) and return the logits after the last."""
         last = {"logits_to_keep": 1} if "logits_to_keep" in self.accepts else {}
         if not self.cached:
             self.text_BT = ids_BT if self.text_BT is None else torch.cat([self.text_BT, ids_BT], 1)
@@ -55,7 +51,7 @@ class Reader:
         return self.model.true_columns(out.logits[:, -1])
 
     def take(self, rows_B: Tensor) -> None:
-        """Goes on with these rows of the batch in the place of all."""
+        """Replace the rows of the batch by these of its rows."""
         if self.text_BT is not None:
             self.text_BT = self.text_BT[rows_B]
         for value in self.carried.values():
@@ -66,24 +62,19 @@ class Reader:
 def cache_flaw(
     model: LanguageModel, read: int, new: int, device: torch.device, *, reorders: bool = False
 ) -> str | None:
-    """Why sequences of `read` tokens must not be continued by `new` ones with the network's own cache, or None where it
-    gives what the whole text gives. Computed once for a network.
-
-    Args:
-        reorders: beam search, which goes on with some rows in the place of others.
-    """
-    known = _flaws.setdefault(model.net, {})
-    asked = (read, new, reorders)
-    if asked not in known:
+    """Return why `read` tokens must not be continued by `new` ones with the network's own cache (and with `reorders` by beam
+    search), or None if that gives the logits of the whole text. Computed once per network."""
+    flaws, case = _flaws.setdefault(model.net, {}), (read, new, reorders)
+    if case not in flaws:
         with torch.autocast(device.type, enabled=False):
-            known[asked] = _examined(model, read, read + new - 1, device, reorders)
-    return known[asked]
+            flaws[case] = _examined(model, read, read + new - 1, device, reorders)
+    return flaws[case]
 
 
 def _examined(model: LanguageModel, read: int, longest: int, device: torch.device, reorders: bool) -> str | None:
-    """`cache_flaw`, with texts of up to `longest` tokens: token by token from the shortest on, then the last tokens after
-    most of the text at once (whatever a window or a state forgets has been forgotten), then from the shortest once
-    more: what is left over of texts before shows in the second and the third."""
+    """Return the `cache_flaw` of texts of up to `longest` tokens: token by token from the shortest on, then the last tokens
+    after most of the text at once (beyond any window), then from the shortest again. The second and third show leftovers of
+    earlier texts."""
     draws = torch.Generator().manual_seed(0)
     for begin, steps in ((read, WALK), (max(read, longest - 2), 2), (read, 2)):
         text = torch.randint(model.vocab, (ROWS, longest), generator=draws).to(device)
@@ -93,18 +84,18 @@ def _examined(model: LanguageModel, read: int, longest: int, device: torch.devic
         at = 0
         for end in range(begin, stop + 1):
             try:
-                found = reader.read(text[:, at:end])
+                logits = reader.read(text[:, at:end])
                 if reorders:
                     reader.take(order := torch.arange(ROWS - 1, -1, -1, device=device))
-                    found, text = found[order], text[order]
+                    logits, text = logits[order], text[order]
             except Exception as error:
                 if isinstance(error, RuntimeError) and out_of_memory(error):
                     raise
-                return f"it cannot be handed on ({first_line(error)[:80]})"
+                return f"it cannot be reused ({first_line(error)[:80]})"
             at = end
             if end in looks:
                 right = Reader(model, cached=False).read(text[:, :end])
-                if (off := distance(found, right)) > TOLERANCE:
+                if (off := distance(logits, right)) > TOLERANCE:
                     return f"after {end} tokens its logits are off by {off:.2g} of their spread"
     return None
 
@@ -112,7 +103,7 @@ def _examined(model: LanguageModel, read: int, longest: int, device: torch.devic
 def plain_writer(
     model: LanguageModel, config: SamplingConfig, key: int, read: int, new: int, precision: str, device: torch.device
 ) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Return what continues prompts (B, read) by `new` tokens, given the number of their first sequence."""
+    """Return a function that continues prompts (B, read) by `new` tokens, given the number of the first sequence."""
 
     def write(prompts: np.ndarray, first: int) -> np.ndarray:
         with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
@@ -129,11 +120,11 @@ def plain_writer(
 def write_batch(
     model: LanguageModel, prompts_BP: np.ndarray, uniforms_BN: np.ndarray, config: SamplingConfig, device: torch.device
 ) -> np.ndarray:
-    """Continues each prompt by N tokens. All sequences have equal length, so there is no padding.
+    """Continue each prompt by N tokens. All sequences have equal length, so there is no padding.
 
     Args:
-        prompts_BP: int64 (B, P), P >= 1: what the model reads first.
-        uniforms_BN: float64 (B, N): the random number of each token.
+        prompts_BP: int64 (B, P), P >= 1.
+        uniforms_BN: float64 (B, N): a random number for each token.
 
     Returns:
         int64 (B, N). An end-of-text token does not end a sequence.
@@ -158,8 +149,8 @@ def write_batch(
 def beam_batch(
     model: LanguageModel, prompts_BP: np.ndarray, tokens: int, beams: int, device: torch.device
 ) -> np.ndarray:
-    """Continues each prompt by the most likely text that beam search finds: at every token the `beams` best
-    beginnings are kept, and the best one is returned. All have equal length, so there is no length penalty.
+    """Continue each prompt by beam search, which keeps the `beams` best beginnings at every token. All have equal length, so
+    there is no length penalty.
 
     Returns:
         int64 (B, tokens).
@@ -167,7 +158,7 @@ def beam_batch(
     rows, read = prompts_BP.shape
     reader = Reader(model, cached=cache_flaw(model, read, tokens, device, reorders=True) is None)
     inputs = torch.from_numpy(prompts_BP).to(device).repeat_interleave(beams, 0)
-    # At first all beams of a sequence are the same: only one of them may be continued.
+    # At first all beams of a sequence are equal: only one may be continued.
     score_BK = torch.full((rows, beams), -torch.inf, device=device)
     score_BK[:, 0] = 0
     text_RN = inputs.new_empty(rows * beams, 0)

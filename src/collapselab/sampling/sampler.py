@@ -1,9 +1,8 @@
-"""How a generation writes its text: prompts, batches of equal length, shards, and a note on degenerate output.
+"""Sampling of a generation's text: prompts, batches of equal length, shards, and a note on degenerate output.
 
-The engine (engine.py) writes for GPT-2 and Llama weights, the plain sampler for everything else; text of a bigram
-model's own distribution is drawn from its counts (counted.py). Batches have a fixed number of rows, the last one padded;
-on a CPU each runs on one thread, several side by side: in float32 on a CPU the text is therefore the same for any number
-of threads and processes.
+The engine (engine.py) writes for GPT-2 and Llama weights, the plain sampler for other networks; a bigram model's own
+distribution is drawn from its counts (counted.py). Batches have a fixed number of rows (the last is padded), and on a CPU each
+runs on one thread: in float32 on a CPU the text is the same for any number of threads and processes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from collapselab.runtime.parallel import Processes, out_of_memory
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine, engine_flaw
 from collapselab.sampling.plain import cache_flaw, plain_writer
-from collapselab.sampling.room import row_bytes, rows_that_fit
+from collapselab.sampling.room import rows_that_fit
 from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights
@@ -36,12 +35,10 @@ from collapselab.store.folders import write_json
 from collapselab.store.layout import batch_of, keep_batch
 from collapselab.store.unfinished import Unfinished
 
-__all__ = ["Sampler", "make_prompts", "row_bytes"]
-
 CPU_BATCH = 128
-COUNTED_BATCH = 4096  # of a bigram model: a step costs the same few microseconds for one row and for hundreds
-CUDA_BATCH, FIXED_CUDA_BATCH = 4096, 1024  # at most; with deterministic=true, where free memory has no say
-MEMORY_SHARE = 0.85  # of free GPU memory that a batch may take
+COUNTED_BATCH = 4096  # of a bigram model: a step takes the same few microseconds for one row or hundreds
+CUDA_BATCH, FIXED_CUDA_BATCH = 4096, 1024  # maximum; with deterministic=true, independent of free memory
+MEMORY_SHARE = 0.85  # of free GPU memory for a batch
 
 # write(prompts int64 (rows, P), number of the first sequence) -> new tokens int64 (rows, N)
 Write = Callable[[np.ndarray, int], np.ndarray]
@@ -50,10 +47,10 @@ Write = Callable[[np.ndarray, int], np.ndarray]
 def make_prompts(
     config: RunConfig, generation: int, text: TrainingSet | None, sequences: int, separator: int
 ) -> np.ndarray:
-    """The stored head of every sequence, int64 (sequences, P); P = 0 for `bos`, or 1 where sequences are documents.
+    """Return the stored prompt of every sequence, int64 (sequences, P); P = 0 for `bos`, or 1 if sequences are documents.
 
-    `real_prefix` takes the head of each block of `text` once, in random order, before any is taken again;
-    `first_token` takes a token at a random place. A prompt depends on the number of its sequence, not on how many there are.
+    `real_prefix` takes the head of each block of `text` once, in random order, before it repeats any; `first_token` takes a
+    token at a random position. A prompt depends on the number of its sequence, not on how many there are.
     """
     if config.sampling.prompt == "bos" or text is None:
         return np.full((sequences, config.prompt_length), separator, np.int64)
@@ -66,30 +63,25 @@ def make_prompts(
 
 
 class Sampler:
-    """Writes the samples of all generations of a chain: memory, weights and a recorded GPU step are made once.
-
-    Args:
-        batch_file: where the batch size that was chosen is kept, so that a continued chain takes the same one; None
-            keeps it nowhere.
-    """
+    """Sampler of all generations of a chain: memory, weights and a recorded GPU step are created once. `batch_file` records the
+    chosen batch size for a resumed chain."""
 
     def __init__(self, config: RunConfig, processes: Processes, console: Console, batch_file: Path | None = None):
         self.config, self.processes, self.console, self.batch_file = config, processes, console, batch_file
         self.weights: Weights | None = None
         self.idle: SimpleQueue[Engine] = SimpleQueue()
-        self.told = False
-        self.said: set[str] = set()
-        self.writes = "engine"  # who wrote the last batch: engine, plain or counts
-        wanted = config.sampling.precision
-        self.precision = ("bf16" if processes.device.type == "cuda" else "fp32") if wanted == "auto" else wanted
+        self.logged: set[str] = set()  # messages that are logged once
+        self.writes = "engine"  # writer of the last batch: engine, plain or counts
+        precision = config.sampling.precision
+        self.precision = ("bf16" if processes.device.type == "cuda" else "fp32") if precision == "auto" else precision
 
     # --- batch size -----------------------------------------------------------------------------------------------
 
     def batch_size(self, model: LanguageModel, length: int, sequences: int) -> int:
-        """Sequences computed side by side: what was recorded, else what is configured, else what fits; recorded."""
+        """Return (and record) the sequences per batch: the recorded number, else the configured one, else as many as fit."""
         recorded = batch_of(self.batch_file) if self.batch_file else None
-        asked = recorded or self.config.sampling.batch_size
-        chosen = min(self.processes.all_gather(asked or self._fitting(model, length, sequences)))
+        size = recorded or self.config.sampling.batch_size or self._fitting(model, length, sequences)
+        chosen = min(self.processes.all_gather(size))
         if recorded is None:
             self._record(chosen)
         return chosen
@@ -107,7 +99,7 @@ class Sampler:
             return CPU_BATCH
         most = FIXED_CUDA_BATCH
         if not self.config.deterministic:
-            # Training comes again while the cache stays: what it took at its peak is not for the cache.
+            # The cache stays allocated during training, which needs its peak memory again.
             ours = torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
             free = torch.cuda.mem_get_info(device)[0] + ours - 6 * model.parameters
             read, beams = max(0, self.config.prompt_length - 1), self.config.sampling.beams
@@ -121,8 +113,8 @@ class Sampler:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def writer(self, model: LanguageModel, generation: int, read: int, new: int, batch: int) -> Write:
-        """What writes a batch with this model: the engine or a search in counts where it can, else the plain sampler,
-        with a line where the engine might be expected.
+        """Return the function that writes a batch: the engine's or that of counts if possible, else the plain sampler's. Log
+        once if the fast engine cannot be used.
 
         Args:
             read: tokens of each prompt. new: tokens that follow.
@@ -139,25 +131,28 @@ class Sampler:
         why = f"beam search ({config.beams} beams)" if config.beams > 1 else engine_flaw(model)
         if why is None:
             return self._engine_writer(model, key, read + new, batch)
-        if not self.told and not model.counted:
-            self.console.say(f"sampling: {why} is not for the fast engine; the plain sampler writes")
-            self.told = True
+        if not model.counted:
+            self._log_once("engine", f"sampling: the fast engine does not support {why}; using the plain sampler")
         self.writes = "plain"
         model.net.to(device).eval()
-        flaw = cache_flaw(model, read, new, device, reorders=config.beams > 1)  # before batches are dealt to processes
-        if flaw is not None and flaw not in self.said:
-            self.console.say(
-                f"sampling: {type(model.net).__name__} is not continued with a cache, for {flaw}; each step reads the "
-                "whole text, which is slower"
+        flaw = cache_flaw(model, read, new, device, reorders=config.beams > 1)  # before processes get their batches
+        if flaw is not None:
+            name = type(model.net).__name__
+            self._log_once(
+                flaw, f"sampling: {name} runs without its cache ({flaw}); slower: each step reads the whole text"
             )
-            self.said.add(flaw)
         return plain_writer(model, config, key, read, new, self.precision, device)
+
+    def _log_once(self, key: str, message: str) -> None:
+        if key not in self.logged:
+            self.console.say(message)
+            self.logged.add(key)
 
     def _engine_writer(self, model: LanguageModel, key: int, length: int, batch: int) -> Write:
         device, dtype = self.processes.device, torch.bfloat16 if self.precision == "bf16" else torch.float32
         old = self.weights
         if old is None or old.length != length or not old.load(model):
-            self.weights = None  # before the new ones are made: there may be no room for both
+            self.weights = None  # first: memory may not suffice for both
             self.idle = SimpleQueue()
             self.weights = Weights(model, length, device, dtype)
         weights = self.weights
@@ -170,7 +165,7 @@ class Sampler:
                 engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
             try:
                 written: np.ndarray = engine.write(prompts, key, first).cpu().numpy()
-            except (RuntimeError, CalledProcessError) as error:  # the headers are missed when the compiler runs
+            except (RuntimeError, CalledProcessError) as error:  # missing headers show only when the compiler runs
                 if not isinstance(error, CalledProcessError) and "C compiler" not in str(error):
                     raise
                 raise UserError(
@@ -182,7 +177,7 @@ class Sampler:
         return write
 
     def release(self) -> None:
-        """Gives the memory of weights and caches back."""
+        """Free the memory of weights and caches."""
         self.weights, self.idle = None, SimpleQueue()
         torch.cuda.empty_cache()
 
@@ -198,22 +193,22 @@ class Sampler:
         out: Path,
         unfinished: Unfinished | None = None,
     ) -> None:
-        """Writes exactly `budget` tokens (prompts included) as token shards and meta.json into `out`.
+        """Write exactly `budget` tokens (prompts included) as token shards and meta.json into `out`.
 
-        A batch that does not fit into GPU memory is halved, and the text begun anew: one text has one batch size.
+        A batch that does not fit into GPU memory is halved, and the text restarted: a text has one batch size.
 
         Args:
-            text: what prompts are drawn from; None for `bos`.
-            separator: the token a `bos` prompt consists of (stored only where a sequence is a whole document).
+            text: source of prompts; None for `bos`.
+            separator: the token of a `bos` prompt (stored only if a sequence is a whole document).
             ends: ids that count as end-of-text in the note on degenerate output.
-            unfinished: what an earlier call has made of this text, and where this one keeps it meanwhile.
+            unfinished: folder of parts to resume from and write to.
         """
         config, processes = self.config, self.processes
         length, head = config.sequence_length, config.prompt_length
         read, sequences = max(1, head), -(-budget // length)
         batch = self.batch_size(model, read + length - head, sequences)
         dtype = np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
-        kept = unfinished or Unfinished(out / "tokens", {})  # in a folder of its own, nothing is gone on with
+        kept = unfinished or Unfinished(out / "tokens", {})  # a folder of its own has nothing to resume
         if unfinished is None and processes.is_main:
             kept.clear()
         while True:
@@ -241,7 +236,7 @@ class Sampler:
             notes = _Degenerate(ends)
             facts = self._shards(batches, len(prompts) // batch, budget, notes, out) | {"vocab": model.vocab}
             write_json(out / "meta.json", facts | {"degenerate": notes.counts})
-            notes.tell(self.console, generation, sequences)
+            notes.log(self.console, generation, sequences)
             if unfinished is None:
                 kept.clear()
         processes.barrier()
@@ -275,17 +270,17 @@ class Sampler:
     def _write(
         self, model: LanguageModel, generation: int, prompts: np.ndarray, separator: int, batches: Batches
     ) -> bool:
-        """Makes the batches that are not kept already; on process 0 they are all at hand then. False where a process ran
-        out of GPU memory."""
+        """Write the batches that are not kept yet; process 0 ends with all of them. Return False if a process ran out of GPU
+        memory."""
         processes, head, (batch, length) = self.processes, prompts.shape[1], batches.shape
         reads = prompts if head else np.full((len(prompts), 1), separator, np.int64)
         count, seconds = len(prompts) // batch, self.config.training.checkpoint_seconds
-        kept, wrong = batches.kept() if processes.is_main else ({}, [])
-        for line in wrong:
-            self.console.say(line)
+        kept, messages = batches.kept() if processes.is_main else ({}, [])
+        for message in messages:
+            self.console.say(message)
         done = set(processes.broadcast(list(kept)))
         if done:
-            self.console.say(f"generation {generation}: sampling goes on with {len(done)} of {count} batches")
+            self.console.say(f"generation {generation}: sampling resumes with {len(done)} of {count} batches")
         mine = [index for index in range(count) if index not in done][processes.rank :: processes.world]
         failed = False
         with self.console.bar(f"gen {generation} sample", count * batch * length) as bar:
@@ -306,7 +301,7 @@ class Sampler:
                 failed = True
             except Stopped as stopped:
                 batches.keep()
-                raise Stopped(stopped.number, f"generation {generation}, sampling, what is written is kept") from None
+                raise Stopped(stopped.number, f"generation {generation}, sampling, finished batches are kept") from None
         if any(processes.all_gather(failed)):
             return False
         for rows_of in processes.all_gather(batches.rows):
@@ -315,7 +310,7 @@ class Sampler:
 
 
 class _Degenerate:
-    """Counts sequences that are one token over and over, or nothing but end-of-text: reported, never hidden."""
+    """Counts of degenerate sequences (one token repeated, or only end-of-text), which are reported and never hidden."""
 
     def __init__(self, ends: list[int]):
         self.ends = ends
@@ -328,7 +323,7 @@ class _Degenerate:
         self.counts["all_end_of_text"] += int(end.all(1).sum())
         self.counts["end_of_text_tokens"] += int(end.sum())
 
-    def tell(self, console: Console, generation: int, sequences: int) -> None:
+    def log(self, console: Console, generation: int, sequences: int) -> None:
         for name in ("one_token_repeated", "all_end_of_text"):
             if self.counts[name]:
                 console.say(

@@ -1,4 +1,4 @@
-"""The text of one generation as it is made: batches in memory, kept in parts from time to time, and joined to shards."""
+"""Unfinished text of a generation: batches in memory, saved in parts from time to time, and joined to shards."""
 
 from __future__ import annotations
 
@@ -15,37 +15,33 @@ SHARD_TOKENS = 1 << 22
 
 
 class Batches:
-    """Batches of equal shape by their number, (rows, length) each. A part holds any of them: rows.bin, and batches.json
-    with their numbers.
-
-    Args:
-        unfinished: where parts are kept. shape: of a batch.
-    """
+    """Batches of equal shape (rows, length), by number. A part of `unfinished` holds some in rows.bin, and their numbers in
+    batches.json."""
 
     def __init__(self, unfinished: Unfinished, shape: tuple[int, int], dtype: np.dtype[Any]):
         self.unfinished, self.shape, self.dtype = unfinished, shape, dtype
-        self.made_as = {"batch": str(shape[0])}  # one text has one batch size
+        self.made_as = {"batch": str(shape[0])}  # a text has one batch size
         self.rows: dict[int, np.ndarray] = {}
-        """What is in memory alone."""
+        """Batches not yet on disk."""
 
     def kept(self) -> tuple[dict[int, np.ndarray], list[str]]:
-        """The batches in valid parts, as memory maps; and what is wrong with the others, in words."""
-        parts, wrong = self.unfinished.parts(self.made_as)
-        found: dict[int, np.ndarray] = {}
+        """Return the batches in valid parts, as memory maps, and messages about the invalid ones."""
+        parts, messages = self.unfinished.parts(self.made_as)
+        batches: dict[int, np.ndarray] = {}
         for folder in parts.values():
             numbers = read_json(folder / "batches.json")
             rows = np.memmap(folder / "rows.bin", self.dtype, "r", shape=(len(numbers), *self.shape))
-            found.update(zip(numbers, rows, strict=True))
-        return found, wrong
+            batches.update(zip(numbers, rows, strict=True))
+        return batches, messages
 
     def add(self, number: int, rows: np.ndarray, seconds: float | None) -> None:
-        """Takes a batch; keeps what is in memory where it has become much, or after so many seconds."""
+        """Add a batch; write a part if those in memory are large, or after so many seconds."""
         self.rows[number] = rows
         if len(self.rows) * self.shape[0] * self.shape[1] >= SHARD_TOKENS or self.unfinished.due(seconds):
             self.keep()
 
     def keep(self) -> None:
-        """Writes what is in memory as a part, named by the least number in it."""
+        """Write the batches in memory as a part, named by the least number in it."""
         if self.rows:
             numbers = sorted(self.rows)
             with self.unfinished.write(numbers[0], self.made_as) as out:
@@ -54,7 +50,7 @@ class Batches:
             self.rows = {}
 
     def shards(self, count: int) -> Iterator[np.ndarray]:
-        """All rows in order, (rows, length), about SHARD_TOKENS tokens at a time: from parts and from memory."""
+        """Yield all rows in order, (rows, length), about SHARD_TOKENS tokens at a time, from parts and memory."""
         everything = self.kept()[0] | self.rows
         at_once = max(1, SHARD_TOKENS // (self.shape[0] * self.shape[1]))
         for start in range(0, count, at_once):
@@ -62,7 +58,7 @@ class Batches:
 
 
 def write_shard(rows: np.ndarray, tokens: int, number: int, out: Path) -> str:
-    """Writes the first `tokens` tokens of some rows; returns the name of the file."""
+    """Write the first `tokens` tokens of some rows; return the file's name."""
     name = f"tokens-{number:05d}.bin"
     write_bytes(out / name, np.ascontiguousarray(rows).reshape(-1)[:tokens].data)
     return name

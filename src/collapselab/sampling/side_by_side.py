@@ -1,8 +1,8 @@
-"""Batches computed side by side on a CPU: each by one thread, in a process of its own where the system can fork.
+"""Batches computed side by side on a CPU: each by one thread, in a forked process if the system can fork.
 
-For models this small a step is a hundred operations of some microseconds. Dividing each of them between threads costs more
-than it brings, and Python threads wait for each other between any two (docs/log.md has the figures). A forked process
-shares the weights and waits for nobody.
+A step of a small model is a hundred operations of a few microseconds. Dividing each between threads costs more than it gains,
+and Python threads wait for each other between any two (figures in docs/log.md). A forked process shares the weights and never
+waits.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from collapselab.runtime.parallel import end_with_parent
 def side_by_side(
     write: Callable[[int], np.ndarray], indices: list[int], device: torch.device
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(index, write(index)) as they come, on a CPU as many at a time as torch has threads. What is written does not depend
-    on that."""
+    """Yield (index, write(index)) as they finish, on a CPU as many at a time as torch has threads, which does not change the
+    text."""
     if device.type != "cpu":
         yield from ((index, write(index)) for index in indices)
         return
@@ -36,11 +36,11 @@ def side_by_side(
     workers = min(threads, len(indices))
     torch.set_num_threads(1)
     try:
-        if workers < 2 or multiprocessing.current_process().daemon:  # a daemon may have no children
+        if workers < 2 or multiprocessing.current_process().daemon:  # a daemon cannot have children
             yield from ((index, write(index)) for index in indices)
         elif sys.platform == "linux":
             yield from _forked(write, indices, workers)
-        else:  # a fork is not safe with the system libraries of other systems
+        else:  # system libraries elsewhere are not fork-safe
             with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 yield from zip(indices, pool.map(write, indices), strict=True)
     finally:
@@ -48,12 +48,12 @@ def side_by_side(
 
 
 def _forked(write: Callable[[int], np.ndarray], indices: list[int], workers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Forks workers that only ever write to a pipe, and that end with their parent."""
+    """Fork workers that only write to a pipe and end with their parent."""
     context = multiprocessing.get_context("fork")
     sys.stdout.flush()
     sys.stderr.flush()
     running: list[Any] = []
-    owed: dict[Any, int] = {}  # what is still to come through each pipe
+    owed: dict[Any, int] = {}  # results still expected from each pipe
     try:
         for worker in range(workers):
             reader, writer = context.Pipe(duplex=False)
@@ -70,7 +70,7 @@ def _forked(write: Callable[[int], np.ndarray], indices: list[int], workers: int
                     index, result = reader.recv()
                 except (EOFError, OSError):
                     raise UserError(
-                        "sampling: a process was ended from outside; where memory was short, lower sampling.batch_size"
+                        "sampling: a worker process was killed; if memory was short, lower sampling.batch_size"
                     ) from None
                 if isinstance(result, BaseException):
                     raise result
@@ -86,7 +86,7 @@ def _forked(write: Callable[[int], np.ndarray], indices: list[int], workers: int
 
 def _work(write: Callable[[int], np.ndarray], indices: list[int], writer: Connection, parent: int) -> None:
     end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     for index in indices:
@@ -94,9 +94,9 @@ def _work(write: Callable[[int], np.ndarray], indices: list[int], writer: Connec
             result: Any = write(index)
         except (UserError, torch.OutOfMemoryError) as error:
             result = error
-        except Exception:  # not every exception can be sent through a pipe, its text can
+        except Exception:  # not every exception can be pickled
             result = RuntimeError(f"in a sampling process: {traceback.format_exc()}")
         try:
             writer.send((index, result))
-        except OSError:  # the parent is gone, and the system is about to end this process with it
+        except OSError:  # the parent is gone; the system ends this process too
             return

@@ -1,1 +1,1 @@
-"""Bytes on disk, whole or not there: published folders, locks, the layout of a run, checks of untrusted files."""
+"""Files on disk, complete or absent: published folders, locks, the layout of a run, checks of untrusted files."""

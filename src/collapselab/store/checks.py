@@ -1,5 +1,5 @@
-"""What a stranger's run or model is held to: content that this lab never wrote is one line that names the file, and no link
-or pipe in it leads to other places."""
+"""Validation of untrusted runs and models: malformed content becomes a one-line error naming the file, and links and pipes
+are refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from collapselab.config.values import flatten
 
 METRIC = re.compile(
     r"[A-Za-z][A-Za-z0-9_./<>+-]{0,199}"
-)  # begins with a letter: a spreadsheet takes `=...` for a formula
-LARGEST = 1e150  # of a number that is drawn: its square is finite yet; the perplexity of a loss of 345 nats
+)  # begins with a letter: spreadsheets take `=...` for a formula
+LARGEST = 1e150  # largest number in a chart: its square is still finite; the perplexity of a loss of 345 nats
 SIZES = {  # of a network, by all names that transformers has for them
     "vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer", "num_layers", "n_layers",
     "num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "head_dim", "n_positions", "n_ctx",
@@ -30,7 +30,7 @@ BROKEN = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, R
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """For the few lines that take a published file's content to pieces: what they stumble over is a UserError."""
+    """Convert errors raised while parsing the content of `path` into a UserError."""
     try:
         yield
     except UserError:
@@ -38,51 +38,51 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)}); restore it") from None
     except BROKEN as error:
-        said = f"{type(error).__name__}: {first_line(error)}"[:200]
-        raise UserError(f"{path}: not written by this lab ({said}); remove its folder to have it made again") from None
+        reason = f"{type(error).__name__}: {first_line(error)}"[:200]
+        raise UserError(f"{path}: not written by this lab ({reason}); remove its folder to have it rebuilt") from None
 
 
 def whole(value: Any, least: int = 0, most: int = 2**53) -> int:
-    """A whole number within [least, most]. Raises ValueError for anything else, true and false included."""
+    """Return a whole number within [least, most]; raise ValueError for anything else, booleans included."""
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{str(value)[:40]!r} is not a whole number of {least} or more")
     return value
 
 
 def number(value: Any) -> float:
-    """A number that can be drawn. Raises ValueError for anything else."""
+    """Return a finite number that charts can show; raise ValueError for anything else."""
     if type(value) not in (int, float) or not -LARGEST <= value <= LARGEST:
         raise ValueError(f"{str(value)[:40]!r} is not a finite number")
     return float(value)
 
 
 def text(value: Any) -> str:
-    """Raises ValueError for what is no text."""
+    """Return a string; raise ValueError for anything else."""
     if not isinstance(value, str):
         raise ValueError(f"{str(value)[:40]!r} is not text")
     return value
 
 
 def metrics(table: Any) -> dict[str, float]:
-    """Numbers that can be drawn, by names that mean nothing to a spreadsheet or a path. Raises ValueError for anything
-    else."""
+    """Return finite numbers by names that are harmless in spreadsheets and paths; raise ValueError for anything else."""
     if not isinstance(table, dict) or not all(METRIC.fullmatch(name) for name in table):
         raise ValueError("metrics have plain names, as in real/loss")
     return {name: number(value) for name, value in table.items()}
 
 
 def drawable(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that can be drawn, and so are recorded: what a model that has diverged makes of a loss may be too large."""
+    """Keep only the values that charts can show: those of a diverged model may be too large."""
     return {name: value for name, value in values.items() if type(value) in (int, float) and abs(value) <= LARGEST}
 
 
-def refuse_strange(place: Path, root: Path) -> None:
-    """Raises UserError where a run has anything but regular files and folders: a link would lead out of it, a pipe would
-    never end. Nothing but names is read, and no link is followed; `wandb/` in a chain or a run holds wandb's own.
+def refuse_links(place: Path, root: Path) -> None:
+    """Refuse a run that holds links, pipes or devices: a link could lead out of it, reading a pipe could never end.
+
+    Only names are read, and no link is followed; `wandb/` in a chain or a run is skipped. Raises UserError.
 
     Args:
-        place: a chain, looked at with the run's own files, shared/ and report/; or a run directory as a whole.
-        root: the run directory; it and what it lies in may be links, which are the user's.
+        place: a chain, checked with the run's own files, shared/ and report/; or a whole run directory.
+        root: the run directory; it and its parents may be links.
     """
     place = place.absolute()
     _look(root, deep=False)
@@ -94,19 +94,19 @@ def refuse_strange(place: Path, root: Path) -> None:
 
 
 def _look(top: Path, *, deep: bool = True, wandb_in: Path | None = None) -> None:
-    waiting = [top]
-    while waiting:
-        folder = waiting.pop()
+    queue = [top]
+    while queue:
+        folder = queue.pop()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         has_own = folder == wandb_in or folder.name.startswith("seed=")
                         if deep and not (entry.name == "wandb" and has_own):
-                            waiting.append(Path(entry.path))
+                            queue.append(Path(entry.path))
                     elif not entry.is_file(follow_symlinks=False):
                         _refuse(Path(entry.path))
-        except (FileNotFoundError, NotADirectoryError):  # nothing there yet, or not any more
+        except (FileNotFoundError, NotADirectoryError):  # not made yet, or removed meanwhile
             continue
         except OSError as error:
             raise UserError(
@@ -117,23 +117,22 @@ def _look(top: Path, *, deep: bool = True, wandb_in: Path | None = None) -> None
 def _refuse(path: Path) -> None:
     mode = path.lstat().st_mode
     kind = "a symbolic link" if stat.S_ISLNK(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
-    raise UserError(f"{path}: {kind}, where a run has files and folders alone; remove it, or put a copy in its place")
+    raise UserError(f"{path}: {kind}, but a run has only files and folders; remove it, or replace it by a copy")
 
 
-def implausible(folder: Path) -> str:
-    """What a model folder holds or asks for that must not be tried: pipes, weights that are not safetensors of this folder,
-    code from elsewhere in the place of attention, sizes that no model has. Nothing but JSON is read. Empty where it may be
-    loaded."""
-    if wrong := strange_files(folder) or _strange_weights(folder):
+def unsafe_model(folder: Path) -> str:
+    """Reason not to load a model folder; empty if it may be loaded: pipes, weights that are not safetensors of this folder,
+    attention code from elsewhere, impossible sizes. Only JSON is read."""
+    if wrong := special_file(folder) or _unsafe_weights(folder):
         return wrong
     try:
         tree = flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, RecursionError):
-        return ""  # said by the library
+        return ""  # the library reports it
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
     if tree.get("transformers_weights") is not None and wrong_name(folder, tree["transformers_weights"]):
         return f"config.json, transformers_weights: {wrong_name(folder, tree['transformers_weights'])}"
-    counted = tree.get("model_type") == "collapselab_bigram"  # a table of counts has no layers and no width
+    counted = tree.get("model_type") == "collapselab_bigram"  # a table of counts has neither layers nor width
     sizes = {"vocab_size"} if counted else SIZES
     for key, value in tree.items():
         if key in sizes and type(value) in (int, float) and value < 1:
@@ -146,12 +145,12 @@ def implausible(folder: Path) -> str:
     return ""
 
 
-def strange_files(folder: Path) -> str:
-    """What in a folder of a model or a tokenizer is neither a file nor a folder: a pipe would never end. Links are followed,
-    for the cache of the Hugging Face hub is made of them. Empty where there is none."""
+def special_file(folder: Path) -> str:
+    """Message about a pipe, device or socket in a folder of a model or tokenizer, which might never end; empty without one.
+    Links are followed: the cache of the Hugging Face hub consists of them."""
     try:
         for path in sorted(folder.iterdir()):
-            with suppress(FileNotFoundError):  # a link to nothing; where it is needed, the library says so
+            with suppress(FileNotFoundError):  # a dangling link: the library reports it if needed
                 mode = path.stat().st_mode
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                     return f"{path.name}: a pipe, a device or a socket, which is not read"
@@ -160,7 +159,7 @@ def strange_files(folder: Path) -> str:
     return ""
 
 
-def _strange_weights(folder: Path) -> str:
+def _unsafe_weights(folder: Path) -> str:
     if (folder / "adapter_config.json").exists():
         return "adapter_config.json: an adapter, not a model; merge it into its base and save that"
     for index in sorted(folder.glob("*.safetensors.index.json")):
@@ -175,7 +174,7 @@ def _strange_weights(folder: Path) -> str:
 
 
 def wrong_name(folder: Path, name: Any) -> str:
-    """Why a file of weights is not read by that name; empty where it is a .safetensors file of the folder itself."""
+    """Reason not to read a file of weights by its name; empty for a .safetensors file of the folder itself."""
     shown = repr(name)[:80]
     if not isinstance(name, str) or not name.endswith(".safetensors"):
         return f"names {shown}, and only .safetensors files are read"

@@ -1,7 +1,7 @@
-"""Files and folders that are whole or not there. A folder exists when its manifest says so.
+"""Atomic files and published folders, each complete or absent. A folder exists only with its manifest.
 
-It is written under a temporary name beside its place, flushed, and renamed; its `manifest.json` (sizes and digests of its
-files, digests of what it was made from) is written last and carries a seal.
+It is written under a temporary name next to its place, flushed, and renamed; its `manifest.json` (sizes and digests of its
+files, digests of its inputs) is written last and carries a seal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def sha256_of(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Have the disk take a file, or the names in a folder."""
+    """Flush a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -42,7 +42,7 @@ def flush(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Atomic: the file has its old content or the new one, also after a power cut."""
+    """Write a file atomically: it has its old or its new content, even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
@@ -66,7 +66,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError that names the file when it is missing or broken."""
+    """Read a JSON file. Raises UserError naming the file if it is missing or invalid."""
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -74,15 +74,12 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not valid JSON ({first_line(error)[:200]}); remove it to have it made again"
-        ) from None
+        raise UserError(f"{path}: not valid JSON ({first_line(error)[:200]}); remove it to have it rebuilt") from None
 
 
 @contextmanager
 def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder; on a clean exit its files appear at `place`, all at once, under a manifest. Otherwise
-    nothing is left of it.
+    """Yield a temporary folder; on a clean exit it appears atomically at `place` with a manifest, else it is removed.
 
     Args:
         shared: other processes may publish the same content at the same time (a cache); the first one wins.
@@ -109,27 +106,27 @@ def publishing(place: Path, *, inputs: dict[str, str], shared: bool = False) -> 
 
 @contextmanager
 def _partial(place: Path) -> Iterator[Path]:
-    """The folder that becomes `place`, which this process alone writes to."""
+    """Temporary folder of `place`, to which only this process writes."""
     temporary = place.with_name(f".{place.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+        shutil.rmtree(temporary, ignore_errors=True)  # frees the space on a full disk
 
 
 @contextmanager
 def beside(place: Path) -> Iterator[Path]:
-    """A new folder beside `place` that is this process's own, to be moved there; removed in the end where it was not. What
-    processes that died have left of such folders is removed first."""
+    """Make a folder of this process next to `place`, to be moved there, else removed at the end. Folders left by dead processes
+    are removed first."""
     prefix = f".{place.name[:100]}."
     for left in place.parent.glob(f"{glob.escape(prefix)}*partial"):
         with suppress(OSError), alone_in(left, 0):
             shutil.rmtree(left)
     with ExitStack() as hold:
         temporary = place
-        while temporary == place or not temporary.exists():  # taken for a dead one's, before it was held
+        while temporary == place or not temporary.exists():  # removed as a dead process's before it was locked
             temporary = place.with_name(f"{prefix}{os.getpid()}-{os.urandom(4).hex()}.partial")
             temporary.mkdir()
             with suppress(FileNotFoundError):
@@ -141,7 +138,7 @@ def beside(place: Path) -> Iterator[Path]:
 
 
 def put_in_place(temporary: Path, place: Path) -> bool:
-    """Moves a folder to its place; False where something is there already, which stays."""
+    """Move a folder to its place; return False if that exists already."""
     try:
         temporary.replace(place)
     except OSError as error:
@@ -154,9 +151,9 @@ def put_in_place(temporary: Path, place: Path) -> bool:
 
 @contextmanager
 def alone_in(folder: Path, wait: float = 60.0) -> Iterator[None]:
-    """Holds the system's lock of a folder; on a file system without such locks nothing is held.
+    """Hold the system's lock of a folder; does nothing on a file system without such locks.
 
-    Raises BlockingIOError where another process has it for longer than `wait` seconds; with 0, OSError for no locks too."""
+    Raises BlockingIOError if another process keeps it for `wait` seconds; with 0, OSError if there are no locks."""
     handle, ends = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), time.monotonic() + wait
     try:
         while True:
@@ -177,15 +174,15 @@ def alone_in(folder: Path, wait: float = 60.0) -> Iterator[None]:
 
 
 def _flushed(folder: Path) -> dict[str, Any]:
-    """Has the disk take every file of a folder; returns their sizes and digests, and the digest of all."""
+    """Flush every file of a folder to disk; return their sizes and digests, and the digest of all."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    with ThreadPoolExecutor(1) as flusher:  # the disk works while the digests are computed
+    with ThreadPoolExecutor(1) as flusher:  # in parallel with the digests
         flushed = flusher.map(flush, paths)
         files: dict[str, dict[str, Any]] = {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for path in paths
         }
-        list(flushed)  # raises what went wrong there
+        list(flushed)  # raises its errors
     return {"files": files, "digest": _digest_of(files)}
 
 
@@ -197,13 +194,13 @@ Check = Literal["digests", "sizes", "nothing"]
 
 
 def manifest_of(stage: Path, *, check: Check = "digests") -> dict[str, Any] | None:
-    """The manifest of a published stage, or None where it is missing or any file differs in size or digest."""
+    """Manifest of a published stage; None if it is missing or any file differs in size or digest."""
     return examine(stage, check=check)[0]
 
 
 def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | None, str]:
-    """(manifest, "") of a published stage; (None, what is wrong with which file) of a damaged one; (None, "") where there
-    is none. What was pruned on purpose is no damage."""
+    """Check a published stage: (manifest, "") if valid, (None, flaw) if damaged, (None, "") if there is none. Pruned files
+    are no damage."""
     if not stage.exists():
         return None, ""
     path = stage / "manifest.json"
@@ -214,14 +211,14 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
         if manifest["schema"] != SCHEMA:
             return None, f"manifest.json has schema {manifest['schema']!r}, this version reads {SCHEMA}"
         number(manifest["time"]["seconds"])
-        strange = [value for value in manifest["inputs"].values() if not isinstance(value, str)]
-        if strange or sealed(manifest) != manifest or manifest["digest"] != _digest_of(manifest["files"]):
+        is_valid = all(isinstance(value, str) for value in manifest["inputs"].values())
+        if not is_valid or sealed(manifest) != manifest or manifest["digest"] != _digest_of(manifest["files"]):
             return None, "manifest.json is damaged"
         for name, entry in manifest["files"].items() if check != "nothing" else ():
-            if name not in manifest.get("pruned", ()) and (wrong := _flaw(stage, name, entry, check)):
-                return None, f"{name} {wrong}"
-        if check != "nothing" and (alien := _strangers(stage, manifest["files"])):
-            return None, f"{alien[0]} does not belong there"
+            if name not in manifest.get("pruned", ()) and (flaw := _flaw(stage, name, entry, check)):
+                return None, f"{name} {flaw}"
+        if check != "nothing" and (unexpected := _unexpected_files(stage, manifest["files"])):
+            return None, f"{unexpected[0]} does not belong there"
         return manifest, ""
     except FileNotFoundError:
         return None, "manifest.json is missing"
@@ -230,15 +227,15 @@ def examine(stage: Path, *, check: Check = "digests") -> tuple[dict[str, Any] | 
 
 
 def intact(stage: Path, inputs: dict[str, str] | None = None) -> Path:
-    """The folder of a published stage. Raises UserError where it is missing or damaged, or was made from other inputs."""
+    """Return the folder of a published stage. Raises UserError if it is missing, damaged or made from other inputs."""
     manifest = manifest_of(stage)
     if manifest is None or (inputs is not None and manifest["inputs"] != inputs):
-        raise UserError(f"{stage}: missing, damaged or out of date; continue the run to have it made again")
+        raise UserError(f"{stage}: missing, damaged or out of date; continue the run to rebuild it")
     return stage
 
 
 def read_published(stage: Path, name: str) -> Any:
-    """A JSON file of a stage, or None where the stage is not published or the file is not what was written."""
+    """Read a JSON file of a stage; None if the stage is not published or the file is damaged."""
     manifest = manifest_of(stage, check="nothing")
     whole = (
         manifest is not None
@@ -248,44 +245,43 @@ def read_published(stage: Path, name: str) -> Any:
     return read_json(stage / name) if whole else None
 
 
-def _strangers(stage: Path, files: dict[str, Any]) -> list[str]:
-    """Files that nobody published there, hidden ones left out: a library that is given the folder may read them."""
-    found = (path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir() or path.is_symlink())
-    return sorted(
-        n for n in found if n not in files and n != "manifest.json" and not n.rpartition("/")[2].startswith(".")
-    )
+def _unexpected_files(stage: Path, files: dict[str, Any]) -> list[str]:
+    """Files that were not published, without hidden ones: a library that opens the folder might read them."""
+    names = (path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir() or path.is_symlink())
+    expected = {*files, "manifest.json"}
+    return sorted(name for name in names if name not in expected and not name.rpartition("/")[2].startswith("."))
 
 
 def _flaw(stage: Path, name: str, entry: dict[str, Any], check: Check) -> str:
-    """What is wrong with a file of a stage; empty where nothing is. Only its name in the manifest may not lead elsewhere:
-    the path of the stage is the user's."""
+    """Flaw of a file of a stage; empty if there is none. Its name must not lead out of the stage, whose own path is the
+    user's choice."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         return "is outside of its stage"
     path = stage / name
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return "is missing"
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return "is not a plain file"
-    if found.st_size != entry["bytes"]:
-        return f"has {found.st_size} bytes instead of {entry['bytes']}"
+    if status.st_size != entry["bytes"]:
+        return f"has {status.st_size} bytes instead of {entry['bytes']}"
     return "has other content than was written" if check == "digests" and sha256_of(path) != entry["sha256"] else ""
 
 
 def amend(stage: Path, **entries: Any) -> None:
-    """Sets entries of a published manifest that are no part of what the stage is: what was pruned, say."""
+    """Set entries of a published manifest that do not define the stage, such as its pruned files."""
     path = stage / "manifest.json"
     manifest = manifest_of(stage, check="nothing")
     if manifest is None:
-        raise UserError(f"{stage}: not published; continue the run to have it made")
-    made = path.stat().st_mtime_ns
+        raise UserError(f"{stage}: not published; continue the run to make it")
+    made_at = path.stat().st_mtime_ns
     write_json(path, sealed(manifest | entries))
-    os.utime(path, ns=(made, made))  # when the stage was made
+    os.utime(path, ns=(made_at, made_at))
 
 
 def prune(stage: Path, names: list[str]) -> None:
-    """Removes files of a published stage on purpose; the manifest says so first, so that it is never taken for damage."""
+    """Remove files of a published stage on purpose; the manifest lists them first, lest they count as damage."""
     if (manifest_of(stage, check="nothing") or {}).get("pruned") != sorted(names):
         amend(stage, pruned=sorted(names))
     for name in names:
@@ -293,7 +289,7 @@ def prune(stage: Path, names: list[str]) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Removes what killed processes left below a folder that nobody else writes to: what never came to its place."""
+    """Remove temporary files of killed processes below a folder to which nobody else writes."""
     for path in [*folder.rglob(".*.partial"), *folder.rglob("train.again")]:
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.rglob(".*.tmp"):

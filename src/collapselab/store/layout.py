@@ -1,4 +1,4 @@
-"""The run directory: stages talk through files.
+"""Layout of the run directory, through whose files the stages communicate.
 
 runs/<name>/arm=<arm>/seed=<n>/gen_000/{mixture,train,samples,eval}/
 runs/<name>/shared/<digest>/seed=<n>/gen_000/        stages of generation 0 that several arms start from
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from collapselab.config import UserError, digest
-from collapselab.store.checks import metrics, number, reading, refuse_strange, text, whole
+from collapselab.store.checks import metrics, number, reading, refuse_links, text, whole
 from collapselab.store.folders import SCHEMA, manifest_of, read_published, write_json, write_text
 from collapselab.store.seals import COPY, IDENTITY, parse, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
@@ -22,36 +22,36 @@ Gives = Literal["set", "model", "text", "scores"]
 GIVES: dict[str, Gives] = {
     "mixture": "set", "train": "model", "samples": "text", "reference": "scores", "eval": "scores"
 }  # fmt: skip
-"""The stages in the order in which they are made, and what each gives. How they are made: chain/stages.py."""
+"""The stages in the order in which they are made, and the result of each. How they are made: chain/stages.py."""
 ONCE = ("reference",)  # made with generation 0, for the chain as a whole
 STAGES = tuple(name for name in GIVES if name not in ONCE)
 """The stages of every generation."""
 
 
 def stages_of(generation: int) -> list[str]:
-    """The stages that are made with a generation, in their order."""
+    """Stages that are made with a generation, in order."""
     return [name for name in GIVES if generation == 0 or name not in ONCE]
 
 
 class Chain:
-    """Paths of one chain's directory, and which of its stages are published.
+    """Paths in one chain's directory, and its published stages.
 
-    For the stages of generation 0 and the reference that other arms have too, the chain's identity has the digest under
-    which they lie in the run's `shared/`; `shared.json` repeats it for readers.
+    For stages of generation 0 and the reference shared with other arms, the chain's identity holds the digest that names
+    their folder in the run's `shared/`; `shared.json` repeats it for readers.
     """
 
     def __init__(self, root: Path):
         self.root = root
         self.shared: dict[str, Path] = {}
-        with suppress(UserError):  # who opens the chain says what is wrong with its identity
-            if (known := recorded(root)) is not None:
-                self.use_shared(known.facts.get("shared", {}))
+        with suppress(UserError):  # a damaged identity is reported when the chain is opened
+            if (record := recorded(root)) is not None:
+                self.use_shared(record.facts.get("shared", {}))
                 return
         if (data := plain_bytes(root / "shared.json")) is not None:
             self.use_shared(parsed(data))
 
     def use_shared(self, digests: dict[str, str]) -> None:
-        """Takes the named stages of generation 0 from the run's shared folders. Raises UserError for a strange digest."""
+        """Redirect the named stages of generation 0 to the run's shared folders. Raises UserError for an invalid digest."""
         for name, value in digests.items() if isinstance(digests, dict) else [("", digests)]:
             if name not in GIVES or not re.fullmatch(r"[0-9a-f]{32}", str(value)):
                 raise UserError(f"{self.root / 'shared.json'}: not written by this lab; restore it or use another name")
@@ -61,51 +61,47 @@ class Chain:
         return self.root / f"gen_{index:03d}"
 
     def stage(self, index: int, name: str) -> Path:
-        """Where a stage lies."""
+        """Folder of a stage."""
         home = self.shared.get(name, self.root) if index == 0 or name in ONCE else self.root
         return home / name if name in ONCE else home / f"gen_{index:03d}" / name
 
     @property
     def batch_file(self) -> Path:
-        """Keeps the sampling batch that was chosen: arms that share samples write all of theirs alike."""
+        """File of the chosen sampling batch size; arms that share samples share it."""
         return self.shared.get("samples", self.root) / "batch.json"
 
     def digest_of(self, index: int, name: str) -> str:
-        """Digest of a published stage; raises UserError where there is none."""
+        """Digest of a published stage. Raises UserError if it is not published."""
         manifest = manifest_of(self.stage(index, name), check="nothing")
         if manifest is None:
-            raise UserError(f"{self.stage(index, name)}: not published; continue the run to have it made")
+            raise UserError(f"{self.stage(index, name)}: not published; continue the run to make it")
         return str(manifest["digest"])
 
     def with_weights(self) -> list[int]:
         """Finished generations whose weights were not pruned."""
-        found = {g: manifest_of(self.stage(g, "train"), check="nothing") for g in self.finished()}
-        return [g for g, manifest in found.items() if manifest is not None and not manifest.get("pruned")]
+        manifests = {g: manifest_of(self.stage(g, "train"), check="nothing") for g in self.finished()}
+        return [g for g, manifest in manifests.items() if manifest is not None and not manifest.get("pruned")]
 
     def need_weights(self, generations: list[int], what: str) -> None:
-        """Raises UserError where the weights of a finished generation were pruned.
-
-        Args:
-            what: asked for them, for the message: an option and its value.
-        """
+        """Refuse finished generations whose weights were pruned; `what`: option and value that needs them, for the message."""
         kept = self.with_weights()
-        gone = [g for g in generations if g in self.finished() and g not in kept]
-        if gone:
-            named, ours = (", ".join(map(str, found)) for found in (gone, kept))
+        pruned = [g for g in generations if g in self.finished() and g not in kept]
+        if pruned:
             raise UserError(
-                f"{what}: {self.root} has pruned the weights of generations {named}; it keeps those of {ours}; "
+                f"{what}: {self.root} has pruned the weights of generations {', '.join(map(str, pruned))}; it keeps those of "
+                f"{', '.join(map(str, kept))}; "
                 "choose one of these, or run a chain with retain=all"
             )
 
     def finished(self) -> list[int]:
-        """Generations whose last stage is published, ascending, without a gap."""
+        """List the generations whose last stage is published, ascending, up to the first gap."""
         done: list[int] = []
         while manifest_of(self.stage(len(done), "eval"), check="nothing") is not None:
             done.append(len(done))
         return done
 
     def at_work(self, finished: int) -> tuple[int, str]:
-        """(finished generations, the stage at work) by which manifests are there, looking on from what was known."""
+        """(finished generations, stage at work), determined from manifests from a known lower bound `finished` on."""
         while (self.stage(finished, "eval") / "manifest.json").is_file():
             finished += 1
         for name in STAGES:
@@ -114,17 +110,14 @@ class Chain:
         return self.at_work(finished)  # its last stage was published between the two looks
 
     def rescored(self, index: int, scores: str, name: str) -> Path:
-        """Where later scores lie, beside and never instead of what was published: `eval` of a generation, `reference`."""
+        """Folder of a re-scoring's `eval` of a generation or `reference`, next to the published one."""
         if name in ONCE:
             return self.root / "rescored" / scores / name
         return self.generation(index) / "rescored" / scores
 
     def rows(self, scores: str | None = None) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl as the published evaluations have them, to the first generation that has none or a
-        damaged one.
-
-        Args:
-            scores: name of later scores, whose rows are meant.
+        """Rows of metrics.jsonl from the published evaluations, up to the first missing or damaged one; `scores`: name of a
+        re-scoring to read instead.
         """
         rows: list[dict[str, Any]] = []
         while True:
@@ -143,26 +136,26 @@ class Chain:
             rows.append(row)
 
     def write_metrics(self, rows: list[dict[str, Any]], scores: str | None = None) -> None:
-        """Writes metrics.jsonl anew: never a torn or a double line."""
+        """Rewrite metrics.jsonl as a whole: never a torn or a duplicate line."""
         path = (self.root / "rescored" / scores if scores else self.root) / "metrics.jsonl"
         write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
     def metrics_flaw(self, rows: list[dict[str, Any]]) -> str:
-        """How metrics.jsonl contradicts the evaluations it was made from; empty where it does not, or only lacks what a
-        process that was killed could not write any more."""
+        """Message if metrics.jsonl contradicts the evaluations it was made from; empty if it agrees, or lacks only the row that
+        a killed process could not write."""
         path = self.root / "metrics.jsonl"
         if not path.exists():
-            return f"{path} is missing; made again" if len(rows) > 1 else ""
+            return f"{path} is missing; rebuilt" if len(rows) > 1 else ""
         try:
-            found = [row | {"time": {}} for row in read_metrics(self.root)]
+            lines = [row | {"time": {}} for row in read_metrics(self.root)]
         except (UserError, OSError, ValueError, TypeError):
-            return f"{path} is damaged; made again"
-        agree = all(a == b | {"time": {}} for a, b in zip(found, rows, strict=False))
-        return "" if agree and len(found) >= len(rows) - 1 else f"{path} is not what was written; made again"
+            return f"{path} is damaged; rebuilt"
+        agree = all(a == b | {"time": {}} for a, b in zip(lines, rows, strict=False))
+        return "" if agree and len(lines) >= len(rows) - 1 else f"{path} is not what was written; rebuilt"
 
 
 def read_metrics(chain: Path) -> list[dict[str, Any]]:
-    """The lines of a chain's metrics.jsonl."""
+    """Read the rows of a chain's metrics.jsonl."""
     path = chain / "metrics.jsonl"
     if not path.is_file():
         raise UserError(f"{path}: no such file; no generation is finished yet, or this is not a run")
@@ -179,47 +172,49 @@ def read_metrics(chain: Path) -> list[dict[str, Any]]:
 
 
 def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:
-    """A row that was read. Raises UserError for another schema, ValueError and its like for what is no row."""
+    """Validate a row. Raises UserError for another schema, an error of `checks.BROKEN` for an invalid row."""
     if row["schema"] != SCHEMA:
         raise UserError(f"{path}: schema {row['schema']!r} is not {SCHEMA}, the one this version reads")
     if whole(row["generation"]) != generation:
-        raise ValueError(f"generation {row['generation']} stands in the place of {generation}")
+        raise ValueError(f"generation {row['generation']} instead of {generation}")
     number(row["real_share"])
     return {**row, "metrics": metrics(row["metrics"])}
 
 
 def settled(path: Path) -> Path:
-    """The path of a run, a chain or a folder of runs with `..`, links and `~` resolved, once and for all: names and parents
-    of what it returns are those of the folders themselves. A relative path stays relative where it can."""
-    with suppress(RuntimeError):  # `~` of a user that is not known: a folder of that name
+    """Resolve `..`, links and `~` in the path of a run, a chain or a folder of runs, so that its name and parents are those
+    of the real folders. A relative path stays relative if possible."""
+    with suppress(RuntimeError):  # `~` of an unknown user: a folder of that name
         path = path.expanduser()
     try:
-        found, here = Path(os.path.realpath(path)), Path.cwd()
-    except ValueError:  # it holds a NUL: who reads the settings says so
+        real, here = Path(os.path.realpath(path)), Path.cwd()
+    except ValueError:  # contains a NUL: reported when settings are read
         return path
-    if path.is_absolute() or not found.is_relative_to(here):
-        return found
-    inside = found.relative_to(here)
-    return inside if inside.parts and not inside.parts[0].startswith("seed=") else found  # a chain's parent has its arm
+    if path.is_absolute() or not real.is_relative_to(here):
+        return real
+    inside = real.relative_to(here)
+    return (
+        inside if inside.parts and not inside.parts[0].startswith("seed=") else real
+    )  # a chain's parent names its arm
 
 
 class NoRunError(UserError):
-    """There is no run in this folder."""
+    """Error: there is no run in this folder."""
 
 
 def find_chains(run: Path) -> list[Path]:
-    """Chain directories of a run (or the chain itself), settled, in a fixed order.
+    """Chain directories of a run (or the chain itself), resolved, in a fixed order.
 
-    Raises NoRunError where there is none, UserError where one holds strange things or settings that it was not run with."""
-    if run.is_symlink() or run.parent.is_symlink():  # the run itself may be a link, its arms and seeds may not
-        refuse_strange(run, run_root(run))
+    Raises NoRunError if there is none, UserError if one holds links, pipes or edited settings."""
+    if run.is_symlink() or run.parent.is_symlink():  # only the run itself may be a link
+        refuse_links(run, run_root(run))
     named, run = run, settled(run)
     try:
         is_chain = (run / "config.yaml").is_file() or (run / IDENTITY).is_file()
-        found = {p.parent for name in ("config.yaml", IDENTITY) for p in run.glob(f"arm=*/seed=*/{name}")}
+        folders = {p.parent for name in ("config.yaml", IDENTITY) for p in run.glob(f"arm=*/seed=*/{name}")}
     except OSError as error:
         raise UserError(f"{run}: cannot be read ({error.strerror}); check the path") from None
-    chains = [run] if is_chain else sorted(found)
+    chains = [run] if is_chain else sorted(folders)
     if not chains:
         raise NoRunError(f"{named}: no run here; give the directory that `collapselab run` printed")
     for chain in chains:
@@ -228,36 +223,32 @@ def find_chains(run: Path) -> list[Path]:
 
 
 def run_root(chain: Path) -> Path:
-    """The run directory that a chain belongs to: itself where it is none, or was taken out of its run."""
+    """Run directory of a chain; the path itself if it is no chain or was moved out of its run."""
     chain = chain.absolute()
     return chain.parent.parent if chain.name.startswith("seed=") and chain.parent.name.startswith("arm=") else chain
 
 
 def parent_of(chain: Path, fork: dict[str, Any]) -> Path:
-    """Where the parent of a fork is now: as it was named, as it is seen from the fork, or in the fork's own folder of runs,
-    whichever is the chain that was forked; as it was named where none is.
+    """Locate the parent of a fork by its recorded path, its path relative to the fork, or in the fork's own folder of runs:
+    the first that is the chain that was forked, else the recorded path.
 
     Args:
-        fork: what the chain's identity records of it.
+        fork: record of the fork in the chain's identity.
     """
     with reading(chain / "fork.json"):
         named = Path(text(fork["name"]))
-        seen = chain / text(fork["path"])
-        beside = run_root(chain).parent.joinpath(*named.parts[-3:])
-    for place in (named, seen, beside):
-        with suppress(UserError, OSError):  # a damaged one, or another's
-            if (known := recorded(place)) is not None and digest(known.facts["config"]) == fork.get("parent"):
+        relative = chain / text(fork["path"])
+        sibling = run_root(chain).parent.joinpath(*named.parts[-3:])
+    for place in (named, relative, sibling):
+        with suppress(UserError, OSError):  # damaged, or another user's
+            if (record := recorded(place)) is not None and digest(record.facts["config"]) == fork.get("parent"):
                 return settled(place)
     return named
 
 
 def keys_of_place(settings: Path) -> dict[str, str]:
-    """`runs_dir`, `name` and `arm` by where a chain's config.yaml or an experiment's experiment.yaml lies now, those that
-    the file itself may no longer have right; none for any other file.
-
-    Args:
-        settings: a file that settings are read from.
-    """
+    """`runs_dir`, `name` and `arm` from the current place of a chain's config.yaml or an experiment's experiment.yaml, since
+    the file's own may be outdated; empty for any other file."""
     folder = settled(settings.parent).absolute()
     root = run_root(folder)
     if settings.name == "config.yaml" and root != folder and any((folder / n).is_file() for n in (IDENTITY, COPY)):
@@ -270,24 +261,22 @@ def keys_of_place(settings: Path) -> dict[str, str]:
 
 
 def _readable(chain: Path) -> None:
-    """Raises UserError where a chain's folder holds strange things, or settings that are not those it was run with."""
-    refuse_strange(chain, run_root(chain))
+    """Refuse a chain whose folder holds links or pipes, or whose settings were edited. Raises UserError."""
+    refuse_links(chain, run_root(chain))
     path = chain / "config.yaml"
     if (data := plain_bytes(path)) is None:
-        raise UserError(f"{path}: gone; continue the run to have it written again")
+        raise UserError(f"{path}: missing; continue the run to rewrite it")
     if not text_holds(data):
-        recorded(chain)  # where its identity is no better, that is said
-        raise UserError(
-            f"{path}: damaged, or edited; continue the run to have it written again (settings are changed in a copy)"
-        )
+        recorded(chain)  # raises if its identity is damaged too
+        raise UserError(f"{path}: damaged or edited; continue the run to rewrite it (change settings in a copy)")
 
 
 def batch_of(path: Path) -> int | None:
-    """The sampling batch that a batch.json holds; None where there is none, or it is damaged."""
+    """Read the sampling batch size in a batch.json; None if it is missing or damaged."""
     batch = (unsealed(plain_bytes(path)) or {}).get("batch_size")
     return batch if type(batch) is int and batch >= 1 else None
 
 
 def keep_batch(path: Path, batch: int) -> None:
-    """Writes a batch.json."""
+    """Write a batch.json."""
     write_json(path, sealed({"batch_size": batch}))

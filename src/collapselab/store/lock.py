@@ -1,8 +1,8 @@
-"""One writer: a folder and a file in it that a process holds locked as long as it writes; the file says who does.
+"""Exclusive locks of a chain: a writing process locks its folder and a file in it, which names the holder.
 
-The locks are the system's (flock) and end with the process. A file can be removed under its holder, a folder that holds
-something cannot: where the file system locks folders, nobody else gets in. What the file says is for people: it is emptied
-when the lock is given back, so words in a file that nobody holds are those of a process that died.
+The locks are the system's (flock) and end with the process. A file can be removed while it is locked, a folder with content
+cannot, so both are locked if the file system allows it. The file's content is for people; it is emptied on release, so
+content in an unlocked file is that of a process that died.
 """
 
 from __future__ import annotations
@@ -23,26 +23,20 @@ from collapselab.config import UserError
 from collapselab.runtime.console import inert
 from collapselab.store.seals import plain_bytes
 
-DYING = 5.0  # seconds that the children of a dead process may hold what they inherited
-GRACE = 0.3  # seconds for a process that is just ending, or has taken the lock and not said so yet
+DYING = 5.0  # seconds that children of a dead process may hold inherited locks
+GRACE = 0.3  # seconds for a process that is just ending, or has not written its name yet
 POLL = 0.05
-LONGEST = 200  # characters of a command that are kept
+LONGEST = 200  # characters of a command line to keep
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-NO_FOLDER_LOCKS = (
-    *NO_LOCKS,
-    errno.EBADF,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.EACCES,
-)  # NFS locks what is open for writing
+NO_FOLDER_LOCKS = (*NO_LOCKS, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.EACCES)  # NFS: only files open for writing
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, as the file says."""
+    """Holder of a lock, as its file names it."""
 
     pid: int | None = None
-    """None where the file says nothing that can be read."""
+    """None if the file is unreadable."""
     host: str = ""
     started: str = ""
     command: str = ""
@@ -56,11 +50,11 @@ class Holder:
 
     @property
     def ended(self) -> bool:
-        """Whether it is known to have ended: on this machine, and gone or a zombie."""
+        """True if the process ran on this machine and is gone or a zombie."""
         if self.pid is None or self.host != socket.gethostname() or not Path("/proc/self/stat").exists():
             return False
         try:
-            # The name of a program, in parentheses, may hold anything; the state follows the last one.
+            # The program's name, in parentheses, may contain anything; the state follows the last parenthesis.
             state = Path(f"/proc/{self.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
             return True
@@ -68,7 +62,7 @@ class Holder:
 
 
 class HeldError(UserError):
-    """Another process runs, or scores, this chain."""
+    """Error: another process runs or scores this chain."""
 
     def __init__(self, chain: Path, holder: Holder):
         super().__init__(chain, holder)
@@ -79,33 +73,33 @@ class HeldError(UserError):
         return "unknown" if self.holder.pid is None else str(self.holder.pid)
 
     def __str__(self) -> str:
-        return f"{self.chain}: {self.holder} has this chain; wait for it or stop it"
+        return f"{self.chain}: {self.holder} has locked this chain; wait for it or stop it"
 
 
 @dataclass
 class Lock:
-    """A lock that this process has."""
+    """A lock held by this process."""
 
     path: Path
     handle: int
     folder: int | None
-    """Descriptor of the folder, locked too; None where the file system cannot do that."""
+    """Descriptor of the folder, also locked; None if the file system cannot lock folders."""
     before: Holder | None
-    """A process that died with it."""
+    """Previous holder, which died without releasing it."""
 
     @property
     def line(self) -> str | None:
-        """What is to be said of who had it before."""
+        """Log line about a stale lock, if it was one."""
         if self.before is None:
             return None
         who = "a process" if self.before.pid is None else str(self.before)
-        runs = self.before.pid is not None and not self.before.ended
-        gone = "which does not hold it (on another machine, or this is a copy)" if runs else "which no longer runs"
-        return f"{self.path}: took over the lock of {who}, {gone}"
+        may_run = self.before.pid is not None and not self.before.ended
+        state = "which does not hold it (on another machine, or this is a copy)" if may_run else "which no longer runs"
+        return f"{self.path}: took over the lock of {who}, {state}"
 
     @property
     def is_lost(self) -> bool:
-        """Whether it keeps nobody away any more: the folder was moved or removed, or the file was and is all there is."""
+        """True if it no longer excludes others: the folder, or the file if only that is locked, was moved or removed."""
         try:
             if self.folder is not None and not os.path.samestat(os.fstat(self.folder), self.path.parent.stat()):
                 return True
@@ -114,9 +108,9 @@ class Lock:
             return self.folder is None or not self.path.parent.is_dir()
 
     def release(self) -> None:
-        """Gives it back, also where a child still has the descriptors that it inherited."""
+        """Release the lock, even if a child still has inherited descriptors."""
         _mine.remove(self)
-        with suppress(OSError):  # a full or vanished disk: the lock ends with the descriptor all the same
+        with suppress(OSError):  # a full or vanished disk: the lock still ends with the descriptor
             os.ftruncate(self.handle, 0)
         for handle in (self.handle, self.folder):
             if handle is not None:
@@ -129,67 +123,61 @@ _mine: list[Lock] = []
 
 
 def check_held() -> None:
-    """Raises UserError where a lock that this process has taken no longer keeps others away. To be called before anything
-    is published."""
+    """Refuse to continue without exclusive access: raise UserError if a lock of this process is lost. Call before publishing."""
     for lock in _mine:
         if lock.is_lost:
             raise UserError(
                 f"{lock.path.parent}: was moved or removed, or lost its lock, while this process ran it; stopped, with "
-                "nothing written there since; the same command goes on"
+                "nothing written there since; the same command resumes"
             )
 
 
 def holder(path: Path) -> Holder | None:
-    """Who has a lock, as its file says and without touching it; a process that died is said here too. None where nobody
-    has it. Raises OSError."""
+    """Read the holder of a lock from its file, or the process that died with it; None if the file names nobody. Raises
+    OSError."""
     data = plain_bytes(path)
     return None if data is None else _read(data[:4096])
 
 
-def take(path: Path) -> Lock:
-    """Takes a lock, or raises HeldError soon; waits a little longer for the children of a process that has died.
+def try_lock(path: Path) -> Lock:
+    """Take a lock, or raise HeldError after a short wait, which is longer for children of a process that has died.
 
-    Raises OSError where the file cannot be written, UserError where the file system has no locks."""
+    Raises OSError if the file cannot be written, UserError if the file system has no locks."""
     began = time.monotonic()
     while True:
-        found = _try(path)
-        if isinstance(found, Lock):
-            _say(found.handle)
-            _mine.append(found)
-            return found
-        before = found
-        if time.monotonic() - began >= (DYING if before is not None and before.ended else GRACE):
-            raise HeldError(path.parent, before or Holder())
+        result = _try(path)
+        if isinstance(result, Lock):
+            _write_holder(result.handle)
+            _mine.append(result)
+            return result
+        if time.monotonic() - began >= (DYING if result is not None and result.ended else GRACE):
+            raise HeldError(path.parent, result or Holder())
         time.sleep(POLL)
 
 
 @contextmanager
-def waiting(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Holds a lock, waiting for it where another process has it.
-
-    Args:
-        tell: takes a line: who is waited for, or who died with it.
-    """
-    told = False
+def wait_for_lock(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock, waiting while another process has it; `log` takes a line about that process or a stale lock."""
+    is_logged = False
     while True:
         try:
-            lock = take(path)
+            lock = try_lock(path)
             break
-        except HeldError as held:
-            if not told:
-                tell(f"waits for {held.holder}, which makes generation 0")
-            told = True
+        except HeldError as error:
+            if not is_logged:
+                log(f"queued: waiting for {error.holder}, which is making generation 0")
+            is_logged = True
             time.sleep(POLL)
     try:
         if lock.line:
-            tell(lock.line)
+            log(lock.line)
         yield
     finally:
         lock.release()
 
 
 def _try(path: Path) -> Lock | Holder | None:
-    """The lock; where another process has it, what its file says."""
+    """Take a lock; if another process has it, return the holder that its file names."""
     with ExitStack() as undo:
         folder: int | None = None
         try:
@@ -207,23 +195,23 @@ def _try(path: Path) -> Lock | Holder | None:
             if error.errno not in NO_LOCKS:
                 raise
             raise UserError(
-                f"{path}: this file system has no locks ({error.strerror}), so that two processes could write at once; "
+                f"{path}: this file system has no locks ({error.strerror}), so two processes could write at once; "
                 "choose a runs_dir on another one"
             ) from None
-        if handle is None:  # by one that cannot lock the folder
+        if handle is None:  # by a process that cannot lock the folder
             return holder(path)
         undo.pop_all()
         return Lock(path, handle, folder, _read(os.pread(handle, 4096, 0)))
 
 
 def _locked(path: Path, flags: int) -> int | None:
-    """A descriptor of a file or folder that holds the system's lock of it; None where another one has it. Raises OSError."""
+    """Open and lock a file or folder; return its descriptor, or None if another process has the lock. Raises OSError."""
     while True:
         handle = os.open(path, flags | os.O_CLOEXEC, 0o644)
         mine = False
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):  # a refused start may have removed it in between
+            with suppress(FileNotFoundError):  # a refused start may have removed it meanwhile
                 mine = os.path.samestat(os.fstat(handle), path.stat())
             if mine:
                 return handle
@@ -234,7 +222,7 @@ def _locked(path: Path, flags: int) -> int | None:
                 os.close(handle)
 
 
-def _say(handle: int) -> None:
+def _write_holder(handle: int) -> None:
     program = Path(sys.argv[0]).name.replace("__main__.py", "collapselab")
     command = inert(" ".join(" ".join([program, *sys.argv[1:]]).split()))[:LONGEST]
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -244,14 +232,14 @@ def _say(handle: int) -> None:
 
 
 def _read(data: bytes) -> Holder | None:
-    """What a lock file says: None where it is empty, nobody in particular where it is torn or strange."""
+    """Parse a lock file: None if empty, an anonymous Holder if the content is corrupt."""
     if not data.strip():
         return None
     try:
-        found = json.loads(data)
+        record = json.loads(data)
     except (ValueError, RecursionError):
         return Holder()
-    if not isinstance(found, dict) or type(found.get("pid")) is not int:
+    if not isinstance(record, dict) or type(record.get("pid")) is not int:
         return Holder()
-    words = (" ".join(inert(str(found.get(key, ""))).split())[:LONGEST] for key in ("host", "started", "command"))
-    return Holder(found["pid"], *words)
+    words = (" ".join(inert(str(record.get(key, ""))).split())[:LONGEST] for key in ("host", "started", "command"))
+    return Holder(record["pid"], *words)

@@ -1,4 +1,4 @@
-"""What a stage has made before it is published: numbered parts, so that it resumes in its middle."""
+"""Partial results of a stage: numbered parts from which it resumes."""
 
 from __future__ import annotations
 
@@ -10,50 +10,46 @@ from pathlib import Path
 
 from collapselab.store.folders import examine, publishing
 
-COST_SHARE = 0.05  # of the time that may go into checkpoints
+COST_SHARE = 0.05  # largest share of time spent on checkpoints
 
 
 class Unfinished:
-    """What a stage has made before it is published: numbered parts beside its place, each whole under a manifest.
+    """Partial results of a stage: numbered parts next to its place, each complete under a manifest.
 
     Args:
-        place: of the stage. inputs: what it is made from; parts that were made from something else do not exist.
+        place: of the stage. inputs: digests of its inputs; parts made from other inputs are ignored.
     """
 
     def __init__(self, place: Path, inputs: dict[str, str]):
         self.folder = place.with_name(f"{place.name}.unfinished")
         self.inputs = inputs
-        self.at = time.monotonic()  # when the last part was written, or the stage begun
-        self.cost = 0.0  # seconds that this took
+        self.at = time.monotonic()  # when the last part was written or the stage began
+        self.cost = 0.0  # seconds to write that part
 
     def parts(self, more: dict[str, str] | None = None) -> tuple[dict[int, Path], list[str]]:
-        """({number: folder} of the valid parts, ascending; what was wrong with others, in words). Those are removed: they
-        would count among the parts that may be kept.
+        """List the valid parts: ({number: folder}, ascending; messages about damaged parts, which are removed lest they
+        count among the parts to keep).
 
         Args:
-            more: what else the parts must be made from.
+            more: digests of further inputs of the parts.
         """
-        found, wrong = {}, []
+        valid, messages = {}, []
         for path in sorted(self.folder.glob("[0-9]*")):
             manifest, flaw = examine(path)
             if manifest is None:
-                wrong.append(f"{path}: {flaw}; not used, removed")
+                messages.append(f"{path}: {flaw}; not used, removed")
                 shutil.rmtree(path)
             elif manifest["inputs"] == self.inputs | (more or {}):
-                found[int(path.name)] = path
-        return found, wrong
+                valid[int(path.name)] = path
+        return valid, messages
 
     def due(self, seconds: float | None) -> bool:
-        """Whether `seconds` have passed since the last part, and twenty times what writing it took."""
+        """Return True if `seconds`, and twenty times the cost of the last part, have passed since it."""
         return seconds is not None and time.monotonic() - self.at >= max(seconds, self.cost / COST_SHARE)
 
     @contextmanager
     def write(self, number: int, more: dict[str, str] | None = None, *, keep: int | None = None) -> Iterator[Path]:
-        """Publishes a part.
-
-        Args:
-            keep: parts that may lie there at a time, this one among them; the lowest numbers go first.
-        """
+        """Publish a part; `keep`: largest number of parts kept, this one included (the lowest numbers are removed)."""
         started = time.monotonic()
         place = self.folder / f"{number:010d}"
         others = [path for path in sorted(self.folder.glob("[0-9]*")) if path != place]
@@ -65,6 +61,6 @@ class Unfinished:
         self.cost = self.at - started
 
     def clear(self) -> None:
-        """Removes all parts: the stage is published, or was begun anew."""
+        """Remove all parts: the stage is published, or starts again."""
         if self.folder.exists():
             shutil.rmtree(self.folder)

@@ -1,6 +1,6 @@
-"""YAML files of settings, and single values as they stand in a file or on a command line: one reader for both.
+"""One reader for YAML files of settings and for single values in a file or on a command line.
 
-A scalar means what YAML 1.2's core rules say. Forms that other readers take for another number (010, 1_0, 1:30) stay text.
+A scalar follows YAML 1.2's core rules. Forms that other readers take for another number (010, 1_0, 1:30) stay text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 from collapselab.config import UserError, first_line
 
 MOST_BYTES = 1 << 22  # of a YAML file
-MOST_VALUES = 100_000  # in a YAML file with its references written out: a few lines of them can stand for billions
+MOST_VALUES = 100_000  # in a YAML file with references expanded: a few lines of them can expand to billions
 
 BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 NULLS = ("null", "Null", "NULL", "~")
@@ -34,7 +34,7 @@ QUOTED_NULL = re.compile(r'("*)(?:null|Null|NULL|~)\1')
 
 
 def scalar(text: str) -> Any:
-    """What an unquoted scalar means: null, a boolean, a number, or the text itself."""
+    """Value of an unquoted scalar: null, a boolean, a number, or the text itself."""
     if text == "" or text in NULLS:
         return None
     if text in BOOLEANS:
@@ -42,20 +42,20 @@ def scalar(text: str) -> Any:
     try:
         if WHOLE.fullmatch(text):
             return int(text, 0)
-    except ValueError:  # more digits than Python reads
+    except ValueError:  # more digits than Python accepts
         return text
     return float(re.sub(r"\.(?=inf|nan)", "", text.lower())) if DECIMAL.fullmatch(text) else text
 
 
 def _as_written(text: str) -> Any:
-    """The same, but text where the value would be written in another way (1.10, 1e3, 0x10): it may be meant as text."""
+    """Read a scalar, but keep it as text if its value would print differently (1.10, 1e3, 0x10)."""
     value = scalar(text)
     return value if value is None or json.dumps(value) == text else text
 
 
 def read(text: str, kind: Any) -> Any:
-    """A value of a type (str, int, float, bool, None, Literal, list[...], dict, unions of these), from text as it stands on
-    a command line. Raises ValueError with the part that is none."""
+    """Read a value of a type (str, int, float, bool, None, Literal, list[...], dict, unions of these) from text on a command
+    line. Raises ValueError with the invalid part."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         kinds = typing.get_args(kind)
         if types.NoneType in kinds and text in NULLS:
@@ -93,9 +93,9 @@ def _collection(text: str, kind: Any) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """The value of JSON, which is read fifty times faster, or of other YAML."""
+    """Parse JSON, which is read fifty times faster, or other YAML."""
 
-    def refused(word: str) -> None:
+    def refuse(word: str) -> None:
         raise ValueError(word)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _parsed(text: str) -> Any:
     if text[:1] in ("[", "{"):
         try:
             numbers: Any = {"parse_int": _as_written, "parse_float": _as_written}
-            return json.loads(text, object_pairs_hook=unique, parse_constant=refused, **numbers)
+            return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, **numbers)
         except (ValueError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
@@ -113,7 +113,7 @@ def _parsed(text: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A value as it stands on a command line: `read` makes the same of it again."""
+    """Format a value for a command line, so that `read` restores it."""
     if isinstance(value, str):
         return f'"{value}"' if QUOTED_NULL.fullmatch(value) else value
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
@@ -122,18 +122,18 @@ def as_text(value: Any) -> str:
 
 
 def taken_for(text: str) -> str:
-    """What YAML 1.1 takes a text for, in words to put behind a line; nothing where it is text there too."""
+    """Remark on what YAML 1.1 takes a text for, to append to a message; empty if it is text there too."""
     if not re.fullmatch(r"[-+.:\w]{1,60}", text, re.ASCII) or scalar(text) is not text:
         return ""
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # a date that is none
+    except (yaml.YAMLError, ValueError):  # an invalid date
         return ""
     return "" if value is None or isinstance(value, str) else f" (YAML 1.1 takes {text} for {as_plain(value)})"
 
 
 def as_plain(value: Any) -> str:
-    """A value in words: true, 90, 2024-01-01."""
+    """Format a value as plain words: true, 90, 2024-01-01."""
     return json.dumps(value, default=str).strip('"')
 
 
@@ -144,8 +144,7 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A YAML loader whose scalars are `scalar`s, whose keys stay as they are written, and which refuses a key that is given
-    twice."""
+    """YAML loader that reads scalars by `scalar`, keeps keys as written and refuses duplicate keys."""
 
     yaml_implicit_resolvers = {"<": [(MERGE, re.compile("<<$"))], None: [(PLAIN, re.compile(""))]}  # noqa: RUF012
     means = staticmethod(scalar)
@@ -170,8 +169,8 @@ class _AsWritten(_UniqueKeys):
 
 
 _UniqueKeys.yaml_constructors = {
-    kind: made
-    for kind, made in yaml.SafeLoader.yaml_constructors.items()
+    kind: constructor
+    for kind, constructor in yaml.SafeLoader.yaml_constructors.items()
     if kind is None or kind.rpartition(":")[2] in ("str", "seq", "map")
 }
 for _kind in (PLAIN, *(f"tag:yaml.org,2002:{_name}" for _name in ("null", "bool", "int", "float"))):
@@ -182,20 +181,20 @@ def _refuse_twice(keys: list[str], lines: Iterable[int]) -> None:
     seen: dict[str, int] = {}
     for key, line in zip(keys, lines, strict=True):
         if key in seen:
-            raise UserError(f"line {line}: key {key!r} stands twice (first in line {seen[key]}); keep one")
+            raise UserError(f"line {line}: key {key!r} occurs twice (first in line {seen[key]}); keep one")
         seen[key] = line
 
 
-def _written_out(node: Any, known: dict[int, int]) -> int:
-    """Values that a YAML node stands for with its references written out. Raises ValueError where it holds itself."""
-    if id(node) not in known:
-        known[id(node)] = -1
-        held = node.value if isinstance(node, yaml.CollectionNode) else []
-        children = [c for item in held for c in (item if isinstance(item, tuple) else (item,))]
-        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
-    if known[id(node)] < 0:
-        raise ValueError("it holds itself")
-    return known[id(node)]
+def _expanded_size(node: Any, sizes: dict[int, int]) -> int:
+    """Count the values of a YAML node with references expanded. Raises ValueError if it contains itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = -1
+        items = node.value if isinstance(node, yaml.CollectionNode) else []
+        children = [c for item in items for c in (item if isinstance(item, tuple) else (item,))]
+        sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in children)
+    if sizes[id(node)] < 0:
+        raise ValueError("it contains itself")
+    return sizes[id(node)]
 
 
 def _document(text: str, kind: type[_UniqueKeys]) -> Any:
@@ -203,16 +202,16 @@ def _document(text: str, kind: type[_UniqueKeys]) -> Any:
     node = loader.get_single_node()
     if node is None:
         return None
-    if _written_out(node, {}) > MOST_VALUES:
-        raise ValueError(f"references that stand for more than {MOST_VALUES} values")
+    if _expanded_size(node, {}) > MOST_VALUES:
+        raise ValueError(f"references that expand to more than {MOST_VALUES} values")
     return loader.construct_document(node)
 
 
 def load_yaml(path: Path, *, as_written: bool = False) -> dict[str, Any]:
-    """A YAML file as a mapping; raises UserError that names the file and the line.
+    """Read a YAML file as a mapping. Raises UserError naming the file and the line.
 
     Args:
-        as_written: numbers and booleans stay text where their value would be written in another way.
+        as_written: keep numbers and booleans as text if their value would print differently.
     """
     try:
         data = _content(path)
@@ -227,7 +226,7 @@ def load_yaml(path: Path, *, as_written: bool = False) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
         reason = f"{where}{getattr(error, 'problem', None) or first_line(error)}"
-        raise UserError(f"--config {path}: not valid YAML ({reason[:200]}); mend the file") from None
+        raise UserError(f"--config {path}: not valid YAML ({reason[:200]}); fix the file") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -236,7 +235,7 @@ def load_yaml(path: Path, *, as_written: bool = False) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    """Bytes of a regular file: a pipe whose other end nobody holds would never end. Raises UserError, OSError."""
+    """Read a regular file; reading a pipe without a writer could block for ever. Raises UserError or OSError."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
         mode = os.fstat(stream.fileno()).st_mode
         if stat.S_ISDIR(mode):
@@ -250,7 +249,7 @@ def _content(path: Path) -> bytes:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever a reader of YAML 1.1 or 1.2 would not take for text, and writes references out."""
+    """YAML writer that quotes text which YAML 1.1 or 1.2 would not read as text, and expands references."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -261,5 +260,5 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", WHOLE, list("-+0123456789
 
 
 def dump_yaml(tree: Any) -> str:
-    """YAML that this module and any other reader read back to equal values."""
+    """Format YAML that this module and any other reader read back as equal values."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)

@@ -4,7 +4,7 @@ Setting: p* is the truth, p_t the model, q_t = alpha_t p* + (1 - alpha_t) p_t, a
 of q_t (a learner that fits frequencies exactly; N counts independent draws). H(p) = 1 - sum p^2 is Simpson's
 diversity, r_t = E H(p_t) / H(p*), and m_t = E ||p_t - p*||^2 / H(p*) is the drift.
 
-One fact carries all of it. Two independent draws of p_t either descend from the same real document, with probability f_t,
+All follows from one fact. Two independent draws of p_t either descend from the same real document, with probability f_t,
 and are equal, or from two, and are then independent draws of p*. So E H(p_t) = (1 - f_t) H(p*), whatever p* is: r_t is
 the probability of two different ancestors. And because E p_t = p* in every regime (a draw of q_t, a draw without
 replacement from a pool and a reused document all have the law p*), E ||p_t - p*||^2 = E ||p_t||^2 - ||p*||^2
@@ -31,7 +31,7 @@ def _sizes(shares: Sequence[float], documents: Sizes) -> np.ndarray:
 
 
 def mixture(shares: Sequence[float], documents: Sizes) -> np.ndarray:
-    """r by generation where each of N documents is real with probability alpha:
+    """r by generation if each of N documents is real with probability alpha:
 
     r' = (1 - 1/N)[alpha (2 - alpha) + (1 - alpha)^2 r]. For N draws of q, E ||phat||^2 = ||q||^2 + (1 - ||q||^2)/N, and
     E ||q||^2 = (1 - (1 - alpha)^2) ||p*||^2 + (1 - alpha)^2 E ||p||^2. With alpha = 0 it is (1 - 1/N)^t.
@@ -48,12 +48,12 @@ def mixture(shares: Sequence[float], documents: Sizes) -> np.ndarray:
 
 
 def stratified(shares: Sequence[float], documents: Sizes) -> np.ndarray:
-    """r by generation for exactly alpha N fresh real documents and (1 - alpha) N of the model, as a training set is made:
+    """r by generation for exactly alpha N fresh real documents and (1 - alpha) N of the model, as in the lab's training sets:
 
     r' = alpha (2 - alpha) + (1 - alpha)^2 r - [alpha + (1 - alpha) r] / N. The mean of the set is that of the mixture, but
     its noise is that of two samples: alpha H* / N + (1 - alpha) H / N.
 
-    Where alpha N is not whole it is rounded up or down at random with the right mean; the law is then the mean over both.
+    If alpha N is not whole it is rounded up or down at random with the right mean; the law is then the mean over both.
     """
     r, out = 1.0, []
     for a, n in zip(shares, _sizes(shares, documents), strict=True):
@@ -68,18 +68,18 @@ def stratified(shares: Sequence[float], documents: Sizes) -> np.ndarray:
 
 
 def split(share: float, documents: float) -> tuple[int, float]:
-    """alpha N as a whole number and the probability of one more."""
+    """Split alpha N into a whole number and the probability of one more."""
     exact = share * documents
     whole = math.floor(exact + 1e-9)
     return whole, max(0.0, exact - whole) if exact - whole > 1e-9 else 0.0
 
 
 def stratified_reuse(shares: Sequence[float], documents: int) -> np.ndarray:
-    """r by generation where generation 0 is trained on N real documents and the alpha N real ones of later generations are
-    the first of those again; `pipeline.diversity` derives it, for counts that are known.
+    """r by generation if the alpha N real documents of later generations repeat the first ones of generation 0's N.
+    `pipeline.diversity` derives it for given counts.
 
-    Where alpha N is not whole it is rounded up or down at random with the right mean, each time anew; m and c(n) are then
-    means over both, as the rounding does not depend on what came before.
+    If alpha N is not whole it is rounded up or down at random with the right mean, independently in each generation; m and
+    c(n) are then means over both.
     """
     ways = []
     for a in shares:
@@ -102,50 +102,50 @@ def stratified_reuse(shares: Sequence[float], documents: int) -> np.ndarray:
 
 
 def mixture_limit(share: Sizes, documents: Sizes) -> np.ndarray:
-    """The fixed point of `mixture`: (1 - 1/N) a (2 - a) / [1 - (1 - 1/N)(1 - a)^2]."""
+    """Limit of `mixture`: (1 - 1/N) a (2 - a) / [1 - (1 - 1/N)(1 - a)^2]."""
     a, keep = np.asarray(share, float), 1 - 1 / np.asarray(documents, float)
     return np.asarray(keep * a * (2 - a) / (1 - keep * (1 - a) ** 2))
 
 
 def stratified_limit(share: Sizes, documents: Sizes) -> np.ndarray:
-    """The fixed point of `stratified` for whole alpha N: [a (2 - a) - a/N] / [1 - (1 - a)^2 + (1 - a)/N]."""
+    """Limit of `stratified` for whole alpha N: [a (2 - a) - a/N] / [1 - (1 - a)^2 + (1 - a)/N]."""
     a, n = np.asarray(share, float), np.asarray(documents, float)
     return np.asarray((a * (2 - a) - a / n) / (1 - (1 - a) ** 2 + (1 - a) / n))
 
 
 def few_real_limit(real_documents: Sizes) -> np.ndarray:
-    """Both fixed points for small alpha: 2 n / (1 + 2 n), where n = alpha N is the *number* of real documents in each
-    training set. One keeps two thirds of the diversity, five 91 %, twenty 97.6 %, however large the rest is."""
+    """Limit of both fixed points for small alpha: 2 n / (1 + 2 n), n = alpha N the *number* of real documents in each training
+    set. One keeps two thirds of the diversity, five 91 %, twenty 97.6 %, however large the rest is."""
     n = np.asarray(real_documents, float)
     return np.asarray(2 * n / (1 + 2 * n))
 
 
 def least_diversity(shares: Sequence[float], documents: Sizes) -> np.ndarray:
-    """A lower bound on r of `mixture`, by generation: (1 - 1/N) alpha (2 - alpha), for r >= 0 in the recursion.
+    """Lower bound on r of `mixture`, by generation: (1 - 1/N) alpha (2 - alpha), for r >= 0 in the recursion.
 
-    So r -> 0 at fixed N forces alpha -> 0; and where alpha -> 0, r' <= (1 - 1/N)(2 alpha + r) forces r -> 0. At fixed
-    N the diversity dies out in the mean if and only if alpha_t -> 0.
+    So at fixed N r -> 0 forces alpha -> 0, and alpha -> 0 forces r -> 0, by r' <= (1 - 1/N)(2 alpha + r): the mean diversity
+    dies out if and only if alpha_t -> 0.
     """
     a = np.asarray(shares, float)
     return np.asarray((1 - 1 / _sizes(shares, documents)) * a * (2 - a))
 
 
 def held(shares: Sequence[float], documents: Sizes, weight: float) -> np.ndarray:
-    """Probability that a chain whose model is one atom of true probability `weight` has stayed on it through each step:
-    prod (1 - alpha_t (1 - weight))^N. It tends to a positive limit if and only if sum alpha_t is finite (then the chain is
-    absorbed for ever in one atom, by Borel and Cantelli); else it always leaves, and jumps between atoms for ever."""
+    """Probability that a chain whose model is one atom of true probability `weight` has stayed on it up to each step:
+    prod (1 - alpha_t (1 - weight))^N. The limit is positive if and only if sum alpha_t is finite (then one atom absorbs the
+    chain for ever, by Borel and Cantelli); else the chain jumps between atoms for ever."""
     stay = (1 - np.asarray(shares, float) * (1 - weight)) ** _sizes(shares, documents)
     return np.asarray(np.cumprod(stay))
 
 
 def jumps(shares: Sequence[float], diversity: float) -> np.ndarray:
-    """Mean number of changes of atom up to each step, for N = 1: H* sum alpha_t. A redrawn atom is a new draw of p*, as
-    the one before was, and two draws differ with probability H*. (N = 1 is a walk on the atoms.)"""
+    """Mean number of changes of atom up to each step for N = 1, a walk on the atoms: H* sum alpha_t. A redrawn atom and the one
+    before are draws of p*, and two draws differ with probability H*."""
     return np.asarray(diversity * np.cumsum(shares))
 
 
 def accumulate(documents: float, generations: int) -> np.ndarray:
-    """r by generation where every document is kept and each generation adds N: prod_{j<=t} (1 - 1/(N j^2)).
+    """r by generation if every document is kept and each generation adds N: prod_{j<=t} (1 - 1/(N j^2)).
 
     The pool p_t of N t documents gets N draws of itself: E ||x'||^2 = m + (1 - m)/(N (t + 1)^2).
     (Regime: Gerstgrasser et al. 2024.)
@@ -154,14 +154,14 @@ def accumulate(documents: float, generations: int) -> np.ndarray:
 
 
 def accumulate_limit(documents: float) -> float:
-    """The limit of `accumulate`, by Euler's product for the sine: sin(x)/x at x = pi / sqrt(N)."""
+    """Limit of `accumulate`, by Euler's product for the sine: sin(x)/x at x = pi / sqrt(N)."""
     x = math.pi / math.sqrt(documents)
     return math.sin(x) / x
 
 
 def accumulate_subsample(documents: int, generations: int, replacement: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """(r of the model, r of the pool) by generation: model g is trained on N documents drawn from the pool of
-    M = N (g + 1), and adds N of its own to it (regime: Kazdan et al. 2025).
+    """(r of the model, r of the pool) by generation: model g is trained on N documents drawn from the pool of M = N (g + 1),
+    and adds N of its own to the pool (regime: Kazdan et al. 2025).
 
     U and m are the squared errors of pool and model over H*: U_0 = 1/N; a draw without replacement has
     m = U + (1 - U)(M - N)/(N (M - 1)) (with replacement (1 - U)/N); the pool's next error is
@@ -179,7 +179,7 @@ def accumulate_subsample(documents: int, generations: int, replacement: bool = F
     return np.asarray(models), np.asarray(pools)
 
 
-MOST_EXACT = 1000  # documents: a linear system of that size is solved in a tenth of a second
+MOST_EXACT = 1000  # documents: a linear system of that size takes a tenth of a second
 
 
 def fixation_time(p: np.ndarray, documents: float) -> float:
@@ -190,7 +190,7 @@ def fixation_time(p: np.ndarray, documents: float) -> float:
     probability that it wins. The sum over letters of what they have not yet won is P(not yet one letter), and the sum of that
     over t is the mean time. For more documents, or N that is not whole, `diffusion_time`.
     """
-    from scipy.stats import binom  # here: most of a second that nothing else of this module needs
+    from scipy.stats import binom  # importing it takes most of a second
 
     if documents > MOST_EXACT or documents != int(documents):
         return diffusion_time(p, documents)
@@ -203,19 +203,18 @@ def fixation_time(p: np.ndarray, documents: float) -> float:
 
 
 def diffusion_time(p: np.ndarray, documents: float) -> float:
-    """The same by diffusion: -2 N sum (1 - p_i) ln(1 - p_i). For two equal letters it is too long by 39 % at N = 2, 10 % at 10,
-    1.5 % at 100 and .2 % at 1,000; where one letter has nine tenths, by up to twice that from N = 30 on.
+    """Diffusion limit of `fixation_time`: -2 N sum (1 - p_i) ln(1 - p_i). For two equal letters it is too long by 39 % at N = 2,
+    10 % at 10, 1.5 % at 100 and .2 % at 1,000; if one letter has nine tenths, by up to twice that from N = 30 on.
 
     f(p) = that sum solves (1/2N) sum p_i (1 - p_i) d^2 f/dp_i^2 = -1 and vanishes at the corners (for two alleles: Ewens
-    2004, chapter 3). Atom i wins with probability p_i, for its share is a martingale. Diversity lives as long: r falls to 1/e in
-    N steps.
+    2004, chapter 3). Atom i wins with probability p_i, for its share is a martingale. Meanwhile r falls to 1/e in N steps.
     """
     rest = 1 - p[p < 1]
     return float(-2 * documents * np.sum(rest * np.log(rest)))
 
 
 def half_life(r: np.ndarray) -> int | None:
-    """The first step t = g + 1 at which r is 1/2 or less; None if it is not among these generations."""
+    """First step t = g + 1 at which r is 1/2 or less; None if these generations do not reach it."""
     below = np.flatnonzero(r <= 0.5)
     return int(below[0]) + 1 if len(below) else None
 
@@ -224,8 +223,8 @@ def linear_drift(shares: Sequence[float], documents: Sizes, sigma: float = 1.0) 
     """Variance of the model's mean in the linear dynamics mu' = (1 - alpha) mu + alpha mu* + xi, Var xi = sigma^2/N, of
     Zenil (arXiv 2601.05280): V' = (1 - alpha)^2 V + sigma^2/N from V = 0, by generation.
 
-    alpha = 0: sigma^2 t/N, without bound (the noise does not shrink with the diversity, which is where it departs from
-    `mixture`). alpha_g = 1/(g + 1): sigma^2 (t + 1)(2 t + 1)/(6 t N), about sigma^2 t/(3 N). Constant: sigma^2 / (N a (2 - a)).
+    alpha = 0: sigma^2 t/N, without bound (unlike in `mixture`, the noise does not shrink with the
+    diversity). alpha_g = 1/(g + 1): sigma^2 (t + 1)(2 t + 1)/(6 t N), about sigma^2 t/(3 N). Constant: sigma^2 / (N a (2 - a)).
     """
     v, out = 0.0, []
     for a, n in zip(shares, _sizes(shares, documents), strict=True):

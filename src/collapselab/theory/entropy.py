@@ -17,7 +17,7 @@ def entropy(p: np.ndarray) -> np.ndarray:
 def expected_entropy(q: np.ndarray, documents: int) -> float:
     """E S(phat) of the empirical law phat of N draws of q, exact: -sum_i E[(c/N) ln(c/N)] with c ~ Bin(N, q_i).
 
-    It is S(q) - E KL(phat || q), for E sum phat ln q = -S(q): what a step loses is that divergence.
+    It is S(q) - E KL(phat || q), for E sum phat ln q = -S(q): a step loses that divergence.
     """
     share = np.arange(documents + 1) / documents
     lost = -share * np.log(np.where(share > 0, share, 1))
@@ -25,7 +25,7 @@ def expected_entropy(q: np.ndarray, documents: int) -> float:
 
 
 def loss_bound(categories: float, documents: float) -> float:
-    """The most a step can lose in the mean: E KL(phat || q) <= ln(1 + (K - 1)/N), K the categories that q still has.
+    """Upper bound on the mean loss of a step: E KL(phat || q) <= ln(1 + (K - 1)/N), K the categories that q still has.
 
     KL <= ln(1 + chi^2), ln is concave, and E chi^2 = (K - 1)/N. It goes to 0 as the support dies out.
     """
@@ -33,7 +33,7 @@ def loss_bound(categories: float, documents: float) -> float:
 
 
 def fano(h: np.ndarray, categories: int) -> np.ndarray:
-    """The most entropy with Simpson diversity h on K categories, by Fano's inequality: b(h) + h ln(K - 1), b the binary
+    """Largest entropy at Simpson diversity h on K categories, by Fano's inequality: b(h) + h ln(K - 1), b the binary
     entropy. Its argument may be h, as 1 - max p <= h and the function rises up to 1 - 1/K."""
     h = np.asarray(h, float)
     two = np.stack([h, 1 - h], -1)
@@ -41,7 +41,7 @@ def fano(h: np.ndarray, categories: int) -> np.ndarray:
 
 
 def envelope(h: np.ndarray, categories: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds on E S by the mean diversity E H = h: h <= -ln(1 - h) <= E S <= fano(h).
+    """Bounds on E S given the mean diversity E H = h: h <= -ln(1 - h) <= E S <= fano(h).
 
     S is at least the collision entropy -ln(1 - H), convex in H, and Fano's function is concave; both by Jensen.
     """
@@ -49,7 +49,7 @@ def envelope(h: np.ndarray, categories: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def floor(truth: float, shares: Sequence[float], categories: int, documents: float) -> np.ndarray:
-    """A lower bound on E S by generation, given S(p*): L' = alpha S* + (1 - alpha) L - ln(1 + (K - 1)/N), never below 0.
+    """Lower bound on E S by generation, given S(p*): L' = alpha S* + (1 - alpha) L - ln(1 + (K - 1)/N), never below 0.
 
     S is concave, so S(q) >= alpha S* + (1 - alpha) S(p). With constant alpha it ends at S* - ln(1 + (K - 1)/N) / alpha.
     """

@@ -23,12 +23,12 @@ def maximum_likelihood(shares: Sequence[float], documents: Sizes) -> tuple[np.nd
 
 
 def unbiased(documents: int, generations: int) -> dict[str, np.ndarray]:
-    """The refit that divides by n - 1, without real text, by generation (t = g + 1), over sigma*^2 or in nats:
+    """Moments of the refit that divides by n - 1, without real text, by generation (t = g + 1), over sigma*^2 or in nats:
 
     `variance`: E sigma^2 stays 1. `drift`: E (mu - mu*)^2 = t/n, without bound. `log_variance`: E ln sigma^2 falls by
     psi((n-1)/2) + ln(2/(n-1)) < 0 per step, as sigma'^2 / sigma^2 = chi^2_{n-1} / (n - 1), so sigma -> 0 almost surely
-    although its mean square stays: the mean is carried by ever rarer chains (compare medians and logs, not means).
-    `typical_variance`: exp of it. (Alemohammad et al. 2023 and Shumailov et al. 2024 have the setting.)
+    although its mean square stays: ever rarer chains carry the mean (compare medians and logs, not means).
+    `typical_variance`: exp of it. (Setting: Alemohammad et al. 2023; Shumailov et al. 2024.)
     """
     t = np.arange(1, generations + 1)
     step = float(digamma((documents - 1) / 2)) + math.log(2 / (documents - 1))

@@ -1,4 +1,4 @@
-"""Every law by name: what it says, what it assumes, where it is from, and its values by generation."""
+"""Table of laws: statement, assumptions, source, and values by generation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from collapselab.config import UserError
 from collapselab.config.keys import nearest
 from collapselab.theory import discrete, entropy, gaussian, regression, selection, sharpening, tails
-from collapselab.theory.parameters import SCHEDULE, Parameters
+from collapselab.theory.parameters import SCHEDULE, LawParameters
 from collapselab.theory.survivors import survivors
 
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns, one row per generation (or per number of agents), and single numbers that go with them."""
+    """Named columns with one row per generation (or number of agents), and single facts."""
 
     columns: dict[str, np.ndarray]
     facts: dict[str, float | None] = field(default_factory=dict)
@@ -31,18 +31,18 @@ class Law:
     assumes: str
     source: str
     uses: tuple[str, ...]
-    """The parameters it depends on, besides `generations` (laws of the number of agents have none)."""
-    table: Callable[[Parameters], Table]
+    """Parameters beside `generations`, which laws of the number of agents do not use."""
+    table: Callable[[LawParameters], Table]
 
 
-def truth(p: Parameters) -> np.ndarray:
-    """p*: (K,), proportional to rank^-zipf."""
+def truth(p: LawParameters) -> np.ndarray:
+    """p* (K,), proportional to rank^-zipf."""
     weight = np.arange(1, p.categories + 1.0) ** -p.zipf
     return np.asarray(weight / weight.sum())
 
 
-def growing_sizes(p: Parameters) -> tuple[list[float], np.ndarray]:
-    """Shares and sizes where training set t has growth x t documents, `real_documents` of them real."""
+def growing_sizes(p: LawParameters) -> tuple[list[float], np.ndarray]:
+    """Shares and sizes if training set t has growth x t documents, `real_documents` of them real."""
     sizes = p.growth * np.arange(1, p.generations + 2)
     return [1.0, *(p.real_documents / sizes[1:]).tolist()], sizes
 
@@ -51,18 +51,17 @@ def _r(r: np.ndarray, facts: Mapping[str, float] | None = None) -> Table:
     return Table({"r": r, "drift": 1 - r}, {"half_life_t": discrete.half_life(r), **(facts or {})})
 
 
-def _pipeline(p: Parameters) -> Table:
+def _pipeline(p: LawParameters) -> Table:
     if p.regime == "replace":
         law = discrete.stratified_reuse if p.real == "reuse" else discrete.stratified
         return _r(law(p.shares(), p.documents))
     if p.regime == "accumulate":
-        return _r(
-            discrete.accumulate(p.documents, p.generations + 1), {"limit": discrete.accumulate_limit(p.documents)}
-        )
+        limit = discrete.accumulate_limit(p.documents)
+        return _r(discrete.accumulate(p.documents, p.generations + 1), {"limit": limit})
     return _r(discrete.accumulate_subsample(p.documents, p.generations + 1)[0])
 
 
-def _limits(p: Parameters) -> Table:
+def _limits(p: LawParameters) -> Table:
     shares, n = p.shares(), p.documents
     return Table(
         {
@@ -74,62 +73,56 @@ def _limits(p: Parameters) -> Table:
     )
 
 
-def _jumps(p: Parameters) -> Table:
+def _jumps(p: LawParameters) -> Table:
     shares = p.shares()
     later = [0.0, *shares[1:]]  # the chain sits on its atom from generation 0 on
-    diversity_ = 2 * p.weight * (1 - p.weight)
-    return Table({"held": discrete.held(later, p.documents, p.weight), "jumps": discrete.jumps(later, diversity_)})
+    jumps = discrete.jumps(later, 2 * p.weight * (1 - p.weight))
+    return Table({"held": discrete.held(later, p.documents, p.weight), "jumps": jumps})
 
 
-def _duel(p: Parameters) -> Table:
+def _duel(p: LawParameters) -> Table:
     model, pool = discrete.accumulate_subsample(p.documents, p.generations + 1, p.replacement)
     shares = [1 / (g + 1) for g in range(p.generations + 1)]
     return Table({"subsample": model, "pool": pool, "replace": discrete.mixture(shares, p.documents)})
 
 
-def _entropy(p: Parameters) -> Table:
+def _entropy(p: LawParameters) -> Table:
     law, shares = truth(p), p.shares()
     h = discrete.mixture(shares, p.documents) * (1 - np.sum(law**2))
     low, high = entropy.envelope(h, p.categories)
     star = float(entropy.entropy(law))
     columns = {"diversity": h, "lower": low, "upper": np.minimum(high, np.log(p.categories))}
     columns["floor"] = entropy.floor(star, shares, p.categories, p.documents)
+    bound = entropy.loss_bound(p.categories, p.documents)
     first = entropy.expected_entropy(law, p.documents)
-    return Table(
-        columns, {"truth": star, "generation_0": first, "loss_bound": entropy.loss_bound(p.categories, p.documents)}
-    )
+    return Table(columns, {"truth": star, "generation_0": first, "loss_bound": bound})
 
 
-def _tails(p: Parameters) -> Table:
+def _tails(p: LawParameters) -> Table:
     shares, expected = p.shares(), float(p.count if p.expected is None else p.expected)
-    rows = [
-        tails.survival(
-            np.array([p.count]), np.array([expected]), p.regime, p.real == "reuse", shares[: g + 1], p.text_ratio
-        )
-        for g in range(len(shares))
-    ]
+    kind = np.array([p.count]), np.array([expected]), p.regime, p.real == "reuse"
+    rows = [tails.survival(*kind, shares[: g + 1], p.text_ratio) for g in range(len(shares))]
     columns = {"present": np.array(rows)[:, 0], "lost_without_real": tails.lost(len(shares))}
     return Table({**columns, "half_lost_at": tails.half_lost(p.documents, len(shares))})
 
 
-def _survivors(p: Parameters) -> Table:
-    found = survivors(truth(p), p.regime, p.real == "reuse", p.documents, p.shares())
-    if found is None:
+def _survivors(p: LawParameters) -> Table:
+    alive = survivors(truth(p), p.regime, p.real == "reuse", p.documents, p.shares())
+    if alive is None:
         raise UserError(
             "real='reuse': no exact law for shares that change; set schedule=constant, or see the law `tails`"
         )
-    return Table({"survivors": found, "share": found / p.categories})
+    return Table({"survivors": alive, "share": alive / p.categories})
 
 
-def _fixation(p: Parameters) -> Table:
+def _fixation(p: LawParameters) -> Table:
     law = truth(p)
     r = discrete.mixture([1.0] + [0.0] * p.generations, p.documents)
-    return Table(
-        {"r": r}, {"fixation_time": discrete.fixation_time(law, p.documents), "largest_atom_wins": float(law.max())}
-    )
+    time = discrete.fixation_time(law, p.documents)
+    return Table({"r": r}, {"fixation_time": time, "largest_atom_wins": float(law.max())})
 
 
-def _sharpening(p: Parameters) -> Table:
+def _sharpening(p: LawParameters) -> Table:
     law = truth(p)
     model = sharpening.bias_only(law, p.shares(), p.temperature, p.top_k, p.top_p, p.min_p)
     star = 1 - np.sum(law**2)
@@ -137,27 +130,24 @@ def _sharpening(p: Parameters) -> Table:
     return Table({"r": (1 - np.sum(model**2, 1)) / star, "entropy": entropy.entropy(model), "categories": alive})
 
 
-def _gaussian(p: Parameters) -> Table:
+def _gaussian(p: LawParameters) -> Table:
     variance, drift = gaussian.maximum_likelihood(p.shares(), p.documents)
     return Table({"variance": variance, "drift": drift}, {"half_life_t": discrete.half_life(variance)})
 
 
-def _unbiased(p: Parameters) -> Table:
+def _unbiased(p: LawParameters) -> Table:
     if p.documents < 2:
         raise UserError(f"documents={p.documents}: the unbiased refit needs 2 or more")
     return Table(gaussian.unbiased(p.documents, p.generations + 1))
 
 
-def _regression(p: Parameters) -> Table:
+def _regression(p: LawParameters) -> Table:
     numbers = (p.documents, p.dimension, p.sigma)
-    columns = {
-        "replace": regression.replace(*numbers, p.generations + 1),
-        "accumulate": regression.accumulate(*numbers, p.generations + 1),
-    }
+    columns = {law.__name__: law(*numbers, p.generations + 1) for law in (regression.replace, regression.accumulate)}
     return Table(columns, {"accumulate_bound": regression.accumulate_bound(*numbers)})
 
 
-def _ecosystem(p: Parameters) -> Table:
+def _ecosystem(p: LawParameters) -> Table:
     w = selection.topology(p.topology, p.models)
     c = selection.ecosystem(w, p.shares(), p.documents)
     each = np.diagonal(c, axis1=1, axis2=2)
@@ -165,36 +155,34 @@ def _ecosystem(p: Parameters) -> Table:
     return Table(columns, {"effective_size": selection.effective_size(w, p.documents)})
 
 
-def _filter(p: Parameters) -> Table:
+def _filter(p: LawParameters) -> Table:
     right = selection.filtered(np.array([1 - p.prior, p.prior]), np.array([p.fpr, p.tpr]), p.generations + 1)[:, 1]
     return Table({"correct": right}, {"youden": p.tpr - p.fpr})
 
 
-def _hack(p: Parameters) -> Table:
+def _hack(p: LawParameters) -> Table:
     accept = np.asarray(p.accept)
     start = np.array([1 - p.prior - p.hacks, p.prior, p.hacks])
     right = np.array([0.0, 1.0, 0.0])
     model = selection.anchored(start, accept, [1.0] + [p.anchor] * p.generations, right)
     columns = {"correct": model[:, 1], "hack": model[:, 2], "accepted": model @ accept}
-    return Table(
-        columns,
-        {"peak_t": selection.hack_peak(start, accept), "critical_anchor": selection.critical_anchor(accept, right)},
-    )
+    critical = selection.critical_anchor(accept, right)
+    return Table(columns, {"peak_t": selection.hack_peak(start, accept), "critical_anchor": critical})
 
 
-def _self_reward(p: Parameters) -> Table:
+def _self_reward(p: LawParameters) -> Table:
     from scipy.special import betainc
 
     a, b = p.spread * p.prior, p.spread * (1 - p.prior)
     if min(a, b) == 0:
-        raise UserError(f"prior={p.prior}: with all answers alike there is no vote to learn from; give 0 < prior < 1")
+        raise UserError(f"prior={p.prior}: if all answers agree there is no vote to learn from; give 0 < prior < 1")
     right, weights = selection.beta_questions(a, b)
     answers = np.stack([right, 1 - right], 1)
     columns = selection.self_reward(answers, 0, p.gain, p.attempts, p.generations + 1, weights)
     return Table(columns, {"plurality_correct": float(betainc(b, a, 0.5))})
 
 
-def _by_agents(name: str, law: Callable[[np.ndarray, float], np.ndarray], p: Parameters, share: float) -> Table:
+def _by_agents(name: str, law: Callable[[np.ndarray, float], np.ndarray], p: LawParameters, share: float) -> Table:
     return Table({name: law(np.arange(1, p.agents + 1.0), share)}, index="agents")
 
 
@@ -203,13 +191,13 @@ PIPELINE = (*SCHEDULE, "documents", "regime", "real")
 TRUTH = ("categories", "zipf")
 LAWS: dict[str, Law] = {
     "mixture": Law(
-        "diversity r = E[H]/H* and drift 1 - r where each document is real with probability alpha",
+        "diversity r = E[H]/H* and drift 1 - r if each document is real with probability alpha",
         EXACT, "Wright-Fisher with migration; setting of Zenil, arXiv 2601.05280", (*SCHEDULE, "documents"),
         lambda p: _r(discrete.mixture(p.shares(), p.documents)),
     ),
     "pipeline": Law(
         "diversity and drift of the lab's pipeline: exactly alpha N real documents, or accumulated ones",
-        f"{EXACT}; alpha N that is not whole is rounded at random with the right mean",
+        f"{EXACT}; alpha N is rounded at random with the right mean",
         "derived here; regimes of Gerstgrasser et al. 2024 and Kazdan et al. 2025", PIPELINE, _pipeline,
     ),
     "limits": Law(
@@ -222,11 +210,11 @@ LAWS: dict[str, Law] = {
         (*SCHEDULE, "documents", "weight"), _jumps,
     ),
     "growing": Law(
-        "diversity where training sets grow and the number of real documents does not",
+        "diversity if training sets grow and the number of real documents does not",
         EXACT, "derived here", ("growth", "real_documents"), lambda p: _r(discrete.mixture(*growing_sizes(p))),
     ),
     "duel": Law(
-        "accumulate-subsample against replacement with the same real share 1/(g+1): opposite fates",
+        "accumulate-subsample against replacement with the same real share 1/(g+1): opposite limits",
         EXACT, "derived here; regime of Kazdan et al. 2025", ("documents", "replacement"), _duel,
     ),
     "entropy": Law(
@@ -234,8 +222,8 @@ LAWS: dict[str, Law] = {
         EXACT, "Jensen and Fano", (*SCHEDULE, "documents", *TRUTH), _entropy,
     ),
     "tails": Law(
-        "P(a type with count c in generation 0's text is in a text that generation g writes); N is in tokens",
-        f"{EXACT}; rare types (Poisson), which a network that smooths is not", "branching process; Fisher 1930",
+        "P(a type with count c in generation 0's text occurs in text written by generation g); N is in tokens",
+        f"{EXACT} (a network smooths); rare types (Poisson)", "branching process; Fisher 1930",
         (*PIPELINE, "count", "expected", "text_ratio"), _tails,
     ),
     "survivors": Law(
@@ -251,7 +239,7 @@ LAWS: dict[str, Law] = {
         "p0^((1/temperature)^g); top_p^g of the mass", (*SCHEDULE, "temperature", "top_k", "top_p", "min_p", *TRUTH), _sharpening,
     ),
     "drift": Law(
-        "variance of the mean in the linearised dynamics with constant noise", "noise sigma^2/N in every step",
+        "variance of the mean in linearised dynamics with constant noise", "noise sigma^2/N in every step",
         "Zenil, arXiv 2601.05280", (*SCHEDULE, "documents", "sigma"),
         lambda p: Table({"variance": discrete.linear_drift(p.shares(), p.documents, p.sigma)}),
     ),
@@ -275,10 +263,10 @@ LAWS: dict[str, Law] = {
     ),
     "filter": Law(
         "share of correct answers under a filter with errors: odds x (TPR/FPR)^g",
-        "infinite samples; the next model is what was accepted", "replicator equation", ("prior", "tpr", "fpr"), _filter,
+        "infinite samples; the next model learns the accepted ones", "replicator equation", ("prior", "tpr", "fpr"), _filter,
     ),
     "hack": Law(
-        "a filter that likes hacks better than the truth: accuracy peaks and falls while acceptance rises",
+        "a filter that prefers hacks to the truth: accuracy peaks and falls while acceptance rises",
         "infinite samples; three classes", "replicator equation", ("prior", "hacks", "accept", "anchor"), _hack,
     ),
     "self_reward": Law(
@@ -302,7 +290,7 @@ LAWS: dict[str, Law] = {
 
 
 def find(name: str | None, given: list[str]) -> str:
-    """The name of a law, checked with the names of the options given for it. Raises UserError, one line."""
+    """Return the name of a law; refuse unknown names and options that the law does not use."""
     if name is None:
         raise UserError(
             "theory: name a law, as in `collapselab theory mixture`; `collapselab theory --list` lists them"
@@ -311,11 +299,11 @@ def find(name: str | None, given: list[str]) -> str:
         raise UserError(f"theory {name!r}: no such law{nearest(name, LAWS)}; `collapselab theory --list` lists them")
     uses = used(name)
     for key in given:
-        if key in Parameters.__annotations__ and key not in uses:
+        if key in LawParameters.__annotations__ and key not in uses:
             raise UserError(f"--{key}: the law {name} does not depend on it; leave it out, it uses {', '.join(uses)}")
     return name
 
 
 def used(name: str) -> tuple[str, ...]:
-    """The parameters that a law depends on."""
+    """Parameters that a law depends on."""
     return (*LAWS[name].uses, *(() if "agents" in LAWS[name].uses else ("generations",)))

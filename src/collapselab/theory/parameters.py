@@ -1,4 +1,4 @@
-"""What a law may depend on. No library is imported here, so that the help of the verb is quick."""
+"""Parameters of the laws. This module imports no library, so that the verb's help is fast."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("temperature spread text_ratio growth", lambda v: 0 < v < math.inf, "must be above 0"),
     ("gain", lambda v: 1 <= v < math.inf, "must be 1 or more"),
 )
-"""Parameters, the values that they may have, and what is said of others."""
+"""Parameters, the check of their values, and the error message."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """Every law takes some of these; an option that the law asked for does not use is refused."""
+class LawParameters:
+    """Parameters of all laws; options that the chosen law does not use are refused."""
 
     generations: int = 50
     """Last generation; the table has generations 0 to this one. Generation g is step t = g + 1."""
@@ -65,13 +65,13 @@ class Parameters:
     real_documents: float = 1.0
     """growing: real documents in each training set."""
     weight: float = 0.5
-    """jumps: true probability of the atom that the chain sits on, (0, 1)."""
+    """jumps: true probability of the atom that the chain starts on, (0, 1)."""
     count: int = 1
     """tails: occurrences of the type in generation 0's training text."""
     expected: float | None = None
     """tails: its mean occurrences in as much fresh real text; null means `count`."""
     text_ratio: float = 1.0
-    """tails: length of the text it is looked for in, over a training set's."""
+    """tails: length of the text examined, over that of a training set."""
     temperature: float = 0.9
     """sharpening: as sampling.temperature."""
     top_k: int = 0
@@ -125,18 +125,18 @@ class Parameters:
         check(expected is None or 0 <= expected < math.inf, "expected", expected, remedy)
         rising = len(accept) == 3 and 0 < accept[0] < accept[1] < accept[2] <= 1
         check(rising, "accept", accept, "give three rising numbers in (0, 1]: of wrong, correct and hack")
-        remedy = f"prior={self.prior} and hacks must leave room for wrong ones"
+        remedy = f"prior={self.prior} and hacks must leave room for wrong answers"
         check(self.prior + self.hacks < 1, "hacks", self.hacks, remedy)
         remedy = f"give one share for each of the {self.generations} generations"
         check(self.schedule != "list" or len(values) >= self.generations, "values", values, remedy)
         self.shares()
 
     def shares(self) -> list[float]:
-        """alpha_g of generations 0 .. generations; under the accumulate regimes, which have none, 1/(g + 1): the share that
-        real text has in the pool. Raises UserError as MixingConfig does."""
+        """alpha_g of generations 0 .. generations; under the accumulate regimes 1/(g + 1), the share of real text in the pool.
+        Raises UserError as MixingConfig does."""
         try:
             mixing = MixingConfig(**{key: getattr(self, key) for key in (*SCHEDULE, "regime", "real")})
         except UserError as error:
             raise UserError(str(error).removeprefix("mixing.").replace("mixing.", "")) from None
-        found = [real_share(mixing, g, self.generations) for g in range(self.generations + 1)]
-        return [1 / (g + 1) if share is None else share for g, share in enumerate(found)]
+        shares = [real_share(mixing, g, self.generations) for g in range(self.generations + 1)]
+        return [1 / (g + 1) if share is None else share for g, share in enumerate(shares)]

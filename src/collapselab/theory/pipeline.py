@@ -1,4 +1,4 @@
-"""The diversity law of the pipeline that was really run: its regime, and the documents it really had."""
+"""Diversity law of the pipeline as it was run: of its regime and its actual documents."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ import numpy as np
 
 @dataclass(frozen=True)
 class History:
-    """Documents of each context in a chain's training sets so far; int64 arrays (generations, contexts); row g is generation g."""
+    """Documents of each context in a chain's training sets so far: int64 arrays (generations, contexts)."""
 
     regime: str
     """`replace`, `accumulate` or `accumulate_subsample`, as in `mixing.regime`."""
     reuse: bool
-    """`replace` only: real documents of later generations are the first ones of generation 0 again."""
+    """`replace` only: real documents of later generations repeat the first ones of generation 0."""
     real: np.ndarray
-    """Real documents in the training set of generation g."""
+    """Real documents in the training set."""
     synthetic: np.ndarray
-    """Synthetic documents in the training set of generation g."""
+    """Synthetic documents in the training set."""
     written: np.ndarray
-    """Documents that generation g wrote (its samples)."""
+    """Documents that the generation wrote (its samples)."""
 
 
 def diversity(history: History) -> np.ndarray:
     """r = E[H] / H* of an exact learner given these counts, float64 (generations, contexts); the drift is 1 - r.
 
-    Why drift + r = 1 in every regime: E p_t = p*, for every document of a training set has the law p* (it is real, or a
-    draw of a model that has it in the mean, or drawn blindly from such a pool). Then
-    E ||p_t - p*||^2 = E ||p_t||^2 - ||p*||^2 = H* - E H(p_t). `discrete` says the same by ancestors.
+    drift + r = 1 in every regime: E p_t = p*, as every document of a training set has the law p* (it is real, or a draw of a
+    model that has this mean, or drawn blindly from a pool of such). Then E ||p_t - p*||^2 = E ||p_t||^2 - ||p*||^2 =
+    H* - E H(p_t). `discrete` derives the same from ancestors.
 
-    The counts of documents by context are taken as given; which documents they are is what the mean is over. Under
-    accumulate_subsample the split of a draw into real and synthetic documents is averaged over too.
-
-    A context without documents in a training set has no model there, hence nan at that generation; and nan later on, for
-    as long as its documents come from a model that is not defined.
+    The mean is over documents given their counts by context; under accumulate_subsample also over the split of a draw into
+    real and synthetic documents. A context without documents has no model: nan at that generation, and later for as long as
+    its documents come from an undefined model.
 
     Raises:
         ValueError: an unknown regime.
@@ -51,7 +49,7 @@ def diversity(history: History) -> np.ndarray:
 
 
 def _replace(history: History) -> np.ndarray:
-    """n_r fresh real documents and n_s draws of p_{t-1}: E H' = 1 - E ||q||^2 - (n_r H* + n_s E H)/N^2 with
+    """r for n_r fresh real documents and n_s draws of p_{t-1}: E H' = 1 - E ||q||^2 - (n_r H* + n_s E H)/N^2 with
     q = (n_r p* + n_s p_{t-1})/N, and 1 - E ||q||^2 = [1 - (n_s/N)^2] H* + (n_s/N)^2 E H."""
     out, r = [], np.full(history.real.shape[1], np.nan)
     for real, synthetic in zip(history.real, history.synthetic, strict=True):
@@ -64,7 +62,7 @@ def _replace(history: History) -> np.ndarray:
 
 
 def _reuse(history: History) -> np.ndarray:
-    """The real documents of generation t are the first n_r of generation 0's.
+    """r if the real documents of generation t are the first n_r of generation 0's.
 
     With x_t = p_t - p*, e_n the empirical law of the first n documents, m_t = E ||x_t||^2 / H* and
     c_t(n) = E <x_t, e_n - p*> / H*: E <e_a - p*, e_b - p*> = H* / max(a, b), because one set contains the other. From
@@ -90,14 +88,14 @@ def _reuse(history: History) -> np.ndarray:
 
 
 def _accumulate(history: History) -> np.ndarray:
-    """A part of w documents drawn from the M before it: r' = r [1 - w / (M + w)^2]."""
+    """r if w documents drawn from the M before are added to them: r' = r [1 - w / (M + w)^2]."""
     total = history.real + history.synthetic
     added = np.diff(total, axis=0, prepend=0)
     return np.asarray(np.cumprod(np.where(total > 0, 1 - added / total**2.0, np.nan), axis=0))
 
 
 def _accumulate_subsample(history: History) -> np.ndarray:
-    """A model of n documents drawn without replacement from the pool of M, which then gets w draws of that model:
+    """r of a model of n documents drawn without replacement from the pool of M, which then gets w draws of that model:
 
     m  = U + (1 - U)(M - n) / (n (M - 1))
     U' = [M^2 U + 2 M w U + w^2 m + w (1 - m)] / (M + w)^2.

@@ -1,4 +1,4 @@
-"""The figure of a law: one panel per column."""
+"""Figure of a law: one panel per column."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from matplotlib.figure import Figure
 COLOUR = "#0072B2"  # Okabe & Ito (2008)
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Writes the columns of `show.document` to a .png or .svg file, without a date in it."""
-    columns = {key: values for key, values in found["columns"].items() if key != found["index"]}
+def draw(document: dict[str, Any], path: Path) -> None:
+    """Write the columns of `show.document` to a .png or .svg file without a date."""
+    columns = {key: values for key, values in document["columns"].items() if key != document["index"]}
     figure = Figure(figsize=(4.2 * len(columns), 3.4), layout="constrained")
-    index = found["columns"][found["index"]]
+    index = document["columns"][document["index"]]
     for axis, (key, values) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
         axis.plot(index, [float("nan") if v is None else v for v in values], color=COLOUR)
         axis.set_title(key.replace("_", " "), fontsize=10)
-        axis.set_xlabel(found["index"])
+        axis.set_xlabel(document["index"])
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{found['law']}: {found['says']}", fontsize=9, wrap=True)
+    figure.suptitle(f"{document['law']}: {document['says']}", fontsize=9, wrap=True)
     figure.savefig(path, dpi=130, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})

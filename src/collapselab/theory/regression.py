@@ -24,7 +24,7 @@ def replace(samples: int, dimension: int, sigma: float, generations: int) -> np.
 
 
 def accumulate(samples: int, dimension: int, sigma: float, generations: int) -> np.ndarray:
-    """The same where each fit uses all labels so far: sigma^2 d sum_{i<=k} 1 / (i (i T - d - 1)), exact.
+    """`replace` if each fit uses all labels so far: sigma^2 d sum_{i<=k} 1 / (i (i T - d - 1)), exact.
 
     With S_k the sum of the k Gram matrices A_i, the normal equations give w_k = w_{k-1} + S_k^-1 X_k^T noise_k; its
     variance is sigma^2 E tr(S_k^-1 A_k S_k^-1) = sigma^2 E tr(S_k^-1) / k, because E[A_k | S_k] = S_k / k. It stays below

@@ -1,10 +1,9 @@
 """Closed forms beyond one learner: several models, filters with errors, self-reward, added noise, parallel agents.
 
-The data-processing inequality stands over all of them, without a number: real text -> training set -> model -> samples ->
-next model is a Markov chain, so no later model knows more about the truth than the first one did (Cover & Thomas 2006,
-theorem 2.8.1). A synthesiser escapes it by no architecture, only by a channel to the world: fresh real text, a verifier
-that is right more often than wrong, or prior information built into it; a symbolic one (the same answer each time) also
-freezes what it has instead of losing it step by step.
+The data-processing inequality bounds all of them: real text -> training set -> model -> samples -> next model is a Markov
+chain, so no later model knows more about the truth than the first (Cover & Thomas 2006, theorem 2.8.1). No architecture of a
+synthesiser escapes it, only a channel to the world: fresh real text, a verifier that is right more often than wrong, or
+built-in prior information. A symbolic synthesiser (the same answer each time) freezes what it has instead of losing it.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ def ecosystem(weights: np.ndarray, shares: Sequence[float], documents: float) ->
     """C_kl = E <p_k - p*, p_l - p*> / H* by generation, float64 (generations, K, K), for K exact learners with
     q_k = alpha p* + (1 - alpha) sum_j W_kj p_j, each trained on N draws of its own q_k:
 
-    D = (1 - alpha)^2 W C W^T, C' = D + diag((1 - D_kk)/N). The diversity of model k is 1 - C_kk; that of the average of
-    all is 1 - mean of C.
+    D = (1 - alpha)^2 W C W^T, C' = D + diag((1 - D_kk)/N). The diversity of model k is 1 - C_kk, that of the average of all
+    1 - mean of C.
 
     Args:
         weights: W, (K, K), rows sum to 1.
@@ -48,11 +47,11 @@ def topology(name: str, models: int) -> np.ndarray:
 
 
 def effective_size(weights: np.ndarray, documents: float) -> float:
-    """N / sum pi_k^2, pi the stationary law of W: the size of the one model that loses diversity at the same rate in the
-    long run, without real text and for large N. pi' C pi is a martingale but for the noise sum pi_k^2 (1 - D_kk)/N.
+    """Size of the single model that loses diversity at the same rate in the long run, without real text and for large N:
+    N / sum pi_k^2, pi the stationary law of W. pi' C pi is a martingale but for the noise sum pi_k^2 (1 - D_kk)/N.
 
-    A committee of K delays by K, the most there can be; a hub gains nothing; isolated lineages (pi not unique; uniform here)
-    die one by one while the average keeps H* (1 - 1/K).
+    A committee of K delays by K, the maximum; a hub gains nothing; isolated lineages (pi not unique; uniform here) die one by
+    one while the average keeps H* (1 - 1/K).
     """
     pi = np.full(len(weights), 1 / len(weights))
     for _ in range(10000):  # a power iteration of (I + W)/2, which has no cycles
@@ -64,8 +63,8 @@ def effective_size(weights: np.ndarray, documents: float) -> float:
 
 
 def filtered(p0: np.ndarray, accept: np.ndarray, generations: int) -> np.ndarray:
-    """(generations, K): a class is accepted with probability a, and the next model is what was accepted (a replicator):
-    p_t proportional to p_0 a^t, t = 0 .. generations - 1.
+    """Laws (generations, K) of a replicator, which accepts a class with probability a and learns what was accepted: p_t
+    proportional to p_0 a^t, t = 0 .. generations - 1.
 
     Two classes, right and wrong: odds_t = odds_0 (TPR/FPR)^t, so that the sign of Youden's J = TPR - FPR decides.
     """
@@ -75,8 +74,8 @@ def filtered(p0: np.ndarray, accept: np.ndarray, generations: int) -> np.ndarray
 
 
 def anchored(p0: np.ndarray, accept: np.ndarray, shares: Sequence[float], anchor: np.ndarray) -> np.ndarray:
-    """`filtered` with a share alpha of answers of the law `anchor` (K,) in each set: p' = alpha anchor + (1 - alpha) p a / (p . a).
-    Row 0 is p_0."""
+    """Laws of `filtered` with a share alpha of answers of the law `anchor` (K,) in each set, row 0 being p_0:
+    p' = alpha anchor + (1 - alpha) p a / (p . a)."""
     out = [np.asarray(p0, float)]
     for share in shares[1:]:
         chosen = out[-1] * accept
@@ -85,26 +84,25 @@ def anchored(p0: np.ndarray, accept: np.ndarray, shares: Sequence[float], anchor
 
 
 def hack_peak(p0: np.ndarray, accept: np.ndarray) -> float:
-    """t* at which the accuracy under `filtered` peaks, for classes (wrong, correct, hack) accepted with s_w < s_c < s_h: a
-    systematic false positive that the filter likes better than the truth.
+    """Step t* at which the accuracy under `filtered` peaks, for classes (wrong, correct, hack) accepted with s_w < s_c < s_h:
+    the filter prefers a systematic false positive to the truth.
 
     d ln p_c / dt = ln s_c - mean of ln s is 0 where p_w s_w^t ln(s_c/s_w) = p_h s_h^t ln(s_h/s_c), so
     t* = ln[p_w ln(s_c/s_w) / (p_h ln(s_h/s_c))] / ln(s_h/s_w). Then accuracy falls to 0 while the accepted share rises.
-    Negative where it falls from the start.
+    Negative if accuracy falls from the start.
     """
     (w, _, h), (sw, sc, sh) = p0, accept
     return math.log(w * math.log(sc / sw) / (h * math.log(sh / sc))) / math.log(sh / sw)
 
 
 def critical_anchor(accept: np.ndarray, anchor: np.ndarray) -> float:
-    """The share alpha_c of an anchor without hacks above which hacks die out under `anchored`: 1 / sum_j anchor_j s_h/(s_h - s_j).
+    """Share of an anchor without hacks above which hacks die out under `anchored`: 1 / sum_j anchor_j s_h/(s_h - s_j).
 
     Without hacks the fixed point has p_j = alpha anchor_j x / (x - s_j) with x = (mean of s)/(1 - alpha) and sum p = 1; hacks grow
-    by s_h/x, so the edge is at x = s_h. For an anchor of correct answers alone it is 1 - s_c/s_h. An anchor that
-    brings wrong answers lowers the mean acceptance, and must be larger.
+    by s_h/x, so the threshold is x = s_h. For an anchor of correct answers alone it is 1 - s_c/s_h; wrong answers in the
+    anchor lower the mean acceptance and raise it.
     """
-    known = anchor[:2]
-    return float(1 / np.sum(known * accept[2] / (accept[2] - accept[:2])))
+    return float(1 / np.sum(anchor[:2] * accept[2] / (accept[2] - accept[:2])))
 
 
 # --- majority-vote self-reward --------------------------------------------------------------------------------------------
@@ -118,17 +116,17 @@ def self_reward(
     generations: int,
     weights: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Each step multiplies the odds of the answer that most samples give by `gain` (a large vote, so it is the model's most
-    likely answer, and it stays that).
+    """Multiply the odds of the majority's answer by `gain` in each step; in a large vote it is the model's most likely answer
+    and remains so.
 
     Args:
-        answers: (questions, answers), p_0 for each question; `correct` is the right one's column.
-        weights: (questions,) how much each question counts, with sum 1; None: all the same.
+        answers: (questions, answers), p_0 of each question; `correct` is the column of the right answer.
+        weights: (questions,) weight of each question, with sum 1; None: equal weights.
 
     Returns:
-        By generation, t = 0 .. generations - 1: `reward`, the mean agreement with the majority (tends to 1), and `pass_at_1`,
-        `pass_at_k`: P(a right one among k attempts), which tends to P(the plurality is right) for every k: pass@1 rises to
-        it and pass@k falls to it. Nothing is learned that the vote did not know.
+        By generation, t = 0 .. generations - 1: `reward`, the mean agreement with the majority (tends to 1); `pass_at_1` and
+        `pass_at_k`, P(a right answer among k attempts), which tend to P(the plurality is right): pass@1 rises to it, pass@k
+        falls to it. The model learns nothing that the vote did not know.
     """
     top = answers.argmax(1)
     chosen = np.zeros_like(answers)
@@ -144,14 +142,14 @@ def self_reward(
 
 
 def beta_questions(a: float, b: float, nodes: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Questions that stand for all with P(correct) ~ Beta(a, b): their p and weights (2 x nodes,), to integrate a function that
-    is smooth on either side of 1/2, where the vote turns.
+    """Quadrature over questions with P(correct) ~ Beta(a, b), as p and weights (2 x nodes,), for functions that are smooth on
+    either side of 1/2, where the vote turns.
 
-    Gauss-Jacobi on each half, whose weight takes in the density's end at 0 or 1; each half has its exact mass. What `self_reward`
-    gives with them is exact to 1e-8 for a + b up to 1,000. Beyond, where the density is narrow, they are equally likely
-    quantiles, 100 times as many: exact to 1e-4.
+    Gauss-Jacobi on each half, whose weight absorbs the density's end at 0 or 1; each half has its exact mass. `self_reward` is
+    then exact to 1e-8 for a + b up to 1,000. Beyond, the density is narrow: 100 times as many equally likely quantiles, exact
+    to 1e-4.
     """
-    from scipy.special import betainc, betaincinv, roots_jacobi  # here: half a second
+    from scipy.special import betainc, betaincinv, roots_jacobi  # importing it takes half a second
 
     if a + b > 1000:
         places = (np.arange(200 * nodes) + 0.5) / (200 * nodes)
@@ -172,12 +170,12 @@ def beta_questions(a: float, b: float, nodes: int = 200) -> tuple[np.ndarray, np
 
 
 def injected(p: np.ndarray, noise: float, documents: float, generations: int) -> dict[str, np.ndarray]:
-    """An exact learner without real text whose training text is replaced by uniform noise u with probability eps, by
-    generation (t = g + 1): q = (1 - eps) p_t + eps u. Generation 0 is trained on N real documents, without noise.
+    """Laws of an exact learner without real text if uniform noise u replaces a document with probability eps, by generation
+    (t = g + 1): q = (1 - eps) p_t + eps u. Generation 0 is trained on N real documents, without noise.
 
-    `diversity`: E H / H*, with h' = (1 - 1/N)[(1 - eps)^2 h + (1 - (1 - eps)^2)(1 - 1/K)], for <p, u> = 1/K: the noise brings
-    it back, even above 1. `signal` = (1 - eps)^g: E p_t - u = signal (p* - u), what is left of the truth; it is lost all
-    the faster. `distance` = E ||p_t - p*||^2 / H*.
+    `diversity`: E H / H*, with h' = (1 - 1/N)[(1 - eps)^2 h + (1 - (1 - eps)^2)(1 - 1/K)], for <p, u> = 1/K: noise restores it,
+    even above 1. `signal` = (1 - eps)^g: E p_t - u = signal (p* - u), what is left of the truth, which noise destroys faster.
+    `distance` = E ||p_t - p*||^2 / H*.
     """
     keep, uniform, truth = 1 - 1 / documents, 1 - 1 / len(p), 1 - float(np.sum(p**2))
     h, values = keep * truth, []
@@ -198,11 +196,11 @@ def injected(p: np.ndarray, noise: float, documents: float, generations: int) ->
 
 
 def effective_agents(agents: np.ndarray, correlation: float) -> np.ndarray:
-    """n / (1 + (n - 1) rho): as many independent agents have the same variance of the mean as n whose errors correlate with
-    rho (Kish 1965, the design effect). At most 1/rho."""
+    """Effective number of agents: as many independent ones have the same variance of the mean as n whose errors correlate with
+    rho, n / (1 + (n - 1) rho), at most 1/rho (Kish 1965, the design effect)."""
     return np.asarray(agents / (1 + (agents - 1) * correlation))
 
 
 def amdahl(agents: np.ndarray, parallel: float) -> np.ndarray:
-    """Speed-up of n workers where a share `parallel` of the work can be divided: 1 / (1 - p + p/n) (Amdahl 1967)."""
+    """Speed-up of n workers if a share `parallel` of the work can be divided: 1 / (1 - p + p/n) (Amdahl 1967)."""
     return np.asarray(1 / (1 - parallel + parallel / agents))

@@ -1,5 +1,4 @@
-"""The bias of decoding alone: what temperature and truncation do to a distribution, generation after generation, without
-any sampling noise (N = infinity)."""
+"""Bias of decoding alone: effect of temperature and truncation over generations, without sampling noise (N = infinity)."""
 
 from __future__ import annotations
 
@@ -11,17 +10,11 @@ import numpy as np
 def sharpened(
     p: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> np.ndarray:
-    """p as it is sampled: temperature, then top-k, top-p and min-p in that order, as in `sampling.*`.
+    """Apply temperature, then top-k, top-p and min-p as in `sampling.*` to probabilities p (..., K).
 
-    p^(1/temperature); the k most likely (0: all); the smallest set of what is left that has the share top_p of its mass, the
-    category that crosses it included (Holtzman et al. 2020, eq. 3); those with at least min_p of the largest probability,
-    after the temperature (Nguyen et al. 2024). Categories as likely as the last one kept are kept too.
-
-    Args:
-        p: (..., K) probabilities.
-
-    Returns:
-        (..., K) probabilities.
+    p^(1/temperature); the k most likely (0: all); the smallest set of the rest with the share top_p of its mass, including the
+    category that crosses it (Holtzman et al. 2020, eq. 3); those with at least min_p of the largest probability, after the
+    temperature (Nguyen et al. 2024). Categories as likely as the last one kept are kept too.
     """
     weight = (p / p.max(-1, keepdims=True)) ** (1 / temperature)
     ranked = -np.sort(-weight, axis=-1)
@@ -45,20 +38,19 @@ def bias_only(
     min_p: float = 0.0,
     regime: str = "replace",
 ) -> np.ndarray:
-    """The model of each generation where training sets are infinite: p_g = alpha_g p0 + (1 - alpha_g) sharpened(p_{g-1});
-    in the accumulate regimes and `balanced` the mean of p0 and sharpened(p_0), ..., sharpened(p_{g-1}).
+    """Model of each generation for infinite training sets: p_g = alpha_g p0 + (1 - alpha_g) sharpened(p_{g-1}); in the
+    accumulate regimes and `balanced` the mean of p0 and sharpened(p_0), ..., sharpened(p_{g-1}).
 
     Args:
-        p0: (..., K), the truth, and the model of generation 0.
-        shares: alpha_g by generation; shares[0] belongs to generation 0 and counts as 1. The others use the number
-            of them alone.
+        p0: (..., K), the truth and the model of generation 0.
+        shares: alpha_g by generation, alpha_0 counting as 1; regimes other than `replace` use only their number.
 
     Returns:
         (len(shares), ..., K). Without real text, temperature tau alone gives p_g proportional to p0^((1/tau)^g), and top-p
-        alone keeps the most likely top_p^g of the mass (a little more where categories are coarse).
+        alone keeps the most likely top_p^g of the mass (a little more if categories are coarse).
 
     Raises:
-        ValueError: a regime whose sources have other parts.
+        ValueError: a regime whose sources have unequal parts.
     """
     if regime not in ("replace", "accumulate", "accumulate_subsample", "balanced"):
         raise ValueError(f"regime {regime!r}: must be replace, accumulate, accumulate_subsample or balanced")

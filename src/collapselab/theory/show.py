@@ -1,4 +1,4 @@
-"""A law on the terminal, as JSON, or as a figure."""
+"""Output of a law on the terminal, as JSON, or as a figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 
 from collapselab.config import UserError
 from collapselab.theory.laws import LAWS, Table, find, used
-from collapselab.theory.parameters import Parameters
+from collapselab.theory.parameters import LawParameters
 
 FIGURES = (".png", ".svg")
 
@@ -20,17 +20,17 @@ FIGURES = (".png", ".svg")
 def show(
     name: str | None,
     given: list[str],
-    parameters: Parameters,
+    parameters: LawParameters,
     in_json: bool,
     figure: Path | None,
     chains: int | None,
     seed: int,
 ) -> None:
-    """Evaluates a law and prints its table, or one JSON document, or writes a figure.
+    """Evaluate a law and print its table or one JSON document, or write a figure.
 
     Args:
-        given: names of the options given, so that one that the law does not depend on is refused.
-        chains: simulated beside the law, with torch; None simulates none.
+        given: names of the options given; those that the law does not depend on are refused.
+        chains: number of chains to simulate, with torch; None simulates none.
 
     Raises:
         UserError: an unknown law, or options that do not fit it or each other.
@@ -48,21 +48,21 @@ def show(
     if chains is not None:
         from collapselab.theory import check  # imports torch
 
-        table = check.beside(law, parameters, table, chains, seed)
-    found = document(law, parameters, table)
+        table = check.simulated(law, parameters, table, chains, seed)
+    result = document(law, parameters, table)
     if in_json:
-        print(json.dumps(found, allow_nan=False))
+        print(json.dumps(result, allow_nan=False))
     elif figure:
         from collapselab.theory import plot  # imports matplotlib
 
-        plot.draw(found, figure)
+        plot.draw(result, figure)
         print(f"figure: {figure}")
     else:
-        _on_terminal(found)
+        _print(result)
 
 
-def document(name: str, parameters: Parameters, table: Table) -> dict[str, Any]:
-    """Everything about one evaluated law, ready for JSON; what is not a finite number is null."""
+def document(name: str, parameters: LawParameters, table: Table) -> dict[str, Any]:
+    """Return an evaluated law with its parameters as JSON; numbers that are not finite become null."""
     law = LAWS[name]
     first = 1 if table.index == "agents" else 0
     rows = len(next(iter(table.columns.values())))
@@ -85,18 +85,18 @@ def _number(value: float | None) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
-def _on_terminal(found: dict[str, Any]) -> None:
-    print(f"{found['law']}: {found['says']}\nassumes: {found['assumes']}\nsource: {found['source']}")
+def _print(result: dict[str, Any]) -> None:
+    print(f"{result['law']}: {result['says']}\nassumes: {result['assumes']}\nsource: {result['source']}")
     grid = Grid()
-    for column in found["columns"]:
+    for column in result["columns"]:
         grid.add_column(column, justify="right")
-    for row in zip(*found["columns"].values(), strict=True):
+    for row in zip(*result["columns"].values(), strict=True):
         grid.add_row(str(row[0]), *(_cell(value) for value in row[1:]))
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width to fit into
-        console.width = max(console.width, 16 * len(found["columns"]))
+        console.width = max(console.width, 16 * len(result["columns"]))
     console.print(grid)
-    for key, value in found["facts"].items():
+    for key, value in result["facts"].items():
         print(f"{key}: {_cell(value)}")
 
 
@@ -105,15 +105,15 @@ def _cell(value: float | None) -> str:
 
 
 def listing() -> None:
-    """All laws, one line each."""
+    """Print all laws, one line each."""
     wide = max(len(name) for name in LAWS)
     for name, law in LAWS.items():
         print(f"  {name:<{wide}}  {law.says}")
 
 
 def _check_figure(path: Path) -> None:
-    """Raises UserError for a file that a figure cannot be written to, before anything is computed."""
+    """Refuse a file that a figure cannot be written to, before anything is computed."""
     if path.suffix not in FIGURES:
         raise UserError(f"--plot {path}: must end with {' or '.join(FIGURES)}")
     if not path.absolute().parent.is_dir():
-        raise UserError(f"--plot {path}: no such folder; make {path.parent} first")
+        raise UserError(f"--plot {path}: no such folder; create {path.parent} first")

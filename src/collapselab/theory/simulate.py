@@ -1,8 +1,7 @@
-"""The same processes by chance, many chains at once (torch): the closed forms are tested against these.
+"""Simulators of the laws' processes, many chains at once (torch), to test the closed forms.
 
-A chain holds N documents as category numbers, not as a vector of K counts: a new document copies a document of the
-training set before (its ancestor), chosen at random. That is N draws of the empirical law, and it costs N gathers
-where a multinomial over K categories costs K.
+A chain holds N documents as category numbers, not K counts: a new document copies a random document of the previous training
+set (its ancestor). These are N draws of the empirical law, for N gathers where a multinomial over K categories costs K.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 from collapselab.theory.discrete import split
 from collapselab.theory.pipeline import History
 
-CHUNK = 500  # chains at once: its counts (K numbers per chain) should stay near the cache
+CHUNK = 500  # chains at once, so that their counts (K numbers per chain) stay near the cache
 
 Moments = dict[str, np.ndarray]
 """Mean and standard error over chains by generation: float64 (2, generations) for each name."""
@@ -26,7 +25,7 @@ Moments = dict[str, np.ndarray]
 
 
 class Truth:
-    """Draws of p* by the alias method (Walker 1977): two random numbers and two gathers, whatever K is."""
+    """Sampler of p* by the alias method (Walker 1977): two random numbers and two gathers for any K."""
 
     def __init__(self, p: np.ndarray, generator: torch.Generator):
         self.p, self.generator = torch.as_tensor(p, dtype=torch.float64), generator
@@ -41,23 +40,23 @@ class Truth:
             level[high] -= 1 - level[low]
             if level[high] < 1:
                 small.append(large.pop())
-        for i in small + large:  # what rounding left over
+        for i in small + large:  # left over by rounding
             level[i] = 1
         self.level, self.other = torch.as_tensor(level, dtype=torch.float32), torch.as_tensor(other)
 
     def draw(self, chains: int, documents: int) -> Tensor:
-        """int64 (chains, documents)."""
+        """Draw documents, int64 (chains, documents)."""
         column = torch.randint(len(self.p), (chains, documents), generator=self.generator)
         stays = torch.rand(chains, documents, generator=self.generator) < self.level[column]
         return torch.where(stays, column, self.other[column])
 
     def resample(self, ids: Tensor, documents: int) -> Tensor:
-        """Draws of the empirical law of `ids`: int64 (chains, documents)."""
+        """Draw from the empirical law of `ids`: int64 (chains, documents)."""
         return ids.gather(1, torch.randint(ids.shape[1], (len(ids), documents), generator=self.generator))
 
 
 def mixture(truth: Truth, chains: int, shares: Sequence[float], documents: Sequence[int]) -> Iterator[Tensor]:
-    """Training sets, generation by generation, in which each document is real with probability alpha."""
+    """Yield the training sets of each generation; each document is real with probability alpha."""
     ids = truth.draw(chains, documents[0])
     yield ids
     for share, size in zip(shares[1:], documents[1:], strict=True):
@@ -71,8 +70,8 @@ def mixture(truth: Truth, chains: int, shares: Sequence[float], documents: Seque
 def stratified(
     truth: Truth, chains: int, shares: Sequence[float], documents: int, reuse: bool = False
 ) -> Iterator[Tensor]:
-    """Training sets of which exactly alpha N documents are real, fresh or the first ones of generation 0 again; rounded at
-    random where it is not whole."""
+    """Yield training sets of which exactly alpha N documents, rounded at random, are real: fresh, or (`reuse`) the first ones
+    of generation 0."""
     first = ids = truth.draw(chains, documents)
     yield ids
     for share in shares[1:]:
@@ -84,7 +83,7 @@ def stratified(
 
 
 def pipeline(truth: Truth, chains: int, history: History) -> Iterator[Tensor]:
-    """Training sets of the lab's pipeline with the counts of one context (History with one column)."""
+    """Yield training sets of the lab's pipeline with the counts of one context (History with one column)."""
     real, synthetic, written = (a[:, 0].tolist() for a in (history.real, history.synthetic, history.written))
     first = pool = ids = truth.draw(chains, real[0])
     yield ids
@@ -101,11 +100,11 @@ def pipeline(truth: Truth, chains: int, history: History) -> Iterator[Tensor]:
         yield ids
 
 
-# --- what is measured on them -----------------------------------------------------------------------------------------------
+# --- measurements on them ---------------------------------------------------------------------------------------------------
 
 
 class Measure:
-    """Diversity, drift and survivors of training sets, with room for the counts kept between calls."""
+    """Measurement of diversity, drift and survivors; the memory for counts is kept between calls."""
 
     def __init__(self, truth: Truth, chains: int):
         self.truth = truth
@@ -120,7 +119,7 @@ class Measure:
         same = own.sum(1, dtype=torch.float64) / size**2
         truth = 2 * self.share[ids].sum(1, dtype=torch.float64) / size
         survivors = own.reciprocal_().sum(1, dtype=torch.float64)
-        counts.scatter_(1, ids, 0.0)  # only what was touched
+        counts.scatter_(1, ids, 0.0)  # resets the touched counts only
         scale = self.truth.diversity
         return {"r": (1 - same) / scale, "drift": (same - truth + 1 - scale) / scale, "survivors": survivors}
 
@@ -139,7 +138,7 @@ def estimate(
 
 
 def sums(values: Tensor) -> np.ndarray:
-    """Sum and sum of squares over the last axis: float64 (2, generations)."""
+    """Return sum and sum of squares over the last axis: float64 (2, generations)."""
     return torch.stack([values.double().sum(-1), (values.double() ** 2).sum(-1)]).numpy()
 
 
@@ -150,10 +149,10 @@ def moments(both: np.ndarray, chains: int) -> np.ndarray:
     return np.asarray([mean, np.sqrt(variance / chains)])
 
 
-def z_scores(law: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """(mean - law) / standard error by generation; 0 where both agree without any spread."""
-    gap = found[0] - law
-    return np.asarray(np.where(np.abs(gap) < 1e-9, 0, gap / np.where(found[1] > 0, found[1], 1e-300)))
+def z_scores(law: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    """(mean - law) / standard error by generation; 0 if both agree without spread."""
+    gap, error = estimate[0] - law, estimate[1]
+    return np.asarray(np.where(np.abs(gap) < 1e-9, 0, gap / np.where(error > 0, error, 1e-300)))
 
 
 # --- Gaussian, regression, linear drift ----------------------------------------------------------------------------------------
@@ -179,7 +178,7 @@ def gaussian(shares: Sequence[float], documents: int, unbiased: bool, chains: in
 def regression(
     regime: str, samples: int, dimension: int, sigma: float, generations: int, chains: int, seed: int
 ) -> Tensor:
-    """||w_k - w*||^2 of refitted least squares, float64 (generations, chains); w* = 0, which loses nothing."""
+    """||w_k - w*||^2 of refitted least squares, float64 (generations, chains), with w* = 0 without loss of generality."""
     generator = torch.Generator().manual_seed(seed)
     w = torch.zeros(chains, dimension, 1, dtype=torch.float64)
     gram = torch.zeros(chains, dimension, dimension, dtype=torch.float64)

@@ -1,8 +1,7 @@
-"""Expected number of categories that are still there, for an exact learner: the exact chain of a category's count.
+"""Expected number of surviving categories of an exact learner, from the Markov chain of a category's count.
 
-A category of true probability p has a count of 0 .. N in each training set, and that count alone is a Markov chain
-(Wright-Fisher: binomial given the count before). Nothing here is approximate; `tails` has the Poisson limit, for types
-of a text.
+A category of true probability p has a count of 0 .. N in each training set, binomial given the count before (Wright-Fisher).
+Nothing here is approximate; `tails` has the Poisson limit, for types of a text.
 """
 
 from __future__ import annotations
@@ -16,28 +15,27 @@ from scipy.special import gammaln
 from collapselab.theory.discrete import split
 from collapselab.theory.pipeline import History
 
-CACHED = 64  # documents: all of these matrices together take 135 MB at most
+CACHED = 64  # documents up to which matrices are cached: 135 MB at most
 
 
 def survivors(p: np.ndarray, regime: str, reuse: bool, documents: int, shares: Sequence[float]) -> np.ndarray | None:
-    """Expected number of categories present in the training set of each generation, float64 (len(shares),).
+    """Mean number of categories present in the training set of each generation, float64 (len(shares),).
 
     Args:
         p: (K,) true probabilities.
         regime: `replace`, `accumulate` or `accumulate_subsample` (drawn without replacement, as `mixing` does).
-        reuse: `replace` only: later real documents are the first ones of generation 0 again.
-        documents: N, the size of a training set, and what each generation writes.
-        shares: alpha_g by generation, shares[0] = 1; the accumulate regimes use the number of them alone. Where alpha N is
-            not whole, it is rounded up or down at random with the right mean, as in a training set.
+        reuse: `replace` only: later real documents repeat the first ones of generation 0.
+        documents: N, the size of a training set and of the text that each generation writes.
+        shares: alpha_g by generation, shares[0] = 1; the accumulate regimes use only their number. alpha N is rounded up or
+            down at random with the right mean.
 
     Returns:
-        None for reused documents with shares that change after generation 1: which of generation 0's documents come
-        back then makes the count alone no Markov chain.
+        None for reused documents with shares that change after generation 1: the count alone is then no Markov chain.
 
     Raises:
         ValueError: an unknown regime.
     """
-    if regime == "accumulate":  # nothing that was there is ever dropped
+    if regime == "accumulate":  # nothing is ever dropped
         return np.full(len(shares), np.sum(1 - (1 - p) ** documents))
     if regime == "accumulate_subsample":
         present = pool_presence(documents, [documents] * len(shares), [documents] * len(shares))
@@ -50,14 +48,14 @@ def survivors(p: np.ndarray, regime: str, reuse: bool, documents: int, shares: S
 
 
 def binomial(draws: int, p: np.ndarray) -> np.ndarray:
-    """(..., draws + 1): probability of each count of a category in `draws` draws, for p (..., 1)."""
-    from scipy.stats import binom  # here: most of a second that a chain without such a law does not need
+    """Probability of each count of a category in `draws` draws, (..., draws + 1), for p (..., 1)."""
+    from scipy.stats import binom  # importing it takes most of a second
 
     return np.asarray(binom.pmf(np.arange(draws + 1), draws, p))
 
 
 def _fresh(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarray:
-    """k' = Bin(n_r, p) + Bin(n_s, k / N), from k = Bin(N, p)."""
+    """Survivors with fresh real documents: k' = Bin(n_r, p) + Bin(n_s, k / N), from k = Bin(N, p)."""
     count = binomial(documents, p[:, None])  # (K, N + 1): law of each category's count
     out = [np.sum(1 - count[:, 0])]
     for share in shares[1:]:
@@ -71,17 +69,17 @@ def _fresh(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarray
 
 
 def _added(count: np.ndarray, p: np.ndarray, real: int) -> np.ndarray:
-    """The law of a count plus Bin(real, p): (K, n + 1) becomes (K, n + real + 1)."""
+    """Add Bin(real, p) to a count: its law (K, n + 1) becomes (K, n + real + 1)."""
     if real == 0:
         return count
-    from scipy.signal import fftconvolve  # here: half a second that few runs need
+    from scipy.signal import fftconvolve  # importing it takes half a second
 
     return np.asarray(fftconvolve(count, binomial(real, p[:, None]), axes=1))
 
 
 def kept(documents: int, draws: int) -> np.ndarray:
-    """(N + 1, draws + 1): law of the count in `draws` draws of a model that has count k of N."""
-    return _kept_again(documents, draws) if max(documents, draws) <= CACHED else _kept(documents, draws)
+    """Law of the count in `draws` draws of a model with count k of N, (N + 1, draws + 1)."""
+    return _kept_cached(documents, draws) if max(documents, draws) <= CACHED else _kept(documents, draws)
 
 
 def _kept(documents: int, draws: int) -> np.ndarray:
@@ -89,14 +87,14 @@ def _kept(documents: int, draws: int) -> np.ndarray:
     return np.asarray(binomial(draws, k[:, None] / max(1, documents)))
 
 
-_kept_again = functools.lru_cache(maxsize=4096)(_kept)  # an evaluation asks again for every earlier generation
+_kept_cached = functools.lru_cache(maxsize=4096)(_kept)  # every evaluation repeats all earlier generations
 
 
 def _reused(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarray:
-    """The first b of generation 0's documents are in every set, and with probability f one more (alpha N = b + f).
+    """Survivors if the first b of generation 0's documents are in every set, and with probability f one more (alpha N = b + f).
 
-    A category is absent only where the b have none of it. Given that, its count comes from the one more (x = 0 or 1) and
-    from the rest: k_0 = x + Bin(N - b - 1, p), then k' = x + Bin(N - b - 1, k / N) with probability f, else
+    A category is absent only if the b have none of it. Given that, its count comes from the one more (x = 0 or 1) and from
+    the rest: k_0 = x + Bin(N - b - 1, p), then k' = x + Bin(N - b - 1, k / N) with probability f, else
     Bin(N - b, k / N).
     """
     share = shares[1] if len(shares) > 1 else 0.0
@@ -119,11 +117,11 @@ def _reused(p: np.ndarray, documents: int, shares: Sequence[float]) -> np.ndarra
 
 
 def pool_presence(real: int, drawn: Sequence[int], written: Sequence[int]) -> np.ndarray:
-    """Under accumulate-subsample: probability that a category with count c among generation 0's `real` documents is in
-    the training set of generation g; float64 (real + 1, len(drawn)), c from 0 to `real`.
+    """Probability under accumulate-subsample that a category with count c among generation 0's `real` documents is in the
+    training set of generation g; float64 (real + 1, len(drawn)), c from 0 to `real`.
 
-    Exact: with count C in the pool of M documents, the set of n = drawn[g] has D = Hypergeometric(M, C, n) of them, and
-    the pool gets Bin(written[g], D / n) more. Computed backwards, for all later generations at once.
+    Exact: with count C in the pool of M documents, the set of n = drawn[g] has D = Hypergeometric(M, C, n) of them, and the
+    pool gains Bin(written[g], D / n). Computed backwards, for all later generations at once.
     """
     generations = len(drawn)
     pools = real + np.concatenate([[0], np.cumsum(written)])
@@ -141,15 +139,12 @@ def pool_presence(real: int, drawn: Sequence[int], written: Sequence[int]) -> np
 
 
 def realised(p: np.ndarray, history: History) -> np.ndarray:
-    """`survivors` given the documents that each context's training sets really had, float64 (generations, contexts).
+    """`survivors` given the actual documents of each context's training sets, float64 (generations, contexts); nan if a context
+    has no documents or descends from a model without any, or if the number of its reused documents changes after generation 1.
 
     Args:
-        p: (contexts, K), or (K,) for all contexts alike.
+        p: (contexts, K), or (K,) for all contexts.
         history: counts by generation and context.
-
-    Returns:
-        Expected number of categories of each context in each training set; nan where a context has no documents or descends
-        from a model without any, and in a context whose reused documents are not equally many in all generations but 0.
     """
     out = np.full_like(history.real, np.nan, dtype=float)
     for context, law in enumerate(np.broadcast_to(p, (history.real.shape[1], p.shape[-1]))):
@@ -166,14 +161,14 @@ def realised(p: np.ndarray, history: History) -> np.ndarray:
 
 def _subsampled(p: np.ndarray, real: int, drawn: np.ndarray, written: np.ndarray) -> np.ndarray:
     present = pool_presence(real, drawn.tolist(), written.tolist())
-    found = binomial(real, p[:, None]).sum(0) @ present
+    alive = binomial(real, p[:, None]).sum(0) @ present
     orphan = np.cumsum(np.append(0, (drawn == 0) & (written > 0)))[:-1] > 0
-    return np.where((drawn == 0) | orphan, np.nan, found)
+    return np.where((drawn == 0) | orphan, np.nan, alive)
 
 
 def _replaced(p: np.ndarray, real: list[int], synthetic: list[int], always: int) -> list[float]:
-    """k' = Bin(n_r, p) + Bin(n_s, k / N); of the real documents `always` are in every set, and a category is absent only where
-    they have none of it, so k is the count given that."""
+    """Survivors with k' = Bin(n_r, p) + Bin(n_s, k / N). The same `always` real documents are in every set; a category is absent
+    only if they have none of it, and k is the count given that."""
     count: np.ndarray | None = None
     out, before = [], 0
     for n_r, n_s in zip(real, synthetic, strict=True):
@@ -190,8 +185,8 @@ def _replaced(p: np.ndarray, real: list[int], synthetic: list[int], always: int)
 
 
 def hypergeometric(pool: int, draws: int) -> np.ndarray:
-    """(pool + 1, draws + 1): P(d of `draws` documents drawn without replacement | count C in the pool), row C. By a table of
-    log factorials; scipy.stats.hypergeom takes a hundred times as long."""
+    """P(d of `draws` documents drawn without replacement | count C in the pool), (pool + 1, draws + 1), row C, from log
+    factorials: a hundred times as fast as scipy.stats.hypergeom."""
     factorial = gammaln(np.arange(pool + 1) + 1.0)
     c, d = np.arange(pool + 1)[:, None], np.arange(draws + 1)
     possible = (d <= c) & (draws - d <= pool - c)

@@ -1,9 +1,8 @@
-"""Does a rare type survive? The Poisson (branching) limit of its count, by regime.
+"""Survival of a rare type: the Poisson (branching) limit of its count, by regime.
 
-A type is so rare that its copies are written independently: each of the c copies in a training set of N tokens is the
-parent of Poisson(1) copies in N tokens written by an exact learner of it. The number of copies is a Galton-Watson process,
-so that everything follows from one generating function per generation, iterated backwards
-(Fisher 1930 for the survival of a mutant gene).
+The copies of a rare type are written independently: each of the c copies in a training set of N tokens is the parent of
+Poisson(1) copies in N tokens written by an exact learner of it. Their number is a Galton-Watson process, so all follows from
+one generating function per generation, iterated backwards (Fisher 1930 for the survival of a mutant gene).
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import numpy as np
 
 
 def lost(steps: int) -> np.ndarray:
-    """q_1 .. q_steps: probability that the descendants of one copy are gone after t rounds of replacement without real
-    text: q_0 = 0, q_{t+1} = exp(q_t - 1). A type with count c survives t rounds with probability 1 - q_t^c; q_t is about
-    1 - 2/t in the end."""
+    """Probability q_1 .. q_steps that the descendants of one copy are gone after t rounds of replacement without real text:
+    q_0 = 0, q_{t+1} = exp(q_t - 1). A type with count c survives t rounds with probability 1 - q_t^c; q_t tends to 1 - 2/t."""
     q, out = 0.0, []
     for _ in range(steps):
         q = math.exp(q - 1)
@@ -27,9 +25,8 @@ def lost(steps: int) -> np.ndarray:
 
 
 def half_lost(documents: float, steps: int) -> np.ndarray:
-    """The probability p of the categories of which half are gone from the training set of step t, t = 1 .. steps:
-    N p = ln 2 / (1 - q_{t-1}). As a rule of thumb p = 0.4 t / N: N p / t is .49 at t = 3, .40 at t = 10, .36 at 100, and
-    ln(2)/2 in the limit."""
+    """Probability p at which half of the categories are gone from the training set of step t, t = 1 .. steps: N p = ln 2 /
+    (1 - q_{t-1}). Rule of thumb: p = 0.4 t / N (N p / t is .49 at t = 3, .40 at t = 10, .36 at 100, ln(2)/2 in the limit)."""
     return np.asarray(np.log(2) / (documents * (1 - np.append(0.0, lost(steps - 1)))))
 
 
@@ -49,10 +46,10 @@ def survival(
         expected: (types,) mean occurrences lambda in N tokens of fresh real text; used by `replace` with fresh text alone.
         regime: `replace`, `accumulate` or `accumulate_subsample`; each generation trains on N tokens (accumulate: N more
             than the one before) and writes N.
-        reuse: `replace` only: real text of later generations is the first alpha N tokens of generation 0's again.
-        shares: alpha_0 = 1, alpha_1, ..., alpha_g; the accumulate regimes use the number of them alone.
+        reuse: `replace` only: later real text repeats the first alpha N tokens of generation 0's.
+        shares: alpha_0 = 1, alpha_1, ..., alpha_g; the accumulate regimes use only their number.
         ratio: length of the text over N.
-        shape: (types,) where lambda is not known but has a Gamma law of this shape with mean `expected`; None: known.
+        shape: (types,) of lambda's Gamma law with mean `expected`; None if lambda is known.
 
     With s_0 = exp(-ratio), the probability that one copy in generation g's training set leaves no trace in the text:
 
@@ -61,9 +58,9 @@ def survival(
     that generation k's fresh text brings (s before that step); over a Gamma law of lambda the factors' product
     exp(-B lambda) has the mean (1 + B expected / shape)^-shape. Without real text and with ratio 1 it is q_{g+1}^c.
 
-    Reused text: where a copy stands in generation 0's text is a uniform number u, and it is read again by every generation
-    with alpha_k > u. So a copy leaves no trace with probability s_g x mean over u of prod_{k: alpha_k > u} s_(k), to the
-    power c. (Not s^(alpha c): the same copies come back each time.)
+    Reused text: the place of a copy in generation 0's text is uniform, u, and every generation with alpha_k > u reads it again.
+    So a copy leaves no trace with probability s_g x mean over u of prod_{k: alpha_k > u} s_(k), to the power c. (Not
+    s^(alpha c): the same copies return each time.)
 
     accumulate: the pool of generation k, N (k + 1) tokens, adds Poisson(C / (k + 1)) to a count C. With theta = -ln s per
     copy in the pool: theta_g = ratio / (g + 1), then back theta <- theta + (1 - e^-theta)/(k + 1); absent: e^(-c theta_0).
@@ -116,5 +113,5 @@ def _subsampled(generations: int, ratio: float) -> float:
 
 
 def _taken(parts: int, trace: float) -> float:
-    """-ln of the probability that a copy in a pool of so many parts leaves no trace, if one in the set does with `trace`."""
+    """-ln P(a copy in a pool of `parts` parts leaves no trace), if one in the set leaves one with probability `trace`."""
     return -math.log1p(-trace / parts) if trace < parts else math.inf

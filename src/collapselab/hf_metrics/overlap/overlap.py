@@ -1,4 +1,4 @@
-"""Share of the word n-grams of sampled texts, n = 8, 13, 50, that stand in the references (the training text)."""
+"""Share of the word n-grams of sampled texts, n = 8, 13, 50, that occur in the references (the training text)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Overlap(common.WordMetric):
         numbered = from_words(texts + real)
         written = int(numbered.lengths[: len(texts)].sum())
         vocab = int(numbered.ids.max(initial=0)) + 2
-        # One symbol that no text has between two references: no n-gram goes from one to the next.
+        # A symbol that no text has separates the references: no n-gram crosses from one to the next.
         ends = np.cumsum(numbered.lengths[len(texts) :])
         training = np.insert(numbered.ids[written:], ends, vocab - 1)
         text = Sequences(numbered.ids[:written], numbered.lengths[: len(texts)])

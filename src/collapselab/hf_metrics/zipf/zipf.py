@@ -1,4 +1,4 @@
-"""Maximum-likelihood exponent of Zipf's law over the most frequent words, and how many ranks that were."""
+"""Maximum-likelihood exponent of Zipf's law over the most frequent words, and the number of ranks."""
 
 from __future__ import annotations
 
