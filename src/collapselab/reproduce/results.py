@@ -96,7 +96,7 @@ def record(verdict: Verdict, command: str, workers: int | None) -> dict[str, Any
 
 def _judged(one: Assessment) -> dict[str, Any]:
     keys = ("says", "of", "at_least", "at_most", "bound", "published")
-    numbers = {key: _six(getattr(one, key)) for key in ("mean", "low", "high")}
+    numbers: dict[str, Any] = {key: _six(getattr(one, key)) for key in ("mean", "low", "high")}
     numbers |= {"by_seed": [_six(value) for value in one.values], "holds": one.holds}
     return {key: getattr(one.criterion, key) for key in keys} | numbers
 
