@@ -210,10 +210,7 @@ def test_damage_to_what_a_fork_took_along_is_not_mended_by_its_own_settings(copi
     wanted = left(path)
     damage(path / "gen_002" / "samples" / "tokens-00000.bin", "flipped")
     run(other)
-    assert (
-        "samples: tokens-00000.bin has other content than was written; restored from"
-        in copied.said.readouterr().err
-    )
+    assert "samples: tokens-00000.bin has other content than was written; restored from" in copied.said.readouterr().err
     assert left(path) == wanted
     for chain in (path, copied.path):
         damage(chain / "gen_002" / "samples" / "tokens-00000.bin", "flipped")

@@ -314,7 +314,12 @@ def _entry(kitchen: Kitchen, **paper: Any) -> Result:
 
 FINISHED = (  # a finished run is there, and stays
     *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
-    *("a run that another process has", "a chain that cannot be identified", "a link in a run", "settings that were edited"),
+    *(
+        "a run that another process has",
+        "a chain that cannot be identified",
+        "a link in a run",
+        "settings that were edited",
+    ),
     "an identity without a seal",
     *("weights that were not kept", "weights that were not kept, for new scores", "a fork of what is not finished"),
     *("a run compared with itself", "tables kept of several runs", "an export into a folder in use"),

@@ -217,7 +217,7 @@ def _level(real: Any) -> str:
 
 def curve_table(panels: dict[str, dict[str, list[Any]]], real: dict[str, Any]) -> tuple[list[str], list[Any]]:
     """(columns, rows) of several panels of curves: a row per panel and arm, a column per generation."""
-    last = max(p.generation for by_arm in panels.values() for points in by_arm.values() for p in points)
+    last = max((p.generation for by_arm in panels.values() for points in by_arm.values() for p in points), default=-1)
     rows = []
     for title, by_arm in panels.items():
         for arm, points in by_arm.items():
