@@ -23,7 +23,7 @@ from collapselab.models import families
 from collapselab.models import network as modeling
 from collapselab.runtime import errors, memory, parallel
 from collapselab.runtime.parallel import Processes, environment, unused_gpu
-from collapselab.sampling import sampler
+from collapselab.sampling import room, sampler
 from collapselab.sampling.weights import packed
 
 GB = 10**9
@@ -175,7 +175,7 @@ def test_a_batch_leaves_room_for_reading_its_prompts(monkeypatch, prompt: int) -
     batch = sampler.Sampler(config, processes, quiet())._fitting(model, 512, 10**6)
     tokens = min(batch * (prompt - 1), 1 << 17)
     held = 4 * 2 * 3072 * tokens  # the first product of the feed-forward layer and its GELU alone
-    assert batch * sampler.row_bytes(model, 512, "fp32") + held + 4 * model.parameters <= 16 * GB
+    assert batch * room.row_bytes(model, 512, "fp32") + held + 4 * model.parameters <= 16 * GB
     assert batch >= 192
 
 

@@ -286,7 +286,7 @@ def test_a_dry_run_says_what_each_arm_takes(tmp_path: Path, lab: Lab) -> None:
         ({}, ["--arm", "zz"], ["arm:", "an experiment has `arms`"]),
         ({"runs_dir": "/dev/null/x"}, [], ["runs_dir='/dev/null/x'", "cannot be written"]),
         ({"arms": {"../x": {}}}, [], ["arms.../x", "arm='../x'"]),
-        ({}, ["--mixing.start", "0.3"], ["--mixing.start", "arm replace sets it"]),
+        ({}, ["--mixing.start", "0.3"], ["--mixing.start", "arm replace sets this key"]),
         ({}, ["--workers", "0"], ["--workers=0"]),
         ({}, ["--base", "nowhere.yaml"], ["nowhere.yaml", "no such file"]),
     ],

@@ -678,7 +678,7 @@ def test_self_reward_is_exact(prior: float, spread: float) -> None:
 
 
 def find_table(name: str, **parameters: Any) -> laws.Table:
-    return laws.LAWS[name].table(laws.Parameters(**parameters))
+    return laws.LAWS[name].table(laws.LawParameters(**parameters))
 
 
 def test_self_reward_ends_at_what_the_vote_knew() -> None:

@@ -178,7 +178,7 @@ def test_a_bar_that_cannot_write_stops_nothing(tmp_path: Path, monkeypatch: pyte
 def test_a_number_that_went_to_a_later_process_is_not_taken_for_the_chains(finished: Path, tmp_path: Path) -> None:
     path = copy(finished, tmp_path) / "arm=main" / "seed=1"
     shutil.rmtree(path / "gen_001" / "eval")
-    taken = lock.take(path / "lock")
+    taken = lock.try_lock(path / "lock")
     try:
         assert only(Watcher(path).look()).state == RUNNING
         said = json.loads((path / "lock").read_text())
@@ -216,7 +216,7 @@ def test_an_experiment_is_a_table_of_all_chains_also_of_those_not_begun(arms: Pa
     assert "3 chains: 1 finished, 1 stopped, 1 not begun" in shown
     assert re.search(r"^mixed +1 +1/1 +[\d.]+ +finished *$", shown, re.MULTILINE), shown
     assert re.search(r"^none +1 +1/1 +mixture +[\d.]+ +stopped *$", shown, re.MULTILINE), shown
-    taken = lock.take(root / "arm=none" / "seed=1" / "lock")
+    taken = lock.try_lock(root / "arm=none" / "seed=1" / "lock")
     try:
         states = [(c.arm, c.state) for c in Watcher(root).look().chains]
         assert states == [("mixed", FINISHED), ("none", RUNNING), ("later", WAITING)]
@@ -234,12 +234,12 @@ def test_a_chain_waits_for_the_process_that_makes_its_generation_0(arms: Path, t
     ready = tmp_path / "ready"
 
     def hold() -> None:
-        lock.take(shared / "lock")
+        lock.try_lock(shared / "lock")
         ready.touch()
         time.sleep(60)
 
     child = forked(hold)
-    taken = lock.take(path / "lock")
+    taken = lock.try_lock(path / "lock")
     try:
         until(ready.exists)
         one = only(Watcher(path).look())
@@ -323,7 +323,7 @@ def test_a_terminal_shows_it_live_until_control_c(finished: Path, tmp_path: Path
     run = copy(finished, tmp_path)
     path = run / "arm=main" / "seed=1"
     shutil.rmtree(path / "gen_001" / "eval")
-    taken = lock.take(path / "lock")
+    taken = lock.try_lock(path / "lock")
     try:
         code, said = on_a_terminal(run, True)
     finally:
@@ -344,7 +344,7 @@ def test_a_terminal_shows_it_live_until_control_c(finished: Path, tmp_path: Path
 def test_a_damaged_progress_file_is_no_progress(content: bytes, finished: Path, tmp_path: Path) -> None:
     path = copy(finished, tmp_path) / "arm=main" / "seed=1"
     shutil.rmtree(path / "gen_001" / "eval")
-    taken = lock.take(path / "lock")
+    taken = lock.try_lock(path / "lock")
     try:
         (path / PROGRESS).write_bytes(content)
         one = only(Watcher(path).look())
