@@ -93,13 +93,13 @@ def window_losses(
     """Loss of every scored token of a stream, in order; the same on every process.
 
     Args:
-        plan: (begin, end, first target) of each window, ascending, as `windows` returns them.
+        plan: (begin, end, first target) of each window, as `windows` returns them; any order.
         observer: receives the logits of every target that this process computes.
 
     Returns:
         places int64 (scored,), nll float32 (scored,) in nats, correct bool (scored,).
     """
-    every = np.concatenate([np.arange(first, end) for _, end, first in plan])
+    every = np.sort(np.concatenate([np.arange(first, end) for _, end, first in plan]))
     if (exact := model.scores(stream, every)) is not None:
         if observer is not None and processes.is_main:
             before = torch.from_numpy(stream[observer.targets - 1].astype(np.int64)).unsqueeze(1)
