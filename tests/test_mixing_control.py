@@ -97,6 +97,13 @@ def test_exact_learner_of_real_text_keeps_to_the_law_of_a_real_share_of_one(runs
     assert abs(later.mean()) < 3 * later.std(ddof=1) / np.sqrt(len(later)) + 1e-3
 
 
+def test_the_line_of_a_generation_tells_a_control_from_a_closed_loop(tmp_path: Path) -> None:
+    config = planted(tmp_path, generations=1, mixing__schedule="constant", mixing__start=0.0)
+    for one, shares in ((config, "real share 0.000  "), (control_of(config), "real share 0.000 + control text  ")):
+        run.run(one)
+        assert f"generation 1: {shares}" in (tmp_path / one.name / "events.log").read_text()
+
+
 def test_too_little_real_text_is_said_before_the_start(tmp_path: Path) -> None:
     config = control_of(planted(tmp_path, generations=50))
     with pytest.raises(

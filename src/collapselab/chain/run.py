@@ -66,7 +66,7 @@ def run(
                 rows = chain.rows()
                 chain.write_metrics(rows)
                 tracker.log(rows)
-                console.say(summary_line(rows[generation]))
+                console.say(summary_line(rows[generation], config.sampling.source == "real"))
             prune(session, generation)
         if processes.is_main:
             rows = chain.rows()
@@ -78,8 +78,9 @@ def run(
     return chain.root, rows
 
 
-def summary_line(row: dict[str, Any]) -> str:
-    """Terminal line of a finished generation."""
-    metrics = row["metrics"]
+def summary_line(row: dict[str, Any], is_control: bool = False) -> str:
+    """Terminal line of a finished generation. In an all-real control, the rest of the set is real text too."""
+    metrics, control = row["metrics"], " + control text" if is_control else ""
     values = "  ".join(f"{name} {metrics[key]:.4g}" for name, key in HEADLINE.items() if key in metrics)
-    return f"generation {row['generation']}: real share {row['real_share']:.3f}  {values}  ({sum(row['time'].values()):.1f} s)"
+    share = f"real share {row['real_share']:.3f}{control}"
+    return f"generation {row['generation']}: {share}  {values}  ({sum(row['time'].values()):.1f} s)"
