@@ -204,11 +204,13 @@ def test_help_names_what_a_plugin_adds(file: Path, lab: Lab) -> None:
         ("a = 1\n\0", "mine.py"),
         (
             "from collapselab.mixing.regimes import REGIMES\nREGIMES['replace'] = REGIMES['balanced']",
-            "line 2: UserError: regime 'replace': take another name, which is free and matches [a-z][a-z0-9_]*; change the file",
+            "line 2: regime 'replace': the name is taken or invalid; choose an unused one that matches "
+            "[a-z][a-z0-9_]*; change the file",
         ),
+        ("raise SystemExit('bye')", "line 1: SystemExit: bye; change the file"),
         (
             "from collapselab.evaluation.samples import METRICS\nMETRICS['real/nll'] = METRICS['diversity/overlap']",
-            "line 2: UserError: metric 'real/nll': take another name, which is free and matches plugin/[a-z0-9_]+",
+            "line 2: metric 'real/nll': the name is taken or invalid; choose an unused one that matches plugin/[a-z0-9_]+",
         ),
     ],
 )
@@ -223,6 +225,23 @@ def test_what_a_plugin_raises_in_a_run_is_one_line(file: Path, lab: Lab) -> None
     file.write_text(EXAMPLE.replace("len(words)}", "1 / 0}"))
     said = line(lab("run", *options(name="broken"), "--plugin", "mine.py"))
     assert re.fullmatch(r"--plugin mine.py, line \d+: ZeroDivisionError: division by zero; change the file", said)
+
+
+def test_a_set_of_another_size_than_the_plugin_declares_is_refused(file: Path, lab: Lab) -> None:
+    few = options(name="few", mixing__regime="last_two", sampling__tokens=512)
+    assert "a generation needs 1024 tokens written by the previous one" in line(lab("run", *few, "--plugin", "mine.py"))
+    file.write_text(EXAMPLE.replace("    needs=lambda outlook: Needs(written=outlook.size - outlook.size // 2),\n", ""))
+    assert "Needs(written" not in file.read_text()
+    assert line(lab("run", *few, "--plugin", "mine.py")).startswith(
+        "mixing.regime='last_two': chose 48 blocks for generation 1, not the 64 of its size; change the plugin"
+    )
+
+
+def test_an_error_of_the_lab_inside_a_plugin_keeps_its_own_line(file: Path, lab: Lab) -> None:
+    text = EXAMPLE.replace("    half, g =", "    check(False, 'key', 1, 'a remedy')\n    half, g =")
+    file.write_text(text.replace("import numpy", "from collapselab.config.values import check\nimport numpy"))
+    said = line(lab("run", *options(name="wrap", mixing__regime="last_two"), "--plugin", "mine.py"))
+    assert said == "key=1: a remedy", said
 
 
 def test_a_file_of_settings_loads_nothing(file: Path, lab: Lab) -> None:

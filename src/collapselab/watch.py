@@ -65,9 +65,9 @@ class ChainView:
     path: Path
     state: str = NOT_BEGUN
     said: str = ""
-    """The process that holds it, or the file that is damaged."""
+    """Process that holds the lock, or the damaged file."""
     last: int | None = None
-    """The last generation of its settings."""
+    """Last generation of its settings."""
     finished: int = 0
     """Number of finished generations."""
     stage: str = ""

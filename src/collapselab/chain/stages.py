@@ -32,7 +32,7 @@ class Stage:
     """A step of a generation."""
 
     reads: Callable[[Session, int], dict[str, Ref | str]]
-    """Inputs by their names in the manifest: a Ref for the digest of that stage, a str for itself."""
+    """Inputs by their names in the manifest: a Ref stands for the digest of that stage, a str is a digest."""
     make: Callable[[Session, int, Path, Unfinished], None]
     """Write its files into a folder, on all processes; `Unfinished` keeps partial results."""
 

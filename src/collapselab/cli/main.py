@@ -80,7 +80,7 @@ def _run(arguments: list[str]) -> int:
             code = int(leaving.code or 0)
         except Exception as error:
             interrupts.check()  # a library may have turned a signal into this error
-            if message := plugins.fault(error):
+            if not isinstance(error, UserError) and (message := plugins.fault(error)):
                 raise UserError(message) from error
             raise
         interrupts.check()

@@ -60,7 +60,7 @@ class Options:
         self.origin: dict[str, Path] = {}  # YAML file of a value
         self.parser.add_argument("--config", help="YAML file; may be given several times, later ones win")
         self.parser.add_argument(
-            "--plugin", help="Python file of yours to load (docs/extending.md); may be given several times"
+            "--plugin", help="your Python file to load (docs/extending.md); may be given several times"
         )
         self.parser.add_argument("--print-config", action="store_true", help="show the settings that result, and stop")
 

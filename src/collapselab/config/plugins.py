@@ -29,7 +29,7 @@ class Records(dict[str, T]):
     """Records of one kind by name, to which plugins add.
 
     Args:
-        own: those of the package. names: the pattern of the names of others.
+        own: records of the package. names: pattern that added names must match.
     """
 
     every: ClassVar[dict[str, Records[Any]]] = {}
@@ -42,7 +42,9 @@ class Records(dict[str, T]):
 
     def __setitem__(self, name: str, record: T) -> None:
         if name in self or re.fullmatch(self.names, name) is None:
-            raise UserError(f"{self.kind} {name!r}: take another name, which is free and matches {self.names}")
+            raise UserError(
+                f"{self.kind} {name!r}: the name is taken or invalid; choose an unused one that matches {self.names}"
+            )
         super().__setitem__(name, record)
         self.offer(self.owner)
 
@@ -86,8 +88,9 @@ def load(paths: Sequence[str]) -> None:
             spec = importlib.util.spec_from_loader(loader.name, loader)
             sys.modules[loader.name] = module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
             loader.exec_module(module)
-        except Exception as error:
-            raise UserError(fault(error) or f"--plugin {path}: {first_line(error)}; name a Python file") from None
+        except (Exception, SystemExit) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise UserError(fault(error) or f"--plugin {path}: {reason}; name a Python file") from None
 
 
 def fault(error: BaseException) -> str:
@@ -95,7 +98,8 @@ def fault(error: BaseException) -> str:
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     lines += [(error.filename or "", error.lineno)] if isinstance(error, SyntaxError) else []
     path, line = next(((path, line) for path, line in reversed(lines) if path in LOADED), ("", 0))
-    return path and f"--plugin {path}, line {line}: {type(error).__name__}: {first_line(error)}; change the file"
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return path and f"--plugin {path}, line {line}: {kind}{first_line(error)}; change the file"
 
 
 def check_records(found: Any) -> list[dict[str, str]]:
@@ -120,6 +124,6 @@ def check_loaded(found: Any) -> list[dict[str, str]]:
             raise UserError(
                 f"plugins: made with {name} (sha256 {digest[:12]}), which is not loaded; add --plugin {name}"
             )
-        remedy = f"another file than the recorded {digest[:12]}; give that one, or start a run under another name"
+        remedy = f"does not match the recorded {digest[:12]}; give the original file, or start a run under another name"
         check(mine[name] == digest, f"--plugin {name}: sha256", mine[name][:12], remedy)
     return sorted(LOADED.values(), key=lambda one: one["name"])

@@ -122,7 +122,13 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
             sampled=[meta["tokens"] // block for meta in metas.values()],
             previous=lambda: read_blocks(chain, generation - 1, train, block)[0],
         )  # fmt: skip
-        blocks = REGIMES[config.mixing.regime].choose(inputs)
+        name = config.mixing.regime
+        blocks, wanted = REGIMES[name].choose(inputs), REGIMES[name].size(inputs)
+        if len(blocks) != wanted and name not in REGIMES.own:
+            raise UserError(
+                f"mixing.regime={name!r}: chose {len(blocks)} blocks for generation {generation}, not the {wanted} of its size; "
+                "change the plugin, or raise sampling.tokens"
+            )
         if config.sampling.source == "real":
             blocks = controlled(blocks, order, sample_budget(config, available) // block)
     fresh = int((blocks[:, 0] == REAL).sum()) if config.mixing.real == "fresh" and share is not None else 0

@@ -1,5 +1,5 @@
 """Language models: built by family and size, or loaded from a folder, a hub name or a GGUF file. Tables of counts
-(`CountedModel` in bigram.py) are their peers.
+are a subclass (`CountedModel` in bigram.py).
 
 The vocabulary is padded in memory only: `LanguageModel.logits` returns the true columns, so padding is never sampled, counted
 or trained, and `publish` writes the model at its true size. The tokenizer decides which ids are tokens (`fitted`).
@@ -34,8 +34,6 @@ from collapselab.models.pretrained import (
 from collapselab.runtime.console import Console
 from collapselab.runtime.errors import as_os_errors
 from collapselab.store.folders import write_json
-
-CAUSAL = {family.network for family in FAMILIES.values() if family.causal}
 
 # All names of dropout rates in configurations of transformers.
 DROPOUTS = (
@@ -85,7 +83,7 @@ class LanguageModel:
     @property
     def causal(self) -> bool:
         """`Family.causal`: head rows can be sliced, and attention needs no mask, without changing the results."""
-        return type(self.net).__name__ in CAUSAL
+        return type(self.net).__name__ in {family.network for family in FAMILIES.values() if family.causal}
 
     def without_mask(self) -> None:
         """Use causal attention without a mask: transformers would build one while a compiled step is traced, which keeps torch

@@ -133,8 +133,7 @@ def check_held() -> None:
 
 
 def holder(path: Path) -> Holder | None:
-    """Read the holder of a lock from its file, or the process that died with it; None if the file names nobody. Raises
-    OSError."""
+    """Read the holder of a lock, alive or dead, from its file; None if the file is empty. Raises OSError."""
     data = plain_bytes(path)
     return None if data is None else _read(data[:4096])
 
