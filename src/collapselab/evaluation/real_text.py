@@ -100,7 +100,7 @@ def window_losses(
     Returns:
         places int64 (scored,), nll float32 (scored,) in nats, correct bool (scored,).
     """
-    every = np.concatenate([np.arange(first, end) for _, end, first in plan])
+    every = np.sort(np.concatenate([np.arange(first, end) for _, end, first in plan]))
     if (exact := model.scores(stream, every)) is not None:
         if observer is not None and processes.is_main:
             before = torch.from_numpy(stream[observer.wanted - 1].astype(np.int64)).unsqueeze(1)
