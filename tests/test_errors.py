@@ -545,6 +545,7 @@ BEFORE_THE_START: dict[str, Callable[[Kitchen], Result]] = {
         *("more real text than there is", "fewer samples than the next generation needs", "more training than can be listed"),
         *("more samples than can be listed", "a batch of samples too large", "too many beams"),
         *("more tokens for metrics than there are", "more sequences for embeddings than there are"),
+        *("other settings", "fewer generations", "a fork of what is not finished"),
     )
 } | {
     "documents of another length": lambda k: k.run(mixing__unit="documents", sampling__prompt="bos"),

@@ -23,7 +23,7 @@ from collapselab.store.chain_files import keep, used_batch
 from collapselab.store.checks import refuse_links
 from collapselab.store.layout import Chain
 from collapselab.store.lock import Lock, try_lock, wait_for_lock
-from collapselab.store.seals import recorded
+from collapselab.store.seals import Recorded, recorded
 
 BATCH_DEPENDS_ON = ("device", "deterministic", "sampling.precision", "sampling.beams", "sampling.batch_size")
 # Order of the changed keys of a fork in identity.json, by prefix: the last prefix that fits counts.
@@ -160,15 +160,14 @@ def lock_shared(chain: Chain, processes: Processes, console: Console) -> Iterato
         yield
 
 
-def _check_identity(checked: Preflight, processes: Processes, shares_generation_0: bool) -> list[str]:
-    """Begin a chain, or check that it is the same one; write its own files and return log messages about them."""
+def check_start(checked: Preflight, processes: Processes) -> tuple[Recorded | None, dict[str, Any]]:
+    """Refuse settings or a fork with which the chain cannot begin or resume; write nothing. Return the record of a chain that
+    exists, and the identity that the settings ask for."""
     chain, config, corpus, fork = checked.chain, checked.config, checked.corpus, checked.fork
     # What "auto" means on this machine is part of the identity: a GPU does not resume what a CPU began.
     mine = identity(config) | {"device": processes.device.type, "training.precision": processes.precision}
-    facts: dict[str, Any] = {"config": mine, "corpus": corpus.digest}
     record = recorded(chain.root)
     if record is not None:
-        facts = record.facts | {"config": mine}
         changed = drift(record.facts["config"], mine)
         if changed:
             raise UserError(
@@ -181,14 +180,26 @@ def _check_identity(checked: Preflight, processes: Processes, shares_generation_
         if max(chain.finished(), default=0) > config.generations:
             last = max(chain.finished())
             raise UserError(f"generations={config.generations}: the chain has reached {last}; ask for {last} or more")
-        if fork is not None and facts.get("fork", {}).get("at") != fork[1]:
+        if fork is not None and record.facts.get("fork", {}).get("at") != fork[1]:
             raise UserError(f"--at {fork[1]}: {chain.root} exists and was not forked there; give the fork another name")
-        chain.use_shared(facts.get("shared", {}))
     elif _has_work(chain, fork[1] if fork else -1):
         raise UserError(f"{chain.root}: has generations but no identity.json; restore it or use another name")
     elif fork is not None:
         if fork[1] > config.generations:
             raise UserError(f"--at {fork[1]}: the fork ends at generations={config.generations}; raise it")
+        _check_fork(mine, corpus, *fork)
+    return record, mine
+
+
+def _check_identity(checked: Preflight, processes: Processes, shares_generation_0: bool) -> list[str]:
+    """Begin a chain, or check that it is the same one; write its own files and return log messages about them."""
+    chain, config, corpus, fork = checked.chain, checked.config, checked.corpus, checked.fork
+    record, mine = check_start(checked, processes)
+    facts: dict[str, Any] = {"config": mine, "corpus": corpus.digest}
+    if record is not None:
+        facts = record.facts | {"config": mine}
+        chain.use_shared(facts.get("shared", {}))
+    elif fork is not None:
         facts["fork"] = _copy_fork(chain, mine, corpus, *fork)
     elif shares_generation_0 or chain.shared:  # an interrupted start may have left a shared.json of other settings
         digests = shared_digests(mine, corpus.digest)
@@ -215,9 +226,9 @@ def inherits_batch(parent: dict[str, Any], mine: dict[str, Any]) -> bool:
     return all(parent.get(key) == mine.get(key) for key in BATCH_DEPENDS_ON)
 
 
-def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> dict[str, Any]:
-    """Copy generations 0 .. at of the parent after checking that the new configuration can continue from them.
-    Returns the identity's record of the fork."""
+def _check_fork(mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parent's identity and the keys that differ from it. Raises UserError if the configuration `mine` cannot
+    continue from its generation `at`."""
     record = recorded(parent)
     if record is None:
         raise UserError(f"--fork {parent}: has no identity.json; restore it, or fork another chain")
@@ -236,16 +247,24 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
         raise UserError(f"--at {at}: {parent} has finished generations {source.finished()}; choose one of them")
     if mine["model.start"] == "previous":
         source.need_weights([at], f"--at {at}")
+    return record.facts, changed
+
+
+def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> dict[str, Any]:
+    """Copy generations 0 .. at of the parent, if the new configuration can continue from them. Return the identity's record
+    of the fork."""
+    facts, changed = _check_fork(mine, corpus, parent, at)
+    source = Chain(parent)
     copied = [(g, name) for g in range(at + 1) for name in layout.STAGES] + [(0, name) for name in layout.ONCE]
     for stage in copied:
         shutil.copytree(source.stage(*stage), chain.stage(*stage), dirs_exist_ok=True, symlinks=True)
     batch = None
-    if inherits_batch(record.facts["config"], mine):
-        batch = layout.batch_of(source.batch_file) or used_batch(source, record.facts)
+    if inherits_batch(facts["config"], mine):
+        batch = layout.batch_of(source.batch_file) or used_batch(source, facts)
     if batch is not None:
         layout.keep_batch(chain.batch_file, batch)
-    before = record.facts.get("fork", {"changed": []})["changed"]  # of a parent that is a fork itself
+    before = facts.get("fork", {"changed": []})["changed"]  # of a parent that is a fork itself
     every = [key for key in LISTED if key in changed or key in before]
-    fork = {"parent": digest(record.facts["config"]), "name": str(parent), "at": at, "batch": batch}
+    fork = {"parent": digest(facts["config"]), "name": str(parent), "at": at, "batch": batch}
     # The relative path stays valid in other working directories, and if both chains are moved together.
     return fork | {"changed": every, "path": os.path.relpath(parent.resolve(), chain.root.resolve())}

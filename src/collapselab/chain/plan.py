@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from collapselab.chain.opening import chain_path, open_corpus
+from collapselab.chain.opening import chain_path, check_start, open_corpus
 from collapselab.chain.preflight import Preflight, preflight
 from collapselab.config import RunConfig
 from collapselab.config.families import FAMILIES
@@ -31,6 +31,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     processes = Processes(config.device, config.training.precision, config.deterministic)
     chain, corpus = Chain(chain_path(config)), open_corpus(config, processes)
     checked = preflight(config, corpus, chain, fork)
+    check_start(checked, processes)
     block = config.training.block
     model = network.start_weights(config.model, previous=None, tokenizer=corpus.tokenizer, block=block, seed=0)
     console = Console(speaks=False)
