@@ -203,7 +203,7 @@ def test_signals_while_the_last_line_is_said_change_nothing(monkeypatch: pytest.
         time.sleep(0.05)
 
     monkeypatch.setattr(cli, "handler", lambda name: stopped)
-    monkeypatch.setattr(cli, "_say_stopped", slow)
+    monkeypatch.setattr(cli, "_report_stop", slow)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert lab("corpus")[0] == 143
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

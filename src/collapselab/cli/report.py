@@ -16,15 +16,16 @@ def main(arguments: list[str]) -> int:
     parsed = options.parse(options.gather(arguments))
     runs = [Path(run) for run in parsed.run]
     from collapselab.config.plugins import check_loaded
-    from collapselab.report.files import flat_settings
     from collapselab.runtime.console import inert
     from collapselab.store.checks import reading
     from collapselab.store.layout import find_chains, run_root
 
-    for run in runs:  # before the drawing libraries are imported
-        for chain in find_chains(run_root(find_chains(run)[0])):
-            with reading(chain / "config.yaml"):
-                check_loaded(flat_settings((chain / "config.yaml").read_text(encoding="utf-8")).get("plugins", []))
+    chains = [chain for run in runs for chain in find_chains(run_root(find_chains(run)[0]))]
+    from collapselab.report.files import flat_settings  # torch comes with it
+
+    for settings in (chain / "config.yaml" for chain in chains):  # before the drawing libraries are imported
+        with reading(settings):
+            check_loaded(flat_settings(settings.read_text(encoding="utf-8")).get("plugins", []))
     from collapselab.report.pages import write_comparison, write_report
     from collapselab.report.results import write_results
 
