@@ -467,7 +467,7 @@ def test_a_regime_never_runs_short_in_silence() -> None:
     inputs = inputs_of(MixingConfig(), 1, 10, np.arange(12), 10, [10], 0.5, 1)
     with pytest.raises(UserError, match="5 real and 5 written blocks, but 2 and 10 are left"):
         regimes.replace(inputs)
-    with pytest.raises(UserError, match="0 real and 10 written blocks, 2 and 4 are left"):
+    with pytest.raises(UserError, match="0 real and 10 written blocks, but 2 and 4 are left"):
         regimes.replace(inputs_of(MixingConfig(), 1, 10, np.arange(12), 10, [4], 0.0, 1))
 
 
