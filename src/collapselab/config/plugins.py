@@ -1,4 +1,4 @@
-"""Plugins: files of the user that add a regime, a schedule or a metric to the records of the package.
+"""Plugins: the user's own files that add regimes, schedules, metrics or families to the records of the package.
 
 A plugin is code: `--plugin FILE.py` on a command line loads it, and nothing else does. A chain and a file of settings hold a
 record of it, name and SHA-256, which is compared with what is loaded.
@@ -22,7 +22,7 @@ from collapselab.config.values import UserError, check, first_line, home
 
 T = TypeVar("T")
 LOADED: dict[str, dict[str, str]] = {}
-"""The records of the plugins of this process, by path."""
+"""Name and SHA-256 of the loaded plugins, by path."""
 
 
 class Records(dict[str, T]):
@@ -63,7 +63,14 @@ class Records(dict[str, T]):
 
 
 class _Source(SourceFileLoader):
-    """Execute the source file itself, never cached bytecode."""
+    """Execute the bytes that the digest is of, never cached bytecode."""
+
+    def __init__(self, name: str, path: str):
+        super().__init__(name, path)
+        self.data = Path(path).read_bytes()
+
+    def get_data(self, path: Any) -> bytes:
+        return self.data
 
     def path_stats(self, path: Any) -> Any:
         raise OSError
@@ -82,9 +89,9 @@ def load(paths: Sequence[str]) -> None:
         records.reset()
     for path in (home("--plugin", path) for path in paths):
         check(Path(path).name not in {one["name"] for one in LOADED.values()}, "--plugin", path, "give each name once")
-        loader = _Source(f"collapselab_plugin_{Path(path).stem}", path)
         try:
-            LOADED[path] = {"name": Path(path).name, "digest": hashlib.sha256(loader.get_data(path)).hexdigest()}
+            loader = _Source(f"collapselab_plugin_{Path(path).stem}", path)
+            LOADED[path] = {"name": Path(path).name, "digest": hashlib.sha256(loader.data).hexdigest()}
             spec = importlib.util.spec_from_loader(loader.name, loader)
             sys.modules[loader.name] = module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
             loader.exec_module(module)
