@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -35,7 +36,11 @@ ARMS = {
     "continued": "go on from the generation before",
     "scratch": "new random weights",
     "cold_0.9": "temperature 0.9",
+    "control": "control: all-real",
+    "continued_control": "control, going on",
+    "scratch_control": "control, new weights",
 }
+CONTROLS = {"continued": "continued_control", "scratch": "scratch_control"}  # that start as the arm does, else control
 PROTOCOLS = {
     OWN: "128 tokens, side by side",
     "stride 64": "stride 64",
@@ -97,29 +102,40 @@ def courses(table: pd.DataFrame, value: str = "value") -> tuple[pd.Series, pd.Se
     return by[by.columns.min()], by[by.columns.max()]
 
 
-def arms() -> str:
+def of_arm(arm: str, metric: str) -> tuple[pd.Series, pd.Series]:
+    """Return an arm's (generation 0, last generation) of a metric, each by seed."""
     metrics = pd.read_csv(KEPT / "metrics.csv")
+    return courses(metrics[(metrics["arm"] == arm) & (metrics["metric"] == metric)])
 
-    def of(arm: str, metric: str) -> tuple[pd.Series, pd.Series]:
-        return courses(metrics[(metrics["arm"] == arm) & (metrics["metric"] == metric)])
 
+def against(value: Callable[[str], pd.Series], arm: str) -> list[str]:
+    """Format an arm's value, and its differences from the baseline's and from its own control's."""
+    control = arm if arm.endswith("control") else CONTROLS.get(arm, "control")
+    differences = ["–" if other == arm else shown(value(arm) - value(other)) for other in ("baseline", control)]
+    return [shown(value(arm)), *differences]
+
+
+def arms() -> str:
     def ratio(arm: str) -> pd.Series:
-        first, last = of(arm, "real/perplexity")
+        first, last = of_arm(arm, "real/perplexity")
         return last / first
-
-    def minus(values: pd.Series, other: pd.Series) -> str:
-        return "–" if values.equals(other) else shown(values - other)
 
     rows = []
     for arm, words in ARMS.items():
-        first, last = of(arm, "real/perplexity")
-        cells = [words, f"{first.mean():.4g}", shown(last), shown(ratio(arm)), minus(ratio(arm), ratio("baseline"))]
-        for metric in ("tails/words/coverage_5_normalised", "diversity/words/distinct_2"):
-            value = of(arm, metric)[1]
-            cells += [shown(value), minus(value, of("baseline", metric)[1])]
-        rows.append(cells)
-    head = ["choice", "perplexity, gen. 0", "gen. 4", "ratio", "minus baseline", "rare words", "minus baseline"]
-    return markdown([*head, "distinct-2", "minus baseline"], rows, rule="|---")
+        first, last = of_arm(arm, "real/perplexity")
+        rows.append([words, f"{first.mean():.4g}", shown(last), *against(ratio, arm)])
+    head = ["choice", "perplexity, gen. 0", "gen. 4", "ratio", "minus baseline", "minus control"]
+    return markdown(head, rows, rule="|---")
+
+
+def text() -> str:
+    written = ("tails/words/coverage_in_context_5_normalised", "diversity/words/distinct_2")
+    rows = [
+        [words, *(cell for metric in written for cell in against(lambda arm, metric=metric: of_arm(arm, metric)[1], arm))]
+        for arm, words in ARMS.items()
+    ]
+    differences = ["minus baseline", "minus control"]
+    return markdown(["choice", "rare words", *differences, "distinct-2", *differences], rows, rule="|---")
 
 
 def protocols() -> str:
@@ -163,7 +179,7 @@ def percent(values: pd.Series) -> str:
     return f"{mean:.0f} ± {math.ceil(mean - low):.0f}"
 
 
-TABLES = {"arms": arms, "protocols": protocols, "tails": tails}
+TABLES = {"arms": arms, "text": text, "protocols": protocols, "tails": tails}
 
 
 def page(text: str) -> str:
