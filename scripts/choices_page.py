@@ -129,11 +129,13 @@ def arms() -> str:
 
 
 def text() -> str:
-    written = ("tails/words/coverage_in_context_5_normalised", "diversity/words/distinct_2")
-    rows = [
-        [words, *(cell for metric in written for cell in against(lambda arm, metric=metric: of_arm(arm, metric)[1], arm))]
-        for arm, words in ARMS.items()
-    ]
+    def rare(arm: str) -> pd.Series:
+        return of_arm(arm, "tails/words/coverage_in_context_5_normalised")[1]
+
+    def pairs(arm: str) -> pd.Series:
+        return of_arm(arm, "diversity/words/distinct_2")[1]
+
+    rows = [[words, *against(rare, arm), *against(pairs, arm)] for arm, words in ARMS.items()]
     differences = ["minus baseline", "minus control"]
     return markdown(["choice", "rare words", *differences, "distinct-2", *differences], rows, rule="|---")
 

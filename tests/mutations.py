@@ -129,7 +129,7 @@ MUTATIONS = [
     Mutation(
         "a sampler that never writes the last tenth of a distribution",
         "tail_survival", ("closed",),
-        (("sampling/counted.py", "(u_B * total_B)", "(u_B * 0.9 * total_B)"),),
+        (("models/slices.py", "(u_B * total_B)", "(u_B * 0.9 * total_B)"),),
     ),
     Mutation(
         "a Gaussian's real share halved",

@@ -26,8 +26,8 @@ from collapselab.learning.counter import CountLearner as Learner
 from collapselab.metrics.likelihood import frequency_sums, frequency_values, likelihood_sums, likelihood_values
 from collapselab.mixing import sets
 from collapselab.models import bigram, network, pretrained
+from collapselab.models.slices import Slices
 from collapselab.report.pages import write_report
-from collapselab.sampling.counted import Slices
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.sampler import Sampler
 from collapselab.store.folders import read_json
@@ -143,7 +143,7 @@ def test_a_published_folder_is_a_model_of_transformers(finished) -> None:
     )
     assert json.loads((folder / "log.jsonl").read_text()) == {"loss": facts["last_loss"], "step": 0}
     published = network.load(str(folder), pad=64)
-    assert published.counted and published.vocab == 257 and pretrained.size_of(str(folder))[1] is None
+    assert not published.trainable and published.vocab == 257 and pretrained.size_of(str(folder))[1] is None
     assert network.weights_digest(published) != network.weights_digest(network.load(str(Chain(path).stage(2, "train"))))
 
 
@@ -293,7 +293,7 @@ def test_counts_and_the_plain_sampler_write_the_same_tokens(model: network.Langu
 
 
 def test_text_does_not_depend_on_the_batch_and_borders_are_kept(model: network.LanguageModel, text: np.ndarray) -> None:
-    slices = Slices(model.net)
+    slices = Slices(*bigram.arrays(model.net))
     u = uniforms(7, range(40), range(1, 20))
     whole = slices.write(text[:40, 0], u)
     assert (np.concatenate([slices.write(text[:7, 0], u[:7]), slices.write(text[7:40, 0], u[7:])]) == whole).all()

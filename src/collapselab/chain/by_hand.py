@@ -89,8 +89,8 @@ def score(model_name: str, config: RunConfig, out: str | None) -> None:
         with processes.main_first():
             corpus = prepare(settings, data_dir=config.data_dir, model_tokenizer=own, block=config.training.block)
         config = _same_text(config, run_corpus, corpus)
-    model = network.fitted(network.load(model_name, pad=config.model.pad_vocabulary), own, model_name)
     check_lengths(dataclasses.replace(config, model=ModelConfig(pretrained=model_name)))
+    model = network.fitted(network.load(model_name, pad=config.model.pad_vocabulary), own, model_name)
     console = _console(config, processes)
     sums, values = score_real_text(model, corpus, config, processes, console)
     if processes.is_main:

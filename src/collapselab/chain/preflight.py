@@ -18,6 +18,7 @@ from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.protocol import METRICS_VERSION
 from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_first import check_embeddings
+from collapselab.learning.learners import LEARNERS
 from collapselab.mixing import sets
 from collapselab.mixing.regimes import REGIMES
 from collapselab.mixing.sets import Past
@@ -222,7 +223,7 @@ def check_sizes(config: RunConfig, size: int, budget: int) -> None:
     prompts = 32 * rows * max(1, config.prompt_length)
     check_memory(prompts, f"sampling.{key}", getattr(sampling, key), f"the prompts of {rows:,} sequences")
     model = config.model
-    if model.pretrained is None and not FAMILIES[model.family].counts:
+    if model.pretrained is None and FAMILIES[model.family].layers:
         factors = {
             "sampling.batch_size": batch,
             "sampling.beams": sampling.beams,
@@ -261,12 +262,11 @@ def check_vocabulary(chain: Chain, size: int) -> None:
 
 
 def weight_bytes(config: RunConfig, vocab: int, blocks: int) -> int:
-    """Bytes of a published model, computed without building one; `blocks` bounds the pairs that a bigram model counts."""
-    if FAMILIES[config.model.family].counts:
-        return 12 * min(vocab * vocab, blocks * config.training.block) + 16 * vocab
+    """Bytes of a published model that learned from so many blocks, computed without building one."""
     if config.model.pretrained is not None:
         return 4 * pretrained.size_of(config.model.pretrained)[0]
-    return 4 * families.parameters(config.model, vocab=vocab, context=config.model.context or config.training.block)
+    context, tokens = config.model.context or config.training.block, blocks * config.training.block
+    return families.published_bytes(config.model, vocab=vocab, context=context, tokens=tokens)
 
 
 def bytes_needed(config: RunConfig, vocab: int, budget: int, left: list[int], fresh: bool) -> int:
@@ -282,7 +282,8 @@ def bytes_needed(config: RunConfig, vocab: int, budget: int, left: list[int], fr
     # The newest, the previous one while it is trained, the last end.
     models = count if config.retain == "all" else min(count, 3)
     text = budget * (2 if vocab <= 1 << 16 else 4)
-    checkpoints = 0 if FAMILIES[config.model.family].counts else 2 * CHECKPOINT * weights
+    learner = LEARNERS[FAMILIES[config.model.family].learner]
+    checkpoints = 2 * CHECKPOINT * weights if learner.keeps_checkpoints else 0
     reference = PAIR * min(vocab * vocab, left[0] * config.training.block) if fresh else 0
     return models * weights + (count + 1) * text + checkpoints + reference + PAIR * sum(left) + count * SCORES + REPORT
 

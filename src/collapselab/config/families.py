@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from collapselab.config.plugins import Records
+from collapselab.config.values import check
 
 if TYPE_CHECKING:
     from collapselab.config.learning import ModelConfig
@@ -20,7 +21,7 @@ class Family:
     """Class and settings of an untrained network, and properties of its family."""
 
     network: str
-    """Class of its networks, in transformers or in models/bigram.py."""
+    """Class of its networks, in `module`."""
     settings: Callable[[ModelConfig, int], dict[str, Any]]
     """Function from a model's settings and longest sequence (tokens) to keywords of the network's own configuration."""
     keys: tuple[str, ...] = ()
@@ -30,10 +31,22 @@ class Family:
     causal: bool = False
     """True if the head is one product, without a bias, of the last norm's output, and the attention mask is purely causal
     (a sliding window would be lost with the mask)."""
-    counts: bool = False
-    """True for a table of counts: no layers, hidden states, cache or gradient, and probabilities that can be 0."""
+    layers: bool = True
+    """False if it has no layers, and so no hidden states, no cache and no longest sequence."""
+    module: str = "transformers"
+    """Module of `network`; another one than transformers has to be imported before a published model can be loaded."""
+    refused: tuple[tuple[str, Callable[[Any], bool], str], ...] = ()
+    """Settings that it cannot have: key, whether a value is one of these, and the remedy."""
     learner: str = "trainer"
     """Name in `LEARNERS` (learning/learners.py)."""
+
+    def check(self, part: Any, prefix: str, name: str) -> None:
+        """Raise UserError if a part of a configuration has a refused setting; `name`: of this family."""
+        for key, wrong, remedy in self.refused:
+            place, _, field = key.rpartition(".")
+            if place == prefix:
+                value = getattr(part, field)
+                check(not wrong(value), key, value, remedy.format(family=f"the {name} family"))
 
 
 def _gpt2(model: ModelConfig, context: int) -> dict[str, Any]:
@@ -53,8 +66,23 @@ def _llama(model: ModelConfig, context: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _given(value: Any) -> bool:
+    return value is not None
+
+
+COUNTS_HAVE_NO = (
+    ("model.pretrained", _given, "{family} counts; leave null"),
+    ("model.start", lambda value: value == "previous", "counts begin at 0; {family} has base"),
+    ("sampling.beams", lambda value: value != 1, "{family} has no beam search; leave 1"),
+    ("training.loss_below", _given, "{family} counts; leave null"),
+    ("evaluation.embeddings", _given, "a table of counts has no hidden states; leave null"),
+)
+
 FAMILIES = Records("family", {
     "gpt2": Family("GPT2LMHeadModel", _gpt2, keys=("dropout",), causal=True),
     "llama": Family("LlamaForCausalLM", _llama, keys=("kv_heads",), rotary=True, causal=True),
-    "bigram": Family("BigramForCausalLM", lambda *_: {}, keys=("dropout",), counts=True, learner="counter"),
+    "bigram": Family(
+        "BigramForCausalLM", lambda *_: {}, keys=("dropout",), layers=False, module="collapselab.models.bigram",
+        refused=COUNTS_HAVE_NO, learner="counter",
+    ),
 })  # fmt: skip

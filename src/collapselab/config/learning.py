@@ -62,9 +62,7 @@ class ModelConfig:
             need(even or not family.rotary, "width", f"{name} needs an even width / heads")
             needless = self.dropout == 0 or "dropout" in family.keys
             need(needless, "dropout", f"the {name} family has no dropout; leave 0")
-        if family.counts:
-            need(self.pretrained is None, "pretrained", f"the {name} family counts; leave null")
-            need(self.start != "previous", "start", f"counts begin at 0; the {name} family has base")
+        family.check(self, "model", name)
         need(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1")
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from collapselab.config import RunConfig, UserError
-from collapselab.config.families import FAMILIES
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.real_text import BATCH_TOKENS, check_finite, fitting, halve, window_losses
 from collapselab.evaluation.rows import Place, first_tokens, held_out_pieces
@@ -69,8 +68,6 @@ def check_embeddings(config: RunConfig, corpus: Corpus, budget: int) -> None:
     sequences = config.evaluation.embeddings
     if sequences is None:
         return
-    if FAMILIES[config.model.family].counts:
-        raise UserError(f"evaluation.embeddings={sequences}: a table of counts has no hidden states; leave null")
     generated = budget // config.sequence_length
     pieces = len(held_out_pieces(config, corpus))
     if sequences > min(generated, pieces // 2):

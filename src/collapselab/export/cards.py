@@ -45,10 +45,10 @@ def model_card(chain: ChainFiles, config: RunConfig, generation: int) -> str:
     if config.corpus.source.startswith("hub:") and _is_on_hub(text):
         head["datasets"] = [text]
     head["tags"] = [*TAGS, *(["trained-on-synthetic-text"] if _mixed(chain, config, generation) else [])]
-    first = "import collapselab.models.bigram  # makes this table of counts known to transformers\n"
+    module = FAMILIES[config.model.family].module
+    first = f"import {module}  # makes this table of counts known to transformers\n" if module != "transformers" else ""
     use = (
-        f"{first if FAMILIES[config.model.family].counts else ''}"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"{first}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("model")\n'
         'tokenizer = AutoTokenizer.from_pretrained("model")'
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ COUNT_TOKENS = 1 << 22  # per call of `bigram.count`
 
 class CountLearner:
     """A peer of `Trainer` that counts pairs (models/bigram.py)."""
+
+    keeps_checkpoints: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, processes: Processes, console: Console):
         self.config, self.processes = config, processes

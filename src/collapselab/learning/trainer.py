@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -67,6 +67,8 @@ class Loss(nn.Module):
 
 class Trainer:
     """Trainer of all generations: the same memory, optimiser and compiled step."""
+
+    keeps_checkpoints: ClassVar[bool] = True
 
     def __init__(self, config: RunConfig, processes: Processes, console: Console):
         self.config, self.processes, self.console = config, processes, console

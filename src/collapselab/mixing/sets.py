@@ -17,7 +17,7 @@ from collapselab.config import RunConfig, UserError
 from collapselab.config.schedules import real_share
 from collapselab.corpus.prepared import Tokens
 from collapselab.mixing.regimes import REGIMES, Inputs, Outlook, blocks_of
-from collapselab.mixing.sources import NAME, PROMPTS, REAL, is_real, name_of, stand_in
+from collapselab.mixing.sources import NAME, PROMPTS, REAL, generation_of, is_real, name_of, stand_in
 from collapselab.seeds import batch_order, generator
 from collapselab.store.checks import number, reading, whole
 from collapselab.store.folders import read_json, write_bytes, write_json
@@ -142,7 +142,9 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
             "unit": config.mixing.unit,
             "block": block,
             "blocks": len(blocks),
-            "sources": {name_of(s): text if is_real(s) else chain.digest_of(s, "samples") for s in sources},
+            "sources": {
+                name_of(s): text if is_real(s) else chain.digest_of(generation_of(s), "samples") for s in sources
+            },
             "real_share": {"asked": share, "realised": float((blocks[:, 0] == REAL).mean())},
             "real_blocks_used": max(used, size) if not fresh else used + fresh,
             "tokens": ledger(config, blocks, metas, generation),
@@ -178,7 +180,7 @@ def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generat
         if is_real(source):
             add(name_of(source), block, block - first_target, rows)
             continue
-        meta = metas[source]
+        meta = metas[generation_of(source)]
         # The samples are one stream: token i belongs to a prompt if i modulo the sequence length is below the prompt's. A
         # block's counts depend on where in a sequence it begins, and there are few such phases.
         begins, phase = np.unique(blocks[rows, 1] * block % meta["length"], return_inverse=True)
@@ -249,9 +251,11 @@ def read_blocks(
     tokens: dict[int, np.ndarray] = {}
     for source in sources:
         if streams is not None:
-            tokens[source] = streams[REAL if is_real(source) else source]
+            tokens[source] = streams[REAL if is_real(source) else generation_of(source)]
         else:
-            tokens[source] = train.ids if is_real(source) else read_samples(chain.stage(source, "samples"))
+            tokens[source] = (
+                train.ids if is_real(source) else read_samples(chain.stage(generation_of(source), "samples"))
+            )
     with reading(path):
         for source, stream in tokens.items():
             places = blocks[blocks[:, 0] == source, 1]

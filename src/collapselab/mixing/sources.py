@@ -38,11 +38,16 @@ def is_real(source: int | np.ndarray) -> bool | np.ndarray:
     return source <= REAL
 
 
+def generation_of(source: int) -> int:
+    """Return the generation that wrote the text of a source number, which must not be real text."""
+    return source & 0xFFFFFFFF
+
+
 def name_of(source: int) -> str:
     """Name of a source number."""
     if source < REAL:
         return f"control_{stand_in(source)}"
-    return "real" if source == REAL else f"generation_{source}"
+    return "real" if source == REAL else f"generation_{generation_of(source)}"
 
 
 def written_by(name: str) -> int | None:

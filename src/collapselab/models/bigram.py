@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from collapselab.models.network import LanguageModel
+from collapselab.models.network import Continue, LanguageModel
+from collapselab.models.slices import Slices
 
 
 class BigramConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -57,6 +58,15 @@ class BigramForCausalLM(PreTrainedModel):  # type: ignore[misc]
     def device(self) -> torch.device:
         device: torch.device = self.starts.device
         return device
+
+    def as_language_model(self) -> CountedModel:
+        """Return it as one of the lab's models."""
+        return CountedModel(self, self.config.vocab_size)
+
+    @staticmethod
+    def most_bytes(vocab: int, tokens: int) -> int:
+        """Bytes of the largest table that so many tokens can fill."""
+        return 12 * min(vocab * vocab, tokens) + 16 * vocab
 
     def _init_weights(self, module: Any) -> None:
         """Mark the table as invalid: the library calls this if a file lacks a tensor."""
@@ -148,8 +158,16 @@ def scores(net: BigramForCausalLM, before_N: np.ndarray, target_N: np.ndarray) -
 class CountedModel(LanguageModel):
     """A table of counts as a language model."""
 
-    counted: ClassVar[bool] = True
+    trainable: ClassVar[bool] = False
+    refills: ClassVar[bool] = False
     zeros: ClassVar[bool] = True
+
+    def check(self, missing: list[str], name: str) -> None:
+        if (wrong := flaw(self.net)) is not None:
+            raise ValueError(f"not a table of counts: {wrong}")
+
+    def continuer(self) -> Continue:
+        return Slices(*arrays(self.net)).write
 
     def scores(self, stream: np.ndarray, places_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return scores(self.net, stream[places_N - 1], stream[places_N])

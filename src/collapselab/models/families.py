@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -45,15 +46,21 @@ def check_size(config: ModelConfig, *, vocab: int, context: int) -> None:
     check_memory(4 * copies * size(), f"model.{key}", getattr(config, key), what)
 
 
+def network_of(config: ModelConfig) -> Any:
+    """Return the network class of the configured family."""
+    family = FAMILIES[config.family]
+    return getattr(import_module(family.module), family.network)
+
+
+def published_bytes(config: ModelConfig, *, vocab: int, context: int, tokens: int) -> int:
+    """Bytes of a published model, computed without building one; for a table of counts the most that so many tokens fill."""
+    counts = getattr(network_of(config), "most_bytes", None)
+    return counts(vocab, tokens) if counts else 4 * parameters(config, vocab=vocab, context=context)
+
+
 def untrained(config: ModelConfig, *, vocab: int, separator: int, context: int) -> Any:
     """Build a network of the configured family and size, with random weights from torch's global generator, for sequences of up
     to `context` tokens (a bigram model: of any length)."""
-    import transformers
-
-    from collapselab.models import bigram
-
-    family = FAMILIES[config.family]
-    network = getattr(bigram if family.counts else transformers, family.network)
-    settings = family.settings(config, context)
+    settings, network = FAMILIES[config.family].settings(config, context), network_of(config)
     ends = {"bos_token_id": separator, "eos_token_id": separator}
     return network(network.config_class(vocab_size=vocab, **settings, **ends))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +36,8 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.errors import as_os_errors
 from collapselab.store.folders import write_json
 
+# (last tokens int64 (B,), uniform numbers float64 (B, N)) -> new tokens int64 (B, N)
+Continue = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # All names of dropout rates in configurations of transformers.
 DROPOUTS = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "activation_dropout", "dropout",
@@ -50,8 +53,10 @@ class LanguageModel:
     vocab: int
     unused: Tensor | None = None
     """bool (vocab,): ids that are no tokens, with logits -inf; None if every id is one."""
-    counted: ClassVar[bool] = False
-    """The weights are counts: not trained by gradients, and their size depends on the text."""
+    trainable: ClassVar[bool] = True
+    """Learned by gradients, from these weights on."""
+    refills: ClassVar[bool] = True
+    """Another model of its chain has the same size and can be read into its memory."""
     zeros: ClassVar[bool] = False
     """Probabilities can be 0 and losses infinite."""
 
@@ -94,6 +99,22 @@ class LanguageModel:
             AttentionInterface.register("sdpa_causal", _causal)  # transformers builds no mask for this name
             self.net.set_attn_implementation("sdpa_causal")
 
+    def check(self, missing: list[str], name: str) -> None:
+        """Raise ValueError if a model that was loaded from untrusted files cannot be used.
+
+        Args:
+            missing: weights that no file has. name: of the model, for messages.
+        """
+        check_weights(self.net, missing)
+        if keeps_own_head(self.net):
+            Console(speaks=os.environ.get("RANK", "0") == "0").say(
+                f"{name}: config.json ties the head to the embeddings, but the file has a head of its own; using that"
+            )
+
+    def continuer(self) -> Continue | None:
+        """Return the function that continues sequences without an engine, if the model has one."""
+        return None
+
     def scores(self, stream: np.ndarray, places_N: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (nll, correct) at these positions given only the token before each; None if the model reads more."""
         return None
@@ -130,8 +151,8 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
-    from collapselab.models import bigram
-
+    for family in FAMILIES.values():
+        import_module(family.module)  # makes its networks known to the library
     folder, gguf_file = locate(pretrained, weights=random_weights is None)
     source = {"gguf_file": gguf_file} if gguf_file else {}
     info, options = {"missing_keys": list[str]()}, {"dtype": torch.float32, **SAFE}
@@ -152,18 +173,11 @@ def load(pretrained: str, *, pad: int = 1, dropout: float = 0.0, random_weights:
             net, info = AutoModelForCausalLM.from_pretrained(
                 folder, config=settings, use_safetensors=True, output_loading_info=True, **options
             )
-        if not isinstance(net, bigram.BigramForCausalLM):
-            check_weights(net, sorted(info["missing_keys"]))
-            if keeps_own_head(net):
-                Console(speaks=os.environ.get("RANK", "0") == "0").say(
-                    f"{pretrained}: config.json ties the head to the embeddings, but the file has a head of its own; using that"
-                )
-        model = _padded(net, pad)
+        model = _wrapped(net)
+        model.check(sorted(info["missing_keys"]), pretrained)
+        return _padded(model, pad)
     except Exception as error:
         raise cannot_be_loaded(pretrained, error) from None
-    if model.counted and (wrong := bigram.flaw(net)) is not None:
-        raise UserError(f"model.pretrained={pretrained!r}: not a table of counts ({wrong}); check the folder")
-    return model
 
 
 def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: int) -> LanguageModel:
@@ -172,7 +186,7 @@ def new(config: ModelConfig, *, vocab: int, separator: int, block: int, seed: in
     families.check_size(config, vocab=vocab, context=block)
     with _seeded(seed):
         net = families.untrained(config, vocab=vocab, separator=separator, context=config.context or block)
-    return _padded(net, config.pad_vocabulary)
+    return _padded(_wrapped(net), config.pad_vocabulary)
 
 
 def start_weights(
@@ -186,7 +200,7 @@ def start_weights(
     else:
         fresh = seed if config.start == "scratch" else None
         model = load(config.pretrained, pad=config.pad_vocabulary, dropout=config.dropout, random_weights=fresh)
-        if model.counted:
+        if not model.trainable:
             raise UserError(
                 f"model.pretrained={config.pretrained!r}: a table of counts cannot be trained further; set it to null "
                 "and model.family=bigram"
@@ -237,8 +251,8 @@ class ModelCache:
     def read(self, folder: Path, digest: str) -> LanguageModel:
         """Return the model in `folder`; it is read only if `digest` differs from that of the last one."""
         weights = folder / "model.safetensors"
-        # Very large models have several files; tables of counts differ in size.
-        if self.model is None or not weights.is_file() or (self.model.counted and digest != self.digest):
+        # Very large models have several files.
+        if self.model is None or not weights.is_file() or (digest != self.digest and not self.model.refills):
             self.model = fitted(load(str(folder), pad=self.pad), self.tokenizer)
         elif digest != self.digest:
             from safetensors.torch import load_file
@@ -274,19 +288,21 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _padded(net: Any, multiple: int) -> LanguageModel:
-    from collapselab.models.bigram import BigramForCausalLM, CountedModel
+def _wrapped(net: Any) -> LanguageModel:
+    own = getattr(net, "as_language_model", None)  # of a class that this lab defines
+    model: LanguageModel = own() if own else LanguageModel(net, int(net.config.vocab_size))
+    return model
 
-    vocab = int(net.config.vocab_size)
-    if isinstance(net, BigramForCausalLM):
-        return CountedModel(net, vocab)
+
+def _padded(model: LanguageModel, multiple: int) -> LanguageModel:
+    net, vocab = model.net, model.vocab
     if vocab % multiple and {len(tensor) for tensor in _vocabulary_tensors(net)} == {vocab}:
         with _seeded(0):  # the library draws values for the new rows; they are overwritten below
             net.resize_token_embeddings(-(-vocab // multiple) * multiple, mean_resizing=False)
         with torch.no_grad():
             for tensor in _vocabulary_tensors(net):
                 tensor[vocab:] = 0  # no gradient ever reaches these rows, so they stay 0
-    return LanguageModel(net, vocab)
+    return model
 
 
 def _vocabulary_tensors(net: Any) -> list[Tensor]:

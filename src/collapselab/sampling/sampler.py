@@ -1,8 +1,8 @@
 """Sampling of a generation's text: prompts, batches of equal length, shards, and a note on degenerate output.
 
 The engine (engine.py) writes for GPT-2 and Llama weights, the plain sampler for other networks; a bigram model's own
-distribution is drawn from its counts (counted.py). Batches have a fixed number of rows (the last is padded), and on a CPU each
-runs on one thread: in float32 on a CPU the text is the same for any number of threads and processes.
+distribution is drawn from its counts (models/slices.py). Batches have a fixed number of rows (the last is padded), and on a
+CPU each runs on one thread: in float32 on a CPU the text is the same for any number of threads and processes.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Sampler:
 
     def _fitting(self, model: LanguageModel, length: int, sequences: int) -> int:
         device = self.processes.device
-        if model.counted and not self.config.sampling.shapes:
+        if not self.config.sampling.shapes and model.continuer() is not None:
             return min(sequences, COUNTED_BATCH)
         if device.type != "cuda":
             return CPU_BATCH
@@ -121,17 +121,16 @@ class Sampler:
         """
         config, device = self.config.sampling, self.processes.device
         key = stream_key(self.config.seed, generation)
-        if model.counted and not config.shapes:
-            from collapselab.sampling.counted import Slices  # transformers comes with it
-
-            self.writes, slices, places = "counts", Slices(model.net), range(read, read + new)
-            return lambda prompts, first: slices.write(
+        continues = model.continuer()
+        if continues is not None and not config.shapes:
+            self.writes, places = "counts", range(read, read + new)
+            return lambda prompts, first: continues(
                 prompts[:, -1], uniforms(key, range(first, first + len(prompts)), places)
             )
         why = f"beam search ({config.beams} beams)" if config.beams > 1 else engine_flaw(model)
         if why is None:
             return self._engine_writer(model, key, read + new, batch)
-        if not model.counted:
+        if continues is None:
             self._log_once("engine", f"sampling: the fast engine does not support {why}; using the plain sampler")
         self.writes = "plain"
         model.net.to(device).eval()

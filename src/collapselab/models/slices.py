@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from collapselab.models.bigram import BigramForCausalLM, arrays
-
 
 class Slices:
-    """Running sums of a bigram model's counts; token a's slice begins at `low[a]` and is `total[a]` wide."""
+    """Running sums of a bigram model's counts (`bigram.arrays`); token a's slice begins at `low[a]` and is `total[a]` wide."""
 
-    def __init__(self, net: BigramForCausalLM):
-        starts, tokens, counts, unigrams = arrays(net)
+    def __init__(self, starts: np.ndarray, tokens: np.ndarray, counts: np.ndarray, unigrams: np.ndarray):
         # The last row is for tokens without successors.
         self.token = np.concatenate([tokens, np.arange(len(unigrams))])
         self.reach = np.concatenate([counts, unigrams]).cumsum()

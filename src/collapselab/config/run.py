@@ -1,0 +1,140 @@
+"""Settings of a chain, with units, ranges and meanings.
+
+Building a configuration refuses values that cannot work, in one line that names key, value and remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal
+
+from collapselab.config import schedules  # noqa: F401 - the choices of mixing.schedule
+from collapselab.config.corpus import CorpusConfig
+from collapselab.config.families import FAMILIES
+from collapselab.config.generations import MixingConfig, SamplingConfig
+from collapselab.config.learning import ModelConfig, TrainingConfig
+from collapselab.config.plugins import check_records
+from collapselab.config.scores import EvaluationConfig, TrackingConfig
+from collapselab.config.settings import setting
+from collapselab.config.values import check, needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One chain: a model trained, sampled, and retrained on its own samples."""
+
+    name: str = setting("main", decides="files")
+    """Name of the run: its directory is runs_dir/name."""
+    arm: str = setting("main", decides="files")
+    """Name of the arm, one of the chains that a run compares. The directory of a chain is runs_dir/name/arm=.../seed=...
+    On a command line and in a file, `{key}` in a name is replaced by that setting's value, as in floor_{mixing.floor}."""
+    runs_dir: str = setting("runs", decides="nothing")
+    """Directory that holds runs."""
+    data_dir: str | None = setting(None, decides="nothing")
+    """Directory of named local corpora; null means the environment variable COLLAPSELAB_DATA."""
+    seed: int = setting(1, decides="set")
+    """Seed of the chain, 0 or more; all other seeds are derived from it."""
+    generations: int = setting(5, decides="files", fork=True)
+    """Last generation: the chain has generations 0 to this one. May be raised later."""
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", decides="model", fork=True)
+    """Device to compute on; auto means CUDA if available."""
+    deterministic: bool = setting(False, decides="model", fork=True)
+    """On CUDA: use deterministic algorithms only, and a sampling batch that does not depend on free memory, so that a run
+    can be repeated to the bit on the same kind of card. On a CPU it always can."""
+    progress: bool = setting(True, decides="nothing")
+    """Show progress bars (on a terminal)."""
+    retain: Literal["all", "last", "ends"] = setting("all", decides="files")
+    """Weights kept on disk: those of every generation (all); of the last (last); or of the last and of every generation
+    at which a run ended (ends; a chain that is extended has several). Generation 0's are always kept. Removed weights are
+    retrained, to the bit, if they are needed later."""
+    plugins: list[dict[str, str]] = setting(list, decides="set", fork=True)
+    """Plugins that the chain was made with, as records {name, digest} that --plugin makes. They load nothing: give --plugin
+    again to every command that needs the plugins."""
+    corpus: CorpusConfig = setting(CorpusConfig, decides="set")
+    """Real text."""
+    model: ModelConfig = setting(ModelConfig, decides="model")
+    """The language model."""
+    training: TrainingConfig = setting(TrainingConfig, decides="model", fork=True)
+    """Training of one generation."""
+    mixing: MixingConfig = setting(MixingConfig, decides="later sets", fork=True)
+    """Training sets of later generations."""
+    sampling: SamplingConfig = setting(SamplingConfig, decides="samples", fork=True)
+    """Generation of text."""
+    evaluation: EvaluationConfig = setting(EvaluationConfig, decides="scores")
+    """Measurements and their protocol."""
+    tracking: TrackingConfig = setting(TrackingConfig, decides="nothing")
+    """Dashboard."""
+
+    def __post_init__(self) -> None:
+        check_records(self.plugins)
+        for key, value in self._whole_numbers():
+            check(abs(value) < 2**63, key, value, "must be below 2^63")
+        for key in ("name", "arm"):
+            value = getattr(self, key)
+            plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,99}", value) and ".." not in value
+            check(bool(plain), key, value, "use 1 to 100 letters, digits, '.', '_', '-', '=' or '+', without '..'")
+        check(bool(self.runs_dir.strip()), "runs_dir", self.runs_dir, "name a folder, as in runs")
+        check(self.seed >= 0, "seed", self.seed, "must be 0 or more and below 2^63")
+        check(0 <= self.generations <= 10**5, "generations", self.generations, "must lie in [0, 100000]")
+        block = self.training.block
+        need, tokens = needs(self.mixing, "mixing"), self.mixing.tokens
+        remedy = f"must hold at least one block of training.block={block} tokens"
+        need(tokens is None or tokens >= block, "tokens", remedy)
+        enough = self.mixing.schedule != "list" or len(self.mixing.values) >= self.generations
+        need(enough, "values", f"give one share for each of the {self.generations} generations")
+        self._check_sequences(block)
+        context = self.evaluation.context or block
+        stride = self.evaluation.stride or context
+        check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")
+        check(context >= 3 or stride < context, "evaluation.context", context, "must be 3 or more")
+        family = FAMILIES[self.model.family]
+        for name in ("sampling", "training", "evaluation"):
+            family.check(getattr(self, name), name, self.model.family)
+        if self.model.pretrained is None and family.layers:
+            limit = self.model.context or block
+            for key, value in {
+                "training.block": block,
+                "sampling.length": self.sequence_length,
+                "evaluation.context": context,
+            }.items():
+                check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
+
+    def _check_sequences(self, block: int) -> None:
+        """Raise UserError if prompts or sampled sequences do not fit the training blocks."""
+        need, head, length = needs(self.sampling, "sampling"), self.sampling.prompt_tokens, self.sequence_length
+        if self.sampling.prompt == "real_prefix":
+            need(head < length, "prompt_tokens", f"must be below the sequence length {length}")
+            need(head <= block, "prompt_tokens", f"must be at most training.block={block}")
+        if self.mixing.unit == "documents":
+            remedy = "with mixing.unit=documents a sequence begins like a document: set bos or real_prefix"
+            need(self.sampling.prompt != "first_token", "prompt", remedy)
+            remedy = f"with mixing.unit=documents a sequence is a document: leave null or set {block}"
+            need(length == block, "length", remedy)
+
+    def _whole_numbers(self, part: Any = None, prefix: str = "") -> list[tuple[str, int]]:
+        numbers: list[tuple[str, int]] = []
+        for key, value in vars(part or self).items():
+            numbers += self._whole_numbers(value, f"{prefix}{key}.") if is_dataclass(value) else []
+            numbers += [(f"{prefix}{key}", value)] if isinstance(value, int) else []
+        return numbers
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens per sampled sequence, prompt included."""
+        return self.sampling.length or self.training.block
+
+    @property
+    def prompt_length(self) -> int:
+        """Stored prompt tokens at the head of each sampled sequence. A `bos` prompt is stored only if sequences are whole
+        documents, which begin with their separator."""
+        return {
+            "bos": int(self.mixing.unit == "documents"),
+            "first_token": 1,
+            "real_prefix": self.sampling.prompt_tokens,
+        }[self.sampling.prompt]
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training set, unless `training.tokens` is set."""
+        return self.training.epochs or 1
