@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from helpers import one_process, quiet, samples_of, small_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -21,7 +21,7 @@ from collapselab.config import ModelConfig, SamplingConfig, UserError
 from collapselab.config import families as records
 from collapselab.config.keys import run_keys
 from collapselab.learning.learners import LEARNERS
-from collapselab.models import bigram, families
+from collapselab.models import families
 from collapselab.models.network import LanguageModel, fitted, load, publish
 from collapselab.runtime.console import Console
 from collapselab.sampling.draw import draw, stream_key, truncated, uniforms
@@ -270,7 +270,7 @@ def test_a_tied_head_stays_tied(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("name", records.FAMILIES)
 def test_a_record_names_what_exists(name: str) -> None:
     family = records.FAMILIES[name]
-    assert hasattr(bigram if family.counts else transformers, family.network) and family.learner in LEARNERS
+    assert hasattr(import_module(family.module), family.network) and family.learner in LEARNERS
     assert set(family.keys) <= {field.name for field in dataclasses.fields(ModelConfig)}
     assert f'"{name}"' in run_keys()["model.family"]
 

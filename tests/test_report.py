@@ -28,7 +28,7 @@ from collapselab.report import colours, files, overlay, page, pages, protocols, 
 from collapselab.report.charts import CHARTS
 from collapselab.report.files import RunFiles
 from collapselab.runtime.console import Console
-from collapselab.store.layout import Chain, read_metrics
+from collapselab.store.layout import Chain, read_metrics, run_root
 
 # Tokens enough for a tail of words, and for the rare buckets of bytes.
 QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "mixing__tokens": 8192}
@@ -309,7 +309,7 @@ def test_a_fork_with_a_dashboard_has_its_report_before_that_ends_and_its_command
     )
     with undrawn():
         forked = run(config, (real, 1), make_report=pages.attempt_report)[0]
-    made = pages.page_of(forked)
+    made = run_root(forked) / "report" / "index.html"
     assert made == runs / "forked" / "report" / "index.html" and made.is_file()
     monkeypatch.chdir(runs.parent)
     words = again(made, lab, "--tracking.wandb=off")
@@ -634,4 +634,4 @@ def test_a_report_that_cannot_be_written_is_said_in_a_line(
     assert said.count("\n") == 1 and f"note: no report ({folder}/report: cannot be written" in said
     (folder / "report").unlink()
     with undrawn():
-        assert pages.attempt_report(folder, quiet()) == pages.page_of(folder)
+        assert pages.attempt_report(folder, quiet()) == run_root(folder) / "report" / "index.html"

@@ -20,7 +20,7 @@ import yaml
 from collapselab.config import UserError
 from collapselab.runtime.console import PROGRESS
 from collapselab.store.checks import BROKEN, number, reading, refuse_links, text, whole
-from collapselab.store.layout import STAGES, Chain, NoRunError, find_chains, read_metrics, run_root, settled
+from collapselab.store.layout import STAGES, Chain, NoRunError, find_chains, in_order, read_metrics, run_root, settled
 from collapselab.store.lock import Holder, holder
 from collapselab.store.seals import parse, plain_bytes
 
@@ -115,8 +115,9 @@ class Watcher:
         """Read the current state of all chains."""
         now = time.time()
         only = self.run.name.startswith("seed=")
-        paths = [self.run] if only else sorted(self.root.glob("arm=*/seed=*"), key=_in_order)
-        chains = {path: self._chain(path, now) for path in paths if path.is_dir() and not _is_link(path)}
+        paths = [self.run] if only else sorted(self.root.glob("arm=*/seed=*"), key=in_order)
+        paths = [path for path in paths if path.is_dir() and not (path.is_symlink() or path.parent.is_symlink())]
+        chains = {path: self._chain(path, now) for path in paths}
         planned = [] if only else _planned(self.root)
         order = list(dict.fromkeys(path for path, _ in planned))
         for path, last in planned:
@@ -169,15 +170,6 @@ class Watcher:
         if path not in self.cache or self.cache[path][0] != version:
             self.cache[path] = version, read_metrics(path)
         return self.cache[path][1]
-
-
-def _in_order(path: Path) -> tuple[str, int, str]:
-    seed = path.name.removeprefix("seed=")
-    return path.parent.name, int(seed) if re.fullmatch("[0-9]{1,18}", seed) else 0, seed
-
-
-def _is_link(path: Path) -> bool:
-    return path.is_symlink() or path.parent.is_symlink()
 
 
 def _named(path: Path) -> ChainView:

@@ -113,7 +113,7 @@ def last_value(key: str, gathered: list[str]) -> str | None:
 def one_chain(run: str) -> Path:
     """Choose one chain of a run directory: the first seed of an experiment's baseline, or else of the first arm. Print the
     choice if there are several."""
-    from collapselab.store.layout import find_chains
+    from collapselab.store.layout import find_chains, in_order
     from collapselab.store.seals import plain_bytes
 
     chains = find_chains(Path(run))
@@ -123,7 +123,7 @@ def one_chain(run: str) -> Path:
     content = plain_bytes(Path(run) / "experiment.yaml") or b""
     match = re.search(rb"^baseline: '?([\w.+=-]{1,100})'?$", content, re.MULTILINE)
     arm = match[1].decode() if match else ""
-    chosen = min(chains, key=lambda chain: (chain.parent.name != f"arm={arm}", chain.parent.name, _seed(chain), chain))
+    chosen = min(chains, key=lambda chain: (chain.parent.name != f"arm={arm}", in_order(chain)))
     if os.environ.get("RANK", "0") == "0":
         from collapselab.runtime.console import inert
 
@@ -131,11 +131,6 @@ def one_chain(run: str) -> Path:
             inert(f"{run} holds {len(chains)} chains; taking {chosen}; name another's folder instead"), file=sys.stderr
         )
     return chosen
-
-
-def _seed(chain: Path) -> int:
-    seed = chain.name.removeprefix("seed=")
-    return int(seed) if re.fullmatch("[0-9]{1,19}", seed) else 0
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], left: tuple[str, ...] = ()) -> None:

@@ -35,18 +35,17 @@ class Family:
     """False if it has no layers, and so no hidden states, no cache and no longest sequence."""
     module: str = "transformers"
     """Module of `network`; another one than transformers has to be imported before a published model can be loaded."""
-    refused: tuple[tuple[str, Callable[[Any], bool], str], ...] = ()
-    """Settings that it cannot have: key, whether a value is one of these, and the remedy."""
+    limits: tuple[tuple[str, Callable[[Any], bool], str], ...] = ()
+    """Settings of which it takes some values only: key, whether it takes a value, and the remedy."""
     learner: str = "trainer"
     """Name in `LEARNERS` (learning/learners.py)."""
 
     def check(self, part: Any, prefix: str, name: str) -> None:
-        """Raise UserError if a part of a configuration has a refused setting; `name`: of this family."""
-        for key, wrong, remedy in self.refused:
-            place, _, field = key.rpartition(".")
-            if place == prefix:
-                value = getattr(part, field)
-                check(not wrong(value), key, value, remedy.format(family=f"the {name} family"))
+        """Raise UserError if a part of a configuration is outside its limits; `name`: of this family."""
+        for key, takes, remedy in self.limits:
+            if key.startswith(f"{prefix}."):
+                value = getattr(part, key.removeprefix(f"{prefix}."))
+                check(takes(value), key, value, remedy.format(family=f"the {name} family"))
 
 
 def _gpt2(model: ModelConfig, context: int) -> dict[str, Any]:
@@ -66,23 +65,19 @@ def _llama(model: ModelConfig, context: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _given(value: Any) -> bool:
-    return value is not None
-
-
-COUNTS_HAVE_NO = (
-    ("model.pretrained", _given, "{family} counts; leave null"),
-    ("model.start", lambda value: value == "previous", "counts begin at 0; {family} has base"),
-    ("sampling.beams", lambda value: value != 1, "{family} has no beam search; leave 1"),
-    ("training.loss_below", _given, "{family} counts; leave null"),
-    ("evaluation.embeddings", _given, "a table of counts has no hidden states; leave null"),
-)
+COUNTS = (
+    ("model.pretrained", lambda value: value is None, "{family} counts; leave null"),
+    ("model.start", lambda value: value != "previous", "counts begin at 0; {family} has base"),
+    ("sampling.beams", lambda value: value == 1, "{family} has no beam search; leave 1"),
+    ("training.loss_below", lambda value: value is None, "{family} counts; leave null"),
+    ("evaluation.embeddings", lambda value: value is None, "a table of counts has no hidden states; leave null"),
+)  # fmt: skip
 
 FAMILIES = Records("family", {
     "gpt2": Family("GPT2LMHeadModel", _gpt2, keys=("dropout",), causal=True),
     "llama": Family("LlamaForCausalLM", _llama, keys=("kv_heads",), rotary=True, causal=True),
     "bigram": Family(
         "BigramForCausalLM", lambda *_: {}, keys=("dropout",), layers=False, module="collapselab.models.bigram",
-        refused=COUNTS_HAVE_NO, learner="counter",
+        limits=COUNTS, learner="counter",
     ),
 })  # fmt: skip

@@ -79,8 +79,8 @@ class RunConfig:
         check(0 <= self.generations <= 10**5, "generations", self.generations, "must lie in [0, 100000]")
         block = self.training.block
         need, tokens = needs(self.mixing, "mixing"), self.mixing.tokens
-        remedy = f"must hold at least one block of training.block={block} tokens"
-        need(tokens is None or tokens >= block, "tokens", remedy)
+        enough = tokens is None or tokens >= block
+        need(enough, "tokens", f"must hold at least one block of training.block={block} tokens")
         enough = self.mixing.schedule != "list" or len(self.mixing.values) >= self.generations
         need(enough, "values", f"give one share for each of the {self.generations} generations")
         self._check_sequences(block)
@@ -93,11 +93,8 @@ class RunConfig:
             family.check(getattr(self, name), name, self.model.family)
         if self.model.pretrained is None and family.layers:
             limit = self.model.context or block
-            for key, value in {
-                "training.block": block,
-                "sampling.length": self.sequence_length,
-                "evaluation.context": context,
-            }.items():
+            lengths = {"training.block": block, "sampling.length": self.sequence_length, "evaluation.context": context}
+            for key, value in lengths.items():
                 check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
 
     def _check_sequences(self, block: int) -> None:
@@ -128,11 +125,12 @@ class RunConfig:
     def prompt_length(self) -> int:
         """Stored prompt tokens at the head of each sampled sequence. A `bos` prompt is stored only if sequences are whole
         documents, which begin with their separator."""
-        return {
+        stored = {
             "bos": int(self.mixing.unit == "documents"),
             "first_token": 1,
             "real_prefix": self.sampling.prompt_tokens,
-        }[self.sampling.prompt]
+        }
+        return stored[self.sampling.prompt]
 
     @property
     def epochs(self) -> int:

@@ -27,7 +27,8 @@ def tokenise(source: Source, config: CorpusConfig, tokenizer: Tokenizer | None, 
     the training split's token counts, corpus.json, and the tokenizer if it is trained here (`tokenizer` None).
     Raises UserError if there is no training text, or if held-out text occurs in it."""
     if tokenizer is None:
-        tokenizer = train_bpe(_training_texts(source, config), config.vocab_size)
+        training = (piece for split, text in _divided(source, config) if split == "train" for piece in pieces(text))
+        tokenizer = train_bpe(training, config.vocab_size)
         tokenizer.save(out / "tokenizer")
     dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
     writers = {name: _Writer(out, name, dtype, tokenizer) for name in SPLITS}
@@ -111,10 +112,6 @@ def _divided(source: Source, config: CorpusConfig, read: Counter[str] | None = N
             valid = 0.0 if "valid" in source.splits else config.valid_share
             test = 0.0 if "test" in source.splits else config.test_share
             yield split_of(document_key(text), valid, test), text
-
-
-def _training_texts(source: Source, config: CorpusConfig) -> Iterator[str]:
-    return (piece for split, text in _divided(source, config) if split == "train" for piece in pieces(text))
 
 
 def _shared(source: Source, config: CorpusConfig) -> Passages:

@@ -22,12 +22,8 @@ class Screen:
         self.chains, self.seen = chains, [0] * len(chains)
         self.titles = [f"{config.arm} seed {config.seed}" for config in chains]
         self.console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(20),
-            TextColumn("{task.fields[at]}"),
-            TimeElapsedColumn(),
-        )
+        description, place = TextColumn("{task.description}"), TextColumn("{task.fields[at]}")
+        columns = description, BarColumn(20), place, TimeElapsedColumn()
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         totals = [config.generations + 1 for config in chains]
         self.lines = [

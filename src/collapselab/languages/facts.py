@@ -215,7 +215,7 @@ class Facts:
             matches = ((sentences == fixed) | (fixed == -2)).all(axis=1)
             given, family, word = (sentences[rows, place] for place in PLACES[number])
             person = np.where(matches, self._person_of(given, family), -1)
-            value = word - self._first_value(attribute)
+            value = word - (2 * self._side + VALUES * attribute)  # of the first word among its values
             true = (person >= 0) & (value == self.truth[person, attribute])
             out = np.where(true, person * len(ATTRIBUTES) + attribute, out)
         return out.reshape(-1, SENTENCES)
@@ -228,10 +228,6 @@ class Facts:
         family = family - side
         inside = (given >= 0) & (given < side) & (family >= 0) & (family < side)
         return np.where(inside, persons[np.where(inside, given, 0), np.where(inside, family, 0)], -1)
-
-    def _first_value(self, attribute: int) -> int:
-        """Return the number of the first word among an attribute's values."""
-        return 2 * self._side + VALUES * attribute
 
     def questions(self) -> tuple[list[str], list[str]]:
         """Words of a sentence before its value, and the value, for every fact (person x attributes + attribute). Wordings

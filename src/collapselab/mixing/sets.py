@@ -248,14 +248,14 @@ def read_blocks(
         sources = np.unique(blocks[:, 0]).tolist()
         if not sources or sources[0] <= stand_in(generation) or sources[-1] >= generation:
             raise ValueError(f"blocks of generation {generation} come from real text or earlier generations")
-    tokens: dict[int, np.ndarray] = {}
-    for source in sources:
-        if streams is not None:
-            tokens[source] = streams[REAL if is_real(source) else generation_of(source)]
-        else:
-            tokens[source] = (
-                train.ids if is_real(source) else read_samples(chain.stage(generation_of(source), "samples"))
-            )
+
+    def text_of(source: int) -> np.ndarray:
+        if is_real(source):
+            return train.ids if streams is None else streams[REAL]
+        g = generation_of(source)
+        return read_samples(chain.stage(g, "samples")) if streams is None else streams[g]
+
+    tokens = {source: text_of(source) for source in sources}
     with reading(path):
         for source, stream in tokens.items():
             places = blocks[blocks[:, 0] == source, 1]
@@ -277,9 +277,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
             raise ValueError("prompts come from real text, the previous set, or the separator")
         for count in meta["degenerate"].values():
             whole(count)
-        if meta["dtype"] not in ("<u2", "<u4") or not all(
-            re.fullmatch(r"tokens-\d{5}\.bin", n) for n in meta["shards"]
-        ):
+        named = all(re.fullmatch(r"tokens-\d{5}\.bin", name) for name in meta["shards"])
+        if meta["dtype"] not in ("<u2", "<u4") or not named:
             raise ValueError("shards hold <u2 or <u4 and are named tokens-00000.bin")
     return dict(meta)
 

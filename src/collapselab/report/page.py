@@ -170,7 +170,7 @@ def _group(
             for arm, members in arms.items()
         ],
         "controlled": bool(paired),
-        "comparison": _comparison(parts["summary"], baseline, last) if len(arms) > 1 else None,
+        "comparison": tables.compared(parts["summary"], baseline, last) if len(arms) > 1 else None,
         "charts": charts, "missing": missing, "lacking": lacking,
         "any": {"id": f"any{group.suffix}", **chooser(chains)},
     }  # fmt: skip
@@ -205,11 +205,6 @@ def _in_context(members: list[ChainFiles]) -> bool:
 
 def _has(members: list[ChainFiles], key: str) -> bool:
     return any(key in row["metrics"] for chain in members for row in chain.rows)
-
-
-def _comparison(summary: Any, baseline: str | None, last: int) -> dict[str, Any]:
-    title, columns, rows = tables.compared(summary, baseline, last)
-    return {"title": title, "columns": columns, "rows": rows}
 
 
 def _courses(arm: str, members: list[ChainFiles], numbers: words.Numbers) -> tuple[list[str], list[list[str]]]:

@@ -21,11 +21,6 @@ from collapselab.store.layout import run_root
 LONGEST_NAME = 120  # bytes of a comparison's folder name; most file systems allow 255
 
 
-def page_of(run: Path) -> Path:
-    """Path of a run's page."""
-    return run_root(run) / "report" / "index.html"
-
-
 def write_report(run: Path) -> Path:
     """Rewrite the report of a run, given by its directory or a chain's; return the path of index.html.
 

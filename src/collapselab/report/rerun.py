@@ -66,7 +66,9 @@ def _chains(chains: list[ChainFiles]) -> tuple[list[str], list[str]]:
         place = _folder(chain) / chain.run / chain.path.parent.name / chain.path.name
         line = ["collapselab", "run"]
         if (fork := _fork(chain.path)) is not None:
-            parent, at = _parent(chain, fork[0]), fork[1]
+            parent, at = fork
+            if _beside(chain, parent) is not None:
+                parent = str(_folder(chain).joinpath(*Path(parent).parts[-3:]))
             line += ["--fork", parent, "--at", str(at)]
             remarks.append(
                 f"{chain.name} was forked: generations 0 to {at} are those of {parent}.{_differs(chain, fork[0])}"
@@ -92,10 +94,6 @@ def _beside(chain: ChainFiles, parent: str) -> Path | None:
     return place if len(parts) == 3 and ".." not in parts and (place / "config.yaml").is_file() else None
 
 
-def _parent(chain: ChainFiles, parent: str) -> str:
-    return parent if _beside(chain, parent) is None else str(_folder(chain).joinpath(*Path(parent).parts[-3:]))
-
-
 def _differs(chain: ChainFiles, parent: str) -> str:
     """Describe the settings that a fork changed; empty if its parent is gone."""
     place = _beside(chain, parent)
@@ -113,9 +111,6 @@ def _differs(chain: ChainFiles, parent: str) -> str:
 
 def _machines(chains: list[ChainFiles]) -> list[tuple[str, str]]:
     """(fact, values) of the chains' environments."""
-    out = []
-    for key in MACHINE:
-        values = dict.fromkeys(str(c.environment[key])[:200] for c in chains if c.environment.get(key) is not None)
-        if values:
-            out.append((key, " / ".join(values)))
-    return out
+    environments = [chain.environment for chain in chains]
+    values = {key: dict.fromkeys(str(e[key])[:200] for e in environments if e.get(key) is not None) for key in MACHINE}
+    return [(key, " / ".join(found)) for key, found in values.items() if found]

@@ -87,17 +87,13 @@ def _wall(root: Path) -> str:
         return ""
     timing = read_json(root / "timing.json")
     with reading(root / "timing.json"):
-        calls = [_call(call) for call in timing["calls"] if whole(call["stages"])]
+        used = [call for call in timing["calls"] if whole(call["stages"])]
+        calls = [(number(call["seconds"]), whole(call["workers"]), _plain(text(call["date"]))) for call in used]
     if not calls:
         return ""
     seconds, workers = sum(seconds for seconds, *_ in calls), sorted({workers for _, workers, _ in calls})
     times = "one call" if len(calls) == 1 else f"{len(calls)} calls"
     return f" It took {seconds:,.0f} s in {times}, {' or '.join(map(str, workers))} at a time, {calls[-1][-1]}."
-
-
-def _call(call: dict[str, Any]) -> tuple[float, int, str]:
-    """(seconds, workers, date) of one call of an experiment."""
-    return number(call["seconds"]), whole(call["workers"]), _plain(text(call["date"]))
 
 
 def _plain(value: Any) -> str:

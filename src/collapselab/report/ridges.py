@@ -12,6 +12,7 @@ from collapselab.report.overlay import by_arm
 from collapselab.report.spec import Figure, Spec, short
 
 MOST_RIDGES = 8  # generations that remain readable in one panel
+TICKS = 0.25, 0.5, 1.0, 2.0, 5.0  # distances of which the first gives five ticks or fewer
 
 
 def distribution(chains: list[Any]) -> Spec | None:
@@ -46,7 +47,7 @@ def distribution(chains: list[Any]) -> Spec | None:
         names = [name for name, *_ in ridges]
         figure.axes[f"xaxis{axis}"] |= {
             "title": {"text": "mean loss of a sample (nats per token)", "standoff": 6},
-            "dtick": _nice((last - first) / 4 / 5), "range": [first / 4, (last + 1) / 4],
+            "dtick": next((step for step in TICKS if (last - first) / 4 / 5 <= step), 10.0), "range": [first / 4, (last + 1) / 4],
         }  # fmt: skip
         figure.axes[f"yaxis{axis}"] |= {
             "tickvals": list(range(len(names)))[::-1], "ticktext": names, "range": [-0.15, len(names) + 0.75],
@@ -63,10 +64,6 @@ def _outline(shares: np.ndarray, first: int, last: int) -> tuple[list[float], li
     heights = wide[first:]
     x = [first / 4, *middles.tolist(), (last + 1) / 4, first / 4]
     return x, [0.0, *heights.tolist(), 0.0, 0.0]
-
-
-def _nice(step: float) -> float:
-    return next((nice for nice in (0.25, 0.5, 1.0, 2.0, 5.0) if step <= nice), 10.0)
 
 
 def _quantiles(chains: list[Any]) -> tuple[str, tuple[list[str], list[list[str]]]]:

@@ -14,7 +14,7 @@ from collapselab.report.colours import CONTROL, NEUTRAL, colour, faint, mark
 from collapselab.runtime.console import inert
 
 Spec = dict[str, Any]
-GRID, FAINT = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.5)"
+GRID = "rgba(128,128,128,0.22)"
 WIDTH = 1000  # pixels for which panels are arranged when no page rearranges them
 GAP, HEAD = (64, 84), 34  # between panels, and above each for its title
 

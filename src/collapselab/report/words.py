@@ -107,7 +107,8 @@ def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
             return f"{sentence}: {'; '.join(f'{arm}, {_ends(rows[arm], numbers)}' for arm in order[:2])}.{beside}"
         most, least = (f"{arm}, {_ends(rows[arm], numbers)}" for arm in (order[0], order[-1]))
         return f"{sentence}: most in {most}; least in {least}.{beside}"
-    counts = _listed([f"{how} in {_some(names, len(arms))}" for how, names in ways.items()])
+    some = [_listed(names) if len(names) <= 3 else f"{len(names)} of {len(arms)} arms" for names in ways.values()]
+    counts = _listed([f"{how} in {names}" for how, names in zip(ways, some, strict=True)])
     ends = []
     for how, names in ways.items():
         if how in MOVES:
@@ -115,10 +116,6 @@ def verdict(chains: list[ChainFiles], numbers: Numbers) -> str:
             verb = f"it {how.removesuffix(' (one seed)')}{' most' if len(names) > 1 else ''}"
             ends.append(f"{verb} in {most}, {_ends(rows[most], numbers)}")
     return f"{_capital(SAID[key])} {counts}{over}{': ' if ends else ''}{'; '.join(ends)}.{beside}"
-
-
-def _some(names: list[str], of: int) -> str:
-    return _listed(names) if len(names) <= 3 else f"{len(names)} of {of} arms"
 
 
 def _listed(parts: list[str]) -> str:
@@ -271,7 +268,8 @@ def notes(run_files: RunFiles, groups: list[Group], paired: dict[str, dict[str, 
         sentences.append(
             f"One seed only ({', '.join(alone)}): no interval can be given; run more seeds before a claim."
         )
-    short = [f"{c.name} (generation {len(c.rows) - 1} of {c.planned})" for c in run_files.chains if _unfinished(c)]
+    unfinished = [chain for chain in run_files.chains if len(chain.rows) <= (chain.planned or 0)]
+    short = [f"{c.name} (generation {len(c.rows) - 1} of {c.planned})" for c in unfinished]
     if short:
         sentences.append(f"Not finished: {', '.join(short)}. The same command resumes them.")
     if run_files.waiting:
@@ -288,10 +286,6 @@ def notes(run_files: RunFiles, groups: list[Group], paired: dict[str, dict[str, 
     for note, names in by_note.items():
         sentences.append(f"{note}." if len(names) == len(run_files.chains) else f"{note} ({', '.join(names)}).")
     return sentences
-
-
-def _unfinished(chain: ChainFiles) -> bool:
-    return chain.planned is not None and len(chain.rows) <= chain.planned
 
 
 def about(run_files: RunFiles) -> str:

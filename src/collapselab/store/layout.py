@@ -222,6 +222,12 @@ def find_chains(run: Path) -> list[Path]:
     return chains
 
 
+def in_order(chain: Path) -> tuple[str, int, str]:
+    """Sort key of chain folders: by arm, then by the number of the seed."""
+    seed = chain.name.removeprefix("seed=")
+    return chain.parent.name, int(seed) if re.fullmatch("[0-9]{1,18}", seed) else 0, seed
+
+
 def run_root(chain: Path) -> Path:
     """Run directory of a chain; the path itself if it is no chain or was moved out of its run."""
     chain = chain.absolute()
