@@ -247,8 +247,8 @@ def test_a_chain_that_went_further_counts_as_done_and_a_call_without_work_is_not
     assert {k: v for k, v in after.items() if "/gen_" in k} == {k: v for k, v in before.items() if "/gen_" in k}
     assert len(read_metrics(tmp_path / "exp" / "arm=replace" / "seed=2")) == 2
     first, second = read_json(tmp_path / "exp" / "timing.json")["calls"]
-    # By seed: one training set and model and two samples and scores of generation 0, and generation 1 of three arms.
-    assert (first["stages"], first["generations"]) == (2 * (2 + 4 + 12), 2 * (2 + 3)) and second["stages"] == 0
+    # By seed: one training set and model and two samples, references and scores of generation 0, and generation 1 of three arms.
+    assert (first["stages"], first["generations"]) == (2 * (2 + 6 + 12), 2 * (2 + 3)) and second["stages"] == 0
     page = write_results(tmp_path / "exp", tmp_path / "kept", "collapselab").read_text()
     assert f"It took {first['seconds']:,.0f} s in one call, 2 at a time" in page
 
