@@ -266,3 +266,58 @@ def test_a_file_of_settings_loads_nothing(file: Path, lab: Lab) -> None:
     Path("sub").mkdir()
     shutil.copy(file, "sub/mine.py")
     assert "give each name once" in line(lab("run", "--plugin", "mine.py", "--plugin", "sub/mine.py"))
+
+
+FAMILY = """
+from collapselab.config.families import FAMILIES, Family
+
+
+def settings(model, context):
+    return {
+        "hidden_size": model.width, "intermediate_size": 4 * model.width, "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads, "max_position_embeddings": context,
+        "tie_word_embeddings": model.tie_embeddings,
+    }
+
+
+FAMILIES["gpt_neox"] = Family("GPTNeoXForCausalLM", settings, rotary=True)
+"""
+
+
+def test_a_family_of_a_plugin_is_planned_trained_scored_and_asked_for(file: Path, lab: Lab) -> None:
+    file.write_text(FAMILY)
+    sizes = {"model__layers": 1, "model__width": 16, "model__heads": 2, "generations": 1}
+    asked = ["run", *options(model__family="gpt_neox", name="neox", **sizes), "--plugin", "mine.py"]
+    code, out, err = lab(*asked, "--dry-run")
+    assert code == 0 and "parameters" in out, err
+    code, _, err = lab(*asked)
+    assert code == 0, err
+    chain = Path("runs/neox/arm=main/seed=1")
+    assert len(read_metrics(chain)) == 2
+    assert json.loads((chain / "gen_001/train/config.json").read_text())["model_type"] == "gpt_neox"
+    assert "is not loaded; add --plugin mine.py" in line(lab("eval", "runs/neox"))
+    code, out, err = lab("eval", str(chain / "gen_001/train"), "--run", str(chain), "--plugin", "mine.py")
+    assert code == 0 and "real/perplexity" in out, err
+
+
+def test_an_entry_of_the_gallery_that_needs_a_plugin_asks_for_it(file: Path, lab: Lab, workers_at_once: None) -> None:
+    assert lab("run", *options(name="mine", generations=1), "--plugin", "mine.py")[0] == 0
+    record = json.loads(Path("runs/mine/arm=main/seed=1/identity.json").read_text())["config"]["plugins"]
+    nested: dict[str, Any] = {}
+    for key, value in (SMALL | {"mixing.regime": "last_two"}).items():
+        section, _, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = value
+    paper = {
+        "title": "Some words are long", "cite": "Nobody 2026", "protocol": "none", "open": "nothing", "minutes": 0.1,
+        "published": [{"what": "share", "value": ".01", "source": "made up for this test"}],
+        "quantities": {"long": KEY}, "plot": ["long"],
+        "criteria": [{"says": "some words are long", "of": "main.long[1]", "at_least": 0.01}],
+    }  # fmt: skip
+    Path("papers").mkdir()
+    entry = nested | {"name": "long", "seeds": [1, 2, 3], "arms": {"main": {}}, "plugins": record, "paper": paper}
+    Path("papers/long.yaml").write_text(yaml.safe_dump(entry))
+    asked = ["reproduce", "long", "--papers", "papers", "--out", "kept", "--workers", "1"]
+    assert "is not loaded; add --plugin mine.py" in line(lab(*asked))
+    code, out, err = lab(*asked, "--plugin", "mine.py")
+    assert code == 0 and "long: PASS" in out, (out, err)
+    assert "collapselab reproduce long --plugin mine.py" in Path("kept/long/table.md").read_text()

@@ -83,6 +83,8 @@ def _one(entry: Entry, asked: Experiment | None, seeds: list[int] | None, parsed
     except UserError as error:  # the other entries still run
         verdict = reproduce.Verdict(entry, "NOT RUN", mine, str(error), unfinished=True)
     command = ["collapselab", "reproduce", entry.name]
+    plugins = next(iter(asked.arms.values())).plugins if asked is not None else []
+    command += [part for plugin in plugins for part in ("--plugin", plugin["name"])]
     command += ["--seeds", str(seeds)] if verdict.seeds != entry.seeds else []
     local = asked is not None and ":" not in (source := next(iter(asked.arms.values())).corpus.source)
     command += ["--data-dir", "DIR"] if local and source not in (*LANGUAGES, "sotu") else []
