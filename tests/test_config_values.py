@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from collapselab.cli.experiment import read_experiment
 from collapselab.cli.options import Options, config_from, run_config
 from collapselab.config import CorpusConfig, RunConfig, UserError, as_dict
+from collapselab.corpus.prepared import prepare
 from collapselab.store.yaml_files import as_text, dump_yaml, load_yaml, read, scalar
 
 # Texts that some reader of YAML takes for something else than text.
@@ -291,6 +292,29 @@ def test_every_path_of_every_verb_may_begin_with_a_tilde(
         assert code == 2 and f"{tmp_path}/none" in err, (line, err)
         code, _, err = lab(*(item.replace("~/", "~nosuch/") for item in line))
         assert code == 2 and "~nosuch has no known home directory" in err, (line, err)
+
+
+def test_folders_of_the_environment_may_begin_with_a_tilde(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "texts" / "mine").mkdir(parents=True)
+    (tmp_path / "texts" / "mine" / "a.txt").write_text("\n\n".join(f"The text of document {n}." for n in range(200)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for key in ("COLLAPSELAB_DATA", "COLLAPSELAB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("COLLAPSELAB_DATA", "~/texts")
+    for key, place in (("COLLAPSELAB_CACHE", "caches"), ("XDG_CACHE_HOME", "caches/collapselab")):
+        monkeypatch.setenv(key, "~/caches")
+        assert prepare(CorpusConfig(source="mine", document="paragraph", tokenizer="bytes", shared_passages="keep"))
+        assert (tmp_path / place).is_dir() and not (tmp_path / "~").exists()
+        monkeypatch.setenv(key, "~nosuch/x")
+        with pytest.raises(UserError, match=f"{key}='~nosuch/x': ~nosuch has no known home directory"):
+            prepare(CorpusConfig(source="mine", tokenizer="bytes"))
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("COLLAPSELAB_DATA", "~nosuch/x")
+    code, _, err = lab("corpus", "--show", "mine")
+    assert code == 2 and "COLLAPSELAB_DATA='~nosuch/x': ~nosuch has no known home directory" in err
 
 
 # --- hyphens --------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -130,6 +131,69 @@ def test_a_pipe_in_a_local_data_set_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "set" / "b.jsonl")
     with pytest.raises(UserError, match=r"b\.jsonl is a pipe"):
         opened(f"hub:{tmp_path / 'set'}")
+
+
+@pytest.mark.parametrize("name", ["train.jsonl.xz", "train.csv.xz"])
+def test_what_the_library_passes_over_in_a_local_data_set_is_found(tmp_path: Path, name: str) -> None:
+    """It takes a damaged second member for the end of a file."""
+    text = jsonl(DOCUMENTS) if "jsonl" in name else "text\n" + "".join(f"{one}\n" for one in DOCUMENTS)
+    first, second = lzma.compress(text.encode()), bytearray(lzma.compress(text.encode()))
+    path = write(tmp_path / "set" / name, first + bytes(second))
+    opened(f"hub:{tmp_path / 'set'}")
+    second[len(second) // 2] ^= 0xFF
+    write(path, first + bytes(second))
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: cannot be read"):
+        opened(f"hub:{tmp_path / 'set'}")
+
+
+def test_a_local_data_set_is_held_to_the_rules_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "set"
+    path = write(folder / "train.jsonl", jsonl(DOCUMENTS))
+    (folder / "train-again.jsonl").symlink_to(path)
+    with pytest.raises(UserError, match=r"train(-again)?\.jsonl is the same file again"):
+        opened(f"hub:{folder}")
+    (folder / "train-again.jsonl").unlink()
+    write(path, '{"text": "a", "text": "b"}\n')
+    with pytest.raises(UserError, match=r"train\.jsonl, line 1: .* appears twice"):
+        opened(f"hub:{folder}")
+    write(path, jsonl(DOCUMENTS).encode("utf-16"))
+    with pytest.raises(UserError, match=r"train\.jsonl.* is UTF-16"):
+        opened(f"hub:{folder}")
+    path.unlink()
+    not_utf_8(folder / "train.parquet")
+    with pytest.raises(UserError, match=r"train\.parquet: holds text that is not UTF-8"):
+        opened(f"hub:{folder}")
+    (folder / "train.parquet").unlink()
+    write(path, jsonl(["x" * 10**6]))
+    monkeypatch.setattr(readers, "longest", lambda: 10**5)
+    with pytest.raises(UserError, match=r"train\.jsonl.* as one document"):
+        opened(f"hub:{folder}")
+
+
+def test_a_parquet_value_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "longest", lambda: 10**6)
+    pq.write_table(pa.table({"text": [*DOCUMENTS, "x" * 10**6]}), tmp_path / "a.parquet")
+    opened(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": [*DOCUMENTS, "x" * (10**6 + 1)]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet holds over .* MB as one document; split it"):
+        opened(tmp_path / "a.parquet")
+
+
+def test_a_data_set_on_the_hub_is_answered_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a network: who is asked is said, and the library does not retry."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    began = time.process_time(), time.monotonic()
+    with pytest.raises(UserError, match=r"hub:nobody/nothing.*check name, subset and network"):
+        opened("hub:nobody/nothing")
+    assert time.monotonic() - began[1] < 15
+    assert capsys.readouterr().err.splitlines() == [
+        "corpus.source='hub:nobody/nothing': no such folder here; asking the Hugging Face hub"
+    ]
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------
@@ -281,12 +345,16 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         opened(path)
 
 
+def not_utf_8(path: Path, kind: Any = pa.string()) -> None:  # noqa: B008 - a type
+    """Write a Parquet file with one value, which is not UTF-8."""
+    offsets = b"".join(n.to_bytes(4 if kind == pa.string() else 8, "little") for n in (0, 3))
+    column = pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(offsets), pa.py_buffer(b"\xff\xfe\xfd")])
+    pq.write_table(pa.Table.from_arrays([column], names=["text"]), path)
+
+
 def test_parquet_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     for kind in (pa.string(), pa.large_string()):
-        width = 4 if kind == pa.string() else 8
-        offsets = b"".join(n.to_bytes(width, "little") for n in (0, 3))
-        column = pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(offsets), pa.py_buffer(b"\xff\xfe\xfd")])
-        pq.write_table(pa.Table.from_arrays([column], names=["text"]), tmp_path / "a.parquet")
+        not_utf_8(tmp_path / "a.parquet", kind)
         with pytest.raises(UserError, match=r"a\.parquet: holds text that is not UTF-8"):
             opened(tmp_path / "a.parquet")
 

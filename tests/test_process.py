@@ -177,6 +177,7 @@ def test_no_verb_hangs_on_a_pipe_or_a_loop_of_links(verb: str, tmp_path: Path, m
         "eval": [["pipe", "--run=entries"], ["entries", "--run=pipe"]],
         "report": [["entries", "pipe"]],
     }.get(verb, [])  # fmt: skip
+    lines += [["--plugin", "pipe"], ["--plugin=loop"]]
     for number, line in enumerate(lines):
         process = Forked(verb, *line, output=tmp_path / f"said{number}")
         assert process.wait(SECONDS) == 2, (line, process.said())

@@ -6,6 +6,7 @@ record of it, name and SHA-256, which is compared with what is loaded.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -67,6 +68,8 @@ class _Source(SourceFileLoader):
 
     def __init__(self, name: str, path: str):
         super().__init__(name, path)
+        if Path(path).exists() and not Path(path).is_file():
+            raise OSError(errno.EINVAL, "not a file")
         self.data = Path(path).read_bytes()
 
     def get_data(self, path: Any) -> bytes:

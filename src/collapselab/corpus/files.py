@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from collapselab.config import UserError, digest
+from collapselab.config.values import home
 from collapselab.store.folders import sha256_of, write_text
 
 MAGIC = re.compile(r"[*?\[]")
@@ -24,8 +25,10 @@ Skipped = dict[str, list[str]]  # reason: names
 
 def cache_root() -> Path:
     """Return COLLAPSELAB_CACHE, or collapselab in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("COLLAPSELAB_CACHE") or Path(base) / "collapselab")
+    if own := os.environ.get("COLLAPSELAB_CACHE"):
+        return Path(home("COLLAPSELAB_CACHE", own))
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home("XDG_CACHE_HOME", base)) if base else Path.home() / ".cache") / "collapselab"
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------

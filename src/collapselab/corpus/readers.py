@@ -54,6 +54,23 @@ def read_documents(path: Path, config: CorpusConfig) -> Iterator[str]:
         yield from _paragraphs(path)
 
 
+def check_file(path: Path, config: CorpusConfig) -> None:
+    """Read a file to its end before a library loads it that says less of damaged, packed and too long text. Raises UserError."""
+    form, compression = format_of(path)
+    try:
+        if form is not None:
+            for _ in read_documents(path, config):
+                pass
+        elif compression:
+            for _ in _unpacked(path):
+                pass
+    except UNREADABLE as error:
+        raise _cannot_be_read(path, error) from None
+    except UserError as error:
+        if not str(error).startswith("corpus.column"):  # files of another subset may have other columns
+            raise
+
+
 def listed(names: Any) -> str:
     """List the first six names in one line, and the number of the others."""
     shown = [str(name)[:30] for name in names]
@@ -119,6 +136,17 @@ def _open(path: Path) -> IO[bytes]:
     if compression == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return path.open("rb")
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    """Content of a packed file in parts. Raises UserError if it is a bomb."""
+    most, size = max(longest(), BOMB * path.stat().st_size), 0
+    with _open(path) as stream:
+        while part := stream.read(CHUNK):
+            size += len(part)
+            if size > most:
+                raise UserError(f"corpus.source: {path}: over {BOMB} times as large unpacked; replace it")
+            yield part
 
 
 def _cannot_be_read(path: Path, error: BaseException) -> UserError:
@@ -248,11 +276,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
     with tempfile.TemporaryFile() as plain:
         try:
             if format_of(path)[1]:  # Parquet is read from its end, so it is unpacked to disk first
-                most = max(longest(), BOMB * path.stat().st_size)
-                with _open(path) as stream:
-                    while part := stream.read(CHUNK):
-                        if plain.write(part) and plain.tell() > most:
-                            raise UserError(f"corpus.source: {path}: over {BOMB} times as large unpacked; replace it")
+                plain.writelines(_unpacked(path))
                 plain.seek(0)
             source = plain if format_of(path)[1] else path
             table = pq.ParquetFile(source)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from collapselab.config import CorpusConfig, UserError, digest, first_line
 from collapselab.config.corpus import LANGUAGES
+from collapselab.config.values import home
 from collapselab.corpus.files import (
     Digests,
     Skipped,
@@ -24,7 +25,7 @@ from collapselab.corpus.files import (
     match_parts,
     without_duplicates,
 )
-from collapselab.corpus.readers import as_text, format_of, listed, read_documents
+from collapselab.corpus.readers import as_text, check_file, format_of, listed, read_documents
 from collapselab.languages import LANGUAGE_VERSION, language_of
 
 Split = Literal["train", "valid", "test"]
@@ -75,7 +76,7 @@ def _find(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Sourc
         return _hub(config, rest, digests)
     directory = data_dir or os.environ.get("COLLAPSELAB_DATA")
     if ":" not in config.source and directory is not None:
-        folder = Path(directory).expanduser() / config.source
+        folder = Path(home("data_dir" if data_dir else "COLLAPSELAB_DATA", directory)) / config.source
         if folder.is_dir() and ".." not in Path(config.source).parts and not Path(config.source).is_absolute():
             skipped, paths = defaultdict(list), list[Path]()
             for path in match_parts(folder, ["*"], skipped):
@@ -188,10 +189,16 @@ def _hub(config: CorpusConfig, name: str, digests: Digests) -> Source:
         )
     datasets.disable_progress_bars()
     here = _local(name, digests)
+    # The library recognises a local file by name and time stamp alone, so each content gets its own cache.
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / f"collapselab-{digest(here)[:16]}" if here else None
+    if cache is None:
+        _ask_hub(name)
+    elif not cache.exists():
+        for path in here:
+            check_file(Path(path), config)
     try:
-        # The library recognises a local file by name and time stamp alone, so each content gets its own cache.
-        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"collapselab-{digest(here)[:16]}") if here else None
-        loaded = datasets.load_dataset(name, config.hub.subset, split=config.hub.split, cache_dir=cache)
+        place = None if cache is None else str(cache)
+        loaded = datasets.load_dataset(name, config.hub.subset, split=config.hub.split, cache_dir=place)
     except Exception as error:  # the library raises many kinds, for the network, the name and the files
         raise UserError(
             f"corpus.source='hub:{name}': cannot be loaded ({first_line(error)}); check name, subset and network"
@@ -211,7 +218,16 @@ def _hub(config: CorpusConfig, name: str, digests: Digests) -> Source:
             raise UserError(f"corpus.column={config.column!r}: hub:{name} has no such column; it has: {have}")
 
     def read(split: Split | None) -> Iterator[str]:
-        for value in parts[split].select_columns([config.column]):
+        rows = iter(parts[split].select_columns([config.column]))
+        while True:
+            try:
+                value = next(rows, None)
+            except Exception as error:  # as for loading
+                raise UserError(
+                    f"corpus.source='hub:{name}': cannot be read ({first_line(error)}); check its files"
+                ) from None
+            if value is None:
+                return
             yield as_text(value[config.column], config.column, f"hub:{name}")
 
     fingerprint = {"hub": name, "column": config.column, "parts": {str(k): p._fingerprint for k, p in parts.items()}}
@@ -221,6 +237,30 @@ def _hub(config: CorpusConfig, name: str, digests: Digests) -> Source:
     return Source(fingerprint, tuple(order), read, listing={"hub": name, "rows": rows, "digest": digest(fingerprint)})
 
 
+def _ask_hub(name: str) -> None:
+    """Log that the hub is asked, and ask once: without an answer the library looks only into its cache, and does not retry."""
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from collapselab.corpus.tokenizers import HUB_SECONDS
+    from collapselab.runtime.console import Console
+
+    if datasets.config.HF_HUB_OFFLINE:
+        return
+    speaks = os.environ.get("RANK", "0") == "0"
+    Console(speaks=speaks).say(f"corpus.source='hub:{name}': no such folder here; asking the Hugging Face hub")
+    try:
+        HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(name, timeout=HUB_SECONDS)
+    except (
+        HfHubHTTPError,
+        ValueError,
+    ):  # an answer, or a name that cannot be asked for: the library says what it means
+        return
+    except Exception:  # the network's own kinds
+        datasets.config.HF_HUB_OFFLINE = True
+
+
 def _local(name: str, digests: Digests) -> dict[str, str]:
     """{name: digest} of the files of a data set in a local folder; empty for one on the hub."""
     folder = Path(name)
@@ -228,8 +268,10 @@ def _local(name: str, digests: Digests) -> dict[str, str]:
     if not folder.is_dir():
         return {}
     files = match_parts(folder, ["**"], skipped)
-    if pipes := skipped.get("pipe, socket or device"):
-        raise UserError(f"corpus.source='hub:{name}': {pipes[0]} is a pipe, socket or device; remove it")
+    files = [*without_duplicates(dict.fromkeys(files), skipped)]
+    for what, reason in (("a ", "pipe, socket or device"), ("", "the same file again")):  # which the library would read
+        if found := skipped.get(reason):
+            raise UserError(f"corpus.source='hub:{name}': {found[0]} is {what}{reason}; remove it")
     return {str(path): digests.of(path) for path in files}
 
 
