@@ -19,6 +19,7 @@ import papers_page
 
 from collapselab.chain.run import run
 from collapselab.config import UserError
+from collapselab.config.schedules import real_share
 from collapselab.reproduce import entries, results
 from collapselab.reproduce.courses import Measured, value_of
 from collapselab.reproduce.entries import Criterion, Entry
@@ -64,6 +65,21 @@ def test_an_entry_can_be_run_as_the_experiment_it_is(name: str, monkeypatch: pyt
     if entry.simulation is None:
         asked, _ = read_experiment(["--config", str(entry.path)])
         assert asked.seeds == entry.seeds
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*PAPERS.glob("*.yaml"), *(ROOT / "configs" / "experiments").glob("*.yaml")]), ids=lambda p: p.stem
+)
+def test_every_experiment_has_a_chain_of_real_text_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from collapselab.cli.experiment import read_experiment
+
+    monkeypatch.chdir(ROOT)
+    if path.parent == PAPERS and entries.read(PAPERS, path.stem).simulation is not None:
+        return  # numbers, beside exact laws
+    arms = read_experiment(["--config", str(path)])[0].arms.values()
+    if all(arm.mixing.tokens is None for arm in arms):
+        return  # generation 0 shows all the real text that there is
+    assert any(arm.sampling.source == "real" or real_share(arm.mixing, 1, arm.generations) == 1 for arm in arms)
 
 
 def test_entries_that_were_never_run_ask_for_what_a_chain_measures(tmp_path: Path) -> None:
