@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+
+from collapselab.metrics.intervals import mean_interval
 
 R = "truth/slot/diversity"
 
@@ -52,6 +55,43 @@ def test_pairs_of_tokens_die_out_by_the_survival_law() -> None:
     assert (table["difference"].abs() <= 0.01).all()
     q = [0.3679, 0.5315, 0.7319, 0.8418]
     assert table["law"].tolist() == pytest.approx([1 - x for x in q], abs=0.002)
+
+
+def at(name: str, arm: str, metric: str, generation: int) -> np.ndarray:
+    """A metric of an arm at a generation, by seed."""
+    table = metrics(name).query("arm == @arm and metric == @metric and generation == @generation")
+    return table.sort_values("seed")["value"].to_numpy()
+
+
+def test_what_is_said_of_the_six_regimes() -> None:
+    text, rare = (ROOT / "results" / "README.md").read_text(), "tails/words/coverage_in_context_5_normalised"
+    ends = {arm: at("regimes", arm, "real/perplexity", 5) for arm in metrics("regimes")["arm"].unique()}
+    controls = {arm: "control_accumulate" if arm == "accumulate" else "control" for arm in ends if "control" not in arm}
+    assert len(controls) == 6 and all(len(values) == 3 for values in ends.values())
+    table = (ROOT / "results" / "regimes" / "table.md").read_text()
+    for row in (
+        text[text.index("| control: real text alone") :].split("\n\n")[0].splitlines()
+    ):  # as in the table of the run
+        for cell in row.split("|")[2:6]:
+            number = re.sub(r"(^|[ -])\.", r"\g<1>0.", cell.strip())
+            assert number == "–" or f"| {number} |" in table, (row, number)
+    order = sorted(controls, key=lambda arm: ends[arm].mean())
+    assert order == ["geometric_0.9", "accumulate_subsample", "accumulate", "constant_0.1", "replace", "cold_0.8"]
+    mean, low, high = mean_interval(ends["geometric_0.9"] - ends["control"])
+    assert low < 0 < high
+    assert mean_interval(at("regimes", "geometric_0.9", rare, 5) - at("regimes", "control", rare, 5))[2] < 0
+    mean, low, high = mean_interval(ends["accumulate"] - ends["accumulate_subsample"])
+    assert (round(mean, 2), round(high - mean, 2)) == (0.47, 0.24)
+    mean, low, high = mean_interval(
+        at("regimes", "accumulate", rare, 5) - at("regimes", "accumulate_subsample", rare, 5)
+    )
+    assert low < 0 < high
+    effects = [ends[arm] - ends[controls[arm]] for arm in ("accumulate", "accumulate_subsample")]
+    mean, low, high = mean_interval(effects[0] - effects[1])
+    assert (round(mean, 2), round(high - mean, 2)) == (1.89, 0.3)
+    pairs = {arm: at("regimes", arm, "diversity/words/distinct_2", 5).mean() for arm in ends}
+    assert all(abs(pairs[arm] - pairs["control"]) < 0.03 for arm in pairs if arm != "cold_0.8")
+    assert round(pairs["cold_0.8"], 2) == 0.05 and round(pairs["control"], 2) == 0.69
 
 
 def test_the_pages_say_which_command_made_them() -> None:
