@@ -38,11 +38,12 @@ def test_a_tiny_transformer_follows_its_law_in_three_regimes_and_in_the_control(
 def test_the_duel_ends_in_opposite_fates_each_by_its_own_law(name: str, generations: int) -> None:
     table = laws(name).query("metric == @R")
     assert (table.groupby("arm")["generation"].max() >= generations).all() and within_bound(table)
-    shares = metrics(name).query("metric == 'real_share' and generation > 0")
+    shares = metrics(name).query("metric == 'real_share' and generation > 0 and arm != 'control'")
+    assert set(table["arm"]) == {"replace", "accumulate_subsample", "control"}
     nominal = 1 / (shares["generation"] + 1)
     assert (shares["value"] - nominal).abs().groupby(shares["arm"]).mean().max() < 0.02
     last = table[table["generation"] == table["generation"].max()].set_index("arm")["measured"]
-    assert last["accumulate_subsample"] - last["replace"] > 0.3
+    assert last["accumulate_subsample"] - last["replace"] > 0.3 and last["control"] - last["accumulate_subsample"] > 0.02
     kept = table[table["arm"] == "accumulate_subsample"].set_index("generation")["measured"]
     assert kept.iloc[-1] > kept.loc[10] - 0.05  # it has come to rest, while the other goes on falling
 
