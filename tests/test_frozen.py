@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import Lab
 from frozen_runs import ACTIONS, ARCHIVE, EXPECTED, REMOVE, digests, machine, unpacked
+from helpers import undrawn
 
 WANTED = json.loads(EXPECTED.read_text())
 
@@ -43,7 +44,8 @@ def test_the_code_of_today_makes_the_same_of_it(action: str, here: Path, lab: La
             if verb == REMOVE:
                 shutil.rmtree(here / rest[0])
                 continue
-            code, _, err = lab(verb, *rest)
+            with undrawn():
+                code, _, err = lab(verb, *rest)
             if "training does not give the same ones again here" in err and machine() != WANTED["machine"]:
                 pytest.skip(
                     "this machine trains other bits than the one that made the frozen runs; the lab refuses to mix them"

@@ -43,7 +43,9 @@ def test_the_duel_ends_in_opposite_fates_each_by_its_own_law(name: str, generati
     nominal = 1 / (shares["generation"] + 1)
     assert (shares["value"] - nominal).abs().groupby(shares["arm"]).mean().max() < 0.02
     last = table[table["generation"] == table["generation"].max()].set_index("arm")["measured"]
-    assert last["accumulate_subsample"] - last["replace"] > 0.3 and last["control"] - last["accumulate_subsample"] > 0.02
+    assert (
+        last["accumulate_subsample"] - last["replace"] > 0.3 and last["control"] - last["accumulate_subsample"] > 0.02
+    )
     kept = table[table["arm"] == "accumulate_subsample"].set_index("generation")["measured"]
     assert kept.iloc[-1] > kept.loc[10] - 0.05  # it has come to rest, while the other goes on falling
 
