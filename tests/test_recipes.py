@@ -10,11 +10,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from helpers import Forked
 from test_plugins import SMALL
+from transformers import AutoConfig
 
 from collapselab.store.layout import read_metrics
 
@@ -132,15 +135,6 @@ RECIPES = {
 }  # fmt: skip
 
 
-UNDRAWN = """
-import sys
-from collapselab.cli.main import main
-from collapselab.report import figures
-figures.png = lambda figure: b""  # drawing takes half of a report's time
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 class Copy:
     """A copy of what the package is made of, and a shell in it."""
 
@@ -157,12 +151,34 @@ class Copy:
             path.write_text(text)
 
     def __call__(self, *command: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, *command], cwd=self.folder, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        """What a command line of the lab or a script prints."""
+        if command[0].startswith("scripts/"):
+            environment = os.environ | {"PYTHONPATH": str(self.folder / "src")}
+            done = subprocess.run(
+                [sys.executable, *command], cwd=self.folder, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+        output = self.folder / "said.log"
+        output.write_text("")
+        forked = Forked(*command, output=output, call=self.lab)
+        assert forked.wait(120) == 0, forked.said()
+        return forked.said()
+
+    def lab(self, arguments: list[str]) -> int:
+        """Runs in a process forked from the test's: libraries are those of that process, the package is that of the copy."""
+        os.chdir(self.folder)
+        for name in [*sys.modules]:
+            if name.partition(".")[0] == "collapselab":
+                del sys.modules[name]
+        AutoConfig.register = partial(AutoConfig.register, exist_ok=True)  # the table of counts, a second time
+        sys.path.insert(0, str(self.folder / "src"))
+        from collapselab.cli import main
+        from collapselab.report import figures
+
+        figures.png = lambda figure: b""  # drawing takes half of a report's time
+        assert Path(main.__file__).is_relative_to(self.folder)
+        return main.main(arguments)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -176,7 +192,7 @@ def test_a_recipe_works(name: str, tmp_path: Path) -> None:
     copy = Copy(tmp_path, recipe)
     flat = SMALL | {"generations": 1, "name": "tried", "seed": 1} | recipe.options
     options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
-    copy("-c", UNDRAWN, "run", *options)
+    copy("run", *options)
     rows, settings = (
         read_metrics(tmp_path / "runs/tried/arm=main/seed=1"),
         {k: v for k, v in flat.items() if k in recipe.options},
@@ -194,5 +210,5 @@ def test_a_recipe_works(name: str, tmp_path: Path) -> None:
         )
         assert "| `length` |" in (tmp_path / "docs/metrics.md").read_text()
     if name == "verb":
-        assert copy("-m", "collapselab", "count", "runs/tried") == "1\n"
-        assert "count       count the chains of a run" in copy("-m", "collapselab", "--help")
+        assert copy("count", "runs/tried") == "1\n"
+        assert "count       count the chains of a run" in copy("--help")
