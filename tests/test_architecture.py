@@ -20,6 +20,7 @@ ROWS = (
     "models",
     "mixing",
     "learning sampling evaluation tracking watch report",
+    "judging",
     "chain export",
     "experiments bench",
     "reproduce",

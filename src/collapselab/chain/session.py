@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from collapselab import seeds
 from collapselab.chain.preflight import Preflight
 from collapselab.config.families import FAMILIES
@@ -41,6 +43,12 @@ class Session:
 
     def training_set(self, generation: int) -> TrainingSet:
         return TrainingSet(self.config, self.chain, generation, self.corpus.train)
+
+    def write_more(self, generation: int, first: int, count: int) -> np.ndarray:
+        """Write sequences number `first` and up of a generation's stream of samples, int64 (count, length)."""
+        text = self.training_set(generation if self.config.sampling.prompt_from == "previous" else 0)
+        separator = self.corpus.tokenizer.separator
+        return self.sampler.more(self.model(generation), generation, text, first, count, separator)
 
     def start(self, generation: int) -> tuple[network.LanguageModel, str]:
         """Start weights of a generation, and their digest."""

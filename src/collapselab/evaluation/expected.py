@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from collapselab.config import RunConfig, SamplingConfig
+from collapselab.config import JudgingConfig, RunConfig, SamplingConfig
 from collapselab.config.identity import SAMPLING_RULE
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
@@ -77,7 +77,8 @@ def as_first(config: RunConfig, generation: int) -> RunConfig:
     if generation:
         return config
     mixing = dataclasses.replace(config.mixing, regime="replace", real="fresh", replaced=None, added=None)
-    return dataclasses.replace(config, mixing=mixing, sampling=dataclasses.replace(config.sampling, source="model"))
+    sampling = dataclasses.replace(config.sampling, source="model")
+    return dataclasses.replace(config, mixing=mixing, sampling=sampling, judging=JudgingConfig())
 
 
 def law_of(config: RunConfig) -> tuple[str, bool]:
@@ -93,6 +94,8 @@ def why_no_law(config: RunConfig) -> str:
     """Reason why this pipeline has no law; empty if it has one."""
     block, mixing, training = config.training.block, config.mixing, config.training
     law = REGIMES[mixing.regime].law
+    if config.judging.judges and not is_control(config):
+        return "a judge chooses what is learned from (judging.judges)"
     if law.none and not is_control(config):
         return law.none
     if (config.sampling.repetition_penalty != 1 or config.sampling.beams > 1) and not is_control(config):

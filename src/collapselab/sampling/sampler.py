@@ -240,6 +240,28 @@ class Sampler:
                 kept.clear()
         processes.barrier()
 
+    def more(
+        self, model: LanguageModel, generation: int, text: TrainingSet | None, first: int, count: int, separator: int
+    ) -> np.ndarray:
+        """Write sequences number `first` to `first + count - 1` of a generation's stream, int64 (count, length)."""
+        length, head = self.config.sequence_length, self.config.prompt_length
+        read = max(1, head)
+        batch = self.batch_size(model, read + length - head, count)
+        total = -(-count // batch) * batch  # the last batch is computed in full
+        prompts = make_prompts(self.config, generation, text, first + total, separator)[first:]
+        reads = prompts if head else np.full((total, 1), separator, np.int64)
+        write = self.writer(model, generation, read, length - head, batch)
+
+        def one(index: int) -> np.ndarray:
+            rows = slice(index * batch, (index + 1) * batch)
+            return np.concatenate([prompts[rows], write(reads[rows], first + rows.start)], 1)
+
+        mine = list(range(total // batch))[self.processes.rank :: self.processes.world]
+        written = dict(side_by_side(one, mine, self.processes.device))
+        for part in self.processes.all_gather(written):
+            written |= part
+        return np.concatenate([written[index] for index in sorted(written)])[:count]
+
     def _shards(self, batches: Batches, count: int, budget: int, notes: _Degenerate, out: Path) -> dict[str, Any]:
         """Write `budget` tokens of so many batches as shards; return what meta.json says of them."""
         config, (batch, length) = self.config, batches.shape

@@ -1,0 +1,138 @@
+"""The stage `judged`: a generation's samples are judged, and what passes is kept, as many tokens as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collapselab.config import JudgingConfig, UserError
+from collapselab.judging.episodes import Episodes, Reader
+from collapselab.judging.judges import committee, scores_of
+from collapselab.mixing.sets import read_meta, read_samples
+from collapselab.sampling.shards import SHARD_TOKENS, write_shard
+from collapselab.seeds import generator
+from collapselab.store.folders import read_json, write_bytes, write_json
+from collapselab.store.unfinished import Unfinished
+
+Keep = Callable[[np.ndarray, int, JudgingConfig, np.random.Generator], np.ndarray]
+"""(scores, nan where nobody judged; sequences to keep; settings; random numbers) -> the kept ones in order, int64; fewer if
+there are not enough."""
+
+
+def threshold(scores: np.ndarray, count: int, settings: JudgingConfig, _: np.random.Generator) -> np.ndarray:
+    """Keep the first sequences of at least `judging.threshold`."""
+    return np.flatnonzero(scores >= settings.threshold)[:count]
+
+
+def top_share(scores: np.ndarray, count: int, settings: JudgingConfig, _: np.random.Generator) -> np.ndarray:
+    """Keep the best sequences, in the order in which they were drawn; of equal ones the first."""
+    if len(scores) * settings.share < count:
+        return np.empty(0, np.int64)  # more must be drawn
+    order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable")[:count]
+    return np.sort(order[~np.isnan(scores[order])])
+
+
+def resample(scores: np.ndarray, count: int, _: JudgingConfig, draw: np.random.Generator) -> np.ndarray:
+    """Draw sequences with replacement, with probabilities proportional to their scores (importance resampling)."""
+    weight = np.nan_to_num(scores)
+    return (
+        np.sort(draw.choice(len(scores), count, p=weight / weight.sum())) if weight.sum() > 0 else np.empty(0, np.int64)
+    )
+
+
+KEEPS: dict[str, Keep] = {"threshold": threshold, "top_share": top_share, "resample": resample}
+
+
+def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
+    """Judge the samples of a generation, write and judge more until enough pass, and publish them like samples.
+
+    Rounds of as many sequences as the samples have are judged one after the other, and each is kept in `unfinished`: a killed
+    process goes on with the next round. Beside meta.json and the tokens `out` gets numbers.bin (int64, the kept sequences'
+    numbers), scores.bin (float64 of all that were drawn) and judged.json.
+    """
+    config, settings, samples = s.config, s.config.judging, s.place(g, "samples")
+    meta, reader = read_meta(samples), Reader(s, g)
+    length, count = config.sequence_length, -(-meta["tokens"] // config.sequence_length)
+    scores, rows = np.empty(0), list[np.ndarray]()
+    rounds = _Rounds(unfinished, count, length)
+    while True:
+        part = rounds.read(len(rows)) if s.processes.is_main else None
+        part = s.processes.broadcast(part)
+        if part is None:
+            part = _round(s, g, reader, samples, len(rows), count)
+            if s.processes.is_main:
+                rounds.write(len(rows), *part)
+        rows.append(part[0])
+        scores = np.concatenate([scores, part[1]])
+        draw = generator(config.seed, g, "judge/keep")
+        kept = KEEPS[settings.keep](scores, count, settings, draw)
+        if len(kept) == count:
+            break
+        passed = int((scores >= settings.threshold).sum()) if settings.keep == "threshold" else len(kept)
+        if len(scores) >= settings.most * count or settings.keep == "resample":
+            raise UserError(
+                f"judging.most={settings.most}: of {len(scores):,} sequences {passed:,} passed, {count:,} are needed; "
+                "lower judging.threshold, raise judging.most, or look at the judge"
+            )
+    if s.processes.is_main:
+        _publish(np.concatenate(rows), kept, scores, meta, settings, out)
+
+
+def _round(s: Any, g: int, reader: Reader, samples: Path, number: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, scores) of the sequences `number` x `count` and up: those of the samples, then more of the same model."""
+    length, head = s.config.sequence_length, s.config.prompt_length
+    first, rows = number * count, np.empty((0, length), np.int64)
+    if number == 0:
+        flat = np.asarray(read_samples(samples))
+        rows = flat[: len(flat) // length * length].reshape(-1, length).astype(np.int64)
+    if len(rows) < count:
+        rows = np.concatenate([rows, s.write_more(g, first + len(rows), count - len(rows))])
+    episodes = Episodes.of(rows, head, first)
+    votes = {name: scores_of(name, episodes, reader) for name in s.config.judging.judges}
+    scores = committee(votes, s.config.judging.committee, s.config.judging.threshold)
+    if "duplicate" in votes:
+        reader.kept += [text for text, fine in zip(reader.texts(episodes), votes["duplicate"] > 0, strict=True) if fine]
+    return rows, scores
+
+
+class _Rounds:
+    """Judged rounds on disk, one part each."""
+
+    def __init__(self, unfinished: Unfinished, count: int, length: int):
+        self.unfinished, self.shape, self.made_as = unfinished, (count, length), {"round": str(count)}
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
+        folder = self.unfinished.parts(self.made_as)[0].get(number)
+        if folder is None:
+            return None
+        return np.fromfile(folder / "rows.bin", "<i8").reshape(self.shape), np.fromfile(folder / "scores.bin", "<f8")
+
+    def write(self, number: int, rows: np.ndarray, scores: np.ndarray) -> None:
+        with self.unfinished.write(number, self.made_as) as out:
+            write_bytes(out / "rows.bin", rows.astype("<i8").data)
+            write_bytes(out / "scores.bin", scores.astype("<f8").data)
+
+
+def _publish(
+    rows: np.ndarray, kept: np.ndarray, scores: np.ndarray, meta: dict[str, Any], settings: JudgingConfig, out: Path
+) -> None:
+    """Write the kept sequences as a samples folder, and what became of the others."""
+    left, names = meta["tokens"], list[str]()
+    at_once = max(1, SHARD_TOKENS // rows.shape[1])
+    for start in range(0, len(kept), at_once):
+        part = rows[kept[start : start + at_once]].astype(meta["dtype"])
+        names.append(write_shard(part, left, len(names), out))
+        left -= part.size
+    write_bytes(out / "numbers.bin", kept.astype("<i8").data)
+    write_bytes(out / "scores.bin", scores.astype("<f8").data)
+    write_json(out / "meta.json", meta | {"sequences": len(kept), "shards": names})
+    facts = {"judges": settings.judges, "keep": settings.keep, "drawn": len(scores), "kept": len(np.unique(kept))}
+    write_json(out / "judged.json", facts | {"abstained": int(np.isnan(scores).sum())})
+
+
+def read_judged(folder: Path) -> dict[str, Any]:
+    """Read judged.json."""
+    return dict(read_json(folder / "judged.json"))
