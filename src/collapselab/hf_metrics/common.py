@@ -10,6 +10,7 @@ import datasets  # before evaluate, which needs it imported
 import evaluate
 import numpy as np
 
+from collapselab.config import UserError
 from collapselab.metrics.ngrams import Grams, from_words, grams
 from collapselab.metrics.policy import policy_intervals, policy_values
 from collapselab.metrics.tails import words
@@ -72,7 +73,11 @@ class AnswerMetric(evaluate.Metric):  # type: ignore[misc]
 
 
 def samples(predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:
-    """Arguments of `policy_sums` from answers by prompt and the accepted answers of each."""
+    """Arguments of `policy_sums` from answers by prompt and the accepted answers of each. Raises UserError for a prompt without
+    answers, which would be left out."""
+    empty = [i for i, answers in enumerate(predictions) if not answers]
+    if empty:
+        raise UserError(f"predictions[{empty[0]}]=[]: a prompt without answers; give at least one to each")
     return {
         "groups": np.repeat(np.arange(len(predictions)), [len(answers) for answers in predictions]),
         "answers": [answer for answers in predictions for answer in answers],

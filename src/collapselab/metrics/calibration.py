@@ -118,7 +118,7 @@ def calibration_values(sums: Sums) -> dict[str, float]:
 
 
 def calibration_intervals(sums: Sums, level: float = 0.95) -> dict[str, tuple[float, float]]:
-    """(low, high) of each value; nan where there is one unit.
+    """(low, high) of each value; nan where several samples come from one unit.
 
     Wilson's for rates, of as many trials as the scatter between units allows and no more than there are samples; Newcombe's
     for `j`, with the covariance of both rates; Fisher's for the correlation.
@@ -134,8 +134,10 @@ def calibration_intervals(sums: Sums, level: float = 0.95) -> dict[str, tuple[fl
             continue
         trials = part["samples"]  # every sample its own unit: no scatter to estimate
         if part["units"] < part["samples"]:
-            trials = min(trials, effective_trials(value, part["variance"], part["units"], level))
-        out[key] = (math.nan, math.nan) if math.isnan(trials) else share_interval(value, trials, level)
+            trials = np.minimum(
+                trials, effective_trials(value, part["variance"], part["units"], level)
+            )  # nan stays nan
+        out[key] = (math.nan, math.nan) if math.isnan(trials) else share_interval(value, float(trials), level)
     if "j" in values:
         spread = math.sqrt(sums["tpr"]["variance"] * sums["fpr"]["variance"])
         correlation = max(-1.0, min(1.0, sums["j"]["covariance"] / spread)) if spread > 0 else 0.0

@@ -128,7 +128,7 @@ def reweighted(correct: np.ndarray, scores: np.ndarray) -> float:
     judged = np.isfinite(scores)
     if not judged.any() or not scores[judged].any():
         return float(correct.mean())
-    weights = np.where(judged, scores, scores[judged].mean())
+    weights = np.where(judged, scores, math.fsum(scores[judged]) / judged.sum())
     return math.fsum(weights[correct]) / math.fsum(weights)
 
 
