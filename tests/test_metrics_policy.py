@@ -209,6 +209,11 @@ def test_without_two_correct_samples_there_is_no_diversity_among_them() -> None:
     assert "diversity_correct" not in values and values["diversity_total"] == 1
 
 
+def test_codes_in_an_array_count_as_their_names_do() -> None:
+    samples = arguments([0, 0, 1, 2, None], [True, True, False])
+    assert policy_sums(**samples) == policy_sums(**samples | {"answers": np.array([7, 7, 3, 4, 0], np.int64)})
+
+
 def test_coverage_is_pass_at_n() -> None:
     draw = np.random.default_rng(3)
     samples = joined(*(arguments(draw.integers(0, 3, 6).tolist(), [True, False, False], g) for g in range(9)))
@@ -429,7 +434,10 @@ def test_intervals_of_a_judge_hold_at_the_stated_rate_also_where_it_errs_by_prom
     groups = np.repeat(np.arange(prompts), n)
 
     def once() -> dict[str, bool]:
-        correct = random.random(prompts * n) < np.repeat(random.random(prompts), n)
+        easy = (
+            np.repeat(random.random(prompts), n) if kind != "opposed" else 0.5
+        )  # so that every prompt has both classes
+        correct = random.random(prompts * n) < easy
         number = random.random(prompts * n) if kind == "by sample" else np.repeat(random.random(prompts), n)
         accepted = number < np.where(correct, tpr, fpr)
         if kind == "opposed":

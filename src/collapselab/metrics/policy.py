@@ -16,6 +16,7 @@ from collapselab.config import UserError
 from collapselab.metrics.intervals import effective_trials, interval_of_sums, share_interval
 
 Sums = dict[str, dict[str, float]]
+Labels = Sequence[str] | Sequence[int] | np.ndarray
 
 EXACT = 512  # samples per prompt up to which votes are counted over all subsets: a few tenths of a second per prompt
 DRAWS = 1 << 14  # subsets drawn for a prompt with more samples: a standard error of at most .004
@@ -141,8 +142,8 @@ def powers(samples: int) -> tuple[int, ...]:
 class _Prompt:
     """Samples of one prompt."""
 
-    answers: list[str] | list[int]
-    texts: list[str] | list[int]
+    answers: list[str | int]
+    texts: list[str | int]
     correct: np.ndarray
     invalid: np.ndarray
     scores: np.ndarray | None
@@ -164,11 +165,11 @@ class _Prompt:
 
 def _prompts(
     groups: np.ndarray,
-    answers: Sequence[str] | Sequence[int],
+    answers: Labels,
     correct: np.ndarray,
     invalid: np.ndarray,
     scores: np.ndarray | None,
-    texts: Sequence[str] | Sequence[int],
+    texts: Labels,
 ) -> Iterator[tuple[int, _Prompt]]:
     """Split samples by prompt, in the order of the groups."""
     order = np.argsort(groups, kind="stable")
@@ -188,11 +189,11 @@ def _prompts(
 
 def policy_sums(
     groups: np.ndarray,
-    answers: Sequence[str] | Sequence[int],
+    answers: Labels,
     correct: np.ndarray,
     invalid: np.ndarray,
     scores: np.ndarray | None = None,
-    texts: Sequence[str] | Sequence[int] | None = None,
+    texts: Labels | None = None,
     ks: Sequence[int] | None = None,
 ) -> Sums:
     """Sum each score over the prompts that have it: `prompts`, `total`, and `squares`, the squared distances from the mean.
@@ -202,7 +203,7 @@ def policy_sums(
 
     Args:
         groups: (n,) int64, the prompt of each sample.
-        answers: n answers, compared within a group.
+        answers: n answers or int codes (an array or a list), compared within a group.
         correct, invalid: (n,) bool; an invalid sample has no answer: it is wrong and has no vote.
         scores: (n,) float64, 0 or more: the policy's own P(right) of each sample, nan = abstained; None: no gap.
         texts: n texts whose diversity is measured; the answers if not given.
@@ -210,6 +211,7 @@ def policy_sums(
     """
     groups, correct, invalid = np.asarray(groups), np.asarray(correct, bool), np.asarray(invalid, bool)
     texts = answers if texts is None else texts
+    answers, texts = (row.tolist() if isinstance(row, np.ndarray) else row for row in (answers, texts))
     lengths = {
         len(groups),
         len(answers),
