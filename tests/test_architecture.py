@@ -16,7 +16,7 @@ ROWS = (
     "metrics theory runtime",
     "store hf_metrics",
     "languages",
-    "corpus",
+    "corpus tasks",
     "models",
     "mixing",
     "learning sampling evaluation tracking watch report",

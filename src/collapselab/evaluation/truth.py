@@ -1,4 +1,4 @@
-"""A generation compared with the exact language it should learn (`planted`, `facts`, `logic`)."""
+"""A generation compared with the exact language it should learn (corpus.source: planted, facts, ...)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from collapselab.languages import Language, language_of
 from collapselab.languages.facts import Facts
 from collapselab.languages.laws import BANDS
 from collapselab.languages.logic import Logic
+from collapselab.languages.modular import Modular
 from collapselab.languages.planted import Planted
 from collapselab.metrics.truth import (
+    answer_sums,
+    answer_values,
     divergence_sums,
     divergence_values,
     expression_sums,
@@ -34,6 +37,7 @@ from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
+from collapselab.tasks.tasks import CLASSES, task_of
 
 HEADS = 1024  # heads whose next word is read at once
 
@@ -65,10 +69,13 @@ def score_truth(
             valid = np.isfinite(language.log_probabilities(written))
             sums["validity"] = {"documents": len(written), "valid": int(valid.sum())}
             values["validity"] = float(valid.mean())
+            if task := task_of(config.corpus):
+                sums["task"] = answer_sums(task.classes(written), CLASSES)
+                values |= {f"task/{k}": v for k, v in answer_values(sums["task"]).items()}
             if isinstance(language, Logic):
                 sums["expressions"] = _expressions(language, written)
                 values |= expression_values(sums["expressions"])
-        if one_token_per_word(corpus, language) and not isinstance(language, Logic):
+        if isinstance(language, Planted | Facts) and one_token_per_word(corpus, language):
             if isinstance(language, Planted):
                 parts = _slot(model, corpus, config, chain, generation, language, processes)
             else:
@@ -99,6 +106,9 @@ def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
     if isinstance(language, Logic):
         drawn = list(language.documents(max(2, budget // (language.words_per_document + 1)), config.evaluation.split))
         values |= expression_values(_expressions(language, drawn))
+    if task := task_of(config.corpus):
+        shares = dict(zip(CLASSES, task.shares, strict=True)) | {"documents": 1.0, "unreadable": 0.0}
+        values |= {f"task/{k}": v for k, v in answer_values(shares).items()}
     return {f"truth/{k}": v for k, v in values.items()}
 
 
@@ -157,9 +167,9 @@ def _divergence(
         )
         log_model[chosen] = -nll.reshape(len(chosen), length - 1).sum(axis=1, dtype=np.float64)
     documents = list(islice(language.documents(len(lengths), settings.split), len(lengths)))
-    names: tuple[str, ...] = ()  # expressions have no frequent and rare values
+    names: tuple[str, ...] = ()  # expressions have no frequent and rare values, nor do problems that are all alike
     bands = np.zeros(len(documents), np.int64)
-    if not isinstance(language, Logic):
+    if not isinstance(language, Logic | Modular):
         names, bands = BANDS, language.bands(documents)
     sums = divergence_sums(language.log_probabilities(documents), log_model, bands, names)
     return {"kl": sums}, divergence_values(sums, names)
