@@ -18,6 +18,7 @@ from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.protocol import METRICS_VERSION
 from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_first import check_embeddings
+from collapselab.judging.judges import check_judges
 from collapselab.learning.learners import LEARNERS
 from collapselab.mixing import sets
 from collapselab.mixing.regimes import REGIMES
@@ -83,6 +84,7 @@ def preflight(
     runs, vocab, block = verb == "run", corpus.tokenizer.size, config.training.block
     if verb != "eval":
         check_lengths(config, corpus.tokenizer)
+    check_judges(config)
     if runs and config.model.pretrained is None:
         families.check_size(config.model, vocab=vocab, context=block)
     available = sets.blocks_available(corpus.train, config)

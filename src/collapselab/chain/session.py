@@ -44,11 +44,11 @@ class Session:
     def training_set(self, generation: int) -> TrainingSet:
         return TrainingSet(self.config, self.chain, generation, self.corpus.train)
 
-    def write_more(self, generation: int, first: int, count: int) -> np.ndarray:
-        """Write sequences number `first` and up of a generation's stream of samples, int64 (count, length)."""
+    def write_more(self, generation: int, first: int, count: int, stream: str = "sample") -> np.ndarray:
+        """Write sequences number `first` and up of a stream of a generation's text, int64 (count, length)."""
         text = self.training_set(generation if self.config.sampling.prompt_from == "previous" else 0)
-        separator = self.corpus.tokenizer.separator
-        return self.sampler.more(self.model(generation), generation, text, first, count, separator)
+        model, separator = self.model(generation), self.corpus.tokenizer.separator
+        return self.sampler.more(model, generation, text, first, count, separator=separator, stream=stream)
 
     def start(self, generation: int) -> tuple[network.LanguageModel, str]:
         """Start weights of a generation, and their digest."""

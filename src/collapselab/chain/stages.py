@@ -91,7 +91,7 @@ def _evaluate(s: Session, g: int, out: Path, _: Unfinished) -> None:
     evaluation.evaluate(
         model, s.first() if g else model, s.corpus, s.config, g, chain=s.chain, samples=s.place(g, "samples"),
         reference=s.place(g, "reference"), mixture=sets.read_mixture(s.place(g, "mixture")),
-        out=out, processes=s.processes, console=s.console,
+        judged=s.place(g, "judged") if s.chain.judged else None, out=out, processes=s.processes, console=s.console,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from collapselab.evaluation.rows import decoded, generated_places, real_draws, r
 from collapselab.evaluation.samples import Text, score_samples, text_metrics, text_of
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_first import embedding_values, mean_states, reference_nll
+from collapselab.metrics.calibration import calibration_intervals, calibration_values
 from collapselab.metrics.in_context import LEAST_SEEN
 from collapselab.metrics.intervals import draw_interval
 from collapselab.metrics.tails import LEAST_TYPES, first_words, words
@@ -31,7 +32,7 @@ from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.checks import drawable, number, reading
-from collapselab.store.folders import SCHEMA, write_bytes, write_json
+from collapselab.store.folders import SCHEMA, read_json, write_bytes, write_json
 from collapselab.store.layout import Chain
 
 EXAMPLES = 5
@@ -52,6 +53,7 @@ def evaluate(
     samples: Path,
     reference: Path,
     mixture: dict[str, Any],
+    judged: Path | None = None,
     out: Path,
     processes: Processes,
     console: Console,
@@ -61,6 +63,7 @@ def evaluate(
 
     Args:
         gen0: generation 0's model (`model` itself at generation 0), which the samples are scored under.
+        judged: folder of what the judges let through, if there are judges.
     """
     sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
     truth = score_truth(model, corpus, config, chain, generation, processes, console)
@@ -92,6 +95,8 @@ def evaluate(
         values |= expected_tails(config, chain, generation, counts, sums)
         values |= embedding_values(_real_states(reference, states.shape), states) if states is not None else {}
         values |= _degenerate(meta)
+        judge = judge_scores(judged) if judged is not None else ({}, {})
+        sums, values = sums | judge[0], values | judge[1]
         values = _recorded(values, config, f"generation {generation}", console)
         row = {"generation": generation, "real_share": mixture["real_share"]["realised"]}
         _write_scores(out, config, protocol(config, corpus, count), sums, values, row)
@@ -122,6 +127,22 @@ def _degenerate(meta: dict[str, Any]) -> dict[str, float]:
     """Shares of sequences that repeat a single token or hold end-of-text tokens alone."""
     counts = {name: count for name, count in meta["degenerate"].items() if name != "end_of_text_tokens"}
     return {f"diversity/degenerate/{name}": count / meta["sequences"] for name, count in counts.items()}
+
+
+def judge_scores(judged: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return (sums, values) of `judge/...`: calibration of the judges on the generation's samples, and under `judge/second/` on
+    an independent sample, with 95 % intervals in the sums; `judge/drawn`, sequences drawn for one that is kept."""
+    with reading(judged / "judged.json"):
+        facts = read_json(judged / "judged.json")
+        every = {"judge": facts["calibration"]["samples"]}
+        every |= {"judge/second": facts["calibration"]["second"]} if "second" in facts["calibration"] else {}
+        values = {"judge/drawn": number(facts["drawn"]) / number(facts["sequences"])}
+        sums: dict[str, Any] = {}
+        for prefix, part in every.items():
+            values |= {f"{prefix}/{key}": value for key, value in calibration_values(part).items()}
+            ends = {key: pair for key, pair in calibration_intervals(part).items() if not math.isnan(pair[0])}
+            sums[f"{prefix}/calibration"] = {"sums": part, "intervals": ends}
+        return sums, values
 
 
 def _meta(samples: Path, config: RunConfig) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import numpy as np
 from collapselab.config import JudgingConfig, UserError
 from collapselab.judging.episodes import Episodes, Reader
 from collapselab.judging.judges import committee, scores_of
+from collapselab.metrics.calibration import Sums, calibration_sums
 from collapselab.mixing.sets import read_meta, read_samples
 from collapselab.sampling.shards import SHARD_TOKENS, write_shard
 from collapselab.seeds import generator
-from collapselab.store.folders import read_json, write_bytes, write_json
+from collapselab.store.folders import write_bytes, write_json
 from collapselab.store.unfinished import Unfinished
 
 Keep = Callable[[np.ndarray, int, JudgingConfig, np.random.Generator], np.ndarray]
@@ -62,6 +63,7 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
         part = rounds.read(len(rows)) if s.processes.is_main else None
         part = s.processes.broadcast(part)
         if part is None:
+            reader.earlier = np.concatenate([reader.earlier[:0], *rows])
             part = _round(s, g, reader, samples, len(rows), count)
             if s.processes.is_main:
                 rounds.write(len(rows), *part)
@@ -77,8 +79,29 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
                 f"judging.most={settings.most}: of {len(scores):,} sequences {passed:,} passed, {count:,} are needed; "
                 "lower judging.threshold, raise judging.most, or look at the judge"
             )
+    least = settings.threshold if settings.keep != "top_share" else float(scores[kept].min())
+    own = Episodes.of(rows[0], config.prompt_length, 0)
+    calibration = {"samples": _calibration(reader, own, scores[:count], least)}
+    if settings.second:
+        again = Reader(s, g, "second")
+        more = Episodes.of(s.write_more(g, 0, settings.second, "second"), config.prompt_length, 0)
+        calibration["second"] = _calibration(again, more, judged(more, again), least)
     if s.processes.is_main:
-        _publish(np.concatenate(rows), kept, scores, meta, settings, out)
+        _publish(np.concatenate(rows), kept, scores, meta, settings, out, calibration)
+
+
+def judged(episodes: Episodes, reader: Reader) -> np.ndarray:
+    """Scores of the chain's judges together, float64 (n,), nan where nobody judged."""
+    settings = reader.config.judging
+    votes = {name: scores_of(name, episodes, reader) for name in settings.judges}
+    return committee(votes, settings.committee, settings.threshold)
+
+
+def _calibration(reader: Reader, episodes: Episodes, scores: np.ndarray, least: float) -> Sums:
+    """Compare scores with the exact checker, sequences of one prompt as one unit."""
+    classes, answers = reader.truth(episodes)
+    lengths, groups = np.array([len(one) for one in answers], float), episodes.group if episodes.head else None
+    return calibration_sums(scores, scores >= least, classes, lengths, groups)
 
 
 def _round(s: Any, g: int, reader: Reader, samples: Path, number: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,11 +114,7 @@ def _round(s: Any, g: int, reader: Reader, samples: Path, number: int, count: in
     if len(rows) < count:
         rows = np.concatenate([rows, s.write_more(g, first + len(rows), count - len(rows))])
     episodes = Episodes.of(rows, head, first)
-    votes = {name: scores_of(name, episodes, reader) for name in s.config.judging.judges}
-    scores = committee(votes, s.config.judging.committee, s.config.judging.threshold)
-    if "duplicate" in votes:
-        reader.kept += [text for text, fine in zip(reader.texts(episodes), votes["duplicate"] > 0, strict=True) if fine]
-    return rows, scores
+    return rows, judged(episodes, reader)
 
 
 class _Rounds:
@@ -117,7 +136,13 @@ class _Rounds:
 
 
 def _publish(
-    rows: np.ndarray, kept: np.ndarray, scores: np.ndarray, meta: dict[str, Any], settings: JudgingConfig, out: Path
+    rows: np.ndarray,
+    kept: np.ndarray,
+    scores: np.ndarray,
+    meta: dict[str, Any],
+    settings: JudgingConfig,
+    out: Path,
+    calibration: dict[str, Sums],
 ) -> None:
     """Write the kept sequences as a samples folder, and what became of the others."""
     left, names = meta["tokens"], list[str]()
@@ -129,10 +154,12 @@ def _publish(
     write_bytes(out / "numbers.bin", kept.astype("<i8").data)
     write_bytes(out / "scores.bin", scores.astype("<f8").data)
     write_json(out / "meta.json", meta | {"sequences": len(kept), "shards": names})
-    facts = {"judges": settings.judges, "keep": settings.keep, "drawn": len(scores), "kept": len(np.unique(kept))}
-    write_json(out / "judged.json", facts | {"abstained": int(np.isnan(scores).sum())})
-
-
-def read_judged(folder: Path) -> dict[str, Any]:
-    """Read judged.json."""
-    return dict(read_json(folder / "judged.json"))
+    facts: dict[str, Any] = {
+        "judges": settings.judges,
+        "keep": settings.keep,
+        "drawn": len(scores),
+        "sequences": len(kept),
+        "kept": len(np.unique(kept)),
+    }
+    facts |= {"abstained": int(np.isnan(scores).sum()), "calibration": calibration}
+    write_json(out / "judged.json", facts)

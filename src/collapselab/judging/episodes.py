@@ -12,6 +12,7 @@ from collapselab.config import UserError
 from collapselab.evaluation.real_text import check_finite, window_losses
 from collapselab.languages import Language, language_of
 from collapselab.models import network
+from collapselab.tasks.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from collapselab.models.network import LanguageModel
@@ -45,19 +46,34 @@ class Reader:
     """Answers of a chain about a generation's episodes: their text, their likelihood under a model, their truth.
 
     Args:
-        session: of the chain (chain/session.py).
+        session: of the chain (chain/session.py). stream: of the generation's text that is judged: its samples, or another one.
     """
 
-    def __init__(self, session: Any, generation: int):
-        self.session, self.generation = session, generation
+    def __init__(self, session: Any, generation: int, stream: str = "sample"):
+        self.session, self.generation, self.stream = session, generation, stream
         self.config, self.corpus = session.config, session.corpus
-        self.kept: list[str] = []
-        """Texts that earlier rounds kept."""
+        self.earlier = np.empty((0, session.config.sequence_length), np.int64)
+        """Sequences of earlier rounds."""
 
     @cached_property
     def language(self) -> Language | None:
         """The known language of the corpus; None for natural text."""
         return language_of(self.config.corpus)
+
+    @cached_property
+    def task(self) -> Task | None:
+        """The task that the corpus consists of, if it does."""
+        return task_of(self.config.corpus)
+
+    def truth(self, episodes: Episodes) -> tuple[np.ndarray, list[str]]:
+        """(classes int8 (n,): places in `tasks.CLASSES`, or -1 for text that cannot be read; answers) of the exact checker. A
+        known language without a task has the classes wrong and correct, natural text none: -1."""
+        texts = self.texts(episodes)
+        if self.task is not None:
+            return self.task.classes(texts), self.task.answers(texts)
+        if self.language is not None and self.config.mixing.unit == "documents":
+            return np.isfinite(self.language.log_probabilities(texts)).astype(np.int8), texts
+        return np.full(len(texts), -1, np.int8), texts
 
     def texts(self, episodes: Episodes) -> list[str]:
         """Decode whole sequences, without the separator that begins a document."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from collapselab.config import UserError, first_line
+from collapselab.config import RunConfig, UserError, first_line
 from collapselab.config.plugins import Records, fault
 from collapselab.judging.episodes import Episodes, Reader
-from collapselab.seeds import generator
+from collapselab.judging.noise import noisy, numbered_uniforms
+from collapselab.languages import language_of
+from collapselab.tasks.tasks import task_of
 
 Judge = Callable[[Episodes, Reader], np.ndarray]
 """(episodes, reader) -> float64 (n,): the score of each sequence, nan to abstain. Scores lie in [0, 1], except under
@@ -22,14 +24,6 @@ Judge = Callable[[Episodes, Reader], np.ndarray]
 def randomly(episodes: Episodes, reader: Reader) -> np.ndarray:
     """Give each sequence a uniform random number, the same whatever is judged with it."""
     return numbered_uniforms(reader, episodes, "judge/random")
-
-
-def numbered_uniforms(reader: Reader, episodes: Episodes, what: str) -> np.ndarray:
-    """Draw a uniform number per sequence that depends on its number alone, float64 (n,)."""
-    if not len(episodes):
-        return np.empty(0)
-    draw = generator(reader.config.seed, reader.generation, what)
-    return np.asarray(draw.random(int(episodes.number.max()) + 1)[episodes.number])
 
 
 def likelihood(episodes: Episodes, reader: Reader) -> np.ndarray:
@@ -43,10 +37,16 @@ def surprise(episodes: Episodes, reader: Reader) -> np.ndarray:
 
 
 def valid(episodes: Episodes, reader: Reader) -> np.ndarray:
-    """1 for documents that the known language can produce, else 0."""
-    if reader.language is None or reader.config.mixing.unit != "documents":
-        raise UserError("judging.judges=['valid']: needs a known language (corpus.source) and mixing.unit=documents")
-    return np.asarray(np.isfinite(reader.language.log_probabilities(reader.texts(episodes))), np.float64)
+    """1 for documents that the known language can produce, else 0; with the errors of the settings."""
+    assert reader.language is not None
+    exact = np.isfinite(reader.language.log_probabilities(reader.texts(episodes)))
+    return noisy(exact, *reader.truth(episodes), episodes, reader)
+
+
+def answer(episodes: Episodes, reader: Reader) -> np.ndarray:
+    """1 for correct answers of the task, else 0; with the errors of the settings."""
+    classes, answers = reader.truth(episodes)
+    return noisy(classes == 1, classes, answers, episodes, reader)
 
 
 def majority(episodes: Episodes, reader: Reader) -> np.ndarray:
@@ -69,38 +69,44 @@ def majority(episodes: Episodes, reader: Reader) -> np.ndarray:
 
 
 def duplicate(episodes: Episodes, reader: Reader) -> np.ndarray:
-    """0 for near-duplicates of a sequence before it or of kept text (Jaccard index of word triples of .8 or more, MinHash;
-    Broder 1997), else 1."""
+    """0 for near-duplicates of a sequence drawn before, else 1: Jaccard index of word triples of about .8 or more (MinHash;
+    Broder 1997)."""
     from datasketch import MinHash, MinHashLSH
 
-    index, scores = MinHashLSH(threshold=0.8, num_perm=128), np.ones(len(episodes))
-    texts = [*reader.kept, *reader.texts(episodes)]
-    for at, text in enumerate(texts):
+    index, scores = MinHashLSH(threshold=0.8, num_perm=128), np.ones(len(reader.earlier) + len(episodes))
+    before = Episodes(reader.earlier, episodes.head, *[np.arange(len(reader.earlier))] * 2)
+    for at, text in enumerate([*reader.texts(before), *reader.texts(episodes)]):
         words = text.split()
         hashed = MinHash(num_perm=128, seed=1)
         hashed.update_batch([" ".join(words[i : i + 3]).encode() for i in range(max(1, len(words) - 2))])
-        place = at - len(reader.kept)
         if index.query(hashed):
-            if place >= 0:
-                scores[place] = 0.0
+            scores[at] = 0.0
         else:
             index.insert(str(at), hashed)
-    return scores
+    return scores[len(reader.earlier) :]
 
 
 JUDGES: Records[Judge] = Records("judge", {
-    "random": randomly, "likelihood": likelihood, "surprise": surprise, "valid": valid, "majority": majority,
+    "random": randomly, "likelihood": likelihood, "surprise": surprise, "valid": valid, "answer": answer, "majority": majority,
     "duplicate": duplicate,
 })  # fmt: skip
 
 
-def check_judges(names: list[str]) -> None:
-    """Raise UserError for a judge that nobody has registered."""
-    for name in names:
+def check_judges(config: RunConfig) -> None:
+    """Raise UserError for a judge that nobody has registered, or that has nothing to judge by in this chain."""
+    judges, source = config.judging.judges, config.corpus.source
+    for name in judges:
         if name not in JUDGES:
             raise UserError(
                 f"judging.judges: no judge {name!r}; there are {', '.join(JUDGES)}, and a plugin's (--plugin)"
             )
+    documents = config.mixing.unit == "documents"
+    if "valid" in judges and not (documents and language_of(config.corpus) is not None):
+        raise UserError(f"judging.judges: valid needs a known language and mixing.unit=documents, not {source!r}")
+    if "answer" in judges and not (documents and task_of(config.corpus) is not None):
+        raise UserError(f"judging.judges: answer needs a task and mixing.unit=documents, not {source!r}")
+    if "majority" in judges and config.sampling.prompt == "bos":
+        raise UserError("sampling.prompt='bos': majority votes on continuations of a prompt; set real_prefix")
 
 
 @contextmanager

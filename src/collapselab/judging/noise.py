@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 
 from collapselab.judging.episodes import Episodes, Reader
-from collapselab.judging.judges import numbered_uniforms
-from collapselab.seeds import derive
+from collapselab.seeds import derive, generator
+from collapselab.tasks.tasks import CLASSES
 
-CLASSES = ("wrong", "correct", "hack")
+
+def numbered_uniforms(reader: Reader, episodes: Episodes, what: str) -> np.ndarray:
+    """Draw a uniform number per sequence that depends on its number alone, float64 (n,)."""
+    if not len(episodes):
+        return np.empty(0)
+    draw = generator(reader.config.seed, reader.generation, f"{what}/{reader.stream}")
+    return np.asarray(draw.random(int(episodes.number.max()) + 1)[episodes.number])
 
 
 def noisy(exact: np.ndarray, classes: np.ndarray, answers: list[str], episodes: Episodes, reader: Reader) -> np.ndarray:
@@ -20,7 +26,7 @@ def noisy(exact: np.ndarray, classes: np.ndarray, answers: list[str], episodes: 
     sequence sets its rates. The random number belongs to the sequence, so that its verdict does not depend on the batch.
 
     Args:
-        exact: float64 (n,), 1 for correct. classes: int (n,), indices into CLASSES, -1 if it cannot be read.
+        exact: bool (n,), true for correct. classes: int (n,), indices into CLASSES, -1 if it cannot be read.
         answers: of each sequence, for patterns.
     """
     settings = reader.config.judging
@@ -31,7 +37,7 @@ def noisy(exact: np.ndarray, classes: np.ndarray, answers: list[str], episodes: 
         fits = matches(pattern.get("when", {}), classes, answers, episodes, reader)
         tpr = np.where(fits, pattern.get("tpr", tpr), tpr)
         fpr = np.where(fits, pattern.get("fpr", fpr), fpr)
-    accepted = numbered_uniforms(reader, episodes, "judge/errors") < np.where(exact > 0.5, tpr, fpr)
+    accepted = numbered_uniforms(reader, episodes, "judge/errors") < np.where(exact, tpr, fpr)
     return accepted.astype(np.float64)
 
 

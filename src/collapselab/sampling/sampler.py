@@ -45,7 +45,7 @@ Write = Callable[[np.ndarray, int], np.ndarray]
 
 
 def make_prompts(
-    config: RunConfig, generation: int, text: TrainingSet | None, sequences: int, separator: int
+    config: RunConfig, generation: int, text: TrainingSet | None, sequences: int, separator: int, stream: str = "sample"
 ) -> np.ndarray:
     """Return the stored prompt of every sequence, int64 (sequences, P); P = 0 for `bos`, or 1 if sequences are documents.
 
@@ -54,7 +54,7 @@ def make_prompts(
     """
     if config.sampling.prompt == "bos" or text is None:
         return np.full((sequences, config.prompt_length), separator, np.int64)
-    draw = generator(config.seed, generation, "prompts")
+    draw = generator(config.seed, generation, "prompts" if stream == "sample" else f"prompts/{stream}")
     if config.sampling.prompt == "first_token":
         rows, places = draw.integers([len(text), text.block], size=(sequences, 2)).T
         return np.stack([text[rows[i : i + 1]][0, places[i]] for i in range(sequences)]).reshape(sequences, 1)
@@ -112,7 +112,9 @@ class Sampler:
 
     # --- writing --------------------------------------------------------------------------------------------------
 
-    def writer(self, model: LanguageModel, generation: int, read: int, new: int, batch: int) -> Write:
+    def writer(
+        self, model: LanguageModel, generation: int, read: int, new: int, batch: int, stream: str = "sample"
+    ) -> Write:
         """Return the function that writes a batch: the engine's or that of counts if possible, else the plain sampler's. Log
         once if the fast engine cannot be used.
 
@@ -120,7 +122,7 @@ class Sampler:
             read: tokens of each prompt. new: tokens that follow.
         """
         config, device = self.config.sampling, self.processes.device
-        key = stream_key(self.config.seed, generation)
+        key = stream_key(self.config.seed, generation, stream)
         continues = model.continuer()
         if continues is not None and not config.shapes:
             self.writes, places = "counts", range(read, read + new)
@@ -241,16 +243,24 @@ class Sampler:
         processes.barrier()
 
     def more(
-        self, model: LanguageModel, generation: int, text: TrainingSet | None, first: int, count: int, separator: int
+        self,
+        model: LanguageModel,
+        generation: int,
+        text: TrainingSet | None,
+        first: int,
+        count: int,
+        *,
+        separator: int,
+        stream: str = "sample",
     ) -> np.ndarray:
-        """Write sequences number `first` to `first + count - 1` of a generation's stream, int64 (count, length)."""
+        """Write sequences number `first` to `first + count - 1` of a stream of a generation's text, int64 (count, length)."""
         length, head = self.config.sequence_length, self.config.prompt_length
         read = max(1, head)
         batch = self.batch_size(model, read + length - head, count)
         total = -(-count // batch) * batch  # the last batch is computed in full
-        prompts = make_prompts(self.config, generation, text, first + total, separator)[first:]
+        prompts = make_prompts(self.config, generation, text, first + total, separator, stream)[first:]
         reads = prompts if head else np.full((total, 1), separator, np.int64)
-        write = self.writer(model, generation, read, length - head, batch)
+        write = self.writer(model, generation, read, length - head, batch, stream)
 
         def one(index: int) -> np.ndarray:
             rows = slice(index * batch, (index + 1) * batch)
