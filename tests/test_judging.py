@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, Lab
 from helpers import undrawn
 from kill_again import CHAIN, import_lab, kill_chains, quick_folder
@@ -19,11 +20,12 @@ from collapselab.config import JudgingConfig, RunConfig, UserError, plugins
 from collapselab.config.keys import from_tree
 from collapselab.judging import judges
 from collapselab.judging.curation import KEEPS
-from collapselab.judging.episodes import Episodes
+from collapselab.judging.episodes import Episodes, Reader
 from collapselab.judging.judges import committee, majority, scores_of
 from collapselab.judging.noise import noisy
 from collapselab.languages import language_of
 from collapselab.mixing.sets import read_blocks, read_meta, read_samples
+from collapselab.models import network
 from collapselab.seeds import generator
 from collapselab.store.layout import Chain, read_metrics
 
@@ -266,6 +268,45 @@ def test_what_nothing_passes_ends_in_one_line_and_can_be_gone_on_with(lab: Lab, 
     assert (chain / "gen_000/samples/manifest.json").is_file() and len(
         list(chain.glob("gen_000/judged.unfinished/0*"))
     ) == 3
+
+
+def test_edited_text_differs_only_where_the_model_was_sure(lab: Lab, tmp_path: Path) -> None:
+    asked = ("--judging.keep=edit", "--judging.threshold=0.9", "--generations=0")
+    code, _, err = lab(*SMOKE, f"--runs-dir={tmp_path}", *asked)
+    assert code == 0, err
+    folder = tmp_path / "planted_smoke" / "arm=main" / "seed=1" / "gen_000"
+    before, after = (read_samples(folder / name).reshape(-1, 13).astype(np.int64) for name in ("samples", "judged"))
+    model = network.load(str(folder / "train"))
+    with torch.inference_mode():
+        logits = model.logits(torch.from_numpy(before))[:, :-1].double()
+    p = logits.softmax(-1).gather(2, torch.from_numpy(before)[:, 1:, None])[..., 0].numpy()
+    sure, differ = (p >= 0.9)[:, 2:], (before != after)[:, 3:]  # after the prompt
+    assert (before[:, :3] == after[:, :3]).all() and differ.any() and not differ[~sure].any()
+    facts = json.loads((folder / "judged" / "judged.json").read_text())
+    assert abs(facts["edited"] - sure.sum()) <= 1  # a probability at the threshold may be rounded to either side
+    stays = logits.softmax(-1).max(-1).values.numpy()[:, 2:][sure]  # of a sure token: about its own probability
+    assert abs(differ[sure].mean() - (1 - stays.mean())) < 4 * np.sqrt(0.1 / sure.sum())
+
+
+def test_a_detector_tells_text_of_another_kind_and_not_of_its_own(tmp_path: Path) -> None:
+    """Cross-fitted: on draws from the same distribution it is right half of the time, however well it fits."""
+    words = [f"w{i}" for i in range(50)]
+    draw = np.random.default_rng(1)
+
+    class Decoder:
+        def decode(self, rows: list[list[int]]) -> list[str]:
+            return [" ".join(words[i] for i in row) for row in rows]
+
+    def asked(written: np.ndarray) -> np.ndarray:
+        config = from_tree(RunConfig, {"judging": {"judges": ["detector"]}})
+        corpus = SimpleNamespace(tokenizer=Decoder(), train=SimpleNamespace(ids=draw.integers(0, 50, 40_000)))
+        session = SimpleNamespace(config=config, corpus=corpus)
+        read = Reader(session, 1)
+        return scores_of("detector", Episodes.of(written, 0, 0), read)
+
+    same = asked(draw.integers(0, 50, (600, 20)))
+    other = asked(draw.integers(0, 25, (600, 20)))
+    assert abs(same.mean() - 0.5) < 0.05 and other.mean() < 0.2
 
 
 BAD = {

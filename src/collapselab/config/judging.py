@@ -27,8 +27,8 @@ class JudgingConfig:
     keep: Literal["threshold", "top_share", "resample", "edit"] = "threshold"
     """What is kept of the judged sequences, always as many tokens as a generation writes. `threshold`: those with at least
     `threshold`, and more are written until there are enough. `top_share`: the best `share` of 1/`share` times as many.
-    `resample`: draws with replacement, with probabilities proportional to the scores. `edit`: all sequences, with tokens of a
-    probability of `threshold` or more under `model` drawn again (Zhu et al. 2024, token editing); it needs no judge's score."""
+    `resample`: draws with replacement, with probabilities proportional to the odds of the scores. `edit`: all sequences, with
+    tokens of a probability of `threshold` or more under `model` drawn again (Zhu et al. 2024, token editing); without a judge."""
     threshold: float = 0.5
     """Least score of a sequence that is kept, or least probability of a token that is drawn again."""
     share: float = 0.5
@@ -67,6 +67,8 @@ class JudgingConfig:
         remedy = "several judges need a rule: set judging.committee to mean, majority or all"
         need(len(self.judges) < 2 or self.committee is not None, "judges", remedy)
         need(len(self.judges) > 1 or self.committee is None, "committee", "one judge needs no rule; set null")
+        need(self.keep != "edit" or not self.judges, "judges", "judging.keep=edit keeps everything; leave it empty")
+        need(self.keep != "edit" or 0 < self.threshold <= 1, "threshold", "must be a probability above 0")
         exact = {"valid", "answer"} & {*self.judges}
         errs = self.tpr < 1 or self.fpr > 0 or bool(self.errors)
         need(
@@ -74,6 +76,11 @@ class JudgingConfig:
         )
         for pattern in self.errors:
             _check_pattern(pattern)
+
+    @property
+    def on(self) -> bool:
+        """True if anything stands between samples and later training sets."""
+        return bool(self.judges) or self.keep == "edit"
 
 
 def _check_pattern(pattern: Any) -> None:

@@ -94,7 +94,7 @@ def why_no_law(config: RunConfig) -> str:
     """Reason why this pipeline has no law; empty if it has one."""
     block, mixing, training = config.training.block, config.mixing, config.training
     law = REGIMES[mixing.regime].law
-    if config.judging.judges and not is_control(config):
+    if config.judging.on and not is_control(config):
         return "a judge chooses what is learned from (judging.judges)"
     if law.none and not is_control(config):
         return law.none

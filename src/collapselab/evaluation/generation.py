@@ -131,12 +131,15 @@ def _degenerate(meta: dict[str, Any]) -> dict[str, float]:
 
 def judge_scores(judged: Path) -> tuple[dict[str, Any], dict[str, float]]:
     """Return (sums, values) of `judge/...`: calibration of the judges on the generation's samples, and under `judge/second/` on
-    an independent sample, with 95 % intervals in the sums; `judge/drawn`, sequences drawn for one that is kept."""
+    an independent sample, with 95 % intervals in the sums; `judge/drawn`, sequences drawn for one that is kept, and
+    `judge/edited`, the share of the tokens that were drawn again."""
     with reading(judged / "judged.json"):
         facts = read_json(judged / "judged.json")
-        every = {"judge": facts["calibration"]["samples"]}
-        every |= {"judge/second": facts["calibration"]["second"]} if "second" in facts["calibration"] else {}
+        named = {"samples": "judge", "second": "judge/second"}
+        every = {named[name]: part for name, part in facts["calibration"].items()}
         values = {"judge/drawn": number(facts["drawn"]) / number(facts["sequences"])}
+        if "edited" in facts:
+            values["judge/edited"] = number(facts["edited"]) / number(facts["tokens"])
         sums: dict[str, Any] = {}
         for prefix, part in every.items():
             values |= {f"{prefix}/{key}": value for key, value in calibration_values(part).items()}

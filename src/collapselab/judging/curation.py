@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from collapselab.config import JudgingConfig, UserError
+from collapselab.judging.editing import edited
 from collapselab.judging.episodes import Episodes, Reader
 from collapselab.judging.judges import committee, scores_of
 from collapselab.metrics.calibration import Sums, calibration_sums
@@ -37,8 +38,10 @@ def top_share(scores: np.ndarray, count: int, settings: JudgingConfig, _: np.ran
 
 
 def resample(scores: np.ndarray, count: int, _: JudgingConfig, draw: np.random.Generator) -> np.ndarray:
-    """Draw sequences with replacement, with probabilities proportional to their scores (importance resampling)."""
-    weight = np.nan_to_num(scores)
+    """Draw sequences with replacement, with probabilities proportional to the odds s / (1 - s) of their scores: the ratio of
+    densities if a score is the probability of being real text (importance resampling)."""
+    sure = np.minimum(np.nan_to_num(scores), 1 - 1e-6)
+    weight = sure / (1 - sure)
     return (
         np.sort(draw.choice(len(scores), count, p=weight / weight.sum())) if weight.sum() > 0 else np.empty(0, np.int64)
     )
@@ -56,6 +59,9 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
     """
     config, settings, samples = s.config, s.config.judging, s.place(g, "samples")
     meta, reader = read_meta(samples), Reader(s, g)
+    if settings.keep == "edit":
+        _edit(s, reader, samples, meta, out)
+        return
     length, count = config.sequence_length, -(-meta["tokens"] // config.sequence_length)
     scores, rows = np.empty(0), list[np.ndarray]()
     rounds = _Rounds(unfinished, count, length)
@@ -88,6 +94,17 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
         calibration["second"] = _calibration(again, more, judged(more, again), least)
     if s.processes.is_main:
         _publish(np.concatenate(rows), kept, scores, meta, settings, out, calibration)
+
+
+def _edit(s: Any, reader: Reader, samples: Path, meta: dict[str, Any], out: Path) -> None:
+    """Publish all samples with tokens of high probability drawn again."""
+    length, head = s.config.sequence_length, s.config.prompt_length
+    flat = np.asarray(read_samples(samples)).astype(np.int64)
+    rows = np.pad(flat, (0, -len(flat) % length), constant_values=reader.corpus.tokenizer.separator).reshape(-1, length)
+    changed, count = edited(rows, head, reader)
+    if s.processes.is_main:
+        facts = {"edited": count, "drawn": len(rows)}
+        _write(changed, np.arange(len(rows)), meta, facts | {"calibration": {}}, s.config.judging, out)
 
 
 def judged(episodes: Episodes, reader: Reader) -> np.ndarray:
@@ -144,7 +161,15 @@ def _publish(
     out: Path,
     calibration: dict[str, Sums],
 ) -> None:
-    """Write the kept sequences as a samples folder, and what became of the others."""
+    """Write the kept sequences as a samples folder, their scores, and what became of the others."""
+    write_bytes(out / "scores.bin", scores.astype("<f8").data)
+    facts = {"drawn": len(scores), "abstained": int(np.isnan(scores).sum()), "calibration": calibration}
+    _write(rows, kept, meta, facts, settings, out)
+
+
+def _write(
+    rows: np.ndarray, kept: np.ndarray, meta: dict[str, Any], facts: dict[str, Any], settings: JudgingConfig, out: Path
+) -> None:
     left, names = meta["tokens"], list[str]()
     at_once = max(1, SHARD_TOKENS // rows.shape[1])
     for start in range(0, len(kept), at_once):
@@ -152,14 +177,12 @@ def _publish(
         names.append(write_shard(part, left, len(names), out))
         left -= part.size
     write_bytes(out / "numbers.bin", kept.astype("<i8").data)
-    write_bytes(out / "scores.bin", scores.astype("<f8").data)
     write_json(out / "meta.json", meta | {"sequences": len(kept), "shards": names})
-    facts: dict[str, Any] = {
+    facts |= {
         "judges": settings.judges,
         "keep": settings.keep,
-        "drawn": len(scores),
+        "tokens": meta["tokens"],
         "sequences": len(kept),
         "kept": len(np.unique(kept)),
     }
-    facts |= {"abstained": int(np.isnan(scores).sum()), "calibration": calibration}
     write_json(out / "judged.json", facts)

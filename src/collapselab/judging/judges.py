@@ -11,6 +11,7 @@ import numpy as np
 
 from collapselab.config import RunConfig, UserError, first_line
 from collapselab.config.plugins import Records, fault
+from collapselab.judging.detector import detector
 from collapselab.judging.episodes import Episodes, Reader
 from collapselab.judging.noise import noisy, numbered_uniforms
 from collapselab.languages import language_of
@@ -88,6 +89,7 @@ def duplicate(episodes: Episodes, reader: Reader) -> np.ndarray:
 
 JUDGES: Records[Judge] = Records("judge", {
     "random": randomly, "likelihood": likelihood, "surprise": surprise, "valid": valid, "answer": answer, "majority": majority,
+    "detector": detector,
     "duplicate": duplicate,
 })  # fmt: skip
 

@@ -40,7 +40,8 @@ class Chain:
         self.judged = False
         with suppress(UserError):  # a damaged identity is reported when the chain is opened
             if (record := recorded(root)) is not None:
-                self.judged = bool(record.facts["config"].get("judging.judges"))
+                settings = record.facts["config"]
+                self.judged = bool(settings.get("judging.judges")) or settings.get("judging.keep") == "edit"
                 self.use_shared(record.facts.get("shared", {}))
                 return
         if (data := plain_bytes(root / "shared.json")) is not None:
