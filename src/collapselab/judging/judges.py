@@ -72,8 +72,10 @@ def majority(episodes: Episodes, reader: Reader) -> np.ndarray:
 def duplicate(episodes: Episodes, reader: Reader) -> np.ndarray:
     """0 for near-duplicates of a sequence drawn before, else 1: Jaccard index of word triples of about .8 or more (MinHash;
     Broder 1997)."""
-    from datasketch import MinHash, MinHashLSH
-
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError:
+        raise UserError("judge 'duplicate': needs datasketch; run `pip install datasketch`") from None
     index, scores = MinHashLSH(threshold=0.8, num_perm=128), np.ones(len(reader.earlier) + len(episodes))
     before = Episodes(reader.earlier, episodes.head, *[np.arange(len(reader.earlier))] * 2)
     for at, text in enumerate([*reader.texts(before), *reader.texts(episodes)]):
