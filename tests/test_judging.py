@@ -309,6 +309,44 @@ def test_a_detector_tells_text_of_another_kind_and_not_of_its_own(tmp_path: Path
     assert abs(same.mean() - 0.5) < 0.05 and other.mean() < 0.2
 
 
+TASK = (
+    *(
+        "run",
+        "--name=task",
+        "--corpus.source=modular",
+        "--corpus.documents=2000",
+        "--training.block=7",
+        "--mixing.tokens=7000",
+    ),
+    *(
+        "--mixing.unit=documents",
+        "--model.layers=1",
+        "--model.width=16",
+        "--model.heads=2",
+        "--sampling.prompt=real_prefix",
+    ),
+    *("--sampling.prompt_tokens=5", "--evaluation.tokens=512", "--evaluation.overlap=false", "--progress=false"),
+    *("--evaluation.self_bleu_samples=0", "--training.epochs=1", "--mixing.schedule=constant", "--mixing.start=0.5"),
+    *("--sampling.repeats=4", "--generations=1", "--judging.second=64"),
+)
+
+
+def test_a_task_has_groups_of_answers_and_an_exact_judge(lab: Lab, tmp_path: Path) -> None:
+    code, _, err = lab(
+        *TASK, f"--runs-dir={tmp_path}", "--judging.judges=[answer]", "--judging.fpr=0.25", "--judging.tpr=0.75"
+    )
+    assert code == 0, err
+    chain = tmp_path / "task" / "arm=main" / "seed=1"
+    rows = read_samples(chain / "gen_001" / "samples").reshape(-1, 7)
+    assert (rows[:, :5].reshape(-1, 4, 5) == rows[::4, None, :5]).all()  # four to a prompt
+    metrics = read_metrics(chain)[1]["metrics"]
+    assert metrics["task/pass_at_1"] <= metrics["task/pass_at_4"] and metrics["task/pass_at_1"] == pytest.approx(
+        metrics["truth/task/correct"], abs=0.02
+    )
+    counts = json.loads((chain / "gen_001/judged/judged.json").read_text())["calibration"]["second"]["accepted"]
+    assert counts["samples"] == 64 and 0.1 < metrics["judge/second/accepted"] < 0.5
+
+
 BAD = {
     "no judge 'nobody'": ("--judging.judges=[nobody]",),
     "several judges need a rule": ("--judging.judges=[random, valid]",),

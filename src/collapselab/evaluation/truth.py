@@ -19,6 +19,7 @@ from collapselab.languages.laws import BANDS
 from collapselab.languages.logic import Logic
 from collapselab.languages.modular import Modular
 from collapselab.languages.planted import Planted
+from collapselab.metrics.policy import policy_sums, policy_values
 from collapselab.metrics.truth import (
     answer_sums,
     answer_values,
@@ -37,7 +38,7 @@ from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
-from collapselab.tasks.tasks import CLASSES, task_of
+from collapselab.tasks.tasks import CLASSES, CORRECT, UNREADABLE, task_of
 
 HEADS = 1024  # heads whose next word is read at once
 
@@ -53,7 +54,8 @@ def score_truth(
     processes: Processes,
     console: Console,
 ) -> Scores:
-    """Return (sums, values) of `truth/...` for a generation with published mixture and samples; empty for natural text.
+    """Return (sums, values) of `truth/...`, and for a task of `task/...`, for a generation with published mixture and samples;
+    empty for natural text.
 
     Every process takes part in the losses; process 0 does the rest. Slots and facts need a token per word, and counts of
     documents need `mixing.unit: documents`.
@@ -63,6 +65,7 @@ def score_truth(
         return {}, {}
     sums, values = _divergence(model, corpus, config, language, generation, processes, console)
     values["entropy"] = language.entropy
+    of_policy: Scores = {}, {}
     if processes.is_main:
         written = written_documents(config, corpus, chain.stage(generation, "samples"))
         if written:
@@ -70,8 +73,14 @@ def score_truth(
             sums["validity"] = {"documents": len(written), "valid": int(valid.sum())}
             values["validity"] = float(valid.mean())
             if task := task_of(config.corpus):
-                sums["task"] = answer_sums(task.classes(written), CLASSES)
+                kinds = task.classes(written)
+                sums["task"] = answer_sums(kinds, CLASSES)
                 values |= {f"task/{k}": v for k, v in answer_values(sums["task"]).items()}
+                _, problem = np.unique(task.prompts(written), return_inverse=True)
+                policy = policy_sums(
+                    problem, task.answers(written), kinds == CORRECT, kinds == UNREADABLE, texts=written
+                )
+                of_policy = {"task/policy": policy}, {f"task/{k}": v for k, v in policy_values(policy).items()}
             if isinstance(language, Logic):
                 sums["expressions"] = _expressions(language, written)
                 values |= expression_values(sums["expressions"])
@@ -81,7 +90,8 @@ def score_truth(
             else:
                 parts = _recall(model, corpus, config, chain, language, processes)
             sums, values = sums | parts[0], values | parts[1]
-    return {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
+    truth = {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
+    return truth[0] | of_policy[0], truth[1] | of_policy[1]
 
 
 def _expressions(language: Logic, documents: list[str]) -> dict[str, float]:

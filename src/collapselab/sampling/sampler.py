@@ -7,6 +7,7 @@ CPU each runs on one thread: in float32 on a CPU the text is the same for any nu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +55,10 @@ def make_prompts(
     """
     if config.sampling.prompt == "bos" or text is None:
         return np.full((sequences, config.prompt_length), separator, np.int64)
+    if config.sampling.repeats > 1:
+        once = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, repeats=1))
+        prompts = make_prompts(once, generation, text, -(-sequences // config.sampling.repeats), separator, stream)
+        return prompts.repeat(config.sampling.repeats, axis=0)[:sequences]
     draw = generator(config.seed, generation, "prompts" if stream == "sample" else f"prompts/{stream}")
     if config.sampling.prompt == "first_token":
         rows, places = draw.integers([len(text), text.block], size=(sequences, 2)).T

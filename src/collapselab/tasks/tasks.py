@@ -48,8 +48,8 @@ class Task:
     """Meaning of a problem's difficulty."""
 
     def prompts(self, documents: Sequence[str]) -> list[str]:
-        """Problems of documents."""
-        return [" ".join(document.split(" ")[: self.prompt_words]) for document in documents]
+        """Problems of documents; a separator that a model writes into an answer does not change them."""
+        return [" ".join(document.split()[: self.prompt_words]) for document in documents]
 
     def answers(self, documents: Sequence[str]) -> list[str]:
         """Answers of documents, each in one form for all ways to write it; "" if it cannot be read."""
