@@ -18,6 +18,7 @@ from kill_again import CHAIN, import_lab, kill_chains, quick_folder
 
 from collapselab.config import JudgingConfig, RunConfig, UserError, plugins
 from collapselab.config.keys import from_tree
+from collapselab.evaluation import expected
 from collapselab.judging import judges
 from collapselab.judging.curation import KEEPS
 from collapselab.judging.episodes import Episodes, Reader
@@ -345,6 +346,45 @@ def test_a_task_has_groups_of_answers_and_an_exact_judge(lab: Lab, tmp_path: Pat
     )
     counts = json.loads((chain / "gen_001/judged/judged.json").read_text())["calibration"]["second"]["accepted"]
     assert counts["samples"] == 64 and 0.1 < metrics["judge/second/accepted"] < 0.5
+
+
+def test_the_law_of_answers_by_hand() -> None:
+    """One problem: odds of correct against wrong grow by TPR/FPR in each generation, pulled back by the real share."""
+    settings = JudgingConfig(
+        judges=["answer"], tpr=0.8, fpr=0.2, errors=[{"when": {"class": "hack"}, "fpr": 1.0, "from": 1}]
+    )
+    assert expected.acceptance(settings, 0).tolist() == [0.2, 0.8, 0.2, 0.2]
+    assert expected.acceptance(settings, 1).tolist() == [0.2, 0.8, 1.0, 0.2]
+    assert expected.acceptance(JudgingConfig(), 3).tolist() == [1, 1, 1, 1]
+
+
+def test_answers_have_a_law_beside_them(lab: Lab, tmp_path: Path) -> None:
+    """Recomputed from what the files say, with a fixed real share of a half."""
+    asked = ("--judging.judges=[answer]", "--judging.fpr=0.25", "--judging.tpr=0.75", "--mixing.schedule=constant")
+    code, _, err = lab(*TASK, f"--runs-dir={tmp_path}", *asked, "--generations=2")
+    assert code == 0 and "no theoretical prediction" not in err, err
+    chain = tmp_path / "task" / "arm=main" / "seed=1"
+    p = np.array(json.loads((chain / "gen_000/eval/eval.json").read_text())["sums"]["truth/task/problems"])
+    assert p.shape == (576, 4) and p.sum(1) == pytest.approx(np.ones(576))
+    rows = read_metrics(chain)
+    assert rows[0]["metrics"]["truth/task/p_correct"] == pytest.approx(p[:, 1].mean())
+    for g in (1, 2):
+        passed = p * [0.25, 0.75, 0.25, 0.25]
+        p = 0.5 * np.array([0.63, 0.35, 0.02, 0]) + 0.5 * passed / passed.sum(1, keepdims=True)
+        for i, name in enumerate(("wrong", "correct", "hack", "unreadable")):
+            assert rows[g]["metrics"][f"theory/truth/task/p_{name}"] == pytest.approx(p[:, i].mean(), abs=2e-3), (
+                g,
+                name,
+            )
+    code, _, err = lab(
+        *TASK,
+        f"--runs-dir={tmp_path}",
+        "--name=b",
+        *asked,
+        '--judging.errors=[{"when": {"last_digit": 0}, "fpr": 1}]',
+        "--generations=0",
+    )
+    assert code == 0 and "the judge's errors are coherent: no law" in err
 
 
 BAD = {

@@ -14,7 +14,7 @@ import numpy as np
 
 from collapselab.config import RunConfig, digest
 from collapselab.corpus.prepared import Corpus
-from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails, note_of
+from collapselab.evaluation.expected import expected_answers, expected_entropy, expected_slot, expected_tails, note_of
 from collapselab.evaluation.explorer import explorer_data, read_continuations, still_written
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import halved, score_real_text
@@ -93,6 +93,7 @@ def evaluate(
         if config.training.loss_below is not None:
             values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
         values |= expected_tails(config, chain, generation, counts, sums)
+        values |= expected_answers(config, chain, generation)
         values |= embedding_values(_real_states(reference, states.shape), states) if states is not None else {}
         values |= _degenerate(meta)
         judge = judge_scores(judged) if judged is not None else ({}, {})

@@ -84,11 +84,13 @@ def score_truth(
             if isinstance(language, Logic):
                 sums["expressions"] = _expressions(language, written)
                 values |= expression_values(sums["expressions"])
-        if isinstance(language, Planted | Facts) and one_token_per_word(corpus, language):
+        if isinstance(language, Planted | Facts | Modular) and one_token_per_word(corpus, language):
             if isinstance(language, Planted):
                 parts = _slot(model, corpus, config, chain, generation, language, processes)
-            else:
+            elif isinstance(language, Facts):
                 parts = _recall(model, corpus, config, chain, language, processes)
+            else:
+                parts = _answers(model, corpus, language, processes)
             sums, values = sums | parts[0], values | parts[1]
     truth = {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
     return truth[0] | of_policy[0], truth[1] | of_policy[1]
@@ -217,6 +219,19 @@ def _slot(
     sums = slot_sums(law, language.slot_law, language.slot_bands, BANDS, documents)
     values = slot_values(sums) | slot_divergence(law, language.slot_law, language.slot_bands, BANDS)
     return {"slot": sums}, {f"slot/{k}": v for k, v in values.items()}
+
+
+def _answers(model: LanguageModel, corpus: Corpus, language: Modular, processes: Processes) -> Scores:
+    """Read the probability of each class of answers to every problem. `task/problems` has (problems, classes and unreadable)."""
+    problems = [(a, b) for a in range(language.operands) for b in range(language.operands)]
+    heads = [" ".join(language.document(a, b, 0).split(" ")[: language.prompt_words]) for a, b in problems]
+    numerals = _ids(corpus, [str(n) for n in range(language.modulus)])
+    law, every = next_words(model, heads, corpus, processes)[:, numerals], np.arange(len(problems))
+    correct = law[every, [language.solution(a, b) for a, b in problems]]
+    hack = law[every, [language.hack_of(a, b) for a, b in problems]]
+    shares = np.stack([law.sum(1) - correct - hack, correct, hack, 1 - law.sum(1)], 1)
+    values = {f"task/p_{name}": float(p) for name, p in zip((*CLASSES, "unreadable"), shares.mean(0), strict=True)}
+    return {"task/problems": shares.tolist()}, values
 
 
 def _recall(
