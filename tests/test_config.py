@@ -437,7 +437,7 @@ def test_every_key_says_what_it_decides() -> None:
     assert [key for key in FLAGS if key != "plugins"] == list(flatten(as_dict(RunConfig())))
     assert {flags["decides"] for flags in FLAGS.values()} == set(get_args(Decides))
     later = [key for key, flags in FLAGS.items() if flags["since"]]  # than tests/frozen
-    assert {key.rpartition(".")[0] for key in later} == {"corpus.addition", "corpus.modular"}
+    assert {key.rpartition(".")[0] for key in later} == {"corpus.addition", "corpus.modular", "judging", "sampling"}
 
 
 @pytest.mark.parametrize(
@@ -474,7 +474,7 @@ class LaterRun(RunConfig):
     """The settings of a later version: a key and a section more."""
 
     training: TrainingConfig = setting(LaterTraining, decides="model", fork=True)
-    judging: Judging = setting(Judging, decides="samples", since="0.3")
+    reviewing: Judging = setting(Judging, decides="samples", since="0.3")
 
 
 def test_a_key_of_a_later_version_leaves_chains_of_this_one_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,17 +482,17 @@ def test_a_key_of_a_later_version_leaves_chains_of_this_one_as_they_are(monkeypa
     digests = shared_digests(before, "text")
     monkeypatch.setattr(flagged, "FLAGS", flags_of(LaterRun))
     monkeypatch.setattr(flagged, "DEFAULTS", flatten(as_dict(LaterRun())))
-    assert flagged.FLAGS["judging.share"] == {"decides": "samples", "fork": False, "since": "0.3"}  # of its section
-    assert flagged.FLAGS["judging.judges"] == {"decides": "later sets", "fork": True, "since": "0.2"}
-    assert flagged.FLAGS["training.lr"] == FLAGS["training.lr"] and flagged.DEFAULTS["judging.judges"] == []
+    assert flagged.FLAGS["reviewing.share"] == {"decides": "samples", "fork": False, "since": "0.3"}  # of its section
+    assert flagged.FLAGS["reviewing.judges"] == {"decides": "later sets", "fork": True, "since": "0.2"}
+    assert flagged.FLAGS["training.lr"] == FLAGS["training.lr"] and flagged.DEFAULTS["reviewing.judges"] == []
     now = identity(LaterRun())
-    assert now == before | {"training.extra": None, "judging.share": 0.0, "judging.judges": []}
+    assert now == before | {"training.extra": None, "reviewing.share": 0.0, "reviewing.judges": []}
     assert drift(before, now) == drift(now, before) == {}
     assert shared_digests(now, "text") == shared_digests(before, "text") == digests
     for key, value, same in [
         ("training.extra", 1, set()),
-        ("judging.share", 0.5, {"set", "model"}),
-        ("judging.judges", ["one"], set(digests)),
+        ("reviewing.share", 0.5, {"set", "model"}),
+        ("reviewing.judges", ["one"], set(digests)),
     ]:
         other = now | {key: value}
         assert drift(before, other) == {key: (DEFAULTS.get(key, flagged.DEFAULTS[key]), value)}

@@ -70,8 +70,7 @@ def evaluate(
     sums, values = sums | truth[0], values | truth[1]
     count = sample_tokens(config, corpus, (meta := _meta(samples, config))["tokens"])
     stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
-    head, separator = meta["prompt_length"], corpus.tokenizer.separator
-    title = f"gen {generation} under gen 0"
+    head, separator, title = meta["prompt_length"], corpus.tokenizer.separator, f"gen {generation} under gen 0"
     gen0_sums, gen0_values = reference_nll(gen0, config, stream, places, head, separator, processes, console, title)
     states = None
     if sequences := config.evaluation.embeddings:
@@ -92,12 +91,10 @@ def evaluate(
         values |= expected_slot(config, chain, generation, corpus, sums)
         if config.training.loss_below is not None:
             values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
-        values |= expected_tails(config, chain, generation, counts, sums)
-        values |= expected_answers(config, chain, generation)
+        values |= expected_tails(config, chain, generation, counts, sums) | expected_answers(config, chain, generation)
         values |= embedding_values(_real_states(reference, states.shape), states) if states is not None else {}
-        values |= _degenerate(meta)
         judge = judge_scores(judged) if judged is not None else ({}, {})
-        sums, values = sums | judge[0], values | judge[1]
+        sums, values = sums | judge[0], values | _degenerate(meta) | judge[1]
         values = _recorded(values, config, f"generation {generation}", console)
         row = {"generation": generation, "real_share": mixture["real_share"]["realised"]}
         _write_scores(out, config, protocol(config, corpus, count), sums, values, row)
