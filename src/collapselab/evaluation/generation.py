@@ -77,8 +77,9 @@ def evaluate(
         whole = generated_places(samples, sequences * (meta["length"] - head))
         states = mean_states(gen0, stream, whole, config.evaluation.precision, processes, console)
     values |= expected_entropy(gen0, config, chain, generation, corpus, processes, console)
-    continuations = read_continuations(samples, model.vocab)
-    explorer = explorer_data(continuations, gen0, corpus.tokenizer, config, processes, console)
+    explorer = explorer_data(
+        read_continuations(samples, model.vocab), gen0, corpus.tokenizer, config, processes, console
+    )
     sums |= halved(processes)
     if gen0 is not model:
         gen0.net.to("cpu")  # the next generation trains and samples in the device's memory
@@ -99,8 +100,8 @@ def evaluate(
         row = {"generation": generation, "real_share": mixture["real_share"]["realised"]}
         _write_scores(out, config, protocol(config, corpus, count), sums, values, row)
         write_json(out / "examples.json", _examples(stream, meta, corpus))
-        used = first_words(text.words, counts.word_budget)
-        write_bytes(out / "tail_words.bin", still_written(counts.word_c0, used).data)
+        used = still_written(counts.word_c0, first_words(text.words, counts.word_budget))
+        write_bytes(out / "tail_words.bin", used.data)
         write_json(out / "explorer.json", explorer)
     processes.barrier()
 
