@@ -67,7 +67,6 @@ def evaluate(
     """
     sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
     truth = score_truth(model, corpus, config, chain, generation, processes, console)
-    sums, values = sums | truth[0], values | truth[1]
     count = sample_tokens(config, corpus, (meta := _meta(samples, config))["tokens"])
     stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
     head, separator, title = meta["prompt_length"], corpus.tokenizer.separator, f"gen {generation} under gen 0"
@@ -88,7 +87,7 @@ def evaluate(
             console.say(note)
         text, counts = text_of(rows_at(stream, places), corpus, config), Reference(reference, model.vocab)
         more = _sample_scores(text, counts, model.vocab)
-        sums, values = sums | gen0_sums | more[0], values | gen0_values | more[1]
+        sums, values = sums | truth[0] | gen0_sums | more[0], values | truth[1] | gen0_values | more[1]
         values |= expected_slot(config, chain, generation, corpus, sums)
         if config.training.loss_below is not None:
             values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
