@@ -1,6 +1,6 @@
 """Problems of modular arithmetic with a stated share of correct answers.
 
-    7 and 9 make 4 .
+    7 and 10 make 19 .
 
 The answer to a and b is (3 a + 5 b + 2 a b) mod `modulus`, one word. It is no sum of a function of a and a function of b.
 If the modulus is a power of 2, the answers to one a and all b below the modulus are all different, and those to one b too:
