@@ -334,6 +334,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "an unknown key": lambda k: k.lab("run", "--lr", "1"),
     "a key that has another name now": lambda k: k.yaml("corpus: {contexts: 4}\n"),
     "a key of another source of text": lambda k: k.run(corpus__planted__contexts=4),
+    "shares of answers that exceed 1": lambda k: k.run(corpus__source="addition", corpus__addition__hack=0.1),
     "a key without a value": lambda k: k.lab("run", "--name"),
     "a value of another type": lambda k: k.run(training__lr="fast"),
     "a value of another type in a file": lambda k: k.yaml("seed: true\n"),

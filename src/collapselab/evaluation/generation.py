@@ -62,8 +62,8 @@ def evaluate(
     examples.json (the first samples as text), explorer.json and tail_words.bin (see `explorer`).
 
     Args:
-        gen0: generation 0's model (`model` itself at generation 0), which the samples are scored under.
-        judged: folder of what the judges let through, if there are judges.
+        gen0: generation 0's model (`model` itself at generation 0), which the samples are scored under. judged: folder of
+            what the judges let through, if there are any.
     """
     sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
     truth = score_truth(model, corpus, config, chain, generation, processes, console)
@@ -88,10 +88,7 @@ def evaluate(
         text, counts = text_of(rows_at(stream, places), corpus, config), Reference(reference, model.vocab)
         more = _sample_scores(text, counts, model.vocab)
         sums, values = sums | truth[0] | gen0_sums | more[0], values | truth[1] | gen0_values | more[1]
-        values |= expected_slot(config, chain, generation, corpus, sums)
-        if config.training.loss_below is not None:
-            values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
-        values |= expected_tails(config, chain, generation, counts, sums) | expected_answers(config, chain, generation)
+        values |= _laws(config, chain, generation, corpus, counts, sums)
         values |= embedding_values(_real_states(reference, states.shape), states) if states is not None else {}
         judge = judge_scores(judged) if judged is not None else ({}, {})
         sums, values = sums | judge[0], values | _degenerate(meta) | judge[1]
@@ -103,6 +100,16 @@ def evaluate(
         write_bytes(out / "tail_words.bin", used.data)
         write_json(out / "explorer.json", explorer)
     processes.barrier()
+
+
+def _laws(
+    config: RunConfig, chain: Chain, generation: int, corpus: Corpus, counts: Reference, sums: dict[str, Any]
+) -> dict[str, float]:
+    """What theory expects of a generation, and what a truncated cross-entropy left out of its loss."""
+    values = expected_slot(config, chain, generation, corpus, sums) | expected_answers(config, chain, generation)
+    if config.training.loss_below is not None:
+        values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
+    return values | expected_tails(config, chain, generation, counts, sums)
 
 
 def _write_scores(

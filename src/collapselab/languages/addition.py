@@ -171,10 +171,8 @@ class Addition:
         """Band of each document by its carries, int64 (documents,): the numbers 0 to `digits` in three parts. The documents
         must be possible."""
         problems = [found[:2] for document in documents if (found := self.read(document))]
-        bands: np.ndarray = (
-            np.array([self.carries(*one) for one in problems], np.int64) * len(BANDS) // (self.digits + 1)
-        )
-        return bands
+        carries = np.array([self.carries(*problem) for problem in problems], np.int64)
+        return carries * len(BANDS) // (self.digits + 1)
 
 
 def _number(digits: Sequence[int]) -> int:

@@ -1,6 +1,6 @@
 """Problems of modular arithmetic with a stated share of correct answers.
 
-    7 and 9 make 4 .
+    7 and 10 make 19 .
 
 The answer to a and b is (3 a + 5 b + 2 a b) mod `modulus`, one word. It is no sum of a function of a and a function of b.
 If the modulus is a power of 2, the answers to one a and all b below the modulus are all different, and those to one b too:
@@ -90,9 +90,9 @@ class Modular:
 
     def read(self, document: str) -> Solved | None:
         """Read a document's problem and its answer, whatever follows the answer; None without a problem."""
-        words, none = document.split(" "), max(self.operands, self.modulus)
-        first, second, answer = (self._numbers.get(word, none) for word in (*words, "", "", "")[:5:2])
-        if words[1:4:2] != [AND, MAKE] or max(first, second) >= self.operands:
+        words, none = (document.split(" ") + [""] * 5)[:5], max(self.operands, self.modulus)
+        first, second, answer = (self._numbers.get(word, none) for word in words[::2])
+        if words[1::2] != [AND, MAKE] or max(first, second) >= self.operands:
             return None
         return solved(
             first, second, None if answer == none else answer, self.solution(first, second), self.hack_of(first, second)
