@@ -105,7 +105,7 @@ def evaluate(
 def _laws(
     config: RunConfig, chain: Chain, generation: int, corpus: Corpus, counts: Reference, sums: dict[str, Any]
 ) -> dict[str, float]:
-    """What theory expects of a generation, and what a truncated cross-entropy left out of its loss."""
+    """Return what theory expects of a generation, and what a truncated cross-entropy left out of its loss."""
     values = expected_slot(config, chain, generation, corpus, sums) | expected_answers(config, chain, generation)
     if config.training.loss_below is not None:
         values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
