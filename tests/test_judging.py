@@ -129,7 +129,7 @@ def test_what_is_kept_by_hand() -> None:
     assert KEEPS["top_share"](scores, 4, half, draw).tolist() == []  # needs eight
     drawn = KEEPS["resample"](np.array([0.25, np.nan, 0.0, 0.75]), 40_000, JudgingConfig(keep="resample"), draw)
     shares = np.bincount(drawn, minlength=4) / 40_000
-    assert shares[[1, 2]].tolist() == [0, 0] and abs(shares[3] - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 40_000)
+    assert shares[[1, 2]].tolist() == [0, 0] and abs(shares[3] - 0.9) < 4 * np.sqrt(0.9 * 0.1 / 40_000)  # odds 1 : 9
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------------
