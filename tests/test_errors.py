@@ -627,6 +627,10 @@ ONLY: dict[str, list[Any]] = {
     "model.pretrained": [None, "", "/no/such/model", "package:no_such_package", "package:..", "nobody/nothing"],
     "runs_dir": ["", " ", "\x00"],
     "data_dir": [None, "/no/such/folder"],
+    "judging.judges": [[], ["random"], ["valid"], ["likelihood"], ["majority"], ["random", "valid"], ["nobody"], [1], "random"],
+    "judging.errors": [[], [{"fpr": 1.0}], [{"when": {"class": "hack"}, "fpr": 2}], [{}], ["x"], "x"],
+    "judging.model": ["first", "base", "newest", "", "/no/such/model"],
+    "judging.seconds": [0.0, 60.0, -1.0, "long"],
     "plugins": [[], [{"name": "a.py", "digest": "0" * 64}], [{"name": "a.py"}], "a.py", 1],
 }
 
