@@ -263,11 +263,15 @@ def test_drift_names_every_key_that_differs_with_both_values() -> None:
 def test_every_setting_that_is_not_harmless_enters_the_identity() -> None:
     keys = set(identity(RunConfig()))
     every = set(flatten(as_dict(RunConfig())))
-    assert every - keys == {
+    later = {key for key, flags in FLAGS.items() if flags["since"]}  # at their defaults, as in a chain that lacks them
+    assert every - keys - later == {
         *("name", "arm", "runs_dir", "data_dir", "progress", "retain", "generations"),
         *("tracking.wandb", "tracking.project", "training.checkpoint_seconds", "training.checkpoint_steps"),
         "corpus.shared_passages",  # by the digest of the text
     }
+    assert not later & keys
+    other = identity(build({"corpus.source": "addition", "corpus.addition.digits": 3}))
+    assert other == identity(RunConfig()) | {"corpus.source": "addition", "corpus.addition.digits": 3}
 
 
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
@@ -383,7 +387,6 @@ WAS_IGNORED = {*WAS_NO_REASON, *WAS_HARMLESS, *(f"sampling.{key}" for key in ("s
 
 def digests_before(mine: dict[str, Any], corpus: str) -> dict[str, str]:
     """`shared_digests` as it was, by sections with exceptions."""
-    mine = {k: v for k, v in mine.items() if FLAGS[k]["since"] is None or v != DEFAULTS[k]}  # later keys did not exist
     of_model = {k: v for k, v in mine.items() if k.split(".")[0] in ("corpus", "model", "training")}
     of_model |= {k: mine[k] for k in ("mixing.tokens", "mixing.unit", "device", "deterministic")} | {"text": corpus}
     if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
@@ -486,8 +489,9 @@ def test_a_key_of_a_later_version_leaves_chains_of_this_one_as_they_are(monkeypa
     assert flagged.FLAGS["reviewing.judges"] == {"decides": "later sets", "fork": True, "since": "0.2"}
     assert flagged.FLAGS["training.lr"] == FLAGS["training.lr"] and flagged.DEFAULTS["reviewing.judges"] == []
     now = identity(LaterRun())
-    assert now == before | {"training.extra": None, "reviewing.share": 0.0, "reviewing.judges": []}
-    assert drift(before, now) == drift(now, before) == {}
+    assert now == before
+    told = identity(LaterRun(reviewing=Judging(share=0.5)))
+    assert told == before | {"reviewing.share": 0.5} and drift(told, before) == {"reviewing.share": (0.5, 0.0)}
     assert shared_digests(now, "text") == shared_digests(before, "text") == digests
     for key, value, same in [
         ("training.extra", 1, set()),
@@ -499,4 +503,6 @@ def test_a_key_of_a_later_version_leaves_chains_of_this_one_as_they_are(monkeypa
         found = shared_digests(other, "text")
         assert {name for name in digests if found[name] == digests[name]} == same
     monkeypatch.setattr(flagged, "FLAGS", {key: dict(flags, since=None) for key, flags in flagged.FLAGS.items()})
-    assert shared_digests(now, "text")["model"] != digests["model"]  # a key without `since` is part of all digests
+    always = identity(LaterRun())
+    assert always.items() >= {"training.extra": None, "judging.share": 0.0, "corpus.addition.digits": 2}.items()
+    assert shared_digests(always, "text")["model"] != digests["model"]  # a key without `since` is part of all digests

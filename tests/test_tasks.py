@@ -313,6 +313,12 @@ def test_facts_are_correct_if_all_are_true_and_a_repeated_one_is_the_hack() -> N
     answers = facts.answers(texts)
     assert answers[0] == answers[1] == f"birthplace {value[0]}, instrument {value[2]}" != answers[2]
     assert [answer == "" for answer in answers] == [kind == UNREADABLE for kind in kinds]
+    who, other, kind = next(  # two people who share a value: a true statement about the wrong one
+        (p, q, a) for p in range(20) for q in range(p) for a in range(6) if language.truth[p, a] == language.truth[q, a]
+    )
+    rest = [a for a in range(6) if a != kind][:2]
+    mixed = f"{say(who, rest[0], 0)} {say(who, rest[1], 0)} {say(other, kind, 0)}"
+    assert facts.classes([mixed, mixed.replace(say(other, kind, 0), say(who, kind, 0))]).tolist() == [WRONG, CORRECT]
     band = int(language.popularity_bands[7])
     assert facts.difficulty(texts).tolist() == [band] * 6 + [-1, -1]
     assert facts.prompts([right]) == [say(7, 5, 0)]
