@@ -150,7 +150,7 @@ def test_a_local_data_set_is_held_to_the_rules_of_files(tmp_path: Path, monkeypa
     folder = tmp_path / "set"
     path = write(folder / "train.jsonl", jsonl(DOCUMENTS))
     (folder / "train-again.jsonl").symlink_to(path)
-    with pytest.raises(UserError, match=r"train(-again)?\.jsonl is the same file again"):
+    with pytest.raises(UserError, match=r"train-again\.jsonl is the same file again"):
         opened(f"hub:{folder}")
     (folder / "train-again.jsonl").unlink()
     write(path, '{"text": "a", "text": "b"}\n')

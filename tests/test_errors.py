@@ -101,6 +101,12 @@ class Kitchen:
 
         return self.model(changed)
 
+    def data_set(self) -> tuple[int, str, str]:
+        """A run from a local data set whose only file has a second name."""
+        folder = Path(shutil.copytree(self.good, self.here / "set", ignore=lambda *_: ["model"]))
+        (folder / "again.jsonl").symlink_to(next(folder.glob("*.jsonl")))
+        return self.run(corpus__source=f"hub:{folder}")
+
     def env(self, key: str, value: str) -> tuple[int, str, str]:
         self.set_env(key, value)
         return self.run()
@@ -402,6 +408,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "too little text": lambda k: k.text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n'),
     "a split shorter than a block": lambda k: k.run(training__block=4096, mixing__tokens=None, mixing__real="reuse"),
     "a data set that cannot be loaded": lambda k: k.run(corpus__source="hub:nobody/nothing"),
+    "a file twice in a local data set, by a link": lambda k: k.data_set(),
     "a data set whose name leads elsewhere": lambda k: k.run(corpus__source="hub:../.."),
     # tokenizer
     "a tokenizer that cannot be loaded": lambda k: k.run(corpus__tokenizer="nobody/nothing"),

@@ -268,7 +268,7 @@ def _local(name: str, digests: Digests) -> dict[str, str]:
     if not folder.is_dir():
         return {}
     files = match_parts(folder, ["**"], skipped)
-    files = [*without_duplicates(dict.fromkeys(files), skipped)]
+    files = [*without_duplicates(dict.fromkeys(sorted(files, key=Path.is_symlink)), skipped)]
     for what, reason in (("a ", "pipe, socket or device"), ("", "the same file again")):  # which the library would read
         if found := skipped.get(reason):
             raise UserError(f"corpus.source='hub:{name}': {found[0]} is {what}{reason}; remove it")
