@@ -504,5 +504,5 @@ def test_a_key_of_a_later_version_leaves_chains_of_this_one_as_they_are(monkeypa
         assert {name for name in digests if found[name] == digests[name]} == same
     monkeypatch.setattr(flagged, "FLAGS", {key: dict(flags, since=None) for key, flags in flagged.FLAGS.items()})
     always = identity(LaterRun())
-    assert always.items() >= {"training.extra": None, "judging.share": 0.0, "corpus.addition.digits": 2}.items()
+    assert always.items() >= {"training.extra": None, "reviewing.share": 0.0, "corpus.addition.digits": 2}.items()
     assert shared_digests(always, "text")["model"] != digests["model"]  # a key without `since` is part of all digests

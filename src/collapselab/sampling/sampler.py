@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from subprocess import CalledProcessError
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from collapselab.config import RunConfig, UserError
+from collapselab.config.identity import identity
 from collapselab.mixing.sets import TrainingSet
 from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
@@ -288,6 +288,9 @@ class Sampler:
             names.append(write_shard(rows[:rows_left], left, len(names), out))
             left, rows_left = left - rows[:rows_left].size, rows_left - len(rows)
         whole, rest = divmod(budget, length)
+        prefix, of_chain = "sampling.", identity(config)
+        settings = {key.removeprefix(prefix): value for key, value in of_chain.items() if key.startswith(prefix)}
+        settings.pop("source")
         return {
             "tokens": budget,
             "generated": whole * (length - head) + max(0, rest - head),
@@ -297,7 +300,7 @@ class Sampler:
             "prompt_from": "separator" if config.sampling.prompt == "bos" else config.sampling.prompt_from,
             "dtype": batches.dtype.str,
             "shards": names,
-            "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "source"},
+            "sampling": settings,
             "batch_size": batch,
             "precision": self.precision,
             "sampler": self.writes,
