@@ -15,8 +15,10 @@ import torch
 from conftest import ROOT, Lab
 from helpers import undrawn
 from kill_again import CHAIN, import_lab, kill_chains, quick_folder
+from transformers import AutoTokenizer
 
-from collapselab.config import JudgingConfig, RunConfig, UserError, plugins
+from collapselab.config import CorpusConfig, JudgingConfig, RunConfig, UserError, plugins
+from collapselab.config.corpus import AdditionConfig
 from collapselab.config.keys import from_tree
 from collapselab.evaluation import expected
 from collapselab.judging import judges
@@ -199,8 +201,6 @@ def test_a_judged_chain_recounted_from_its_files(judged: Path) -> None:
         from_tree(RunConfig, {"corpus": {"source": "planted", "planted": {"contexts": 4, "values": 16}}}).corpus
     )
     assert chain.judged and chain.text == "judged" and settings["judging.judges"] == ["valid"]
-    from transformers import AutoTokenizer
-
     words = AutoTokenizer.from_pretrained(judged / "gen_000" / "train")
     for g, row in enumerate(read_metrics(judged)):
         folder, drawn = judged / f"gen_{g:03d}" / "judged", read_samples(judged / f"gen_{g:03d}" / "samples")
@@ -385,6 +385,51 @@ def test_answers_have_a_law_beside_them(lab: Lab, tmp_path: Path) -> None:
         "--generations=0",
     )
     assert code == 0 and "the judge's errors are coherent: no law" in err
+
+
+def test_a_network_is_asked_whether_it_is_right(lab: Lab, tmp_path: Path) -> None:
+    """The gap of the files: its own P(right), read again by one forward pass for each document."""
+    asked = (
+        *TASK,
+        "--name=sums",
+        "--corpus.source=addition",
+        "--corpus.addition.digits=1",
+        "--corpus.addition.correct=0.5",
+    )
+    asked += (
+        "--corpus.addition.verification=0.3",
+        "--training.block=10",
+        "--sampling.prompt_tokens=5",
+        "--mixing.tokens=10000",
+    )
+    asked += ("--training.epochs=20", "--training.lr=1e-2", "--training.batch_size=64")
+    code, _, err = lab(*asked, f"--runs-dir={tmp_path}", "--generations=0")
+    assert code == 0, err
+    chain = tmp_path / "sums" / "arm=main" / "seed=1"
+    rows = read_samples(chain / "gen_000" / "samples").reshape(-1, 10).astype(np.int64)
+    language = language_of(
+        CorpusConfig(source="addition", addition=AdditionConfig(digits=1, correct=0.5, verification=0.3))
+    )
+    model, words = (
+        network.load(str(chain / "gen_000" / "train")),
+        AutoTokenizer.from_pretrained(chain / "gen_000" / "train"),
+    )
+    right, wrong, question = (words.convert_tokens_to_ids(word) for word in ("right", "wrong", "?"))
+    before, after = [], []
+    for problem in np.unique(rows[:, :5], axis=0):
+        own = rows[(rows[:, :5] == problem).all(1)]
+        found = [language.read(text) for text in words.batch_decode(own[:, 1:])]  # type: ignore[union-attr]
+        readable = np.array([one is not None and one.answer is not None for one in found])
+        correct = readable & np.array([one is not None and one.kind == 1 for one in found])
+        ids = torch.from_numpy(np.column_stack([own[:, :8], np.full(len(own), question)]))
+        with torch.inference_mode():
+            p = model.logits(ids)[:, -1].double().softmax(-1)
+        weight = (p[:, right] / (p[:, right] + p[:, wrong])).numpy()
+        weight[~readable] = weight[readable].mean() if readable.any() else 1
+        before.append(correct.mean())
+        after.append((weight * correct).sum() / weight.sum())
+    metrics = read_metrics(chain)[0]["metrics"]
+    assert metrics["task/gap"] == pytest.approx(np.mean(after) - np.mean(before), abs=1e-4) and metrics["task/gap"] != 0
 
 
 BAD = {

@@ -14,6 +14,7 @@ from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.planted_documents import set_counts
 from collapselab.evaluation.real_text import window_losses
 from collapselab.languages import Language, language_of
+from collapselab.languages.addition import SAYS, Addition
 from collapselab.languages.facts import Facts
 from collapselab.languages.laws import BANDS
 from collapselab.languages.logic import Logic
@@ -76,10 +77,11 @@ def score_truth(
                 kinds = task.classes(written)
                 sums["task"] = answer_sums(kinds, CLASSES)
                 values |= {f"task/{k}": v for k, v in answer_values(sums["task"]).items()}
+                readable, asked = kinds != UNREADABLE, None
+                if isinstance(language, Addition) and language.verification and one_token_per_word(corpus, language):
+                    asked = _verified(model, corpus, language, written, readable, processes)
                 _, problem = np.unique(task.prompts(written), return_inverse=True)
-                policy = policy_sums(
-                    problem, task.answers(written), kinds == CORRECT, kinds == UNREADABLE, texts=written
-                )
+                policy = policy_sums(problem, task.answers(written), kinds == CORRECT, ~readable, asked, written)
                 of_policy = {"task/policy": policy}, {f"task/{k}": v for k, v in policy_values(policy).items()}
             if isinstance(language, Logic):
                 sums["expressions"] = _expressions(language, written)
@@ -219,6 +221,25 @@ def _slot(
     sums = slot_sums(law, language.slot_law, language.slot_bands, BANDS, documents)
     values = slot_values(sums) | slot_divergence(law, language.slot_law, language.slot_bands, BANDS)
     return {"slot": sums}, {f"slot/{k}": v for k, v in values.items()}
+
+
+def _verified(
+    model: LanguageModel,
+    corpus: Corpus,
+    language: Addition,
+    written: list[str],
+    readable: np.ndarray,
+    processes: Processes,
+) -> np.ndarray:
+    """Ask the model whether its answers are right, in the words of the language: P(right) / (P(right) + P(wrong)) of each
+    document, float64 (documents,), nan without a readable answer."""
+    scores, rows = np.full(len(written), np.nan), np.flatnonzero(readable)
+    if len(rows):
+        says = next_words(model, [language.asked(written[i]) for i in rows], corpus, processes)[
+            :, _ids(corpus, list(SAYS))
+        ]
+        scores[rows] = says[:, 1] / says.sum(1)
+    return scores
 
 
 def _answers(model: LanguageModel, corpus: Corpus, language: Modular, processes: Processes) -> Scores:

@@ -149,6 +149,10 @@ class Addition:
         problem = int("".join(first)), int("".join(second))
         return solved(*problem, answer, self.solution(*problem), self.hack_of(*problem))
 
+    def asked(self, document: str) -> str:
+        """Return a document's problem and answer, and the question whether it is right."""
+        return " ".join([*document.split(" ")[: self.prompt_words + self.field], ASKS])
+
     def log_probabilities(self, documents: Sequence[str]) -> np.ndarray:
         """Natural logarithm of each text's probability, float64 (documents,); -inf for an impossible one."""
         with np.errstate(divide="ignore"):
