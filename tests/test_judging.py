@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT, Lab
 from helpers import undrawn
 from kill_again import CHAIN, import_lab, kill_chains, quick_folder
+from test_launch import at_once
 from transformers import AutoTokenizer
 
 from collapselab.config import CorpusConfig, JudgingConfig, RunConfig, UserError, plugins
@@ -54,7 +57,7 @@ def episodes(ids: list[list[int]], head: int = 1, first: int = 0) -> Episodes:
 
 def reader(generation: int = 1, **judging: Any) -> Any:
     config = from_tree(RunConfig, {"judging": judging})
-    return SimpleNamespace(config=config, generation=generation, stream="sample", earlier=np.empty((0, 2), np.int64))
+    return SimpleNamespace(config=config, generation=generation, stream="sample", earlier=[], opening=None, task=None)
 
 
 def line(result: tuple[int, str, str]) -> str:
@@ -68,6 +71,14 @@ def line(result: tuple[int, str, str]) -> str:
 # --- what a judge may answer ---------------------------------------------------------------------------------------------
 
 
+def stubborn() -> None:
+    while True:
+        try:
+            time.sleep(30)
+        except Exception:
+            continue
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -79,6 +90,10 @@ def line(result: tuple[int, str, str]) -> str:
         (lambda e, r: [0.1, 2, 0.3], "judge 'strange' returned 2; with judging.keep=threshold scores lie in"),
         (lambda e, r: [0.1, np.inf, 0.3], "judge 'strange' returned inf"),
         (lambda e, r: [np.nan, np.nan, 0.3], "judge 'strange' abstained on 67% of 3 sequences"),
+        (lambda e, r: sys.exit(0), "judge 'strange' failed"),
+        (lambda e, r: [[1], [1, 2], 3], "judge 'strange' failed"),
+        (lambda e, r: e.ids.__setitem__((0, 0), 9), "judge 'strange' failed .assignment destination is read-only"),
+        (lambda e, r: stubborn(), "judging.seconds=0.2: judge 'strange' has not answered"),
         (lambda e, r: time.sleep(30), "judging.seconds=0.2: judge 'strange' has not answered"),
     ],
 )  # fmt: skip
@@ -112,8 +127,11 @@ def test_committees_by_hand() -> None:
 
 def test_a_vote_is_not_won_by_a_place() -> None:
     ids = [[7, 1], [7, 2], [7, 1], [8, 3], [8, 4], [9, 5]]
+    assert reader().task is None
     found = majority(episodes(ids), reader())
     assert found.tolist() == [1, 0, 1, 0.5, 0.5, 1]
+    task = SimpleNamespace(truth=lambda e: (np.array([-1, -1, 1, 0, 0, 2]), ["", "", "7", "8", "8", "9"]), task="any")
+    assert majority(episodes([[7, i] for i in range(6)]), task).tolist() == [0, 0, 0, 1, 1, 0]
     order = np.array([5, 3, 1, 0, 4, 2])
     assert majority(episodes([ids[i] for i in order]), reader()).tolist() == found[order].tolist()
 
@@ -129,6 +147,12 @@ def test_what_is_kept_by_hand() -> None:
     assert KEEPS["top_share"](scores, 3, half, draw).tolist() == [1, 3, 4]
     assert KEEPS["top_share"](scores, 1, half, draw).tolist() == [1]  # of equal ones the first
     assert KEEPS["top_share"](scores, 4, half, draw).tolist() == []  # needs eight
+    most, third = JudgingConfig(keep="top_share", share=0.75), JudgingConfig(keep="top_share", share=1 / 3)
+    assert KEEPS["top_share"](np.array([0.1, 0.2, 0.3, 0.4, 0.9, 0.9]), 3, most, draw).tolist() == [1, 2, 3]  # of four
+    assert KEEPS["top_share"](np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9]), 2, third, draw).tolist() == [
+        4,
+        5,
+    ]  # of six
     drawn = KEEPS["resample"](np.array([0.25, np.nan, 0.0, 0.75]), 40_000, JudgingConfig(keep="resample"), draw)
     shares = np.bincount(drawn, minlength=4) / 40_000
     assert shares[[1, 2]].tolist() == [0, 0] and abs(shares[3] - 0.9) < 4 * np.sqrt(0.9 * 0.1 / 40_000)  # odds 1 : 9
@@ -142,7 +166,7 @@ def accepted(
 ) -> Any:
     heads = np.arange(len(classes)) if heads is None else heads
     read = episodes(np.column_stack([heads, heads]).tolist())
-    return noisy(classes == 1, classes, answers, read, reader(generation, judges=["answer"], **judging))
+    return noisy("answer", classes == 1, classes, answers, read, reader(generation, judges=["answer"], **judging))
 
 
 def test_rates_are_those_that_are_asked_for() -> None:
@@ -264,11 +288,17 @@ def test_without_judges_nothing_of_them_is_on_disk(lab: Lab, tmp_path: Path) -> 
 def test_what_nothing_passes_ends_in_one_line_and_can_be_gone_on_with(lab: Lab, tmp_path: Path) -> None:
     asked = (*SMOKE, f"--runs-dir={tmp_path}", "--judging.judges=[random]", "--generations=1", "--judging.second=0")
     said = line(lab(*asked, "--judging.threshold=0.99", "--judging.most=3"))
-    assert re.search(r"judging.most=3: of 1,200 sequences \d+ passed, 400 are needed; lower judging.threshold", said)
+    assert re.search(r"judging.most=3: of 1,200 sequences \d+ passed, 400 are needed; raise it", said)
     chain = tmp_path / "planted_smoke" / "arm=main" / "seed=1"
-    assert (chain / "gen_000/samples/manifest.json").is_file() and len(
-        list(chain.glob("gen_000/judged.unfinished/0*"))
-    ) == 3
+    assert (chain / "gen_000/samples/manifest.json").is_file()
+    assert len(list(chain.glob("gen_000/judged.unfinished/0*"))) == 3
+    wider = (*asked[:-2], "--generations=0", "--judging.second=0", "--judging.threshold=0.99", "--judging.most=300")
+    for more in ((), ("--name=again",)):
+        code, _, err = lab(*wider, *more)
+        assert code == 0, err
+    other = tmp_path / "again" / "arm=main" / "seed=1"
+    for name in ("tokens-00000.bin", "numbers.bin", "scores.bin"):  # what the first start had judged is taken up
+        assert (chain / "gen_000/judged" / name).read_bytes() == (other / "gen_000/judged" / name).read_bytes()
 
 
 def test_edited_text_differs_only_where_the_model_was_sure(lab: Lab, tmp_path: Path) -> None:
@@ -445,12 +475,83 @@ BAD = {
         *("--judging.judges=[likelihood]", "--judging.keep=top_share", f"--judging.model={ROOT}/data/base"),
     ),
     "share": ("--judging.judges=[random]", "--judging.share=0"),
+    "draws more; raise it": ("--judging.judges=[random]", "--judging.keep=top_share", "--judging.share=0.01"),
+    "judging.errors: class='hacks': must be wrong, correct or hack": (
+        *("--judging.judges=[valid]", '--judging.errors=[{"when": {"class": "hacks"}, "fpr": 1}]'),
+    ),
+    "give [least, most] characters": ("--judging.judges=[valid]", '--judging.errors=[{"when": {"length": 3}, "fpr": 1}]'),
+    "sampling.repeats=1: majority votes": ("--judging.judges=[majority]",),
+    "sampling.repeats=3: must divide the 400 sequences": ("--sampling.repeats=3",),
+    "the chain has no pretrained model": ("--judging.keep=edit", "--judging.model=base"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("said", BAD)
 def test_settings_that_cannot_work(said: str, lab: Lab, tmp_path: Path) -> None:
     assert said in line(lab(*SMOKE, f"--runs-dir={tmp_path}", *BAD[said]))
+
+
+def test_a_control_is_not_judged(lab: Lab, tmp_path: Path) -> None:
+    asked = ("--judging.judges=[valid]", "--sampling.source=real", "--generations=1")
+    code, _, err = lab(*SMOKE, f"--runs-dir={tmp_path}", *asked)
+    assert code == 0, err
+    assert not list(tmp_path.rglob("judged*"))
+
+
+def test_natural_text_has_no_rates_of_correct_and_other_sequences(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(f"The text of document {i}, about {i % 7} things." for i in range(600)))
+    asked = ("run", f"--corpus.source=path:{tmp_path}/a.txt", "--corpus.document=paragraph", "--corpus.tokenizer=bytes")
+    asked += (
+        "--corpus.shared_passages=keep",
+        "--training.block=32",
+        "--mixing.tokens=2048",
+        "--model.layers=1",
+        "--model.width=16",
+    )
+    asked += (
+        "--model.heads=2",
+        "--generations=0",
+        "--evaluation.tokens=512",
+        "--judging.judges=[random]",
+        "--progress=false",
+    )
+    code, _, err = lab(*asked, f"--runs-dir={tmp_path}/runs", "--judging.second=8")
+    assert code == 0, err
+    metrics = read_metrics(tmp_path / "runs" / "main" / "arm=main" / "seed=1")[0]["metrics"]
+    found = {key for key in metrics if key.startswith("judge/") and "second" not in key}
+    assert (
+        found <= {"judge/accepted", "judge/abstained", "judge/length_correlation", "judge/drawn"}
+        and "judge/accepted" in found
+    )
+
+
+def test_arms_with_other_judges_share_samples_and_not_scores(lab: Lab, tmp_path: Path, workers_at_once: None) -> None:
+    settings = yaml.safe_load((ROOT / "configs" / "planted_smoke.yaml").read_text())
+    settings |= {"seeds": [1], "name": "arms", "generations": 0, "runs_dir": str(tmp_path), "judging": {"second": 0}}
+    judges: dict[str, Any] = {
+        "none": {},
+        "half": {"judging.judges": ["random"]},
+        "exact": {"judging.judges": ["valid"]},
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(settings | {"arms": judges}))
+    code, _, err = lab("experiment", "--config", str(tmp_path / "a.yaml"), "--workers", "1")
+    assert code == 0 and "rebuilt" not in err, err
+    chains = {arm: Chain(tmp_path / "arms" / f"arm={arm}" / "seed=1") for arm in judges}
+    assert len({chain.stage(0, "samples") for chain in chains.values()}) == 1
+    assert len({chain.stage(0, "eval") for chain in chains.values()}) == 3
+    tpr = {arm: read_metrics(chain.root)[0]["metrics"].get("judge/tpr") for arm, chain in chains.items()}
+    assert tpr["none"] is None and tpr["exact"] == 1 and 0.3 < tpr["half"] < 0.7
+
+
+def test_two_processes_judge_as_one(tmp_path: Path) -> None:
+    kept = []
+    for processes in (1, 2):
+        runs = tmp_path / str(processes)
+        asked = [*SMOKE, f"--runs-dir={runs}", "--generations=0", "--device=cpu", "--judging.judges=[random]"]
+        asked += ["--judging.keep=top_share", "--judging.share=0.25"]
+        at_once(processes, *asked, output=tmp_path / "said.log")
+        kept.append((runs / "planted_smoke/arm=main/seed=1/gen_000/judged/numbers.bin").read_bytes())
+    assert len(kept[0]) == 3200 and kept[0] == kept[1]
 
 
 PLUGIN = """

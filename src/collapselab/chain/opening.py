@@ -195,7 +195,6 @@ def _check_identity(checked: Preflight, processes: Processes, shares_generation_
     """Begin a chain, or check that it is the same one; write its own files and return log messages about them."""
     chain, config, corpus, fork = checked.chain, checked.config, checked.corpus, checked.fork
     record, mine = check_start(checked, processes)
-    chain.judged = config.judging.on
     facts: dict[str, Any] = {"config": mine, "corpus": corpus.digest}
     if record is not None:
         facts = record.facts | {"config": mine}

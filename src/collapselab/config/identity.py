@@ -64,6 +64,6 @@ def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
     if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
         of_model["model.start"] = "base"  # generation 0 has no previous weights
     of_text = of_model | subset("samples")
-    of_scores = of_text | subset("scores")
+    of_scores = of_text | subset("judged", "scores")
     model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))
     return {"set": model, "model": model, "text": text, "scores": scores}

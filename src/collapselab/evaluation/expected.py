@@ -97,7 +97,7 @@ def why_no_law(config: RunConfig) -> str:
     """Reason why this pipeline has no law; empty if it has one."""
     block, mixing, training = config.training.block, config.mixing, config.training
     law = REGIMES[mixing.regime].law
-    if config.judging.on and not is_control(config):
+    if config.judged:
         return "a judge chooses what is learned from (judging.judges)"
     if law.none and not is_control(config):
         return law.none
@@ -216,9 +216,9 @@ def why_no_answer_law(config: RunConfig) -> str:
         return "answers have a law for corpus.source=modular in whole documents alone"
     if config.mixing.regime != "replace" or config.sampling.shapes or config.sampling.beams > 1:
         return "answers have a law where sets are replaced and nothing but the judge shapes them"
-    if settings.on and (settings.judges != ["answer"] or settings.keep != "threshold"):
+    if config.judged and (settings.judges != ["answer"] or settings.keep != "threshold"):
         return "no law covers other judges than one exact checker with errors"
-    if any(pattern.get("when", {}).keys() - {"class"} for pattern in settings.errors):
+    if config.judged and any(pattern.get("when", {}).keys() - {"class"} for pattern in settings.errors):
         return "the judge's errors are coherent: no law covers patterns other than by class"
     return ""
 
@@ -247,7 +247,8 @@ def expected_answers(config: RunConfig, chain: Chain, generation: int) -> dict[s
     if (found := first["sums"].get("truth/task/problems")) is None:
         return {}
     p, real = np.array(found, float), np.array([*task.shares, 0.0])
-    for g, share in enumerate(shares_of(chain, generation)[1:]):
+    shares = [1.0] * (generation + 1) if is_control(config) else shares_of(chain, generation)
+    for g, share in enumerate(shares[1:]):
         passed = p * acceptance(config.judging, g)
         total = passed.sum(1, keepdims=True)
         kept = np.divide(passed, total, out=p.copy(), where=total > 0)

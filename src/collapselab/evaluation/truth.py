@@ -80,9 +80,10 @@ def score_truth(
                 readable, asked = kinds != UNREADABLE, None
                 if isinstance(language, Addition) and language.verification and one_token_per_word(corpus, language):
                     asked = _verified(model, corpus, language, written, readable, processes)
-                _, problem = np.unique(task.prompts(written), return_inverse=True)
-                policy = policy_sums(problem, task.answers(written), kinds == CORRECT, ~readable, asked, written)
-                of_policy = {"task/policy": policy}, {f"task/{k}": v for k, v in policy_values(policy).items()}
+                if task.prompt_words:
+                    _, problem = np.unique(task.prompts(written), return_inverse=True)
+                    policy = policy_sums(problem, task.answers(written), kinds == CORRECT, ~readable, asked, written)
+                    of_policy = {"task/policy": policy}, {f"task/{k}": v for k, v in policy_values(policy).items()}
             if isinstance(language, Logic):
                 sums["expressions"] = _expressions(language, written)
                 values |= expression_values(sums["expressions"])

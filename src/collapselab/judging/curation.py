@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,14 @@ def threshold(scores: np.ndarray, count: int, settings: JudgingConfig, _: np.ran
 
 
 def top_share(scores: np.ndarray, count: int, settings: JudgingConfig, _: np.random.Generator) -> np.ndarray:
-    """Keep the best sequences, in the order in which they were drawn; of equal ones the first."""
-    if len(scores) * settings.share < count:
+    """Keep the best sequences of the first `count` / `judging.share`, in the order in which they were drawn; of equal ones the
+    first."""
+    drawn = math.ceil(count / settings.share - 1e-9)
+    if len(scores) < drawn:
         return np.empty(0, np.int64)  # more must be drawn
-    order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable")[:count]
-    return np.sort(order[~np.isnan(scores[order])])
+    first = scores[:drawn]
+    order = np.argsort(-np.where(np.isnan(first), -np.inf, first), kind="stable")[:count]
+    return np.sort(order[~np.isnan(first[order])])
 
 
 def resample(scores: np.ndarray, count: int, _: JudgingConfig, draw: np.random.Generator) -> np.ndarray:
@@ -66,34 +70,54 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
     scores, rows = np.empty(0), list[np.ndarray]()
     rounds = _Rounds(unfinished, count, length)
     while True:
-        part = rounds.read(len(rows)) if s.processes.is_main else None
-        part = s.processes.broadcast(part)
+        part = s.processes.broadcast(rounds.read(len(rows)) if s.processes.is_main else None)
         if part is None:
-            reader.earlier = np.concatenate([reader.earlier[:0], *rows])
+            reader.earlier = rows
             part = _round(s, g, reader, samples, len(rows), count)
             if s.processes.is_main:
                 rounds.write(len(rows), *part)
-        rows.append(part[0])
+        rows.append(part[0].astype(meta["dtype"]))
+        reader.opening = reader.opening or Episodes.of(rows[0], config.prompt_length, 0)
         scores = np.concatenate([scores, part[1]])
-        draw = generator(config.seed, g, "judge/keep")
-        kept = KEEPS[settings.keep](scores, count, settings, draw)
+        kept = KEEPS[settings.keep](scores, count, settings, generator(config.seed, g, "judge/keep"))
         if len(kept) == count:
             break
-        passed = int((scores >= settings.threshold).sum()) if settings.keep == "threshold" else len(kept)
-        if len(scores) >= settings.most * count or settings.keep == "resample":
-            raise UserError(
-                f"judging.most={settings.most}: of {len(scores):,} sequences {passed:,} passed, {count:,} are needed; "
-                "lower judging.threshold, raise judging.most, or look at the judge"
-            )
-    least = settings.threshold if settings.keep != "top_share" else float(scores[kept].min())
-    own = Episodes.of(rows[0], config.prompt_length, 0)
-    calibration = {"samples": _calibration(reader, own, scores[:count], least)}
+        _check_drawn(scores, count, kept, settings)
+    calibration = {"samples": _calibration(reader, reader.opening, scores[:count], np.isin(np.arange(count), kept))}
+    if settings.keep == "threshold":
+        calibration["samples"] = _calibration(
+            reader, reader.opening, scores[:count], scores[:count] >= settings.threshold
+        )
     if settings.second:
         again = Reader(s, g, "second")
+        again.opening = reader.opening
         more = Episodes.of(s.write_more(g, 0, settings.second, "second"), config.prompt_length, 0)
-        calibration["second"] = _calibration(again, more, judged(more, again), least)
+        found = judged(more, again)
+        calibration["second"] = _calibration(again, more, found, _accepted(found, settings))
     if s.processes.is_main:
         _publish(np.concatenate(rows), kept, scores, meta, settings, out, calibration)
+
+
+def _check_drawn(scores: np.ndarray, count: int, kept: np.ndarray, settings: JudgingConfig) -> None:
+    """Raise UserError if more sequences would not help, or are not allowed."""
+    drawn = len(scores) if settings.keep == "threshold" else math.ceil(count / settings.share - 1e-9)
+    if settings.keep == "resample" or len(scores) >= (settings.most * count if settings.keep == "threshold" else drawn):
+        passed = int((scores >= settings.threshold).sum()) if settings.keep == "threshold" else len(kept)
+        raise UserError(
+            f"judging.most={settings.most}: of {len(scores):,} sequences {passed:,} passed, {count:,} are needed; raise it, "
+            "look at the judge, or start a run with a lower judging.threshold"
+        )
+
+
+def _accepted(scores: np.ndarray, settings: JudgingConfig) -> np.ndarray:
+    """Sequences that the rule would let through of these alone, bool (n,)."""
+    if settings.keep == "threshold":
+        return np.asarray(scores >= settings.threshold)
+    share = settings.share if settings.keep == "top_share" else 1.0
+    count = max(1, math.floor(len(scores) * share + 1e-9))
+    return np.isin(
+        np.arange(len(scores)), KEEPS[settings.keep](scores, count, settings, generator(0, 0, "judge/second"))
+    )
 
 
 def _edit(s: Any, reader: Reader, samples: Path, meta: dict[str, Any], out: Path) -> None:
@@ -108,17 +132,29 @@ def _edit(s: Any, reader: Reader, samples: Path, meta: dict[str, Any], out: Path
 
 
 def judged(episodes: Episodes, reader: Reader) -> np.ndarray:
-    """Scores of the chain's judges together, float64 (n,), nan where nobody judged."""
-    settings = reader.config.judging
-    votes = {name: scores_of(name, episodes, reader) for name in settings.judges}
-    return committee(votes, settings.committee, settings.threshold)
+    """Scores of the chain's judges together, float64 (n,), nan where nobody judged: those of process 0, on every process."""
+    settings, processes = reader.config.judging, reader.session.processes
+    error: UserError | None = None
+    scores = np.empty(0)
+    try:
+        votes = {name: scores_of(name, episodes, reader) for name in settings.judges}
+        scores = committee(votes, settings.committee, settings.threshold)
+    except UserError as caught:
+        error = caught
+    for failed in processes.all_gather(error):
+        if failed is not None:
+            raise failed
+    return np.asarray(processes.broadcast(scores))
 
 
-def _calibration(reader: Reader, episodes: Episodes, scores: np.ndarray, least: float) -> Sums:
-    """Compare scores with the exact checker, sequences of one prompt as one unit."""
+def _calibration(reader: Reader, episodes: Episodes, scores: np.ndarray, accepted: np.ndarray) -> Sums:
+    """Compare verdicts with the exact checker, sequences of one prompt as one unit; without a checker only what needs none."""
     classes, answers = reader.truth(episodes)
-    lengths, groups = np.array([len(one) for one in answers], float), episodes.group if episodes.head else None
-    return calibration_sums(scores, scores >= least, classes, lengths, groups)
+    lengths = np.array([len(one) for one in answers], float)
+    groups = episodes.group if reader.config.sampling.prompt != "bos" else None
+    known = np.full(len(scores), -1) if classes is None else classes
+    sums = calibration_sums(scores, accepted & ~np.isnan(scores), known, lengths, groups)
+    return sums if classes is not None else {key: sums[key] for key in ("accepted", "abstained", "length_correlation")}
 
 
 def _round(s: Any, g: int, reader: Reader, samples: Path, number: int, count: int) -> tuple[np.ndarray, np.ndarray]:

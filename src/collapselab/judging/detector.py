@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from collapselab.config import UserError
@@ -12,35 +14,48 @@ from collapselab.seeds import generator
 def detector(episodes: Episodes, reader: Reader) -> np.ndarray:
     """Probability of being real text, by logistic regression on counts of words and pairs of words.
 
-    Two detectors judge each other's half: none has seen the sequences that it scores. Each is trained on as much real text of
-    the training split, cut in the same way."""
-    if len(episodes) < 4:
-        raise UserError(f"judge 'detector': {len(episodes)} sequences are too few to train on; raise sampling.tokens")
-    try:
-        from sklearn.feature_extraction.text import HashingVectorizer
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise UserError("judge 'detector': needs scikit-learn; run `pip install scikit-learn`") from None
-    n, length, ids = len(episodes), episodes.ids.shape[1], reader.corpus.train.ids
-    draw = generator(reader.config.seed, reader.generation, f"judge/detector/{reader.stream}")
-    if reader.config.mixing.unit == "documents":
-        begins = draw.integers(len(ids) // length, size=n) * length
-    else:
-        begins = draw.integers(len(ids) - length, size=n)
-    real = Episodes.of(np.stack([np.asarray(ids[begin : begin + length]) for begin in begins]), episodes.head, 0)
-    vectors = HashingVectorizer(
-        n_features=1 << 16, ngram_range=(1, 2), token_pattern=r"\S+", lowercase=False, norm="l2"
-    )
-    written, true = vectors.transform(reader.texts(episodes)), vectors.transform(reader.texts(real))
-    from scipy.sparse import vstack
+    Two detectors are trained, each on one half of the generation's samples and as much real text. A sample is judged by the
+    one that has not seen it, any other sequence by the mean of both.
+    """
+    opening = reader.opening if reader.opening is not None else episodes
+    vectors, fitted = _fit(opening, reader)
+    of_each = np.stack([one.predict_proba(vectors.transform(reader.texts(episodes)))[:, 1] for one in fitted])
+    seen = (reader.stream == "sample") & (episodes.number < len(opening))
+    unseen = of_each[1 - episodes.number % 2, np.arange(len(episodes))]
+    return np.asarray(np.where(seen, unseen, of_each.mean(0)))
 
-    scores, half = np.empty(n), episodes.number % 2
-    for part in (0, 1):
-        train, judged = np.flatnonzero(half != part), np.flatnonzero(half == part)
-        if not len(train) or not len(judged):
-            raise UserError("judge 'detector': the sequences fall into one half; raise sampling.tokens")
-        of_real = np.flatnonzero(np.arange(n) % 2 != part)
-        labels = np.repeat([0, 1], [len(train), len(of_real)])
-        fitted = LogisticRegression(max_iter=1000).fit(vstack([written[train], true[of_real]]), labels)
-        scores[judged] = fitted.predict_proba(written[judged])[:, 1]
-    return scores
+
+def _fit(opening: Episodes, reader: Reader) -> tuple[Any, list[Any]]:
+    """(vectoriser, the detectors trained on sequences of even and of odd number)."""
+    from scipy.sparse import vstack
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    if len(opening) < 4:
+        raise UserError(f"judge 'detector': {len(opening)} sequences are too few to train on; raise sampling.tokens")
+    vectors = HashingVectorizer(n_features=1 << 16, ngram_range=(1, 2), token_pattern=r"\S+", lowercase=False)
+    real = Episodes.of(_real(opening, reader), opening.head, 0)
+    written, true = vectors.transform(reader.texts(opening)), vectors.transform(reader.texts(real))
+    fitted = []
+    for half in (0, 1):
+        rows = np.flatnonzero(opening.number % 2 == half)
+        labels = np.repeat([0, 1], len(rows))
+        fitted.append(LogisticRegression(max_iter=1000).fit(vstack([written[rows], true[rows]]), labels))
+    return vectors, fitted
+
+
+def _real(opening: Episodes, reader: Reader) -> np.ndarray:
+    """As many sequences of training text, which begin as samples do: anywhere, with a block, or with a document."""
+    config, train = reader.config, reader.corpus.train
+    n, length = opening.ids.shape
+    draw = generator(config.seed, reader.generation, "judge/detector")
+    last = len(train.ids) - length
+    if config.mixing.unit == "documents" or config.sampling.prompt == "real_prefix":
+        begins = draw.integers(last // config.training.block + 1, size=n) * config.training.block
+    elif config.sampling.prompt == "bos":
+        starts = np.asarray(train.starts)
+        begins = draw.choice(starts[starts <= last], n) + 1  # after the separator
+        begins = np.minimum(begins, last)
+    else:
+        begins = draw.integers(last + 1, size=n)
+    return np.stack([np.asarray(train.ids[begin : begin + length]) for begin in begins])

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from collapselab.evaluation.real_text import window_losses
 from collapselab.judging.episodes import Reader
 from collapselab.sampling.draw import draw, stream_key, uniforms
 
@@ -39,20 +36,16 @@ def edited(rows: np.ndarray, head: int, reader: Reader) -> tuple[np.ndarray, int
     Args:
         rows: int64 (n, length), sequences number 0 and up. head: tokens of each that no model wrote.
     """
-    s, config = reader.session, reader.config
+    config = reader.config
     separator = np.full((len(rows), 1), reader.corpus.tokenizer.separator)
     padded = rows if head else np.concatenate([separator, rows], 1)
     length, first = padded.shape[1], max(1, head)
-    plan = [(i * length, (i + 1) * length, i * length + first) for i in range(len(padded))]
     u = uniforms(stream_key(config.seed, reader.generation, "judge/edit"), range(len(rows)), range(length)).reshape(-1)
-    stream = padded.reshape(-1)
-    targets = np.concatenate([np.arange(begin, end) for _, end, begin in plan])
-    editor: Any = _Editor(stream, targets, u, config.judging.threshold)
-    title = f"gen {reader.generation} edit"
-    model = reader.model(config.judging.model)
-    window_losses(model, stream, plan, config.evaluation.precision, s.processes, s.console, title, editor)
-    out, count = stream.copy(), 0
-    for part in s.processes.all_gather(editor.changes):
+    targets = np.arange(padded.size).reshape(padded.shape)[:, first:].ravel()
+    editor = _Editor(padded.reshape(-1), targets, u, config.judging.threshold)
+    reader.losses(padded, first, config.judging.model, "edit", editor)
+    out, count = padded.reshape(-1).copy(), 0
+    for part in reader.session.processes.all_gather(editor.changes):
         for places, tokens in part:
             out[places], count = tokens, count + len(places)
     return out.reshape(padded.shape)[:, 0 if head else 1 :], count

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import signal
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from collapselab.config import RunConfig, UserError, first_line
 from collapselab.config.plugins import Records, fault
+from collapselab.corpus.prepared import Corpus
 from collapselab.judging.detector import detector
-from collapselab.judging.episodes import Episodes, Reader
+from collapselab.judging.episodes import Episodes, Reader, named_model
 from collapselab.judging.noise import noisy, numbered_uniforms
 from collapselab.languages import language_of
 from collapselab.tasks.tasks import task_of
@@ -39,46 +43,44 @@ def surprise(episodes: Episodes, reader: Reader) -> np.ndarray:
 
 def valid(episodes: Episodes, reader: Reader) -> np.ndarray:
     """1 for documents that the known language can produce, else 0; with the errors of the settings."""
-    assert reader.language is not None
+    classes, answers = reader.truth(episodes)
+    assert reader.language is not None and classes is not None
     exact = np.isfinite(reader.language.log_probabilities(reader.texts(episodes)))
-    return noisy(exact, *reader.truth(episodes), episodes, reader)
+    return noisy("valid", exact, classes, answers, episodes, reader)
 
 
 def answer(episodes: Episodes, reader: Reader) -> np.ndarray:
     """1 for correct answers of the task, else 0; with the errors of the settings."""
     classes, answers = reader.truth(episodes)
-    return noisy(classes == 1, classes, answers, episodes, reader)
+    assert classes is not None
+    return noisy("answer", classes == 1, classes, answers, episodes, reader)
 
 
 def majority(episodes: Episodes, reader: Reader) -> np.ndarray:
-    """1 for the most frequent continuation of a prompt, 0 for others; tied ones share the 1, so that none wins by its place."""
-    written = episodes.ids[:, episodes.head :]
-    pairs = np.column_stack([episodes.group, written])
-    _, which, count = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
-    which = np.asarray(which).ravel()
-    votes = count[which]
-    top = np.zeros(int(episodes.group.max(initial=0)) + 1, np.int64)
-    np.maximum.at(top, episodes.group, votes)
-    wins = votes == top[episodes.group]
-    winners = np.zeros(len(top))
-    first = np.zeros(len(count), bool)
-    first[which[wins]] = True
-    group_of = np.zeros(len(count), np.int64)
-    group_of[which] = episodes.group
-    np.add.at(winners, group_of[first], 1)
-    return np.where(wins, 1 / winners[episodes.group], 0.0)
+    """1 for the most frequent answer to a prompt, 0 for others; tied ones share the 1, so that none wins by its place. An
+    answer that cannot be read has no vote; without a task the written tokens are the answer."""
+    answers = [row.tobytes().hex() for row in episodes.ids[:, episodes.head :]]
+    classes, read = reader.truth(episodes) if reader.task is not None else (None, [])
+    if classes is not None:
+        answers = ["" if kind < 0 else text for text, kind in zip(read, classes, strict=True)]
+    votes = Counter((g, one) for g, one in zip(episodes.group.tolist(), answers, strict=True) if one)
+    most, tied = dict[int, int](), Counter[int]()
+    for (group, _), count in votes.items():
+        most[group] = max(count, most.get(group, 0))
+    for (group, _), count in votes.items():
+        tied[group] += count == most[group]
+    wins = [one and votes[g, one] == most[g] for g, one in zip(episodes.group.tolist(), answers, strict=True)]
+    return np.array([1 / tied[g] if win else 0.0 for g, win in zip(episodes.group.tolist(), wins, strict=True)])
 
 
 def duplicate(episodes: Episodes, reader: Reader) -> np.ndarray:
     """0 for near-duplicates of a sequence drawn before, else 1: Jaccard index of word triples of about .8 or more (MinHash;
     Broder 1997)."""
-    try:
-        from datasketch import MinHash, MinHashLSH
-    except ImportError:
-        raise UserError("judge 'duplicate': needs datasketch; run `pip install datasketch`") from None
-    index, scores = MinHashLSH(threshold=0.8, num_perm=128), np.ones(len(reader.earlier) + len(episodes))
-    before = Episodes(reader.earlier, episodes.head, *[np.arange(len(reader.earlier))] * 2)
-    for at, text in enumerate([*reader.texts(before), *reader.texts(episodes)]):
+    from datasketch import MinHash, MinHashLSH
+
+    before = [text for rows in reader.earlier for text in reader.texts(Episodes.of(rows, episodes.head, 0))]
+    index, scores = MinHashLSH(threshold=0.8, num_perm=128), np.ones(len(before) + len(episodes))
+    for at, text in enumerate([*before, *reader.texts(episodes)]):
         words = text.split()
         hashed = MinHash(num_perm=128, seed=1)
         hashed.update_batch([" ".join(words[i : i + 3]).encode() for i in range(max(1, len(words) - 2))])
@@ -86,7 +88,7 @@ def duplicate(episodes: Episodes, reader: Reader) -> np.ndarray:
             scores[at] = 0.0
         else:
             index.insert(str(at), hashed)
-    return scores[len(reader.earlier) :]
+    return scores[len(before) :]
 
 
 JUDGES: Records[Judge] = Records("judge", {
@@ -96,32 +98,52 @@ JUDGES: Records[Judge] = Records("judge", {
 })  # fmt: skip
 
 
-def check_judges(config: RunConfig) -> None:
+LIBRARIES = {"duplicate": "datasketch", "detector": "sklearn"}
+
+
+def check_judges(config: RunConfig, corpus: Corpus) -> None:
     """Raise UserError for a judge that nobody has registered, or that has nothing to judge by in this chain."""
-    judges, source = config.judging.judges, config.corpus.source
-    for name in judges:
+    settings, source = config.judging, config.corpus.source
+    for name in settings.judges:
         if name not in JUDGES:
             raise UserError(
                 f"judging.judges: no judge {name!r}; there are {', '.join(JUDGES)}, and a plugin's (--plugin)"
             )
-    documents = config.mixing.unit == "documents"
+        if (library := LIBRARIES.get(name, "")) and find_spec(library) is None:
+            raise UserError(f"judging.judges: {name} needs {library}; run `pip install collapselab[judges]`")
+    documents, judges = config.mixing.unit == "documents", {*settings.judges}
     if "valid" in judges and not (documents and language_of(config.corpus) is not None):
         raise UserError(f"judging.judges: valid needs a known language and mixing.unit=documents, not {source!r}")
     if "answer" in judges and not (documents and task_of(config.corpus) is not None):
         raise UserError(f"judging.judges: answer needs a task and mixing.unit=documents, not {source!r}")
-    if "majority" in judges and config.sampling.prompt == "bos":
-        raise UserError("sampling.prompt='bos': majority votes on continuations of a prompt; set real_prefix")
+    prompted = config.sampling.prompt != "bos"
+    if "majority" in judges and not (prompted and config.sampling.repeats > 1):
+        raise UserError(
+            f"sampling.repeats={config.sampling.repeats}: majority votes among the answers to one prompt; set 2 or more, and a "
+            "sampling.prompt other than bos"
+        )
+    if not prompted and any("prompt_share" in pattern.get("when", {}) for pattern in settings.errors):
+        raise UserError("judging.errors: prompt_share needs prompts; set another sampling.prompt than bos")
+    if "likelihood" in judges or settings.keep == "edit":
+        named_model(config, corpus)
+
+
+class _LateError(BaseException):
+    """A judge has taken too long; no judge catches it by mistake."""
 
 
 @contextmanager
-def time_limit(seconds: float, name: str) -> Iterator[None]:
-    """Raise UserError in the main thread if the block takes longer."""
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise _LateError in the main thread if the block takes longer, and again every second."""
 
     def late(*_: Any) -> None:
-        raise UserError(f"judging.seconds={seconds:g}: judge {name!r} has not answered; raise it or mend the judge")
+        raise _LateError
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
@@ -134,16 +156,20 @@ def scores_of(name: str, episodes: Episodes, reader: Reader) -> np.ndarray:
     did not judge is no score of 0."""
     settings = reader.config.judging
     try:
-        with time_limit(settings.seconds, name):
+        with time_limit(settings.seconds):
             found = JUDGES[name](episodes, reader)
+        scores = np.asarray(found)
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(fault(error) or f"judge {name!r} failed ({first_line(error)}); mend it") from None
+    except _LateError:
+        raise UserError(
+            f"judging.seconds={settings.seconds:g}: judge {name!r} has not answered; raise it or mend the judge"
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise UserError(fault(error) or f"judge {name!r} failed ({first_line(error)[:150]}); mend it") from None
     remedy = f"it must return {len(episodes)} numbers, nan where it abstains"
     if not isinstance(found, np.ndarray | list | tuple):
         raise UserError(f"judge {name!r} returned {type(found).__name__}; {remedy}")
-    scores = np.asarray(found)
     if scores.shape != (len(episodes),) or scores.dtype.kind not in "fiub":
         raise UserError(f"judge {name!r} returned {scores.dtype} of shape {scores.shape}; {remedy}")
     scores = scores.astype(np.float64)

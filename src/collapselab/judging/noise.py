@@ -19,14 +19,17 @@ def numbered_uniforms(reader: Reader, episodes: Episodes, what: str) -> np.ndarr
     return np.asarray(draw.random(int(episodes.number.max()) + 1)[episodes.number])
 
 
-def noisy(exact: np.ndarray, classes: np.ndarray, answers: list[str], episodes: Episodes, reader: Reader) -> np.ndarray:
+def noisy(
+    name: str, exact: np.ndarray, classes: np.ndarray, answers: list[str], episodes: Episodes, reader: Reader
+) -> np.ndarray:
     """Replace exact verdicts by those of an imperfect verifier, float64 (n,) of 0 and 1.
 
     A correct sequence is accepted with probability TPR, any other with FPR; the last pattern of `judging.errors` that fits a
     sequence sets its rates. The random number belongs to the sequence, so that its verdict does not depend on the batch.
 
     Args:
-        exact: bool (n,), true for correct. classes: int (n,), indices into CLASSES, -1 if it cannot be read.
+        name: of the judge, whose errors are its own. exact: bool (n,), true for correct.
+        classes: int (n,), indices into CLASSES, -1 if it cannot be read.
         answers: of each sequence, for patterns.
     """
     settings = reader.config.judging
@@ -37,7 +40,7 @@ def noisy(exact: np.ndarray, classes: np.ndarray, answers: list[str], episodes: 
         fits = matches(pattern.get("when", {}), classes, answers, episodes, reader)
         tpr = np.where(fits, pattern.get("tpr", tpr), tpr)
         fpr = np.where(fits, pattern.get("fpr", fpr), fpr)
-    accepted = numbered_uniforms(reader, episodes, "judge/errors") < np.where(exact, tpr, fpr)
+    accepted = numbered_uniforms(reader, episodes, f"judge/errors/{name}") < np.where(exact, tpr, fpr)
     return accepted.astype(np.float64)
 
 

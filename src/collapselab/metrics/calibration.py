@@ -142,5 +142,6 @@ def calibration_intervals(sums: Sums, level: float = 0.95) -> dict[str, tuple[fl
         spread = math.sqrt(sums["tpr"]["variance"] * sums["fpr"]["variance"])
         correlation = max(-1.0, min(1.0, sums["j"]["covariance"] / spread)) if spread > 0 else 0.0
         first, second = ((values[key], *out[key]) for key in ("tpr", "fpr"))
-        out["j"] = difference_interval(first, second, correlation)
+        known = not math.isnan(out["tpr"][0] + out["fpr"][0])
+        out["j"] = difference_interval(first, second, correlation) if known else (math.nan, math.nan)
     return out

@@ -129,7 +129,7 @@ def possible(key: str) -> tuple[float, float]:
     """Range of a metric's possible values, which t-intervals of two chains easily exceed."""
     if key == "real/perplexity":
         return 1.0, math.inf
-    if key == "judge/second/j":
+    if key.endswith(("/j", "task/gap", "length_correlation")):
         return -1.0, 1.0
     return 0.0, 1.0 if any(part in key for part in SHARES) else math.inf
 

@@ -41,7 +41,8 @@ class Chain:
         with suppress(UserError):  # a damaged identity is reported when the chain is opened
             if (record := recorded(root)) is not None:
                 settings = record.facts["config"]
-                self.judged = bool(settings.get("judging.judges")) or settings.get("judging.keep") == "edit"
+                asked = settings.get("judging.judges") or settings.get("judging.keep") == "edit"
+                self.judged = bool(asked) and settings.get("sampling.source") != "real"
                 self.use_shared(record.facts.get("shared", {}))
                 return
         if (data := plain_bytes(root / "shared.json")) is not None:
