@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-extras=gguf,embeddings
+extras=gguf,embeddings,judges
 case ${1:-} in
   "") ;;
   --dev) extras=dev,$extras ;;
@@ -23,8 +23,8 @@ wanted=$(cat pyproject.toml scripts/constraints.txt scripts/setup.sh | sha256sum
 found=$(cat "$stamp" 2>/dev/null || true)
 case $found in
   "$wanted dev") exit 0 ;;
-  "$wanted") [ "$extras" != gguf,embeddings ] || exit 0 ;;
-  *" dev") extras=dev,gguf,embeddings ;;  # an older set with the tools of development keeps them
+  "$wanted") [ "$extras" != gguf,embeddings,judges ] || exit 0 ;;
+  *" dev") extras=dev,gguf,embeddings,judges ;;  # an older set with the tools of development keeps them
 esac
 
 echo "setup: installing into .venv (a few minutes on the first call)"

@@ -16,10 +16,11 @@ ROWS = (
     "metrics theory runtime",
     "store hf_metrics",
     "languages",
-    "corpus",
+    "corpus tasks",
     "models",
     "mixing",
     "learning sampling evaluation tracking watch report",
+    "judging",
     "chain export",
     "experiments bench",
     "reproduce",
@@ -92,8 +93,12 @@ def test_every_stage_of_the_layout_can_be_made() -> None:
     from collapselab.chain.stages import STAGES
     from collapselab.store import layout
 
-    assert list(STAGES) == list(layout.GIVES) == layout.stages_of(0)
-    assert set(layout.STAGES) == set(layout.stages_of(1)) == set(STAGES) - set(layout.ONCE)
+    chain = layout.Chain(Path("nowhere"))
+    assert list(STAGES) == list(layout.GIVES) and chain.text == "samples"
+    assert set(chain.stages(0)) == set(STAGES) - {*layout.OPTIONAL}
+    assert set(chain.stages(1)) == set(STAGES) - {*layout.OPTIONAL, *layout.ONCE}
+    chain.judged = True
+    assert chain.stages(0) == list(STAGES) and chain.text == "judged"
 
 
 def test_libraries_stay_in_their_rooms() -> None:

@@ -263,11 +263,15 @@ def test_drift_names_every_key_that_differs_with_both_values() -> None:
 def test_every_setting_that_is_not_harmless_enters_the_identity() -> None:
     keys = set(identity(RunConfig()))
     every = set(flatten(as_dict(RunConfig())))
-    assert every - keys == {
+    later = {key for key, flags in FLAGS.items() if flags["since"]}  # at their defaults, as in a chain that lacks them
+    assert every - keys - later == {
         *("name", "arm", "runs_dir", "data_dir", "progress", "retain", "generations"),
         *("tracking.wandb", "tracking.project", "training.checkpoint_seconds", "training.checkpoint_steps"),
         "corpus.shared_passages",  # by the digest of the text
     }
+    assert not later & keys
+    other = identity(build({"corpus.source": "addition", "corpus.addition.digits": 3}))
+    assert other == identity(RunConfig()) | {"corpus.source": "addition", "corpus.addition.digits": 3}
 
 
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
@@ -435,7 +439,8 @@ def test_reproduce_passes_on_its_options_that_are_keys_of_a_run(monkeypatch: pyt
 def test_every_key_says_what_it_decides() -> None:
     assert [key for key in FLAGS if key != "plugins"] == list(flatten(as_dict(RunConfig())))
     assert {flags["decides"] for flags in FLAGS.values()} == set(get_args(Decides))
-    assert not [key for key, flags in FLAGS.items() if flags["since"]]  # none is later than tests/frozen
+    later = [key for key, flags in FLAGS.items() if flags["since"]]  # than tests/frozen
+    assert {key.rpartition(".")[0] for key in later} == {"corpus.addition", "corpus.modular", "judging", "sampling"}
 
 
 @pytest.mark.parametrize(
@@ -472,7 +477,7 @@ class LaterRun(RunConfig):
     """The settings of a later version: a key and a section more."""
 
     training: TrainingConfig = setting(LaterTraining, decides="model", fork=True)
-    judging: Judging = setting(Judging, decides="samples", since="0.3")
+    reviewing: Judging = setting(Judging, decides="samples", since="0.3")
 
 
 def test_a_key_of_a_later_version_leaves_chains_of_this_one_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,21 +485,24 @@ def test_a_key_of_a_later_version_leaves_chains_of_this_one_as_they_are(monkeypa
     digests = shared_digests(before, "text")
     monkeypatch.setattr(flagged, "FLAGS", flags_of(LaterRun))
     monkeypatch.setattr(flagged, "DEFAULTS", flatten(as_dict(LaterRun())))
-    assert flagged.FLAGS["judging.share"] == {"decides": "samples", "fork": False, "since": "0.3"}  # of its section
-    assert flagged.FLAGS["judging.judges"] == {"decides": "later sets", "fork": True, "since": "0.2"}
-    assert flagged.FLAGS["training.lr"] == FLAGS["training.lr"] and flagged.DEFAULTS["judging.judges"] == []
+    assert flagged.FLAGS["reviewing.share"] == {"decides": "samples", "fork": False, "since": "0.3"}  # of its section
+    assert flagged.FLAGS["reviewing.judges"] == {"decides": "later sets", "fork": True, "since": "0.2"}
+    assert flagged.FLAGS["training.lr"] == FLAGS["training.lr"] and flagged.DEFAULTS["reviewing.judges"] == []
     now = identity(LaterRun())
-    assert now == before | {"training.extra": None, "judging.share": 0.0, "judging.judges": []}
-    assert drift(before, now) == drift(now, before) == {}
+    assert now == before
+    told = identity(LaterRun(reviewing=Judging(share=0.5)))
+    assert told == before | {"reviewing.share": 0.5} and drift(told, before) == {"reviewing.share": (0.5, 0.0)}
     assert shared_digests(now, "text") == shared_digests(before, "text") == digests
     for key, value, same in [
         ("training.extra", 1, set()),
-        ("judging.share", 0.5, {"set", "model"}),
-        ("judging.judges", ["one"], set(digests)),
+        ("reviewing.share", 0.5, {"set", "model"}),
+        ("reviewing.judges", ["one"], set(digests)),
     ]:
         other = now | {key: value}
         assert drift(before, other) == {key: (DEFAULTS.get(key, flagged.DEFAULTS[key]), value)}
         found = shared_digests(other, "text")
         assert {name for name in digests if found[name] == digests[name]} == same
     monkeypatch.setattr(flagged, "FLAGS", {key: dict(flags, since=None) for key, flags in flagged.FLAGS.items()})
-    assert shared_digests(now, "text")["model"] != digests["model"]  # a key without `since` is part of all digests
+    always = identity(LaterRun())
+    assert always.items() >= {"training.extra": None, "reviewing.share": 0.0, "corpus.addition.digits": 2}.items()
+    assert shared_digests(always, "text")["model"] != digests["model"]  # a key without `since` is part of all digests

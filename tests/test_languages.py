@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from collapselab.chain.run import run
 from collapselab.cli.options import config_from
 from collapselab.config import CorpusConfig, RunConfig, UserError
-from collapselab.config.corpus import FactsConfig, LogicConfig, PlantedConfig
+from collapselab.config.corpus import AdditionConfig, FactsConfig, LogicConfig, ModularConfig, PlantedConfig
 from collapselab.config.keys import from_tree
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.evaluation.planted_documents import document_counts
 from collapselab.evaluation.truth import written_documents
-from collapselab.languages import Facts, Language, Logic, Planted, language_of
+from collapselab.languages import Addition, Facts, Language, Logic, Modular, Planted, language_of
 from collapselab.languages.facts import ATTRIBUTES, HOLES, SENTENCE_WORDS, TEMPLATES
 from collapselab.languages.laws import frequency_bands, zipf_law
 from collapselab.languages.planted import SLOT_PLACE, TAIL, TOWN_PLACE
@@ -54,6 +54,8 @@ LARGEST = (
     Planted(contexts=400, values=1500),
     Facts(entities=4096),
     Logic(depth=6),
+    Addition(digits=100, correct=0.5, hack=0.1, verification=0.2),
+    Modular(operands=1000, modulus=1000),
 )
 
 
@@ -89,14 +91,38 @@ def every_expression(language: Logic) -> list[str]:
     return [text + " ." * (language.words_per_document - text.count(" ") - 1) for text in true]
 
 
+def every_sum(language: Addition) -> list[str]:
+    numbers, answers = range(10**language.digits), range(2 * 10**language.digits)
+    return [
+        language.document(a, b, answer, says)
+        for a, b, answer in itertools.product(numbers, numbers, answers)
+        for says in ([None, answer == a + b] if language.verification else [None])
+    ]
+
+
+def every_modular(language: Modular) -> list[str]:
+    operands = range(language.operands)
+    return [f"{a} and {b} make {c} ." for a, b, c in itertools.product(operands, operands, range(language.modulus))]
+
+
 def every(language: Language) -> list[str]:
+    if isinstance(language, Addition):
+        return every_sum(language)
+    if isinstance(language, Modular):
+        return every_modular(language)
     if isinstance(language, Logic):
         return every_expression(language)
     return every_planted(language) if isinstance(language, Planted) else every_fact(language)
 
 
 @pytest.mark.parametrize(
-    "language", [Planted(contexts=3, values=4, seed=4), Facts(entities=2, seed=4), Logic(depth=1), Logic(depth=2)]
+    "language",
+    [
+        *(Planted(contexts=3, values=4, seed=4), Facts(entities=2, seed=4), Logic(depth=1), Logic(depth=2)),
+        *(Addition(digits=1, correct=0.5, hack=0.2), Addition(digits=1, correct=0.3, hack=0.1, verification=0.4)),
+        Addition(digits=1, reversed=True, correct=0.3, hack=0.1, verification=0.4),
+        *(Modular(operands=4, modulus=5), Modular(operands=3, modulus=3, correct=0.1, hack=0.6)),
+    ],
 )
 def test_probabilities_of_all_documents_sum_to_1_and_give_the_entropy(
     language: Language, monkeypatch: pytest.MonkeyPatch
@@ -113,7 +139,11 @@ def test_probabilities_of_all_documents_sum_to_1_and_give_the_entropy(
 
 
 @pytest.mark.parametrize(
-    "language", [Planted(), Facts(), Logic(depth=3), Planted(contexts=3, values=5, zipf=0, seed=9)]
+    "language",
+    [
+        *(Planted(), Facts(), Logic(depth=3), Planted(contexts=3, values=5, zipf=0, seed=9), Modular()),
+        *(Addition(correct=0.9), Addition(digits=2, correct=0.4, hack=0.3, verification=0.2)),
+    ],
 )
 def test_entropy_is_the_mean_surprise_of_what_is_drawn(language: Language) -> None:
     log_p = language.log_probabilities(drawn(language, 20000))
@@ -121,7 +151,7 @@ def test_entropy_is_the_mean_surprise_of_what_is_drawn(language: Language) -> No
     assert abs(-log_p.mean() - language.entropy) < 4 * error < 0.1
 
 
-@pytest.mark.parametrize("kind", [Planted, Facts, Logic])
+@pytest.mark.parametrize("kind", [Planted, Facts, Logic, Addition, Modular])
 def test_documents_are_a_function_of_seed_and_split_alone(kind: type[Language]) -> None:
     texts = drawn(kind(seed=3), 500)
     assert texts == drawn(kind(seed=3), 500)
@@ -130,7 +160,7 @@ def test_documents_are_a_function_of_seed_and_split_alone(kind: type[Language]) 
     assert texts != drawn(kind(seed=3), 500, "test")
 
 
-@pytest.mark.parametrize("language", [Planted(), Facts(), Logic(), *LARGEST])
+@pytest.mark.parametrize("language", [Planted(), Facts(), Logic(), Addition(), Modular(), *LARGEST])
 def test_documents_are_equally_long_and_made_of_the_lexicon(language: Language) -> None:
     lexicon = set(language.lexicon)
     assert len(lexicon) == len(language.lexicon)  # no word in two places, so that each tells what it is
@@ -269,6 +299,8 @@ def test_bands_by_hand() -> None:
         {"source": "planted", "planted": PlantedConfig(seed=2)},
         {"source": "facts", "facts": FactsConfig(entities=2)},
         {"source": "logic", "logic": LogicConfig(depth=2)},
+        {"source": "addition", "addition": AdditionConfig(digits=1, correct=0.5, verification=0.5)},
+        {"source": "modular", "modular": ModularConfig(operands=12)},
     ],
 )
 def test_a_word_is_a_token_and_a_document_a_block(settings: dict[str, Any]) -> None:
@@ -308,6 +340,20 @@ def test_keys_that_a_source_lacks_are_refused_by_name() -> None:
         ({"source": "logic", "facts": {"zipf": 1.5}}, "corpus.facts.zipf=1.5"),
         ({"source": "facts", "logic": {"depth": 2}}, "corpus.logic.depth=2"),
         ({"source": "logic", "logic": {"depth": 7}}, "corpus.logic.depth=7: must lie in [1, 6]"),
+        (
+            {"source": "logic", "addition": {"digits": 3}},
+            "corpus.addition.digits=3: only corpus.source=addition has it",
+        ),
+        ({"source": "addition", "modular": {"modulus": 5}}, "corpus.modular.modulus=5"),
+        ({"source": "addition", "addition": {"digits": 101}}, "corpus.addition.digits=101: must lie in [1, 100]"),
+        ({"source": "addition", "addition": {"hack": 0.1}}, "corpus.addition.hack=0.1: must be at most 1 - correct"),
+        (
+            {"source": "addition", "addition": {"verification": 1.5}},
+            "corpus.addition.verification=1.5: must lie in [0, 1]",
+        ),
+        ({"source": "modular", "modular": {"correct": float("nan")}}, "corpus.modular.correct=nan: must lie in [0, 1]"),
+        ({"source": "modular", "modular": {"hack": 0.7}}, "corpus.modular.hack=0.7: must be at most 1 - correct"),
+        ({"source": "modular", "modular": {"modulus": 2}}, "corpus.modular.modulus=2: must lie in [3, 1000]"),
         ({"tokenizer": "words"}, "corpus.tokenizer='words'"),
     ):
         with pytest.raises(UserError) as error:

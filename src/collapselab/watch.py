@@ -20,7 +20,7 @@ import yaml
 from collapselab.config import UserError
 from collapselab.runtime.console import PROGRESS
 from collapselab.store.checks import BROKEN, number, reading, refuse_links, text, whole
-from collapselab.store.layout import STAGES, Chain, NoRunError, find_chains, in_order, read_metrics, run_root, settled
+from collapselab.store.layout import GIVES, Chain, NoRunError, find_chains, in_order, read_metrics, run_root, settled
 from collapselab.store.lock import Holder, holder
 from collapselab.store.seals import parse, plain_bytes
 
@@ -122,7 +122,7 @@ class Watcher:
         order = list(dict.fromkeys(path for path, _ in planned))
         for path, last in planned:
             if path not in chains:
-                chains[path] = replace(_named(path), last=last, stage=STAGES[0])
+                chains[path] = replace(_named(path), last=last, stage=next(iter(GIVES)))
         views = [chains.pop(path) for path in order] + list(chains.values())
         if any(view.state == RUNNING for view in views):
             views = [replace(v, state=WAITING, said="its turn") if v.state == NOT_BEGUN else v for v in views]
@@ -241,14 +241,15 @@ def _left(view: ChainView, chain: Chain, now: float) -> float | None:
     if not view.rows or view.last is None:
         return None
     with reading(view.path / "metrics.jsonl"):
-        took = {name: number(view.rows[-1]["time"].get(f"{name}_seconds", 0.0)) for name in STAGES}
-    at = STAGES.index(view.stage)
+        stages = chain.stages(1)
+        took = {name: number(view.rows[-1]["time"].get(f"{name}_seconds", 0.0)) for name in stages}
+    at = stages.index(view.stage)
     of_bar = view.bar.left(now) if view.bar is not None else None
-    begun = chain.stage(view.finished, STAGES[at - 1]) if at else chain.stage(view.finished - 1, STAGES[-1])
+    begun = chain.stage(view.finished, stages[at - 1]) if at else chain.stage(view.finished - 1, stages[-1])
     with suppress(OSError):
         spent = now - (begun / "manifest.json").stat().st_mtime
         here = max(of_bar or 0.0, took[view.stage] - spent, 0.0)
-        later = sum(took[name] for name in STAGES[at + 1 :])
+        later = sum(took[name] for name in stages[at + 1 :])
         return here + later + (view.last - view.finished) * sum(took.values())
     return None
 

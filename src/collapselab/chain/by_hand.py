@@ -25,7 +25,7 @@ from collapselab.runtime.parallel import Processes
 from collapselab.sampling import sampler as sampling
 from collapselab.store import folders, layout
 from collapselab.store.folders import write_json
-from collapselab.store.layout import Chain, stages_of
+from collapselab.store.layout import Chain
 from collapselab.store.seals import recorded
 
 
@@ -42,7 +42,7 @@ def sample(
         raise UserError(f"--generation {generation}: {chain_path} has no such model; finished: {finished}")
     chain.need_weights([chosen], f"--generation {chosen}")
     text_of = chosen if config.sampling.prompt_from == "previous" else 0
-    inputs = [(chosen, "train"), (text_of, "mixture"), *((g, "samples") for g in range(text_of))]
+    inputs = [(chosen, "train"), (text_of, "mixture"), *((g, chain.text) for g in range(text_of))]
     with processes.main_first():
         for g, name in inputs if processes.is_main else []:
             folders.intact(chain.stage(g, name))
@@ -122,7 +122,7 @@ def rescore(config: RunConfig, root: Path) -> tuple[str, list[dict[str, Any]]]:
     scores = digest(shared | ({"plugins": config.plugins} if config.plugins else {}))[:12]
     with lock_chain(chain, processes):
         session = Session(checked, processes, _console(config, processes), scores)
-        stages = [(g, name) for g in chain.finished() for name in stages_of(g)]
+        stages = [(g, name) for g in chain.finished() for name in chain.stages(g)]
         with processes.main_first():
             for stage in [one for one in stages if layout.GIVES[one[1]] != "scores"] if processes.is_main else []:
                 folders.intact(session.place(*stage), inputs_of(session, *stage))

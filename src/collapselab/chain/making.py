@@ -11,7 +11,7 @@ from collapselab.chain.session import Session
 from collapselab.chain.stages import STAGES, Ref, Stage
 from collapselab.config import UserError
 from collapselab.store import folders
-from collapselab.store.layout import Chain, parent_of, stages_of
+from collapselab.store.layout import Chain, parent_of
 from collapselab.store.lock import check_held
 from collapselab.store.unfinished import Unfinished
 
@@ -61,7 +61,7 @@ def _publish(s: Session, g: int, stage: Stage, place: Path, inputs: dict[str, st
 
 def _was_made(s: Session, g: int, name: str) -> bool:
     """Return True if a missing stage was once published: a later one still exists."""
-    names = stages_of(g)
+    names = s.chain.stages(g)
     later = [s.chain.stage(g, other) for other in names[names.index(name) + 1 :]]
     return s.scores is None and any(place.exists() for place in [*later, s.chain.generation(g + 1)])
 

@@ -203,7 +203,7 @@ def _check_identity(checked: Preflight, processes: Processes, shares_generation_
         facts["fork"] = _copy_fork(chain, mine, corpus, *fork)
     elif shares_generation_0 or chain.shared:  # an interrupted start may have left a shared.json of other settings
         digests = shared_digests(mine, corpus.digest)
-        facts["shared"] = {name: digests[gives] for name, gives in layout.GIVES.items()}
+        facts["shared"] = {name: digests[gives] for name, gives in layout.GIVES.items() if gives in digests}
         chain.use_shared(facts["shared"])
     now = environment() | {"machine": platform.machine()} | processes.facts
     now |= {"corpus": corpus.facts, "note": checked.note}
@@ -255,7 +255,7 @@ def _copy_fork(chain: Chain, mine: dict[str, Any], corpus: Corpus, parent: Path,
     of the fork."""
     facts, changed = _check_fork(mine, corpus, parent, at)
     source = Chain(parent)
-    copied = [(g, name) for g in range(at + 1) for name in layout.STAGES] + [(0, name) for name in layout.ONCE]
+    copied = [(g, name) for g in range(at + 1) for name in source.stages(g)]
     for stage in copied:
         shutil.copytree(source.stage(*stage), chain.stage(*stage), dirs_exist_ok=True, symlinks=True)
     batch = None

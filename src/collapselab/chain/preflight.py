@@ -18,6 +18,7 @@ from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.protocol import METRICS_VERSION
 from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_first import check_embeddings
+from collapselab.judging.judges import check_judges
 from collapselab.learning.learners import LEARNERS
 from collapselab.mixing import sets
 from collapselab.mixing.regimes import REGIMES
@@ -83,12 +84,16 @@ def preflight(
     runs, vocab, block = verb == "run", corpus.tokenizer.size, config.training.block
     if verb != "eval":
         check_lengths(config, corpus.tokenizer)
+    chain.judged = config.judged
+    if config.judged:
+        check_judges(config, corpus)
     if runs and config.model.pretrained is None:
         families.check_size(config.model, vocab=vocab, context=block)
     available = sets.blocks_available(corpus.train, config)
     past = past_sets(chain, fork)
     needed = check_supply(config, available, past) if runs else 0
     budget = sets.sample_budget(config, available)
+    check_repeats(config, budget)
     count = sample_tokens(config, corpus, budget) if verb != "sample" else 0
     if verb != "sample":
         check_embeddings(config, corpus, budget)
@@ -235,6 +240,13 @@ def check_sizes(config: RunConfig, size: int, budget: int) -> None:
         what = f"keys and values of {batch * sampling.beams:,} sequences side by side"
         needed = 4 * math.prod(factors.values())  # at least two bytes each
         check_memory(needed, key, factors[key], what, on_device=True)
+
+
+def check_repeats(config: RunConfig, budget: int) -> None:
+    """Refuse a number of sequences that cuts the last group of one prompt."""
+    repeats, sequences = config.sampling.repeats, -(-budget // config.sequence_length)
+    if sequences % repeats:
+        raise UserError(f"sampling.repeats={repeats}: must divide the {sequences:,} sequences that a generation writes")
 
 
 def check_version(chain: Chain) -> None:

@@ -26,7 +26,7 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.errors import one_line_errors
 from collapselab.runtime.parallel import Processes
 from collapselab.store import folders
-from collapselab.store.layout import Chain, stages_of
+from collapselab.store.layout import Chain
 from collapselab.tracking import Tracker
 
 
@@ -61,7 +61,7 @@ def run(
             with nullcontext() if generation else lock_shared(chain, processes, console):
                 for folder in set(chain.shared.values()) if processes.is_main and not generation else ():
                     folders.tidy(folder)
-                made = [name for name in stages_of(generation) if make(session, generation, name)]
+                made = [name for name in chain.stages(generation) if make(session, generation, name)]
             if processes.is_main and "eval" in made:
                 rows = chain.rows()
                 chain.write_metrics(rows)

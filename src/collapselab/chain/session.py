@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from collapselab import seeds
 from collapselab.chain.preflight import Preflight
 from collapselab.config.families import FAMILIES
@@ -41,6 +43,12 @@ class Session:
 
     def training_set(self, generation: int) -> TrainingSet:
         return TrainingSet(self.config, self.chain, generation, self.corpus.train)
+
+    def write_more(self, generation: int, first: int, count: int, stream: str = "sample") -> np.ndarray:
+        """Write sequences number `first` and up of a stream of a generation's text, int64 (count, length)."""
+        text = self.training_set(generation if self.config.sampling.prompt_from == "previous" else 0)
+        model, separator = self.model(generation), self.corpus.tokenizer.separator
+        return self.sampler.more(model, generation, text, first, count, separator=separator, stream=stream)
 
     def start(self, generation: int) -> tuple[network.LanguageModel, str]:
         """Start weights of a generation, and their digest."""

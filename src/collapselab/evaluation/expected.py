@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from collapselab.config import RunConfig, SamplingConfig
+from collapselab.config import JudgingConfig, RunConfig, SamplingConfig
 from collapselab.config.identity import SAMPLING_RULE
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.contexts import NextTokens
@@ -23,6 +23,7 @@ from collapselab.evaluation.planted_documents import document_counts
 from collapselab.evaluation.real_text import held_out, window_losses
 from collapselab.evaluation.reference import Reference
 from collapselab.languages import language_of
+from collapselab.languages.modular import Modular
 from collapselab.languages.planted import TOWN_PLACE, Planted
 from collapselab.metrics.likelihood import windows
 from collapselab.metrics.next_token import next_token_shape, next_token_values
@@ -34,8 +35,10 @@ from collapselab.mixing.sets import read_mixture
 from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
+from collapselab.store.folders import read_json
 from collapselab.store.layout import Chain
 from collapselab.store.seals import recorded
+from collapselab.tasks.tasks import CLASSES, task_of
 from collapselab.theory import pipeline
 from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised
@@ -77,7 +80,8 @@ def as_first(config: RunConfig, generation: int) -> RunConfig:
     if generation:
         return config
     mixing = dataclasses.replace(config.mixing, regime="replace", real="fresh", replaced=None, added=None)
-    return dataclasses.replace(config, mixing=mixing, sampling=dataclasses.replace(config.sampling, source="model"))
+    sampling = dataclasses.replace(config.sampling, source="model")
+    return dataclasses.replace(config, mixing=mixing, sampling=sampling, judging=JudgingConfig())
 
 
 def law_of(config: RunConfig) -> tuple[str, bool]:
@@ -93,6 +97,8 @@ def why_no_law(config: RunConfig) -> str:
     """Reason why this pipeline has no law; empty if it has one."""
     block, mixing, training = config.training.block, config.mixing, config.training
     law = REGIMES[mixing.regime].law
+    if config.judged:
+        return "a judge chooses what is learned from (judging.judges)"
     if law.none and not is_control(config):
         return law.none
     if (config.sampling.repetition_penalty != 1 or config.sampling.beams > 1) and not is_control(config):
@@ -155,8 +161,8 @@ def note_of(config: RunConfig, chain: Chain, generation: int) -> str:
     fork = _fork(chain)
     if generation != (fork["at"] + 1 if fork else 0):
         return ""
-    planted = isinstance(language_of(config.corpus), Planted)
-    why = (why_no_slot_law(config) if planted else why_no_tail_law(config)) or why_no_law_of_fork(chain)
+    reasons = {"planted": why_no_slot_law, "modular": why_no_answer_law}
+    why = reasons.get(config.corpus.source, why_no_tail_law)(config) or why_no_law_of_fork(chain)
     return f"note: no theoretical prediction for this chain: {why}" if why else ""
 
 
@@ -201,6 +207,54 @@ def expected_slot(
         values["theory/bias/truth/slot/diversity"] = float((simpson(biased) / simpson(truth)).mean())
         values["theory/bias/truth/slot/drift"] = float((((biased - truth) ** 2).sum(1) / simpson(truth)).mean())
     return values
+
+
+def why_no_answer_law(config: RunConfig) -> str:
+    """Reason why the answers of a task have no law; empty if it has one."""
+    settings, task = config.judging, isinstance(language_of(config.corpus), Modular)
+    if not task or config.mixing.unit != "documents":
+        return "answers have a law for corpus.source=modular in whole documents alone"
+    if config.mixing.regime != "replace" or config.sampling.shapes or config.sampling.beams > 1:
+        return "answers have a law where sets are replaced and nothing but the judge shapes them"
+    if config.judged and (settings.judges != ["answer"] or settings.keep != "threshold"):
+        return "no law covers other judges than one exact checker with errors"
+    if config.judged and any(pattern.get("when", {}).keys() - {"class"} for pattern in settings.errors):
+        return "the judge's errors are coherent: no law covers patterns other than by class"
+    return ""
+
+
+def acceptance(settings: JudgingConfig, generation: int) -> np.ndarray:
+    """Probability that each class of answers (wrong, correct, hack, unreadable) of a generation is accepted, float64 (4,)."""
+    if not settings.on:
+        return np.ones(4)
+    out = np.array([settings.fpr, settings.tpr, settings.fpr, settings.fpr])
+    for pattern in settings.errors:
+        if pattern.get("from", 0) <= generation <= pattern.get("until", generation):
+            name = pattern.get("when", {}).get("class")
+            for i, kind in enumerate((*CLASSES, "unreadable")):
+                if name in (None, kind):
+                    out[i] = pattern.get("tpr" if kind == "correct" else "fpr", out[i])
+    return out
+
+
+def expected_answers(config: RunConfig, chain: Chain, generation: int) -> dict[str, float]:
+    """Law of `truth/task/p_...`, means over problems that share nothing, from generation 0's answers: in each generation the
+    answers that the judge accepts, p a / (p . a), and a real share of the corpus's own."""
+    task = task_of(config.corpus)
+    if not generation or task is None or why_no_answer_law(config) or why_no_law_of_fork(chain):
+        return {}
+    first = read_json(chain.stage(0, "eval") / "eval.json")
+    if (found := first["sums"].get("truth/task/problems")) is None:
+        return {}
+    p, real = np.array(found, float), np.array([*task.shares, 0.0])
+    shares = [1.0] * (generation + 1) if is_control(config) else shares_of(chain, generation)
+    for g, share in enumerate(shares[1:]):
+        passed = p * acceptance(config.judging, g)
+        total = passed.sum(1, keepdims=True)
+        kept = np.divide(passed, total, out=p.copy(), where=total > 0)
+        p = share * real + (1 - share) * kept
+    names = (*CLASSES, "unreadable")
+    return {f"theory/truth/task/p_{name}": float(value) for name, value in zip(names, p.mean(0), strict=True)}
 
 
 def _column(numbers: list[float | None]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from collapselab.config import RunConfig, digest
 from collapselab.corpus.prepared import Corpus
-from collapselab.evaluation.expected import expected_entropy, expected_slot, expected_tails, note_of
+from collapselab.evaluation.expected import expected_answers, expected_entropy, expected_slot, expected_tails, note_of
 from collapselab.evaluation.explorer import explorer_data, read_continuations, still_written
 from collapselab.evaluation.protocol import protocol
 from collapselab.evaluation.real_text import halved, score_real_text
@@ -23,6 +23,7 @@ from collapselab.evaluation.rows import decoded, generated_places, real_draws, r
 from collapselab.evaluation.samples import Text, score_samples, text_metrics, text_of
 from collapselab.evaluation.truth import score_truth, truth_of_real_text
 from collapselab.evaluation.under_first import embedding_values, mean_states, reference_nll
+from collapselab.metrics.calibration import calibration_intervals, calibration_values
 from collapselab.metrics.in_context import LEAST_SEEN
 from collapselab.metrics.intervals import draw_interval
 from collapselab.metrics.tails import LEAST_TYPES, first_words, words
@@ -31,7 +32,7 @@ from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.checks import drawable, number, reading
-from collapselab.store.folders import SCHEMA, write_bytes, write_json
+from collapselab.store.folders import SCHEMA, read_json, write_bytes, write_json
 from collapselab.store.layout import Chain
 
 EXAMPLES = 5
@@ -52,6 +53,7 @@ def evaluate(
     samples: Path,
     reference: Path,
     mixture: dict[str, Any],
+    judged: Path | None = None,
     out: Path,
     processes: Processes,
     console: Console,
@@ -60,23 +62,23 @@ def evaluate(
     examples.json (the first samples as text), explorer.json and tail_words.bin (see `explorer`).
 
     Args:
-        gen0: generation 0's model (`model` itself at generation 0), which the samples are scored under.
+        gen0: generation 0's model (`model` itself at generation 0), which the samples are scored under. judged: folder of
+            what the judges let through, if there are any.
     """
     sums, values = score_real_text(model, corpus, config, processes, console, f"gen {generation} eval")
     truth = score_truth(model, corpus, config, chain, generation, processes, console)
-    sums, values = sums | truth[0], values | truth[1]
     count = sample_tokens(config, corpus, (meta := _meta(samples, config))["tokens"])
     stream, places = np.asarray(read_samples(samples)), generated_places(samples, count)
-    head, separator = meta["prompt_length"], corpus.tokenizer.separator
-    title = f"gen {generation} under gen 0"
+    head, separator, title = meta["prompt_length"], corpus.tokenizer.separator, f"gen {generation} under gen 0"
     gen0_sums, gen0_values = reference_nll(gen0, config, stream, places, head, separator, processes, console, title)
     states = None
     if sequences := config.evaluation.embeddings:
         whole = generated_places(samples, sequences * (meta["length"] - head))
         states = mean_states(gen0, stream, whole, config.evaluation.precision, processes, console)
     values |= expected_entropy(gen0, config, chain, generation, corpus, processes, console)
-    continuations = read_continuations(samples, model.vocab)
-    explorer = explorer_data(continuations, gen0, corpus.tokenizer, config, processes, console)
+    explorer = explorer_data(
+        read_continuations(samples, model.vocab), gen0, corpus.tokenizer, config, processes, console
+    )
     sums |= halved(processes)
     if gen0 is not model:
         gen0.net.to("cpu")  # the next generation trains and samples in the device's memory
@@ -85,21 +87,29 @@ def evaluate(
             console.say(note)
         text, counts = text_of(rows_at(stream, places), corpus, config), Reference(reference, model.vocab)
         more = _sample_scores(text, counts, model.vocab)
-        sums, values = sums | gen0_sums | more[0], values | gen0_values | more[1]
-        values |= expected_slot(config, chain, generation, corpus, sums)
-        if config.training.loss_below is not None:
-            values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
-        values |= expected_tails(config, chain, generation, counts, sums)
+        sums, values = sums | truth[0] | gen0_sums | more[0], values | truth[1] | gen0_values | more[1]
+        values |= _laws(config, chain, generation, corpus, counts, sums)
         values |= embedding_values(_real_states(reference, states.shape), states) if states is not None else {}
-        values |= _degenerate(meta)
+        judge = judge_scores(judged) if judged is not None else ({}, {})
+        sums, values = sums | judge[0], values | _degenerate(meta) | judge[1]
         values = _recorded(values, config, f"generation {generation}", console)
         row = {"generation": generation, "real_share": mixture["real_share"]["realised"]}
         _write_scores(out, config, protocol(config, corpus, count), sums, values, row)
         write_json(out / "examples.json", _examples(stream, meta, corpus))
-        used = first_words(text.words, counts.word_budget)
-        write_bytes(out / "tail_words.bin", still_written(counts.word_c0, used).data)
+        used = still_written(counts.word_c0, first_words(text.words, counts.word_budget))
+        write_bytes(out / "tail_words.bin", used.data)
         write_json(out / "explorer.json", explorer)
     processes.barrier()
+
+
+def _laws(
+    config: RunConfig, chain: Chain, generation: int, corpus: Corpus, counts: Reference, sums: dict[str, Any]
+) -> dict[str, float]:
+    """Return what theory expects of a generation, and what a truncated cross-entropy left out of its loss."""
+    values = expected_slot(config, chain, generation, corpus, sums) | expected_answers(config, chain, generation)
+    if config.training.loss_below is not None:
+        values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
+    return values | expected_tails(config, chain, generation, counts, sums)
 
 
 def _write_scores(
@@ -122,6 +132,25 @@ def _degenerate(meta: dict[str, Any]) -> dict[str, float]:
     """Shares of sequences that repeat a single token or hold end-of-text tokens alone."""
     counts = {name: count for name, count in meta["degenerate"].items() if name != "end_of_text_tokens"}
     return {f"diversity/degenerate/{name}": count / meta["sequences"] for name, count in counts.items()}
+
+
+def judge_scores(judged: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return (sums, values) of `judge/...`: calibration of the judges on the generation's samples, and under `judge/second/` on
+    an independent sample, with 95 % intervals in the sums; `judge/drawn`, sequences drawn for one that is kept, and
+    `judge/edited`, the share of the tokens that were drawn again."""
+    with reading(judged / "judged.json"):
+        facts = read_json(judged / "judged.json")
+        named = {"samples": "judge", "second": "judge/second"}
+        every = {named[name]: part for name, part in facts["calibration"].items()}
+        values = {"judge/drawn": number(facts["drawn"]) / number(facts["sequences"])}
+        if "edited" in facts:
+            values["judge/edited"] = number(facts["edited"]) / number(facts["tokens"])
+        sums: dict[str, Any] = {}
+        for prefix, part in every.items():
+            values |= {f"{prefix}/{key}": value for key, value in calibration_values(part).items()}
+            ends = {key: pair for key, pair in calibration_intervals(part).items() if not math.isnan(pair[0])}
+            sums[f"{prefix}/calibration"] = {"sums": part, "intervals": ends}
+        return sums, values
 
 
 def _meta(samples: Path, config: RunConfig) -> dict[str, Any]:

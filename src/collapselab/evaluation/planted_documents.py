@@ -28,7 +28,7 @@ def document_counts(config: RunConfig, chain: Chain, upto: int, corpus: Corpus, 
 
     For `mixing.unit=documents` and a token per word: a block is a document, and its town has a fixed place in it.
     """
-    streams = {REAL: corpus.train.ids} | {g: read_samples(chain.stage(g, "samples")) for g in range(upto + 1)}
+    streams = {REAL: corpus.train.ids} | {g: read_samples(chain.stage(g, chain.text)) for g in range(upto + 1)}
     sets = [set_counts(config, chain, g, corpus, language, streams) for g in range(upto + 1)]
     town = _town_of(corpus, language)
     block, contexts = config.training.block, language.contexts

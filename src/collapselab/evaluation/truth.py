@@ -1,4 +1,4 @@
-"""A generation compared with the exact language it should learn (`planted`, `facts`, `logic`)."""
+"""A generation compared with the exact language it should learn (corpus.source: planted, facts, ...)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.planted_documents import set_counts
 from collapselab.evaluation.real_text import window_losses
 from collapselab.languages import Language, language_of
+from collapselab.languages.addition import SAYS, Addition
 from collapselab.languages.facts import Facts
 from collapselab.languages.laws import BANDS
 from collapselab.languages.logic import Logic
+from collapselab.languages.modular import Modular
 from collapselab.languages.planted import Planted
+from collapselab.metrics.policy import policy_sums, policy_values
 from collapselab.metrics.truth import (
+    answer_sums,
+    answer_values,
     divergence_sums,
     divergence_values,
     expression_sums,
@@ -34,6 +39,7 @@ from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
+from collapselab.tasks.tasks import CLASSES, CORRECT, UNREADABLE, task_of
 
 HEADS = 1024  # heads whose next word is read at once
 
@@ -49,7 +55,8 @@ def score_truth(
     processes: Processes,
     console: Console,
 ) -> Scores:
-    """Return (sums, values) of `truth/...` for a generation with published mixture and samples; empty for natural text.
+    """Return (sums, values) of `truth/...`, and for a task of `task/...`, for a generation with published mixture and samples;
+    empty for natural text.
 
     Every process takes part in the losses; process 0 does the rest. Slots and facts need a token per word, and counts of
     documents need `mixing.unit: documents`.
@@ -59,22 +66,37 @@ def score_truth(
         return {}, {}
     sums, values = _divergence(model, corpus, config, language, generation, processes, console)
     values["entropy"] = language.entropy
+    of_policy: Scores = {}, {}
     if processes.is_main:
         written = written_documents(config, corpus, chain.stage(generation, "samples"))
         if written:
             valid = np.isfinite(language.log_probabilities(written))
             sums["validity"] = {"documents": len(written), "valid": int(valid.sum())}
             values["validity"] = float(valid.mean())
+            if task := task_of(config.corpus):
+                kinds = task.classes(written)
+                sums["task"] = answer_sums(kinds, CLASSES)
+                values |= {f"task/{k}": v for k, v in answer_values(sums["task"]).items()}
+                readable, asked = kinds != UNREADABLE, None
+                if isinstance(language, Addition) and language.verification and one_token_per_word(corpus, language):
+                    asked = _verified(model, corpus, language, written, readable, processes)
+                if task.prompt_words:
+                    _, problem = np.unique(task.prompts(written), return_inverse=True)
+                    policy = policy_sums(problem, task.answers(written), kinds == CORRECT, ~readable, asked, written)
+                    of_policy = {"task/policy": policy}, {f"task/{k}": v for k, v in policy_values(policy).items()}
             if isinstance(language, Logic):
                 sums["expressions"] = _expressions(language, written)
                 values |= expression_values(sums["expressions"])
-        if one_token_per_word(corpus, language) and not isinstance(language, Logic):
+        if isinstance(language, Planted | Facts | Modular) and one_token_per_word(corpus, language):
             if isinstance(language, Planted):
                 parts = _slot(model, corpus, config, chain, generation, language, processes)
-            else:
+            elif isinstance(language, Facts):
                 parts = _recall(model, corpus, config, chain, language, processes)
+            else:
+                parts = _answers(model, corpus, language, processes)
             sums, values = sums | parts[0], values | parts[1]
-    return {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
+    truth = {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
+    return truth[0] | of_policy[0], truth[1] | of_policy[1]
 
 
 def _expressions(language: Logic, documents: list[str]) -> dict[str, float]:
@@ -99,6 +121,9 @@ def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
     if isinstance(language, Logic):
         drawn = list(language.documents(max(2, budget // (language.words_per_document + 1)), config.evaluation.split))
         values |= expression_values(_expressions(language, drawn))
+    if task := task_of(config.corpus):
+        shares = dict(zip(CLASSES, task.shares, strict=True)) | {"documents": 1.0, "unreadable": 0.0}
+        values |= {f"task/{k}": v for k, v in answer_values(shares).items()}
     return {f"truth/{k}": v for k, v in values.items()}
 
 
@@ -157,9 +182,9 @@ def _divergence(
         )
         log_model[chosen] = -nll.reshape(len(chosen), length - 1).sum(axis=1, dtype=np.float64)
     documents = list(islice(language.documents(len(lengths), settings.split), len(lengths)))
-    names: tuple[str, ...] = ()  # expressions have no frequent and rare values
+    names: tuple[str, ...] = ()  # expressions have no frequent and rare values, nor do problems that are all alike
     bands = np.zeros(len(documents), np.int64)
-    if not isinstance(language, Logic):
+    if not isinstance(language, Logic | Modular):
         names, bands = BANDS, language.bands(documents)
     sums = divergence_sums(language.log_probabilities(documents), log_model, bands, names)
     return {"kl": sums}, divergence_values(sums, names)
@@ -197,6 +222,38 @@ def _slot(
     sums = slot_sums(law, language.slot_law, language.slot_bands, BANDS, documents)
     values = slot_values(sums) | slot_divergence(law, language.slot_law, language.slot_bands, BANDS)
     return {"slot": sums}, {f"slot/{k}": v for k, v in values.items()}
+
+
+def _verified(
+    model: LanguageModel,
+    corpus: Corpus,
+    language: Addition,
+    written: list[str],
+    readable: np.ndarray,
+    processes: Processes,
+) -> np.ndarray:
+    """Ask the model whether its answers are right, in the words of the language: P(right) / (P(right) + P(wrong)) of each
+    document, float64 (documents,), nan without a readable answer."""
+    scores, rows = np.full(len(written), np.nan), np.flatnonzero(readable)
+    if len(rows):
+        says = next_words(model, [language.asked(written[i]) for i in rows], corpus, processes)[
+            :, _ids(corpus, list(SAYS))
+        ]
+        scores[rows] = says[:, 1] / says.sum(1)
+    return scores
+
+
+def _answers(model: LanguageModel, corpus: Corpus, language: Modular, processes: Processes) -> Scores:
+    """Read the probability of each class of answers to every problem. `task/problems` has (problems, classes and unreadable)."""
+    problems = [(a, b) for a in range(language.operands) for b in range(language.operands)]
+    heads = [" ".join(language.document(a, b, 0).split(" ")[: language.prompt_words]) for a, b in problems]
+    numerals = _ids(corpus, [str(n) for n in range(language.modulus)])
+    law, every = next_words(model, heads, corpus, processes)[:, numerals], np.arange(len(problems))
+    correct = law[every, [language.solution(a, b) for a, b in problems]]
+    hack = law[every, [language.hack_of(a, b) for a, b in problems]]
+    shares = np.stack([law.sum(1) - correct - hack, correct, hack, 1 - law.sum(1)], 1)
+    values = {f"task/p_{name}": float(p) for name, p in zip((*CLASSES, "unreadable"), shares.mean(0), strict=True)}
+    return {"task/problems": shares.tolist()}, values
 
 
 def _recall(

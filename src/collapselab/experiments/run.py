@@ -13,7 +13,7 @@ from collapselab.config import RunConfig, UserError
 from collapselab.experiments import local
 from collapselab.experiments.experiment import Experiment, Outcome
 from collapselab.store.chain_files import keep_call
-from collapselab.store.layout import Chain, stages_of
+from collapselab.store.layout import Chain
 
 POLL = 0.3  # seconds between looks at the chains' files
 
@@ -107,7 +107,7 @@ def _stages(chains: list[RunConfig]) -> dict[Path, int]:
         with suppress(UserError, OSError):  # the worker that runs a damaged chain reports it
             chain = Chain(chain_path(config))
             for g in range(config.generations + 1):
-                for name in stages_of(g):
+                for name in chain.stages(g):
                     manifest = chain.stage(g, name) / "manifest.json"
                     if manifest.is_file():
                         times[manifest.parent] = manifest.stat().st_mtime_ns

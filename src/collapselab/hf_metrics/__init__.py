@@ -1,4 +1,4 @@
-"""Sample metrics for Hugging Face `evaluate`, loaded by path and without a network:
+"""Metrics for Hugging Face `evaluate`, loaded by path and without a network:
 
     import datasets, evaluate
     from collapselab import hf_metrics
@@ -9,8 +9,8 @@
 
 `predictions` are sampled texts, one string per sequence; `references` are real texts. Metrics that read references
 (overlap, tails, unigram_distance) fail without them, and `evaluate` needs as many references as predictions: cut or
-join the real text accordingly. Words are the lab's: `\\w+`, lower-cased; a prediction is a whole text, so
-its first and last words count. Keys are those of metrics.jsonl without their unit, and no two metrics share one.
+join the real text accordingly. Words are the lab's: `\\w+`, lower-cased; a prediction is a whole text. The metrics of
+`ANSWERS` read answers by prompt, or verdicts. Keys are those of metrics.jsonl without their unit, and no two share one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from pathlib import Path
 
 from collapselab.config import UserError
 
+ANSWERS = ("answer_diversity", "gv_gap", "judge_calibration", "maj_at_k", "pass_at_k")
+
 
 def names() -> list[str]:
-    """Names of all metrics."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*/*.py") if file.stem == file.parent.name)
+    """Names of all metrics of texts."""
+    files = Path(__file__).parent.glob("*/*.py")
+    return sorted(file.stem for file in files if file.stem == file.parent.name and file.stem not in ANSWERS)
 
 
 def path(name: str) -> str:
     """Path of a metric for `evaluate.load`. Raises UserError for an unknown name."""
-    if name not in names():
-        raise UserError(f"metric={name!r}: no such metric; choose one of {', '.join(names())}")
+    if name not in (*names(), *ANSWERS):
+        raise UserError(f"metric={name!r}: no such metric; choose one of {', '.join((*names(), *ANSWERS))}")
     return str(Path(__file__).parent / name / f"{name}.py")

@@ -1,14 +1,18 @@
-"""Languages of exactly known distribution: a planted channel, a world of facts, and true logic expressions."""
+"""Languages of exactly known distribution: a planted channel, a world of facts, true logic expressions, arithmetic."""
 
 from __future__ import annotations
 
 from collapselab.config import CorpusConfig
+from collapselab.languages.addition import Addition
 from collapselab.languages.facts import Facts
 from collapselab.languages.logic import Logic
+from collapselab.languages.modular import Modular
 from collapselab.languages.planted import Planted
 
-Language = Planted | Facts | Logic
-KINDS: dict[str, type[Language]] = {"planted": Planted, "facts": Facts, "logic": Logic}
+Language = Planted | Facts | Logic | Addition | Modular
+KINDS: dict[str, type[Language]] = {
+    "planted": Planted, "facts": Facts, "logic": Logic, "addition": Addition, "modular": Modular,
+}  # fmt: skip
 
 LANGUAGE_VERSION = 1  # of words and laws; raise it when equal keys give different documents
 

@@ -205,9 +205,15 @@ class Facts:
     def facts_of(self, documents: Sequence[str]) -> np.ndarray:
         """Facts that documents state, int64 (documents, sentences): person x attributes + attribute, or -1 for a sentence
         that states none or a false one."""
+        facts, values = self.statements(documents)
+        return np.where(values == self.truth.ravel()[facts], facts, -1)
+
+    def statements(self, documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Statements of documents, true or false, each int64 (documents, sentences): person x attributes + attribute, and
+        the value's place among those of the attribute; both -1 for a sentence that states nothing."""
         words = word_numbers(documents, self._numbers, self.words_per_document)
         sentences = words.reshape(-1, SENTENCE_WORDS)
-        out = np.full(len(sentences), -1, np.int64)
+        facts, values = np.full((2, len(sentences)), -1, np.int64)
         rows = np.arange(len(sentences))
         for number, template in enumerate(TEMPLATES):
             attribute = number // PER_ATTRIBUTE
@@ -216,9 +222,10 @@ class Facts:
             given, family, word = (sentences[rows, place] for place in PLACES[number])
             person = np.where(matches, self._person_of(given, family), -1)
             value = word - (2 * self._side + VALUES * attribute)  # of the first word among its values
-            true = (person >= 0) & (value == self.truth[person, attribute])
-            out = np.where(true, person * len(ATTRIBUTES) + attribute, out)
-        return out.reshape(-1, SENTENCES)
+            states = (person >= 0) & (value >= 0) & (value < VALUES)
+            facts = np.where(states, person * len(ATTRIBUTES) + attribute, facts)
+            values = np.where(states, value, values)
+        return facts.reshape(-1, SENTENCES), values.reshape(-1, SENTENCES)
 
     def _person_of(self, given: np.ndarray, family: np.ndarray) -> np.ndarray:
         """Return the number of the person with these names (numbers of words), or -1."""

@@ -1,4 +1,4 @@
-"""A model compared with an exactly known truth: distances, diversity and recall by frequency; expressions."""
+"""A model compared with an exactly known truth: distances, diversity and recall by frequency; expressions; answers."""
 
 from __future__ import annotations
 
@@ -185,3 +185,19 @@ def expression_values(sums: dict[str, float]) -> dict[str, float]:
     mean distance of neighbours, which are independent draws, in [0, 1]."""
     values = {name: sums[name] / sums["documents"] for name in ("syntax", "correct", "distinct")}
     return values | ({"edit_distance": sums["edit_distance"] / sums["pairs"]} if sums["pairs"] else {})
+
+
+def answer_sums(classes: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Count documents by the class of their answer.
+
+    Args:
+        classes: (documents,) index into `names`, or -1 for an answer that cannot be read.
+    """
+    counts = np.bincount(classes.astype(np.int64) + 1, minlength=len(names) + 1)
+    by_class = dict(zip(("unreadable", *names), counts.astype(np.float64).tolist(), strict=True))
+    return {"documents": float(len(classes)), **by_class}
+
+
+def answer_values(sums: dict[str, float]) -> dict[str, float]:
+    """Shares of documents with the correct answer, with the hack, and without an answer that can be read."""
+    return {name: sums[name] / sums["documents"] for name in ("correct", "hack", "unreadable")}

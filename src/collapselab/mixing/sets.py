@@ -113,7 +113,7 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
     order = real_order(config, available)
     before = read_mixture(chain.stage(generation - 1, "mixture")) if generation else {"real_blocks_used": 0}
     used, share = before["real_blocks_used"], real_share(config.mixing, generation, config.generations)
-    metas = {g: read_meta(chain.stage(g, "samples")) for g in range(generation)}
+    metas = {g: read_meta(chain.stage(g, chain.text)) for g in range(generation)}
     if generation == 0:
         blocks = blocks_of(REAL, order[:size])
     else:
@@ -143,7 +143,7 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
             "block": block,
             "blocks": len(blocks),
             "sources": {
-                name_of(s): text if is_real(s) else chain.digest_of(generation_of(s), "samples") for s in sources
+                name_of(s): text if is_real(s) else chain.digest_of(generation_of(s), chain.text) for s in sources
             },
             "real_share": {"asked": share, "realised": float((blocks[:, 0] == REAL).mean())},
             "real_blocks_used": max(used, size) if not fresh else used + fresh,
@@ -253,7 +253,7 @@ def read_blocks(
         if is_real(source):
             return train.ids if streams is None else streams[REAL]
         g = generation_of(source)
-        return read_samples(chain.stage(g, "samples")) if streams is None else streams[g]
+        return read_samples(chain.stage(g, chain.text)) if streams is None else streams[g]
 
     tokens = {source: text_of(source) for source in sources}
     with reading(path):

@@ -70,6 +70,14 @@ def diversity(chains: list[Any]) -> Spec | None:
     return _curves(chains, series.DIVERSITY)
 
 
+def answers(chains: list[Any]) -> Spec | None:
+    return _curves(chains, series.ANSWERS, from_zero=True)
+
+
+def judges(chains: list[Any]) -> Spec | None:
+    return _curves(chains, series.JUDGES)
+
+
 def _cell(change: float, half: float) -> str:
     """`+0.12 ± 0.03`: text of a cell of the heat map."""
     if math.isnan(change):
@@ -324,6 +332,20 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "The grey dashed line is real text at the same budget. Read each curve by its distance from that line: both a fall and "
         "a rise away from it are losses, unless the grey control shares them.",
         diversity,
+    ),
+    (
+        "answers",
+        "Answers to the problems of a task",
+        "Gold is the exact checker; what the judges accept can rise while it falls. pass@k is the chance that one of k answers "
+        "to a problem is correct: where pass@1 rises and pass@k of many falls, the model repeats itself.",
+        answers,
+    ),
+    (
+        "judges",
+        "What the judges let through",
+        "Against the exact checker, on each generation's own samples and, for J, on an independent sample that nothing was chosen "
+        "from. Errors depend on what is written: rates that were measured once need not hold later.",
+        judges,
     ),
     (
         "distribution",

@@ -142,7 +142,7 @@ def _group(
     for name, title, caption, draw in CHARTS:
         spec = draw(chains)
         if spec is None:
-            missing.append(f"{title}: {LEFT_OUT[name]}")
+            missing += [f"{title}: {LEFT_OUT[name]}"] if name in LEFT_OUT else []  # others belong to some chains only
             continue
         meta = spec["layout"]["meta"]
         png = f"{name}{group.suffix}.png"

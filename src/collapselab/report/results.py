@@ -17,7 +17,7 @@ from collapselab.report.protocols import grouped
 from collapselab.runtime.console import inert
 from collapselab.store.checks import number, reading, text, whole
 from collapselab.store.folders import alone_in, manifest_of, read_json, write_bytes, write_text
-from collapselab.store.layout import STAGES, run_root
+from collapselab.store.layout import run_root
 
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
 FIGURES = ("likelihood", "tails", "theory")
@@ -58,7 +58,9 @@ def _write(run_files: RunFiles, out: Path, command: str) -> Path:
     else:
         remove(out, "experiment.yaml")
     environment = {key: chains[0].environment.get(key) for key in KEPT}
-    stages = {chain.chain.stage(row["generation"], s) for chain in chains for row in chain.rows for s in STAGES}
+    stages = {
+        chain.chain.stage(row["generation"], s) for chain in chains for row in chain.rows for s in chain.chain.stages(1)
+    }
     seconds = sum(_seconds(place) for place in stages)
     title, columns, rows = compare(chains, run_files.baseline)
     parts = [

@@ -44,6 +44,21 @@ DIVERSITY = {
     "diversity/tokens/diversity": "diversity (tokens)",
     "diversity/words/ngram_entropy_1_miller_madow": "word entropy (nats)",
 }
+ANSWERS = {
+    "truth/task/correct": "correct answers (gold)",
+    "judge/accepted": "accepted by the judges",
+    "truth/task/hack": "hacks",
+    **{f"task/pass_at_{2**i}": f"pass@{2**i}" for i in range(11)},
+}
+JUDGES = {
+    "judge/second/j": "J = TPR - FPR, independent sample",
+    "judge/tpr": "correct sequences accepted (TPR)",
+    "judge/fpr": "other sequences accepted (FPR)",
+    "judge/accepted/hack": "hacks accepted",
+    "judge/abstained": "without a verdict",
+    "judge/drawn": "sequences drawn for one that is kept",
+    "judge/edited": "tokens drawn again",
+}
 # Least scored tokens of a drawn row of the heat map: below it, the standard error of its mean exceeds .1 nats.
 LEAST_TOKENS = 200
 
@@ -97,13 +112,25 @@ def curve(members: list[Any], key: str) -> list[Point]:
     return [Point(g, len(values), *mean_interval(values)) for g, values in by_generation(members, key).items()]
 
 
-SHARES = ("accuracy", "distinct", "/diversity", "impossible")  # in the names of metrics between 0 and 1
+SHARES = (
+    "accuracy",
+    "distinct",
+    "/diversity",
+    "impossible",
+    "task/",
+    "tpr",
+    "fpr",
+    "accepted",
+    "abstained",
+)  # in the names of metrics between 0 and 1
 
 
 def possible(key: str) -> tuple[float, float]:
     """Range of a metric's possible values, which t-intervals of two chains easily exceed."""
     if key == "real/perplexity":
         return 1.0, math.inf
+    if key.endswith(("/j", "task/gap", "length_correlation")):
+        return -1.0, 1.0
     return 0.0, 1.0 if any(part in key for part in SHARES) else math.inf
 
 

@@ -35,9 +35,9 @@ def philox(key: int, counters: np.ndarray) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], -1).astype(np.uint32)
 
 
-def stream_key(seed: int, generation: int) -> int:
-    """Return the Philox key of a generation's samples, 64 bits."""
-    return derive(seed, generation, "sample")
+def stream_key(seed: int, generation: int, stream: str = "sample") -> int:
+    """Return the Philox key of a generation's samples, or of another stream of its text, 64 bits."""
+    return derive(seed, generation, stream)
 
 
 def uniforms(key: int, sequences: range, places: range) -> np.ndarray:

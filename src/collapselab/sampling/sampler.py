@@ -7,8 +7,8 @@ CPU each runs on one thread: in float32 on a CPU the text is the same for any nu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from subprocess import CalledProcessError
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from collapselab.config import RunConfig, UserError
+from collapselab.config.identity import identity
 from collapselab.mixing.sets import TrainingSet
 from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
@@ -45,7 +46,7 @@ Write = Callable[[np.ndarray, int], np.ndarray]
 
 
 def make_prompts(
-    config: RunConfig, generation: int, text: TrainingSet | None, sequences: int, separator: int
+    config: RunConfig, generation: int, text: TrainingSet | None, sequences: int, separator: int, stream: str = "sample"
 ) -> np.ndarray:
     """Return the stored prompt of every sequence, int64 (sequences, P); P = 0 for `bos`, or 1 if sequences are documents.
 
@@ -54,7 +55,11 @@ def make_prompts(
     """
     if config.sampling.prompt == "bos" or text is None:
         return np.full((sequences, config.prompt_length), separator, np.int64)
-    draw = generator(config.seed, generation, "prompts")
+    if config.sampling.repeats > 1:
+        once = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, repeats=1))
+        prompts = make_prompts(once, generation, text, -(-sequences // config.sampling.repeats), separator, stream)
+        return prompts.repeat(config.sampling.repeats, axis=0)[:sequences]
+    draw = generator(config.seed, generation, "prompts" if stream == "sample" else f"prompts/{stream}")
     if config.sampling.prompt == "first_token":
         rows, places = draw.integers([len(text), text.block], size=(sequences, 2)).T
         return np.stack([text[rows[i : i + 1]][0, places[i]] for i in range(sequences)]).reshape(sequences, 1)
@@ -112,7 +117,9 @@ class Sampler:
 
     # --- writing --------------------------------------------------------------------------------------------------
 
-    def writer(self, model: LanguageModel, generation: int, read: int, new: int, batch: int) -> Write:
+    def writer(
+        self, model: LanguageModel, generation: int, read: int, new: int, batch: int, stream: str = "sample"
+    ) -> Write:
         """Return the function that writes a batch: the engine's or that of counts if possible, else the plain sampler's. Log
         once if the fast engine cannot be used.
 
@@ -120,7 +127,7 @@ class Sampler:
             read: tokens of each prompt. new: tokens that follow.
         """
         config, device = self.config.sampling, self.processes.device
-        key = stream_key(self.config.seed, generation)
+        key = stream_key(self.config.seed, generation, stream)
         continues = model.continuer()
         if continues is not None and not config.shapes:
             self.writes, places = "counts", range(read, read + new)
@@ -240,6 +247,36 @@ class Sampler:
                 kept.clear()
         processes.barrier()
 
+    def more(
+        self,
+        model: LanguageModel,
+        generation: int,
+        text: TrainingSet | None,
+        first: int,
+        count: int,
+        *,
+        separator: int,
+        stream: str = "sample",
+    ) -> np.ndarray:
+        """Write sequences number `first` to `first + count - 1` of a stream of a generation's text, int64 (count, length)."""
+        length, head = self.config.sequence_length, self.config.prompt_length
+        read = max(1, head)
+        batch = self.batch_size(model, read + length - head, count)
+        total = -(-count // batch) * batch  # the last batch is computed in full
+        prompts = make_prompts(self.config, generation, text, first + total, separator, stream)[first:]
+        reads = prompts if head else np.full((total, 1), separator, np.int64)
+        write = self.writer(model, generation, read, length - head, batch, stream)
+
+        def one(index: int) -> np.ndarray:
+            rows = slice(index * batch, (index + 1) * batch)
+            return np.concatenate([prompts[rows], write(reads[rows], first + rows.start)], 1)
+
+        mine = list(range(total // batch))[self.processes.rank :: self.processes.world]
+        written = dict(side_by_side(one, mine, self.processes.device))
+        for part in self.processes.all_gather(written):
+            written |= part
+        return np.concatenate([written[index] for index in sorted(written)])[:count]
+
     def _shards(self, batches: Batches, count: int, budget: int, notes: _Degenerate, out: Path) -> dict[str, Any]:
         """Write `budget` tokens of so many batches as shards; return what meta.json says of them."""
         config, (batch, length) = self.config, batches.shape
@@ -251,6 +288,9 @@ class Sampler:
             names.append(write_shard(rows[:rows_left], left, len(names), out))
             left, rows_left = left - rows[:rows_left].size, rows_left - len(rows)
         whole, rest = divmod(budget, length)
+        prefix, of_chain = "sampling.", identity(config)
+        settings = {key.removeprefix(prefix): value for key, value in of_chain.items() if key.startswith(prefix)}
+        settings.pop("source")
         return {
             "tokens": budget,
             "generated": whole * (length - head) + max(0, rest - head),
@@ -260,7 +300,7 @@ class Sampler:
             "prompt_from": "separator" if config.sampling.prompt == "bos" else config.sampling.prompt_from,
             "dtype": batches.dtype.str,
             "shards": names,
-            "sampling": {key: value for key, value in asdict(config.sampling).items() if key != "source"},
+            "sampling": settings,
             "batch_size": batch,
             "precision": self.precision,
             "sampler": self.writes,

@@ -18,19 +18,13 @@ from collapselab.store.checks import metrics, number, reading, refuse_links, tex
 from collapselab.store.folders import SCHEMA, manifest_of, read_published, write_json, write_text
 from collapselab.store.seals import COPY, IDENTITY, parse, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
-Gives = Literal["set", "model", "text", "scores"]
+Gives = Literal["set", "model", "text", "curated", "scores"]
 GIVES: dict[str, Gives] = {
-    "mixture": "set", "train": "model", "samples": "text", "reference": "scores", "eval": "scores"
+    "mixture": "set", "train": "model", "samples": "text", "judged": "curated", "reference": "scores", "eval": "scores"
 }  # fmt: skip
 """The stages in the order in which they are made, and the result of each. How they are made: chain/stages.py."""
 ONCE = ("reference",)  # made with generation 0, for the chain as a whole
-STAGES = tuple(name for name in GIVES if name not in ONCE)
-"""The stages of every generation."""
-
-
-def stages_of(generation: int) -> list[str]:
-    """Stages that are made with a generation, in order."""
-    return [name for name in GIVES if generation == 0 or name not in ONCE]
+OPTIONAL = ("judged",)  # made if the settings ask for it (`judging.judges`)
 
 
 class Chain:
@@ -43,8 +37,12 @@ class Chain:
     def __init__(self, root: Path):
         self.root = root
         self.shared: dict[str, Path] = {}
+        self.judged = False
         with suppress(UserError):  # a damaged identity is reported when the chain is opened
             if (record := recorded(root)) is not None:
+                settings = record.facts["config"]
+                asked = settings.get("judging.judges") or settings.get("judging.keep") == "edit"
+                self.judged = bool(asked) and settings.get("sampling.source") != "real"
                 self.use_shared(record.facts.get("shared", {}))
                 return
         if (data := plain_bytes(root / "shared.json")) is not None:
@@ -56,6 +54,16 @@ class Chain:
             if name not in GIVES or not re.fullmatch(r"[0-9a-f]{32}", str(value)):
                 raise UserError(f"{self.root / 'shared.json'}: not written by this lab; restore it or use another name")
             self.shared[name] = run_root(self.root) / "shared" / value / self.root.name
+
+    def stages(self, generation: int) -> list[str]:
+        """Stages that are made with a generation, in order."""
+        left = (*(ONCE if generation else ()), *(() if self.judged else OPTIONAL))
+        return [name for name in GIVES if name not in left]
+
+    @property
+    def text(self) -> str:
+        """Stage whose text later generations receive."""
+        return "judged" if self.judged else "samples"
 
     def generation(self, index: int) -> Path:
         return self.root / f"gen_{index:03d}"
@@ -104,7 +112,7 @@ class Chain:
         """(finished generations, stage at work), determined from manifests from a known lower bound `finished` on."""
         while (self.stage(finished, "eval") / "manifest.json").is_file():
             finished += 1
-        for name in STAGES:
+        for name in self.stages(max(1, finished)):
             if not (self.stage(finished, name) / "manifest.json").is_file():
                 return finished, name
         return self.at_work(finished)  # its last stage was published between the two looks
@@ -122,7 +130,7 @@ class Chain:
         rows: list[dict[str, Any]] = []
         while True:
             g = len(rows)
-            stages = {s: self.stage(g, s) for s in STAGES} | (
+            stages = {s: self.stage(g, s) for s in self.stages(max(1, g))} | (
                 {"eval": self.rescored(g, scores, "eval")} if scores else {}
             )
             manifests = {name: manifest_of(folder, check="nothing") for name, folder in stages.items()}

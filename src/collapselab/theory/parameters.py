@@ -14,15 +14,22 @@ from collapselab.config.values import check
 SCHEDULE = ("schedule", "start", "ratio", "end", "power", "values", "floor")
 RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("generations top_k zipf count sigma", lambda v: 0 <= v < math.inf, "must be 0 or more"),
-    ("documents agents models attempts dimension", lambda v: v >= 1, "must be 1 or more"),
+    ("documents agents models attempts dimension votes", lambda v: v >= 1, "must be 1 or more"),
     ("categories", lambda v: v <= 10**7, "must be at most 10000000"),
     ("generations", lambda v: v <= 20_000, "must be at most 20000"),
+    (
+        "samples",
+        lambda v: 0 <= v <= 256,
+        "must lie in [0, 256]; 0 means infinitely many",
+    ),
+    ("votes", lambda v: v <= 1024, "must be at most 1024"),
     ("categories", lambda v: v >= 2, "must be 2 or more"),
     ("anchor noise correlation parallel", lambda v: 0 <= v <= 1, "must lie in [0, 1]"),
-    ("tpr fpr top_p", lambda v: 0 < v <= 1, "must be above 0 and at most 1"),
+    ("tpr fpr top_p rate", lambda v: 0 < v <= 1, "must be above 0 and at most 1"),
     ("prior weight hacks", lambda v: 0 < v < 1, "must lie between 0 and 1"),
     ("min_p", lambda v: 0 <= v < 1, "must be at least 0 and below 1"),
-    ("temperature spread text_ratio growth", lambda v: 0 < v < math.inf, "must be above 0"),
+    ("offset centre", math.isfinite, "must be a finite number"),
+    ("temperature spread text_ratio growth radius", lambda v: 0 < v < math.inf, "must be above 0"),
     ("gain", lambda v: 1 <= v < math.inf, "must be 1 or more"),
 )
 """Parameters, the check of their values, and the error message."""
@@ -81,7 +88,7 @@ class LawParameters:
     min_p: float = 0.0
     """sharpening: as sampling.min_p."""
     sigma: float = 1.0
-    """regression: standard deviation of the labels' noise; drift: of the feature."""
+    """regression: standard deviation of the labels' noise; drift: of the feature; biased_verifier: of the model's samples."""
     dimension: int = 10
     """regression: number of inputs d; documents must be d + 2 or more."""
     models: int = 4
@@ -89,7 +96,7 @@ class LawParameters:
     topology: Literal["committee", "hub", "isolated", "ring"] = "committee"
     """ecosystem: who learns from whom: all from all, all from the first, each from itself, half from a neighbour."""
     prior: float = 0.3
-    """filter, hack, self_reward: share of correct answers at the start, (0, 1)."""
+    """filter, hack, self_reward, self_consistency: share of correct answers at the start, (0, 1)."""
     tpr: float = 0.8
     """filter: P(accepted | correct), (0, 1]."""
     fpr: float = 0.4
@@ -99,13 +106,25 @@ class LawParameters:
     accept: list[float] = field(default_factory=lambda: [0.2, 0.5, 0.6])
     """hack: P(accepted) of wrong, correct and hack, rising."""
     anchor: float = 0.0
-    """hack: share of real, correct answers in every later training set, [0, 1]."""
+    """hack: share of real, correct answers in every later training set, [0, 1]; 0 with `samples`."""
+    samples: int = 0
+    """hack: samples per prompt and round of prompts that share nothing, 1 to 256; 0 means infinitely many."""
     gain: float = 1.5
     """self_reward: factor on the odds of the majority's answer per step, 1 or more."""
     spread: float = 2.0
-    """self_reward: questions have P(correct) ~ Beta(spread x prior, spread x (1 - prior)); above 0."""
+    """self_reward, self_consistency: questions have P(correct) ~ Beta(spread x prior, spread x (1 - prior)); above 0."""
     attempts: int = 8
-    """self_reward: k of pass@k."""
+    """self_reward, self_consistency: k of pass@k."""
+    votes: int = 16
+    """self_consistency: answers in a group, of which the most frequent is learned."""
+    rate: float = 0.05
+    """self_consistency: share of a prompt's law that a round's accepted answers replace, (0, 1]."""
+    offset: float = 2.0
+    """biased_verifier: the model's parameter at the start; the truth is 0."""
+    centre: float = -0.5
+    """biased_verifier: centre of what the verifier accepts."""
+    radius: float = 1.0
+    """biased_verifier: distance from the centre up to which it accepts, above 0."""
     noise: float = 0.05
     """noise: probability that a document is replaced by a uniformly random one, [0, 1]."""
     agents: int = 100
@@ -127,6 +146,8 @@ class LawParameters:
         check(rising, "accept", accept, "give three rising numbers in (0, 1]: of wrong, correct and hack")
         remedy = f"prior={self.prior} and hacks must leave room for wrong answers"
         check(self.prior + self.hacks < 1, "hacks", self.hacks, remedy)
+        remedy = "set samples=0: the law of finite samples has no anchor"
+        check(self.samples == 0 or self.anchor == 0, "anchor", self.anchor, remedy)
         remedy = f"give one share for each of the {self.generations} generations"
         check(self.schedule != "list" or len(values) >= self.generations, "values", values, remedy)
         self.shares()

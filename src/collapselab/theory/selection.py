@@ -73,6 +73,12 @@ def filtered(p0: np.ndarray, accept: np.ndarray, generations: int) -> np.ndarray
     return np.asarray(weight / weight.sum(1, keepdims=True))
 
 
+def filter_gain(correct: np.ndarray, tpr: float, fpr: float) -> np.ndarray:
+    """Gain of accuracy in one step of a filter, p' - p = p (1 - p) J / acceptance, for Youden's J = TPR - FPR and the acceptance
+    p TPR + (1 - p) FPR."""
+    return np.asarray(correct * (1 - correct) * (tpr - fpr) / (correct * tpr + (1 - correct) * fpr))
+
+
 def anchored(p0: np.ndarray, accept: np.ndarray, shares: Sequence[float], anchor: np.ndarray) -> np.ndarray:
     """Laws of `filtered` with a share alpha of answers of the law `anchor` (K,) in each set, row 0 being p_0:
     p' = alpha anchor + (1 - alpha) p a / (p . a)."""
@@ -103,6 +109,15 @@ def critical_anchor(accept: np.ndarray, anchor: np.ndarray) -> float:
     anchor lower the mean acceptance and raise it.
     """
     return float(1 / np.sum(anchor[:2] * accept[2] / (accept[2] - accept[:2])))
+
+
+def anchor_limit(accept: np.ndarray, share: float) -> float:
+    """Accuracy that `anchored` tends to with a share alpha of correct answers: min(1, alpha s_h/(s_h - s_c)).
+
+    Below the critical share hacks remain, so x of `critical_anchor` is s_h, and p_c = alpha x/(x - s_c); wrong answers die out
+    in any case, for s_w < s_c.
+    """
+    return float(min(1.0, share * accept[2] / (accept[2] - accept[1])))
 
 
 # --- majority-vote self-reward --------------------------------------------------------------------------------------------

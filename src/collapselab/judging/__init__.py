@@ -1,0 +1,1 @@
+"""Judges between a generation's samples and later training sets."""

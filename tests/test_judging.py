@@ -1,0 +1,595 @@
+"""Judges: what they are asked and may answer, what is kept, and a judged chain recounted from its files."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Lab
+from helpers import undrawn
+from kill_again import CHAIN, import_lab, kill_chains, quick_folder
+from test_launch import at_once
+from transformers import AutoTokenizer
+
+from collapselab.config import CorpusConfig, JudgingConfig, RunConfig, UserError, plugins
+from collapselab.config.corpus import AdditionConfig
+from collapselab.config.keys import from_tree
+from collapselab.evaluation import expected
+from collapselab.judging import judges
+from collapselab.judging.curation import KEEPS
+from collapselab.judging.episodes import Episodes, Reader
+from collapselab.judging.judges import committee, majority, scores_of
+from collapselab.judging.noise import noisy
+from collapselab.languages import language_of
+from collapselab.mixing.sets import read_blocks, read_meta, read_samples
+from collapselab.models import network
+from collapselab.seeds import generator
+from collapselab.store.layout import Chain, read_metrics
+
+SMOKE = (
+    "run",
+    f"--config={ROOT}/configs/planted_smoke.yaml",
+    "--progress=false",
+    "--generations=2",
+    "--judging.second=64",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_plugins_left() -> Any:
+    with undrawn():
+        yield
+    plugins.load([])
+
+
+def episodes(ids: list[list[int]], head: int = 1, first: int = 0) -> Episodes:
+    return Episodes.of(np.array(ids), head, first)
+
+
+def reader(generation: int = 1, **judging: Any) -> Any:
+    config = from_tree(RunConfig, {"judging": judging})
+    return SimpleNamespace(config=config, generation=generation, stream="sample", earlier=[], opening=None, task=None)
+
+
+def line(result: tuple[int, str, str]) -> str:
+    code, _, err = result
+    assert code == 2 and "Traceback" not in err, (code, err)
+    last = err.splitlines()[-1]
+    assert len(last) <= 300
+    return last.removeprefix("collapselab: error: ")
+
+
+# --- what a judge may answer ---------------------------------------------------------------------------------------------
+
+
+def stubborn() -> None:
+    while True:
+        try:
+            time.sleep(30)
+        except Exception:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda e, r: 1 / 0, "judge 'strange' failed \\(division by zero\\)"),
+        (lambda e, r: None, "judge 'strange' returned NoneType; it must return 3 numbers, nan where it abstains"),
+        (lambda e, r: "true", "judge 'strange' returned str"),
+        (lambda e, r: ["true"] * 3, r"judge 'strange' returned <U4 of shape \(3,\)"),
+        (lambda e, r: [0.1, 0.2], r"judge 'strange' returned float64 of shape \(2,\); it must return 3 numbers"),
+        (lambda e, r: [0.1, 2, 0.3], "judge 'strange' returned 2; with judging.keep=threshold scores lie in"),
+        (lambda e, r: [0.1, np.inf, 0.3], "judge 'strange' returned inf"),
+        (lambda e, r: [np.nan, np.nan, 0.3], "judge 'strange' abstained on 67% of 3 sequences"),
+        (lambda e, r: sys.exit(0), "judge 'strange' failed"),
+        (lambda e, r: [[1], [1, 2], 3], "judge 'strange' failed"),
+        (lambda e, r: e.ids.__setitem__((0, 0), 9), "judge 'strange' failed .assignment destination is read-only"),
+        (lambda e, r: stubborn(), "judging.seconds=0.2: judge 'strange' has not answered"),
+        (lambda e, r: time.sleep(30), "judging.seconds=0.2: judge 'strange' has not answered"),
+    ],
+)  # fmt: skip
+def test_a_judge_that_answers_badly_is_no_verdict(monkeypatch: pytest.MonkeyPatch, answer: Any, said: str) -> None:
+    monkeypatch.setattr(judges, "JUDGES", {"strange": answer})
+    with pytest.raises(UserError, match=said) as caught:
+        scores_of("strange", episodes([[1, 2]] * 3), reader(judges=["strange"], seconds=0.2))
+    assert "\n" not in str(caught.value)
+
+
+def test_abstentions_are_no_score_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "JUDGES", {"shy": lambda e, r: np.array([0.9, np.nan, 0.2])})
+    found = scores_of("shy", episodes([[1, 2]] * 3), reader(judges=["shy"]))
+    assert np.isnan(found[1]) and found[0] == 0.9
+    assert KEEPS["threshold"](found, 3, JudgingConfig(threshold=0.0), generator(1, 1, "x")).tolist() == [0, 2]
+
+
+def test_committees_by_hand() -> None:
+    nan = np.nan
+    votes = {
+        "a": np.array([0.9, 0.4, nan, nan]),
+        "b": np.array([0.5, 0.6, 0.3, nan]),
+        "c": np.array([0.1, 0.7, 0.9, nan]),
+    }
+    mean, most, least = (committee(votes, rule, 0.5) for rule in ("mean", "majority", "all"))
+    assert mean[:3] == pytest.approx([0.5, 1.7 / 3, 0.6]) and np.isnan(mean[3])
+    assert most[:3] == pytest.approx([2 / 3, 2 / 3, 0.5]) and np.isnan(most[3])
+    assert least[:3] == pytest.approx([0.1, 0.4, 0.3]) and np.isnan(least[3])
+    assert (committee({"a": votes["b"]}, None, 0.5)[:3] == votes["b"][:3]).all()
+
+
+def test_a_vote_is_not_won_by_a_place() -> None:
+    ids = [[7, 1], [7, 2], [7, 1], [8, 3], [8, 4], [9, 5]]
+    assert reader().task is None
+    found = majority(episodes(ids), reader())
+    assert found.tolist() == [1, 0, 1, 0.5, 0.5, 1]
+    task = SimpleNamespace(truth=lambda e: (np.array([-1, -1, 1, 0, 0, 2]), ["", "", "7", "8", "8", "9"]), task="any")
+    assert majority(episodes([[7, i] for i in range(6)]), task).tolist() == [0, 0, 0, 1, 1, 0]
+    order = np.array([5, 3, 1, 0, 4, 2])
+    assert majority(episodes([ids[i] for i in order]), reader()).tolist() == found[order].tolist()
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_by_hand() -> None:
+    scores, draw = np.array([0.2, 0.9, np.nan, 0.9, 0.5, 0.1]), generator(1, 1, "x")
+    assert KEEPS["threshold"](scores, 2, JudgingConfig(threshold=0.5), draw).tolist() == [1, 3]
+    assert KEEPS["threshold"](scores, 4, JudgingConfig(threshold=0.5), draw).tolist() == [1, 3, 4]
+    half = JudgingConfig(keep="top_share", share=0.5)
+    assert KEEPS["top_share"](scores, 3, half, draw).tolist() == [1, 3, 4]
+    assert KEEPS["top_share"](scores, 1, half, draw).tolist() == [1]  # of equal ones the first
+    assert KEEPS["top_share"](scores, 4, half, draw).tolist() == []  # needs eight
+    most, third = JudgingConfig(keep="top_share", share=0.75), JudgingConfig(keep="top_share", share=1 / 3)
+    assert KEEPS["top_share"](np.array([0.1, 0.2, 0.3, 0.4, 0.9, 0.9]), 3, most, draw).tolist() == [1, 2, 3]  # of four
+    assert KEEPS["top_share"](np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9]), 2, third, draw).tolist() == [
+        4,
+        5,
+    ]  # of six
+    drawn = KEEPS["resample"](np.array([0.25, np.nan, 0.0, 0.75]), 40_000, JudgingConfig(keep="resample"), draw)
+    shares = np.bincount(drawn, minlength=4) / 40_000
+    assert shares[[1, 2]].tolist() == [0, 0] and abs(shares[3] - 0.9) < 4 * np.sqrt(0.9 * 0.1 / 40_000)  # odds 1 : 9
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------------
+
+
+def accepted(
+    classes: np.ndarray, answers: list[str], heads: np.ndarray | None = None, generation: int = 1, **judging: Any
+) -> Any:
+    heads = np.arange(len(classes)) if heads is None else heads
+    read = episodes(np.column_stack([heads, heads]).tolist())
+    return noisy("answer", classes == 1, classes, answers, read, reader(generation, judges=["answer"], **judging))
+
+
+def test_rates_are_those_that_are_asked_for() -> None:
+    classes = np.tile([0, 1, 2, -1], 5000).astype(np.int8)
+    found = accepted(classes, ["1"] * 20_000, tpr=0.8, fpr=0.3)
+    for kind, rate in ((1, 0.8), (0, 0.3), (2, 0.3), (-1, 0.3)):
+        assert abs(found[classes == kind].mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / 5000)
+    assert (accepted(classes, ["1"] * 20_000) == (classes == 1)).all()  # without errors exact
+    other = accepted(classes, ["1"] * 20_000, generation=2, tpr=0.8, fpr=0.3)
+    assert 0.3 < (other != found).mean() < 0.5  # other random numbers in another generation
+
+
+def test_patterns_of_errors() -> None:
+    classes, answers = np.tile([0, 2, 0, 1], 2000).astype(np.int8), ["10", "7", "20", "15"] * 2000
+    by_class = accepted(classes, answers, errors=[{"when": {"class": "hack"}, "fpr": 1.0}])
+    assert (by_class == (classes > 0)).all()
+    ends = accepted(classes, answers, errors=[{"when": {"last_digit": 0}, "fpr": 1.0}])
+    assert (ends == np.isin(answers, ["10", "20", "15"])).all()
+    one = accepted(
+        classes, answers, errors=[{"when": {"answer": 20}, "fpr": 1.0}, {"when": {"answer": "15"}, "tpr": 0.0}]
+    )
+    assert (one == np.isin(answers, ["20"])).all()
+    short = accepted(classes, answers, errors=[{"when": {"length": [1, 1]}, "fpr": 1.0}])
+    assert (short == np.isin(answers, ["7", "15"])).all()
+    later = [{"fpr": 1.0, "from": 2, "until": 3}]
+    assert [accepted(classes, answers, errors=later, generation=g).mean() for g in (1, 2, 3, 4)] == [0.25, 1, 1, 0.25]
+
+
+def test_errors_by_prompt_are_the_same_for_a_prompt_whenever_it_comes() -> None:
+    heads, classes = np.repeat(np.arange(400), 5), np.zeros(2000, np.int8)
+    share = [{"when": {"prompt_share": 0.25}, "fpr": 1.0}]
+    found = accepted(classes, ["1"] * 2000, heads, errors=share)
+    assert ((by := found.reshape(400, 5)) == by[:, :1]).all() and abs(by[:, 0].mean() - 0.25) < 4 * np.sqrt(
+        0.25 * 0.75 / 400
+    )
+    assert (accepted(classes, ["1"] * 2000, heads[::-1], 7, errors=share)[::-1] == found).all()
+
+
+# --- a judged chain ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from collapselab.cli.main import main
+
+    runs = tmp_path_factory.mktemp("judged")
+    with undrawn():
+        asked = ("--judging.judges=[valid]", "--judging.tpr=0.7", "--judging.fpr=0.2", "--mixing.regime=accumulate")
+        assert main([*SMOKE, f"--runs-dir={runs}", *asked]) == 0
+    return runs / "planted_smoke" / "arm=main" / "seed=1"
+
+
+def test_a_judged_chain_recounted_from_its_files(judged: Path) -> None:
+    chain, settings = Chain(judged), json.loads((judged / "identity.json").read_text())["config"]
+    language = language_of(
+        from_tree(RunConfig, {"corpus": {"source": "planted", "planted": {"contexts": 4, "values": 16}}}).corpus
+    )
+    assert chain.judged and chain.text == "judged" and settings["judging.judges"] == ["valid"]
+    words = AutoTokenizer.from_pretrained(judged / "gen_000" / "train")
+    for g, row in enumerate(read_metrics(judged)):
+        folder, drawn = judged / f"gen_{g:03d}" / "judged", read_samples(judged / f"gen_{g:03d}" / "samples")
+        numbers, scores = np.fromfile(folder / "numbers.bin", "<i8"), np.fromfile(folder / "scores.bin", "<f8")
+        meta, facts = read_meta(folder), json.loads((folder / "judged.json").read_text())
+        kept, rows = read_samples(folder).reshape(-1, 13), np.asarray(drawn).reshape(-1, 13)
+        assert len(numbers) == len(kept) == len(rows) == meta["sequences"] == facts["sequences"]
+        assert (scores[numbers] >= 0.5).all() and (numbers == np.flatnonzero(scores >= 0.5)[: len(rows)]).all()
+        own = numbers < len(rows)
+        assert own.any() and not own.all() and (kept[own] == rows[numbers[own]]).all()
+        assert facts["drawn"] == len(scores) == 2 * len(rows) and row["metrics"]["judge/drawn"] == 2
+        assert language is not None
+        texts = words.batch_decode(rows[:, 1:])
+        right = np.isfinite(language.log_probabilities(texts))  # type: ignore[union-attr]
+        mine = scores[: len(rows)] >= 0.5
+        tpr, fpr = mine[right].mean(), mine[~right].mean()
+        assert row["metrics"]["judge/tpr"] == pytest.approx(tpr) and row["metrics"]["judge/fpr"] == pytest.approx(fpr)
+        assert row["metrics"]["judge/j"] == pytest.approx(tpr - fpr)
+        assert "judge/second/tpr" in row["metrics"] and "judge/tpr_low" not in row["metrics"]
+
+
+def test_later_sets_receive_what_was_kept_and_nothing_else(judged: Path) -> None:
+    chain = Chain(judged)
+    blocks = np.fromfile(judged / "gen_002" / "mixture" / "blocks.bin", "<i8").reshape(-1, 2)
+    assert set(blocks[:, 0].tolist()) == {-1, 0, 1}
+    train = SimpleNamespace(ids=np.zeros(10**6, np.int64))
+    _, streams = read_blocks(chain, 2, train, 13)  # type: ignore[arg-type]
+    for g in (0, 1):
+        assert (streams[g] == read_samples(judged / f"gen_{g:03d}" / "judged")).all()
+    facts = json.loads((judged / "gen_002" / "mixture" / "mixture.json").read_text())
+    digests = [json.loads((judged / f"gen_{g:03d}/judged/manifest.json").read_text())["digest"] for g in (0, 1)]
+    assert [facts["sources"][f"generation_{g}"] for g in (0, 1)] == digests
+
+
+def test_a_lost_folder_of_judged_text_is_made_again_and_never_taken_for_unjudged(
+    judged: Path, lab: Lab, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(judged.parents[2], tmp_path / "runs", symlinks=True)
+    chain = tmp_path / "runs" / "planted_smoke" / "arm=main" / "seed=1"
+    before = (chain / "gen_001/judged/tokens-00000.bin").read_bytes()
+    shutil.rmtree(chain / "gen_001" / "judged")
+    code, _, err = lab("run", f"--config={chain}/config.yaml", f"--runs-dir={tmp_path}/runs")
+    assert (
+        code == 0
+        and "judged: is missing; rebuilt" in err
+        and (chain / "gen_001/judged/tokens-00000.bin").read_bytes() == before
+    )
+
+
+def test_without_judges_nothing_of_them_is_on_disk(lab: Lab, tmp_path: Path) -> None:
+    code, _, err = lab(*SMOKE, f"--runs-dir={tmp_path}", "--generations=1")
+    assert code == 0, err
+    chain = tmp_path / "planted_smoke" / "arm=main" / "seed=1"
+    assert not list(chain.rglob("judged*")) and not any(
+        k.startswith("judge") for row in read_metrics(chain) for k in row["metrics"]
+    )
+
+
+def test_what_nothing_passes_ends_in_one_line_and_can_be_gone_on_with(lab: Lab, tmp_path: Path) -> None:
+    asked = (*SMOKE, f"--runs-dir={tmp_path}", "--judging.judges=[random]", "--generations=1", "--judging.second=0")
+    said = line(lab(*asked, "--judging.threshold=0.99", "--judging.most=3"))
+    assert re.search(r"judging.most=3: of 1,200 sequences \d+ passed, 400 are needed; raise it", said)
+    chain = tmp_path / "planted_smoke" / "arm=main" / "seed=1"
+    assert (chain / "gen_000/samples/manifest.json").is_file()
+    assert len(list(chain.glob("gen_000/judged.unfinished/0*"))) == 3
+    wider = (*asked[:-2], "--generations=0", "--judging.second=0", "--judging.threshold=0.99", "--judging.most=300")
+    for more in ((), ("--name=again",)):
+        code, _, err = lab(*wider, *more)
+        assert code == 0, err
+    other = tmp_path / "again" / "arm=main" / "seed=1"
+    for name in ("tokens-00000.bin", "numbers.bin", "scores.bin"):  # what the first start had judged is taken up
+        assert (chain / "gen_000/judged" / name).read_bytes() == (other / "gen_000/judged" / name).read_bytes()
+
+
+def test_edited_text_differs_only_where_the_model_was_sure(lab: Lab, tmp_path: Path) -> None:
+    asked = ("--judging.keep=edit", "--judging.threshold=0.9", "--generations=0")
+    code, _, err = lab(*SMOKE, f"--runs-dir={tmp_path}", *asked)
+    assert code == 0, err
+    folder = tmp_path / "planted_smoke" / "arm=main" / "seed=1" / "gen_000"
+    before, after = (read_samples(folder / name).reshape(-1, 13).astype(np.int64) for name in ("samples", "judged"))
+    model = network.load(str(folder / "train"))
+    with torch.inference_mode():
+        logits = model.logits(torch.from_numpy(before))[:, :-1].double()
+    p = logits.softmax(-1).gather(2, torch.from_numpy(before)[:, 1:, None])[..., 0].numpy()
+    sure, differ = (p >= 0.9)[:, 2:], (before != after)[:, 3:]  # after the prompt
+    assert (before[:, :3] == after[:, :3]).all() and differ.any() and not differ[~sure].any()
+    facts = json.loads((folder / "judged" / "judged.json").read_text())
+    assert abs(facts["edited"] - sure.sum()) <= 1  # a probability at the threshold may be rounded to either side
+    stays = logits.softmax(-1).max(-1).values.numpy()[:, 2:][sure]  # of a sure token: about its own probability
+    assert abs(differ[sure].mean() - (1 - stays.mean())) < 4 * np.sqrt(0.1 / sure.sum())
+
+
+def test_a_detector_tells_text_of_another_kind_and_not_of_its_own(tmp_path: Path) -> None:
+    """Cross-fitted: on draws from the same distribution it is right half of the time, however well it fits."""
+    words = [f"w{i}" for i in range(50)]
+    draw = np.random.default_rng(1)
+
+    class Decoder:
+        def decode(self, rows: list[list[int]]) -> list[str]:
+            return [" ".join(words[i] for i in row) for row in rows]
+
+    def asked(written: np.ndarray) -> np.ndarray:
+        config = from_tree(RunConfig, {"judging": {"judges": ["detector"]}})
+        corpus = SimpleNamespace(tokenizer=Decoder(), train=SimpleNamespace(ids=draw.integers(0, 50, 40_000)))
+        session = SimpleNamespace(config=config, corpus=corpus)
+        read = Reader(session, 1)
+        return scores_of("detector", Episodes.of(written, 0, 0), read)
+
+    same = asked(draw.integers(0, 50, (600, 20)))
+    other = asked(draw.integers(0, 25, (600, 20)))
+    assert abs(same.mean() - 0.5) < 0.05 and other.mean() < 0.2
+
+
+TASK = (
+    *(
+        "run",
+        "--name=task",
+        "--corpus.source=modular",
+        "--corpus.documents=2000",
+        "--training.block=7",
+        "--mixing.tokens=7000",
+    ),
+    *(
+        "--mixing.unit=documents",
+        "--model.layers=1",
+        "--model.width=16",
+        "--model.heads=2",
+        "--sampling.prompt=real_prefix",
+    ),
+    *("--sampling.prompt_tokens=5", "--evaluation.tokens=512", "--evaluation.overlap=false", "--progress=false"),
+    *("--evaluation.self_bleu_samples=0", "--training.epochs=1", "--mixing.schedule=constant", "--mixing.start=0.5"),
+    *("--sampling.repeats=4", "--generations=1", "--judging.second=64"),
+)
+
+
+def test_a_task_has_groups_of_answers_and_an_exact_judge(lab: Lab, tmp_path: Path) -> None:
+    code, _, err = lab(
+        *TASK, f"--runs-dir={tmp_path}", "--judging.judges=[answer]", "--judging.fpr=0.25", "--judging.tpr=0.75"
+    )
+    assert code == 0, err
+    chain = tmp_path / "task" / "arm=main" / "seed=1"
+    rows = read_samples(chain / "gen_001" / "samples").reshape(-1, 7)
+    assert (rows[:, :5].reshape(-1, 4, 5) == rows[::4, None, :5]).all()  # four to a prompt
+    metrics = read_metrics(chain)[1]["metrics"]
+    assert metrics["task/pass_at_1"] <= metrics["task/pass_at_4"] and metrics["task/pass_at_1"] == pytest.approx(
+        metrics["truth/task/correct"], abs=0.02
+    )
+    counts = json.loads((chain / "gen_001/judged/judged.json").read_text())["calibration"]["second"]["accepted"]
+    assert counts["samples"] == 64 and 0.1 < metrics["judge/second/accepted"] < 0.5
+
+
+def test_the_law_of_answers_by_hand() -> None:
+    """One problem: odds of correct against wrong grow by TPR/FPR in each generation, pulled back by the real share."""
+    settings = JudgingConfig(
+        judges=["answer"], tpr=0.8, fpr=0.2, errors=[{"when": {"class": "hack"}, "fpr": 1.0, "from": 1}]
+    )
+    assert expected.acceptance(settings, 0).tolist() == [0.2, 0.8, 0.2, 0.2]
+    assert expected.acceptance(settings, 1).tolist() == [0.2, 0.8, 1.0, 0.2]
+    assert expected.acceptance(JudgingConfig(), 3).tolist() == [1, 1, 1, 1]
+
+
+def test_answers_have_a_law_beside_them(lab: Lab, tmp_path: Path) -> None:
+    """Recomputed from what the files say, with a fixed real share of a half."""
+    asked = ("--judging.judges=[answer]", "--judging.fpr=0.25", "--judging.tpr=0.75", "--mixing.schedule=constant")
+    code, _, err = lab(*TASK, f"--runs-dir={tmp_path}", *asked, "--generations=2")
+    assert code == 0 and "no theoretical prediction" not in err, err
+    chain = tmp_path / "task" / "arm=main" / "seed=1"
+    p = np.array(json.loads((chain / "gen_000/eval/eval.json").read_text())["sums"]["truth/task/problems"])
+    assert p.shape == (576, 4) and p.sum(1) == pytest.approx(np.ones(576))
+    rows = read_metrics(chain)
+    assert rows[0]["metrics"]["truth/task/p_correct"] == pytest.approx(p[:, 1].mean())
+    for g in (1, 2):
+        passed = p * [0.25, 0.75, 0.25, 0.25]
+        p = 0.5 * np.array([0.63, 0.35, 0.02, 0]) + 0.5 * passed / passed.sum(1, keepdims=True)
+        for i, name in enumerate(("wrong", "correct", "hack", "unreadable")):
+            assert rows[g]["metrics"][f"theory/truth/task/p_{name}"] == pytest.approx(p[:, i].mean(), abs=2e-3), (
+                g,
+                name,
+            )
+    code, _, err = lab(
+        *TASK,
+        f"--runs-dir={tmp_path}",
+        "--name=b",
+        *asked,
+        '--judging.errors=[{"when": {"last_digit": 0}, "fpr": 1}]',
+        "--generations=0",
+    )
+    assert code == 0 and "the judge's errors are coherent: no law" in err
+
+
+def test_a_network_is_asked_whether_it_is_right(lab: Lab, tmp_path: Path) -> None:
+    """The gap of the files: its own P(right), read again by one forward pass for each document."""
+    asked = (
+        *TASK,
+        "--name=sums",
+        "--corpus.source=addition",
+        "--corpus.addition.digits=1",
+        "--corpus.addition.correct=0.5",
+    )
+    asked += (
+        "--corpus.addition.verification=0.3",
+        "--training.block=10",
+        "--sampling.prompt_tokens=5",
+        "--mixing.tokens=10000",
+    )
+    asked += ("--training.epochs=20", "--training.lr=1e-2", "--training.batch_size=64")
+    code, _, err = lab(*asked, f"--runs-dir={tmp_path}", "--generations=0")
+    assert code == 0, err
+    chain = tmp_path / "sums" / "arm=main" / "seed=1"
+    rows = read_samples(chain / "gen_000" / "samples").reshape(-1, 10).astype(np.int64)
+    language = language_of(
+        CorpusConfig(source="addition", addition=AdditionConfig(digits=1, correct=0.5, verification=0.3))
+    )
+    model, words = (
+        network.load(str(chain / "gen_000" / "train")),
+        AutoTokenizer.from_pretrained(chain / "gen_000" / "train"),
+    )
+    right, wrong, question = (words.convert_tokens_to_ids(word) for word in ("right", "wrong", "?"))
+    before, after = [], []
+    for problem in np.unique(rows[:, :5], axis=0):
+        own = rows[(rows[:, :5] == problem).all(1)]
+        found = [language.read(text) for text in words.batch_decode(own[:, 1:])]  # type: ignore[union-attr]
+        readable = np.array([one is not None and one.answer is not None for one in found])
+        correct = readable & np.array([one is not None and one.kind == 1 for one in found])
+        ids = torch.from_numpy(np.column_stack([own[:, :8], np.full(len(own), question)]))
+        with torch.inference_mode():
+            p = model.logits(ids)[:, -1].double().softmax(-1)
+        weight = (p[:, right] / (p[:, right] + p[:, wrong])).numpy()
+        weight[~readable] = weight[readable].mean() if readable.any() else 1
+        before.append(correct.mean())
+        after.append((weight * correct).sum() / weight.sum())
+    metrics = read_metrics(chain)[0]["metrics"]
+    assert metrics["task/gap"] == pytest.approx(np.mean(after) - np.mean(before), abs=1e-4) and metrics["task/gap"] != 0
+
+
+BAD = {
+    "no judge 'nobody'": ("--judging.judges=[nobody]",),
+    "several judges need a rule": ("--judging.judges=[random, valid]",),
+    "one judge needs no rule": ("--judging.judges=[random]", "--judging.committee=mean"),
+    "name each once": ("--judging.judges=[random, random]", "--judging.committee=mean"),
+    "only the judges valid and answer have errors": ("--judging.judges=[random]", "--judging.fpr=0.1"),
+    "answer needs a task": ("--judging.judges=[answer]",),
+    "name conditions among": ("--judging.judges=[valid]", '--judging.errors=[{"when": {"colour": 1}, "fpr": 1}]'),
+    "with tpr or fpr": ("--judging.judges=[valid]", '--judging.errors=[{"when": {}}]'),
+    "has another tokenizer": (
+        *("--judging.judges=[likelihood]", "--judging.keep=top_share", f"--judging.model={ROOT}/data/base"),
+    ),
+    "share": ("--judging.judges=[random]", "--judging.share=0"),
+    "draws more; raise it": ("--judging.judges=[random]", "--judging.keep=top_share", "--judging.share=0.01"),
+    "judging.errors: class='hacks': must be wrong, correct or hack": (
+        *("--judging.judges=[valid]", '--judging.errors=[{"when": {"class": "hacks"}, "fpr": 1}]'),
+    ),
+    "give [least, most] characters": ("--judging.judges=[valid]", '--judging.errors=[{"when": {"length": 3}, "fpr": 1}]'),
+    "sampling.repeats=1: majority votes": ("--judging.judges=[majority]",),
+    "sampling.repeats=3: must divide the 400 sequences": ("--sampling.repeats=3",),
+    "the chain has no pretrained model": ("--judging.keep=edit", "--judging.model=base"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_settings_that_cannot_work(said: str, lab: Lab, tmp_path: Path) -> None:
+    assert said in line(lab(*SMOKE, f"--runs-dir={tmp_path}", *BAD[said]))
+
+
+def test_a_control_is_not_judged(lab: Lab, tmp_path: Path) -> None:
+    asked = ("--judging.judges=[valid]", "--sampling.source=real", "--generations=1")
+    code, _, err = lab(*SMOKE, f"--runs-dir={tmp_path}", *asked)
+    assert code == 0, err
+    assert not list(tmp_path.rglob("judged*"))
+
+
+def test_natural_text_has_no_rates_of_correct_and_other_sequences(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(f"The text of document {i}, about {i % 7} things." for i in range(600)))
+    asked = ("run", f"--corpus.source=path:{tmp_path}/a.txt", "--corpus.document=paragraph", "--corpus.tokenizer=bytes")
+    asked += (
+        "--corpus.shared_passages=keep",
+        "--training.block=32",
+        "--mixing.tokens=2048",
+        "--model.layers=1",
+        "--model.width=16",
+    )
+    asked += (
+        "--model.heads=2",
+        "--generations=0",
+        "--evaluation.tokens=512",
+        "--judging.judges=[random]",
+        "--progress=false",
+    )
+    code, _, err = lab(*asked, f"--runs-dir={tmp_path}/runs", "--judging.second=8")
+    assert code == 0, err
+    metrics = read_metrics(tmp_path / "runs" / "main" / "arm=main" / "seed=1")[0]["metrics"]
+    found = {key for key in metrics if key.startswith("judge/") and "second" not in key}
+    assert (
+        found <= {"judge/accepted", "judge/abstained", "judge/length_correlation", "judge/drawn"}
+        and "judge/accepted" in found
+    )
+
+
+def test_arms_with_other_judges_share_samples_and_not_scores(lab: Lab, tmp_path: Path, workers_at_once: None) -> None:
+    settings = yaml.safe_load((ROOT / "configs" / "planted_smoke.yaml").read_text())
+    settings |= {"seeds": [1], "name": "arms", "generations": 0, "runs_dir": str(tmp_path), "judging": {"second": 0}}
+    judges: dict[str, Any] = {
+        "none": {},
+        "half": {"judging.judges": ["random"]},
+        "exact": {"judging.judges": ["valid"]},
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(settings | {"arms": judges}))
+    code, _, err = lab("experiment", "--config", str(tmp_path / "a.yaml"), "--workers", "1")
+    assert code == 0 and "rebuilt" not in err, err
+    chains = {arm: Chain(tmp_path / "arms" / f"arm={arm}" / "seed=1") for arm in judges}
+    assert len({chain.stage(0, "samples") for chain in chains.values()}) == 1
+    assert len({chain.stage(0, "eval") for chain in chains.values()}) == 3
+    tpr = {arm: read_metrics(chain.root)[0]["metrics"].get("judge/tpr") for arm, chain in chains.items()}
+    assert tpr["none"] is None and tpr["exact"] == 1 and 0.3 < tpr["half"] < 0.7
+
+
+def test_two_processes_judge_as_one(tmp_path: Path) -> None:
+    kept = []
+    for processes in (1, 2):
+        runs = tmp_path / str(processes)
+        asked = [*SMOKE, f"--runs-dir={runs}", "--generations=0", "--device=cpu", "--judging.judges=[random]"]
+        asked += ["--judging.keep=top_share", "--judging.share=0.25"]
+        at_once(processes, *asked, output=tmp_path / "said.log")
+        kept.append((runs / "planted_smoke/arm=main/seed=1/gen_000/judged/numbers.bin").read_bytes())
+    assert len(kept[0]) == 3200 and kept[0] == kept[1]
+
+
+PLUGIN = """
+import numpy as np
+from collapselab.judging.judges import JUDGES
+
+
+def short_first(episodes, reader):
+    texts = reader.texts(episodes)
+    return np.array([1 / len(text.split()) if text else np.nan for text in texts])
+
+
+JUDGES["short_first"] = short_first
+"""
+
+
+def test_a_judge_by_a_plugin_takes_under_twenty_lines(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(PLUGIN.strip().splitlines()) < 20
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(PLUGIN)
+    asked = (*SMOKE, "--judging.judges=[short_first]", "--judging.keep=top_share", "--generations=1")
+    assert "no judge 'short_first'" in line(lab(*asked))
+    code, _, err = lab(*asked, "--plugin", "mine.py")
+    assert code == 0, err
+    assert "add --plugin mine.py" in line(lab(*asked[:1], "--config=runs/planted_smoke/arm=main/seed=1/config.yaml"))
+
+
+def test_a_judged_chain_that_is_killed_ends_with_the_same_bytes() -> None:
+    import_lab()
+    asked = [
+        "--generations=1",
+        "--mixing.tokens=2048",
+        "--evaluation.overlap=false",
+        "--evaluation.self_bleu_samples=0",
+    ]
+    asked += ["--judging.judges=[random]", "--judging.threshold=0.8", "--judging.second=64"]
+    with quick_folder() as root:
+        result = kill_chains(Path(root), 12, 3, True, [*CHAIN, *asked])
+    assert result["kills"] >= 12
