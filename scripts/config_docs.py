@@ -42,7 +42,7 @@ The column **decides** names the first thing that another value changes; everyth
 
 - *set*: the training set of generation 0, and so everything; *later sets*: those of the generations after it;
 - *model*: how a model is built and trained, from generation 0 on;
-- *samples*: how it writes; *scores*: what is measured;
+- *samples*: how it writes; *judged*: what of it later sets receive; *scores*: what is measured;
 - *text*: the prepared text alone, whose digest a chain records in place of the key;
 - *files*: the number and names of a chain's generations and files, not their content;
 - *nothing* of a chain: places of runs and data on this machine, and what is shown.
