@@ -37,6 +37,7 @@ from collapselab.experiments import local
 from collapselab.mixing.sets import read_samples
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
+from collapselab.store.layout import Chain
 
 SMALL: dict[str, Any] = {
     "model": {"layers": 2, "width": 32, "heads": 2},
@@ -46,6 +47,9 @@ SMALL: dict[str, Any] = {
     "evaluation": {"tokens": 1024, "overlap": False},  # which reads all of the training text for each text of a second
     "corpus": {"tokenizer": "bytes"},
 }
+
+
+STAGES = Chain(Path("nowhere")).stages(1)  # of a generation that no judge looks at
 
 
 def small_config(**changes: Any) -> RunConfig:

@@ -8,14 +8,14 @@ import shutil
 
 import pytest
 import yaml
-from helpers import samples_of, small_config, wandb_files, wandb_rows
+from helpers import STAGES, samples_of, small_config, wandb_files, wandb_rows
 
 from collapselab.chain import stages
 from collapselab.chain.run import run
 from collapselab.config import EvaluationConfig, UserError
 from collapselab.report.pages import write_report
 from collapselab.store.folders import manifest_of, read_json
-from collapselab.store.layout import STAGES, Chain, read_metrics
+from collapselab.store.layout import Chain, read_metrics
 
 
 def digests(path, generations: int) -> dict:

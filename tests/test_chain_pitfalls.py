@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import one_process, quiet, samples_of, small_config, wandb_files, wandb_rows
+from helpers import STAGES, one_process, quiet, samples_of, small_config, wandb_files, wandb_rows
 from matplotlib.axes import Axes
 
 from collapselab import seeds
@@ -38,7 +38,7 @@ from collapselab.reproduce import figure as gallery
 from collapselab.sampling import plain
 from collapselab.sampling import sampler as sampling
 from collapselab.store import folders, unfinished
-from collapselab.store.layout import STAGES, Chain, read_metrics
+from collapselab.store.layout import Chain, read_metrics
 from collapselab.tracking import Tracker
 
 HEAD, BLOCK = 8, 32  # tokens of a prompt and of a sequence

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Watched, fragile_config, left
+from helpers import STAGES, Watched, fragile_config, left
 
 from collapselab.chain.run import run
 from collapselab.config import RunConfig, UserError
 from collapselab.learning import trainer
 from collapselab.store import layout, unfinished
 from collapselab.store.folders import examine, manifest_of, read_json, write_json
-from collapselab.store.layout import STAGES
 
 CHAIN = Path("test", "arm=main", "seed=1")
 DAMAGES = ("truncated", "emptied", "flipped", "deleted")

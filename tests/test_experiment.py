@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import Lab
-from helpers import Forked, small_config
+from helpers import STAGES, Forked, small_config
 from scipy import stats
 
 from collapselab.chain.run import run
@@ -29,7 +29,7 @@ from collapselab.metrics.intervals import differences, mean_interval, mean_inter
 from collapselab.report import pages, tables
 from collapselab.report.results import write_results
 from collapselab.store.folders import read_json
-from collapselab.store.layout import STAGES, Chain, read_metrics
+from collapselab.store.layout import Chain, read_metrics
 from collapselab.store.seals import sealed_text
 
 ARMS = {

@@ -34,6 +34,8 @@ from collapselab.store.layout import Chain, read_metrics, run_root
 QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "mixing__tokens": 8192}
 ARMS = [f"arm_{i:02d}" for i in range(12)]
 
+PLAIN = [chart for chart in CHARTS if chart[0] not in ("answers", "judges")]  # of chains without a task or judges
+
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -112,7 +114,7 @@ def test_a_page_has_its_parts_in_order_and_lets_its_own_three_scripts_run(made: 
     found = opened(made)
     sections = [section["id"] for section in found.all("section")]
     assert sections == ["summary", "charts", "any", "explorer", "protocol", "settings", "reproduce", "files"]
-    assert [figure["id"] for figure in found.all("figure")] == [name for name, *_ in CHARTS]
+    assert [figure["id"] for figure in found.all("figure")] == [name for name, *_ in PLAIN]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     (policy,) = [meta["content"] for meta in found.all("meta") if "http-equiv" in meta]
@@ -129,7 +131,7 @@ def test_a_page_can_be_heard_and_used_by_keyboard(made: Path) -> None:
     assert {link["href"][1:] for link in found.all("a") if link["href"].startswith("#")} <= ids
     assert all(cell["scope"] in ("col", "row") for cell in found.all("th"))
     boxes = [box for box in found.all("div") if box.get("class") == "chart"]
-    assert len(boxes) == len(CHARTS) == len(found.all("figcaption"))
+    assert len(boxes) == len(PLAIN) == len(found.all("figcaption"))
     assert all(box["role"] == "img" and len(box["aria-label"]) > 40 for box in boxes)
     assert all(
         box["tabindex"] == "0" and box["aria-label"]
@@ -373,7 +375,7 @@ def test_intervals_of_two_chains_neither_flatten_a_curve_nor_leave_what_is_possi
 
 
 def test_zero_is_seen_below_every_law_and_no_arm_has_a_colour_of_the_ledger(real: Path) -> None:
-    drawn = {name: draw(pages.open_run(real).chains) for name, _, _, draw in CHARTS}
+    drawn = {name: draw(pages.open_run(real).chains) for name, _, _, draw in PLAIN}
     theory, ledger = drawn["theory"], drawn["ledger"]
     assert theory is not None and ledger is not None
     ranges = [axis["range"] for name, axis in theory["layout"].items() if name[0] == "y" and axis["zeroline"]]
@@ -388,7 +390,7 @@ def test_plotly_takes_every_chart(real: Path) -> None:
     import plotly.graph_objects as go
 
     chains = pages.open_run(real).chains
-    for name, _, _, draw in CHARTS:
+    for name, _, _, draw in PLAIN:
         spec = draw(chains)
         assert spec is not None, name
         figure = go.Figure(spec)  # refuses what is no key of plotly's
@@ -400,7 +402,7 @@ def test_plotly_takes_every_chart(real: Path) -> None:
 @pytest.mark.parametrize("generations", [0, 50])
 def test_one_generation_and_fifty(real: Path, tmp_path: Path, generations: int) -> None:
     made = drawn(fabricate(real, tmp_path / "run", ["only"], 1, generations))
-    assert len(made.data["charts"]) == len(CHARTS)
+    assert len(made.data["charts"]) == len(PLAIN)
     for chart in made.data["charts"]:
         for name, axis in chart["layout"].items():
             if name.startswith("xaxis") and "generation" in axis["title"]["text"]:
@@ -577,7 +579,7 @@ def test_runs_are_compared_and_protocols_kept_apart(three: list[Path], lab: Lab)
     for chart in made.data["charts"]:
         drawn = {trace["legendgroup"].split(" ")[0] for trace in chart["data"]} & {"a/x", "a/y", "b/x", "c/x"}
         assert drawn <= ({"c/x"} if chart["id"].endswith("-b") else {"a/x", "a/y", "b/x"}), chart["id"]
-    assert {chart["id"] for chart in made.data["charts"]} == {name + end for name, *_ in CHARTS for end in ("", "-b")}
+    assert {chart["id"] for chart in made.data["charts"]} == {name + end for name, *_ in PLAIN for end in ("", "-b")}
     assert "scored under 2 protocols, whose numbers do not compare" in made.text
     groups = protocols.grouped(pages.open_runs(three).chains)
     differ = {row[0]: row[1:] for row in protocols.differing(groups)}
