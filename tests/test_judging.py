@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 import yaml
@@ -32,6 +33,8 @@ from collapselab.judging.noise import noisy
 from collapselab.languages import language_of
 from collapselab.mixing.sets import read_blocks, read_meta, read_samples
 from collapselab.models import network
+from collapselab.report.charts import CHARTS
+from collapselab.report.files import open_run
 from collapselab.seeds import generator
 from collapselab.store.layout import Chain, read_metrics
 
@@ -406,6 +409,12 @@ def test_answers_have_a_law_beside_them(lab: Lab, tmp_path: Path) -> None:
                 g,
                 name,
             )
+    page = (tmp_path / "task" / "report" / "index.html").read_text()
+    assert "What the judges let through" in page and "Answers to the problems of a task" in page and "pass@4" in page
+    drawn = {name: draw(open_run(tmp_path / "task").chains) for name, _, _, draw in CHARTS}
+    for name in ("answers", "judges"):
+        spec = drawn[name]
+        assert spec is not None and go.Figure(spec).data
     code, _, err = lab(
         *TASK,
         f"--runs-dir={tmp_path}",
