@@ -279,6 +279,18 @@ def test_a_lost_folder_of_judged_text_is_made_again_and_never_taken_for_unjudged
     )
 
 
+def test_a_fork_goes_on_with_judged_text_alone(judged: Path, lab: Lab, tmp_path: Path) -> None:
+    asked = ("run", f"--fork={judged}", "--at=1", "--name=b", f"--runs-dir={tmp_path}", "--generations=2")
+    said = line(lab(*asked, "--sampling.source=real"))
+    assert "its samples are judged, those of the fork must be too" in said
+    code, _, err = lab(*asked, "--judging.fpr=0.5")
+    assert code == 0, err
+    fork = tmp_path / "b" / "arm=main" / "seed=1"
+    assert (fork / "gen_001/judged/manifest.json").read_bytes() == (
+        judged / "gen_001/judged/manifest.json"
+    ).read_bytes()
+
+
 def test_without_judges_nothing_of_them_is_on_disk(lab: Lab, tmp_path: Path) -> None:
     code, _, err = lab(*SMOKE, f"--runs-dir={tmp_path}", "--generations=1")
     assert code == 0, err

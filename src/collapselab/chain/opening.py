@@ -243,6 +243,11 @@ def _check_fork(mine: dict[str, Any], corpus: Corpus, parent: Path, at: int) -> 
     if record.facts["corpus"] != corpus.digest:
         raise UserError(f"--fork {parent}: it has another corpus; use the same text and tokenizer")
     source = Chain(parent)
+    if source.judged != layout.is_judged(mine):
+        raise UserError(
+            f"--fork {parent}: its samples are {'' if source.judged else 'not '}judged, those of the fork must be too; keep "
+            "sampling.source and judging.judges"
+        )
     if at < 0 or at not in source.finished():
         raise UserError(f"--at {at}: {parent} has finished generations {source.finished()}; choose one of them")
     if mine["model.start"] == "previous":

@@ -27,6 +27,12 @@ ONCE = ("reference",)  # made with generation 0, for the chain as a whole
 OPTIONAL = ("judged",)  # made if the settings ask for it (`judging.judges`)
 
 
+def is_judged(identity: dict[str, Any]) -> bool:
+    """Return True if the keys of an identity put judges between samples and later sets (as `RunConfig.judged`)."""
+    asked = identity.get("judging.judges") or identity.get("judging.keep") == "edit"
+    return bool(asked) and identity.get("sampling.source") != "real"
+
+
 class Chain:
     """Paths in one chain's directory, and its published stages.
 
@@ -40,9 +46,7 @@ class Chain:
         self.judged = False
         with suppress(UserError):  # a damaged identity is reported when the chain is opened
             if (record := recorded(root)) is not None:
-                settings = record.facts["config"]
-                asked = settings.get("judging.judges") or settings.get("judging.keep") == "edit"
-                self.judged = bool(asked) and settings.get("sampling.source") != "real"
+                self.judged = is_judged(record.facts["config"])
                 self.use_shared(record.facts.get("shared", {}))
                 return
         if (data := plain_bytes(root / "shared.json")) is not None:
