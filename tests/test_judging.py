@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -265,8 +266,6 @@ def test_later_sets_receive_what_was_kept_and_nothing_else(judged: Path) -> None
 def test_a_lost_folder_of_judged_text_is_made_again_and_never_taken_for_unjudged(
     judged: Path, lab: Lab, tmp_path: Path
 ) -> None:
-    import shutil
-
     shutil.copytree(judged.parents[2], tmp_path / "runs", symlinks=True)
     chain = tmp_path / "runs" / "planted_smoke" / "arm=main" / "seed=1"
     before = (chain / "gen_001/judged/tokens-00000.bin").read_bytes()
@@ -289,6 +288,32 @@ def test_a_fork_goes_on_with_judged_text_alone(judged: Path, lab: Lab, tmp_path:
     assert (fork / "gen_001/judged/manifest.json").read_bytes() == (
         judged / "gen_001/judged/manifest.json"
     ).read_bytes()
+
+
+def test_another_model_in_the_judges_folder_judges_again(judged: Path, lab: Lab, tmp_path: Path) -> None:
+    """And a fork may name another one: what it inherited stays as its parent's judged it."""
+    model = shutil.copytree(judged / "gen_000" / "train", tmp_path / "judge")
+    asked = (*SMOKE, f"--runs-dir={tmp_path}", "--judging.second=0", "--judging.judges=[likelihood]", "--generations=1")
+    asked += ("--judging.keep=top_share", f"--judging.model={model}")
+    assert lab(*asked)[0] == 0
+    chain = tmp_path / "planted_smoke" / "arm=main" / "seed=1"
+    files = [chain / f"gen_00{g}" / "judged" / "manifest.json" for g in (0, 1)]
+    before = [file.read_bytes() for file in files]
+    code, _, err = lab(*asked)
+    assert code == 0 and "rebuilt" not in err and before == [file.read_bytes() for file in files]
+    shutil.copytree(judged / "gen_002" / "train", model, dirs_exist_ok=True)
+    for g in (0, 1):
+        fork = ("run", f"--fork={chain}", f"--at={g}", f"--name=at{g}", f"--runs-dir={tmp_path}", "--generations=1")
+        code, _, err = lab(*fork, f"--judging.model={judged / 'gen_001' / 'train'}")
+        assert code == 0 and "rebuilt" not in err, err
+        inherited = tmp_path / f"at{g}" / "arm=main" / "seed=1" / f"gen_00{g}" / "judged" / "manifest.json"
+        assert inherited.read_bytes() == before[g]
+    code, _, err = lab(*asked)
+    assert code == 0 and err.count("judged: its inputs have changed; rebuilt") == 2, err
+    digests = [json.loads(one)["digest"] for one in (*before, *(file.read_bytes() for file in files))]
+    assert len(set(digests)) == 4
+    shutil.rmtree(model)
+    assert line(lab(*asked)).startswith(f"judging.model='{model}': no such folder or file")
 
 
 def test_without_judges_nothing_of_them_is_on_disk(lab: Lab, tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from collapselab.chain.session import Session
 from collapselab.config import UserError
 from collapselab.evaluation import generation as evaluation
 from collapselab.evaluation.protocol import METRICS_VERSION
-from collapselab.judging import curation
+from collapselab.judging import curation, judges
 from collapselab.learning.log import write_log
 from collapselab.mixing import sets
 from collapselab.models import network, pretrained
 from collapselab.sampling.continuations import write_continuations
 from collapselab.store import folders
 from collapselab.store.checks import reading
+from collapselab.store.layout import Chain, parent_of
 from collapselab.store.unfinished import Unfinished
 
 
@@ -113,6 +114,23 @@ def _scores_read(s: Session, g: int) -> dict[str, Ref | str]:
     return {"train": Ref(g, "train"), "samples": Ref(g, "samples"), **judged, **FIRST}
 
 
+def _judged_reads(s: Session, g: int) -> dict[str, Ref | str]:
+    model = _judging_model(s, g)
+    return {"train": Ref(g, "train"), "samples": Ref(g, "samples"), **({"model": model} if model else {})}
+
+
+def _judging_model(s: Session, g: int) -> str | None:
+    """Digest of the model folder that a generation is judged by, if it is none of the chain's own; of an inherited generation
+    of a fork as it was recorded, because the fork's own settings judge later ones."""
+    origin = s.chain.root / "fork.json"
+    if not origin.is_file() or g > (fork := folders.read_json(origin))["at"]:
+        return judges.model_digest(s.config)
+    parent = Chain(parent_of(s.chain.root, fork))
+    manifests = (folders.manifest_of(chain.stage(g, "judged"), check="nothing") for chain in (s.chain, parent))
+    inputs: dict[str, str] = next((manifest["inputs"] for manifest in manifests if manifest), {})
+    return inputs.get("model")
+
+
 def _reference_reads(s: Session, g: int) -> dict[str, Ref | str]:
     return {"corpus": s.corpus.digest, "mixture": Ref(0, "mixture"), **FIRST}
 
@@ -121,7 +139,7 @@ STAGES: dict[str, Stage] = {
     "mixture": Stage(_set_reads, _mix),
     "train": Stage(_model_reads, _train),
     "samples": Stage(lambda s, g: {"train": Ref(g, "train")}, _sample),
-    "judged": Stage(lambda s, g: {"train": Ref(g, "train"), "samples": Ref(g, "samples")}, _judge),
+    "judged": Stage(_judged_reads, _judge),
     "reference": Stage(_reference_reads, _refer),
     "eval": Stage(_scores_read, _evaluate),
 }

@@ -46,16 +46,29 @@ class Episodes:
         return out
 
 
-def named_model(config: RunConfig, corpus: Corpus) -> str | None:
-    """Folder or name of the model in `judging.model`; None for generation 0's and the newest. Raises UserError if there is no
-    such model, or if it has another tokenizer."""
+def asked_model(config: RunConfig) -> str | None:
+    """Folder or name of the model in `judging.model`; None for generation 0's and the newest. Raises UserError if the chain has
+    no such model."""
     which = config.judging.model
     if which in ("first", "newest"):
         return None
-    folder = config.model.pretrained if which == "base" else which
-    if folder is None:
+    if which == "base" and config.model.pretrained is None:
         raise UserError("judging.model='base': the chain has no pretrained model; name first, newest or a folder")
-    if network.pretrained_tokenizer(folder).digest != corpus.tokenizer.digest:
+    return config.model.pretrained if which == "base" else which
+
+
+def named_model(config: RunConfig, corpus: Corpus) -> str | None:
+    """`asked_model`, if it can be loaded. Raises UserError if there is no such folder, or if it has another tokenizer."""
+    folder, which = asked_model(config), config.judging.model
+    if folder is None:
+        return None
+    try:
+        tokenizer = network.pretrained_tokenizer(folder)
+    except UserError as error:
+        if which == "base":
+            raise
+        raise UserError(str(error).replace("model.pretrained=", "judging.model=", 1)) from None
+    if tokenizer.digest != corpus.tokenizer.digest:
         raise UserError(f"judging.model={which!r}: has another tokenizer than the chain; name one with the same")
     return folder
 

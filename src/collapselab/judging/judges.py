@@ -16,9 +16,10 @@ from collapselab.config import RunConfig, UserError, first_line
 from collapselab.config.plugins import Records, fault
 from collapselab.corpus.prepared import Corpus
 from collapselab.judging.detector import detector
-from collapselab.judging.episodes import Episodes, Reader, named_model
+from collapselab.judging.episodes import Episodes, Reader, asked_model, named_model
 from collapselab.judging.noise import noisy, numbered_uniforms
 from collapselab.languages import language_of
+from collapselab.models.pretrained import content_digest
 from collapselab.tasks.tasks import task_of
 
 Judge = Callable[[Episodes, Reader], np.ndarray]
@@ -124,8 +125,20 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
         )
     if not prompted and any("prompt_share" in pattern.get("when", {}) for pattern in settings.errors):
         raise UserError("judging.errors: prompt_share needs prompts; set another sampling.prompt than bos")
-    if "likelihood" in judges or settings.keep == "edit":
+    if reads_model(config):
         named_model(config, corpus)
+
+
+def reads_model(config: RunConfig) -> bool:
+    """Return True if `judging.model` may be asked: by `likelihood`, by a plugin's judge, or by token editing."""
+    settings = config.judging
+    return settings.keep == "edit" or bool({*settings.judges} & {"likelihood", *(JUDGES.keys() - JUDGES.own)})
+
+
+def model_digest(config: RunConfig) -> str | None:
+    """Digest of the folder in `judging.model`; None if the model is one of the chain's own, or nobody asks it."""
+    folder = asked_model(config) if reads_model(config) else None
+    return None if folder is None else content_digest(folder)
 
 
 class _LateError(BaseException):

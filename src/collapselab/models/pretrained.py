@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collapselab.config import UserError, first_line
+from collapselab.config import UserError, digest, first_line
 from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.sources import package_folder
 from collapselab.corpus.tokenizers import SAFE, Tokenizer, hub_folder
 from collapselab.runtime.memory import check_memory, on_gpu
 from collapselab.store.checks import unsafe_model
-from collapselab.store.folders import read_json
+from collapselab.store.folders import read_json, sha256_of
 
 # Shares of the spread of logits (`distance`). float32 rounding is about 1e-6, a cache that is ignored 0.5 or more.
 TOLERANCE, CAUSAL = 5e-3, 1e-5
@@ -53,6 +53,14 @@ def locate(pretrained: str, *, weights: bool = False) -> tuple[str, str | None]:
             raise UserError(f"{asked}: cannot be loaded ({wrong}); check the folder or name")
         return str(path), None
     raise UserError(f"{asked}: no such folder or file; check the path")
+
+
+def content_digest(pretrained: str) -> str:
+    """Digest of the files that decide what a pretrained model computes: its configuration and its weights."""
+    folder, gguf_file = locate(pretrained, weights=True)
+    weights = [path.name for path in Path(folder).glob("*.safetensors")]
+    names = [gguf_file] if gguf_file else ["config.json", *weights]
+    return digest({name: sha256_of(Path(folder) / name) for name in names})
 
 
 def cannot_be_loaded(pretrained: str, error: Exception) -> UserError:
