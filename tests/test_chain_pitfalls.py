@@ -37,6 +37,7 @@ from collapselab.report import figures, files, page, pages, protocols, series, s
 from collapselab.reproduce import figure as gallery
 from collapselab.sampling import plain
 from collapselab.sampling import sampler as sampling
+from collapselab.sampling.prompts import Prompts
 from collapselab.store import folders, unfinished
 from collapselab.store.layout import Chain, read_metrics
 from collapselab.tracking import Tracker
@@ -255,11 +256,12 @@ def test_prompts_are_of_the_training_split(copied: Made, monkeypatch: pytest.Mon
     are_training_prompts(*copied)
     held_out = opening.open_corpus(copied[0], one_process()).test.ids
 
-    def outside(config: RunConfig, generation: int, text: Any, sequences: int, separator: int) -> np.ndarray:
-        places = seeds.generator(config.seed, generation, "prompts").integers(len(held_out) - HEAD, size=sequences)
+    def outside(self: Prompts, text: Any, first: int, count: int, separator: int) -> np.ndarray:
+        draw = seeds.generator(self.config.seed, self.generation, "prompts")
+        places = draw.integers(len(held_out) - HEAD, size=first + count)[first:]
         return np.stack([held_out[at : at + HEAD] for at in places]).astype(np.int64)
 
-    monkeypatch.setattr(sampling, "make_prompts", outside)
+    monkeypatch.setattr(Prompts, "rows", outside)
     path = again(copied, "gen_002/samples")
     with pytest.raises(AssertionError):
         are_training_prompts(copied[0], path)

@@ -491,6 +491,30 @@ def test_a_batch_that_does_not_fit_is_halved_and_said(tmp_path, monkeypatch, cap
     assert (np.fromfile(tmp_path / "out" / "tokens-00000.bin", "<u2") == expected).all()
 
 
+def test_more_text_of_a_judged_generation_is_halved_as_well(tmp_path, monkeypatch, capsys) -> None:
+    """A round of refill restarts with smaller batches, which are recorded; a single sequence that does not fit is one line."""
+    config = small_config(sampling__batch_size=32, sampling__length=24, sampling__prompt="bos")
+    write, most = Engine.write, 8
+
+    def full(self: Engine, prompts: np.ndarray, key: int, first: int, *more: Any) -> torch.Tensor:
+        if self.rows > most and first >= 132:  # not at once
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return write(self, prompts, key, first, *more)
+
+    monkeypatch.setattr(Engine, "write", full)
+    sampler = Sampler(config, one_process(), Console(bars=False), tmp_path / "batch.json")
+    found = sampler.more(tiny(), 1, None, 100, 50, separator=60)
+    said = capsys.readouterr().err
+    assert "batches of 16 sequences" in said and "batches of 8 sequences" in said
+    assert read_json(tmp_path / "batch.json")["batch_size"] == 8
+    small = small_config(sampling__batch_size=8, sampling__length=24, sampling__prompt="bos")
+    expected = Sampler(small, one_process(), quiet()).more(tiny(), 1, None, 100, 50, separator=60)
+    assert found.shape == (50, 24) and found.dtype == np.int64 and (found == expected).all()
+    most = 0
+    with pytest.raises(UserError, match=r"sampling\.batch_size=1: a single sequence does not fit into GPU memory"):
+        sampler.more(tiny(), 1, None, 150, 50, separator=60)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_memory_of_a_row_is_what_an_engine_takes(family: str) -> None:
     """The estimate behind the batch size covers what grows with a row, and is not many times too large."""

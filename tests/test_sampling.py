@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import one_process, quiet, samples_of, small_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from transformers import (
     MinPLogitsWarper,
@@ -22,8 +24,10 @@ from collapselab.sampling import shards
 from collapselab.sampling.draw import draw, philox, stream_key, truncated, uniforms
 from collapselab.sampling.engine import Engine
 from collapselab.sampling.plain import write_batch
-from collapselab.sampling.sampler import Sampler, make_prompts
+from collapselab.sampling.prompts import Prompts
+from collapselab.sampling.sampler import Sampler
 from collapselab.sampling.weights import Weights
+from collapselab.seeds import generator
 from collapselab.store.folders import read_json
 
 NONE = torch.zeros(1, 0, dtype=torch.long)
@@ -239,13 +243,66 @@ def test_shards_are_cut_at_whole_tiles_and_hold_the_same_text(tmp_path, monkeypa
 def test_prompts_come_from_the_text_and_each_block_is_used_once_per_pass() -> None:
     config = small_config(sampling__prompt="real_prefix", sampling__prompt_tokens=5)
     text = Text(rows=6)
-    prompts = make_prompts(config, 2, text, 15, 60)
+    prompts = Prompts(config, 2).rows(text, 0, 15, 60)
     heads = {tuple(row[:5]) for row in text.rows.tolist()}
     rows = [tuple(p) for p in prompts.tolist()]
     assert set(rows[:6]) == heads and set(rows[6:12]) == heads and set(rows[12:]) <= heads
-    single = make_prompts(small_config(sampling__prompt="first_token"), 2, text, 4000, 60)
+    single = Prompts(small_config(sampling__prompt="first_token"), 2).rows(text, 0, 4000, 60)
     counts, expected = np.bincount(single[:, 0], minlength=60), np.bincount(text.rows.ravel(), minlength=60)
     assert stats.chisquare(counts, 4000 * expected / expected.sum()).pvalue > 1e-4
+
+
+def all_at_once(config, text, sequences: int, stream: str) -> np.ndarray:
+    """Prompts of the first sequences, drawn in one go."""
+    repeats = config.sampling.repeats
+    draw, count = generator(config.seed, 3, stream), -(-sequences // repeats)
+    if config.sampling.prompt == "first_token":
+        rows, places = draw.integers([len(text), text.block], size=(count, 2)).T
+        heads = text.rows[rows, places][:, None]
+    else:
+        heads = text.rows[np.concatenate([draw.permutation(len(text)) for _ in range(count)])[:count], :6]
+    return heads.repeat(repeats, 0)[:sequences]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["first_token", "real_prefix"]),
+    st.integers(1, 4),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 70), st.integers(1, 40)), min_size=1, max_size=6),
+)
+def test_prompts_are_drawn_from_where_the_last_ones_ended(prompt, repeats, second, asked) -> None:
+    config = small_config(sampling__prompt=prompt, sampling__prompt_tokens=6, sampling__repeats=repeats)
+    stream, text = "second" if second else "sample", Text(rows=7)
+    whole, prompts = (
+        all_at_once(config, text, 120, "prompts/second" if second else "prompts"),
+        Prompts(config, 3, stream),
+    )
+    for first, count in asked:  # also back to earlier ones
+        assert prompts.rows(text, first, count, 60).tolist() == whole[first : first + count].tolist()
+
+
+@pytest.mark.parametrize("prompt", ["first_token", "real_prefix"])
+def test_a_later_round_reads_no_prompts_of_earlier_ones(prompt: str) -> None:
+    class Counted(Text):
+        read = 0
+
+        def __getitem__(self, index):
+            Counted.read += len(index)
+            return super().__getitem__(index)
+
+    config = small_config(
+        sampling__batch_size=8, sampling__prompt=prompt, sampling__prompt_tokens=6, sampling__length=8
+    )
+    sampler, text, model = Sampler(config, one_process(), quiet()), Counted(rows=6), tiny()
+    rounds = [sampler.more(model, 1, text, first, 20, separator=60) for first in range(0, 100, 20)]
+    drawn = sampler.prompts[1, "sample", 6]
+    assert Counted.read == 5 * 24 and drawn.first == 80 and len(drawn.drawn) <= 24 + 6
+    whole = Sampler(config, one_process(), quiet()).more(model, 1, text, 0, 100, separator=60)
+    head = config.prompt_length
+    assert (np.concatenate(rounds)[:, :head] == whole[:, :head]).all()
+    again = Sampler(config, one_process(), quiet())
+    assert (again.more(model, 1, text, 60, 20, separator=60) == rounds[3]).all()  # of a process that was killed
 
 
 @pytest.mark.parametrize("prompt", ["bos", "first_token", "real_prefix"])

@@ -1,4 +1,4 @@
-"""Sampling of a generation's text: prompts, batches of equal length, shards, and a note on degenerate output.
+"""Sampling of a generation's text: batches of equal length, shards, and a note on degenerate output.
 
 The engine (engine.py) writes for GPT-2 and Llama weights, the plain sampler for other networks; a bigram model's own
 distribution is drawn from its counts (models/slices.py). Batches have a fixed number of rows (the last is padded), and on a
@@ -7,7 +7,6 @@ CPU each runs on one thread: in float32 on a CPU the text is the same for any nu
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,11 +26,11 @@ from collapselab.runtime.parallel import Processes, out_of_memory
 from collapselab.sampling.draw import stream_key, uniforms
 from collapselab.sampling.engine import Engine, engine_flaw
 from collapselab.sampling.plain import cache_flaw, plain_writer
+from collapselab.sampling.prompts import Prompts
 from collapselab.sampling.room import rows_that_fit
 from collapselab.sampling.shards import Batches, write_shard
 from collapselab.sampling.side_by_side import side_by_side
 from collapselab.sampling.weights import Weights
-from collapselab.seeds import generator
 from collapselab.store.folders import write_json
 from collapselab.store.layout import batch_of, keep_batch
 from collapselab.store.unfinished import Unfinished
@@ -45,28 +44,6 @@ MEMORY_SHARE = 0.85  # of free GPU memory for a batch
 Write = Callable[[np.ndarray, int], np.ndarray]
 
 
-def make_prompts(
-    config: RunConfig, generation: int, text: TrainingSet | None, sequences: int, separator: int, stream: str = "sample"
-) -> np.ndarray:
-    """Return the stored prompt of every sequence, int64 (sequences, P); P = 0 for `bos`, or 1 if sequences are documents.
-
-    `real_prefix` takes the head of each block of `text` once, in random order, before it repeats any; `first_token` takes a
-    token at a random position. A prompt depends on the number of its sequence, not on how many there are.
-    """
-    if config.sampling.prompt == "bos" or text is None:
-        return np.full((sequences, config.prompt_length), separator, np.int64)
-    if config.sampling.repeats > 1:
-        once = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, repeats=1))
-        prompts = make_prompts(once, generation, text, -(-sequences // config.sampling.repeats), separator, stream)
-        return prompts.repeat(config.sampling.repeats, axis=0)[:sequences]
-    draw = generator(config.seed, generation, "prompts" if stream == "sample" else f"prompts/{stream}")
-    if config.sampling.prompt == "first_token":
-        rows, places = draw.integers([len(text), text.block], size=(sequences, 2)).T
-        return np.stack([text[rows[i : i + 1]][0, places[i]] for i in range(sequences)]).reshape(sequences, 1)
-    passes = [draw.permutation(len(text)) for _ in range(-(-sequences // len(text)))]
-    return text[np.concatenate(passes)[:sequences]][:, : config.prompt_length].copy()
-
-
 class Sampler:
     """Sampler of all generations of a chain: memory, weights and a recorded GPU step are created once. `batch_file` records the
     chosen batch size for a resumed chain."""
@@ -75,6 +52,7 @@ class Sampler:
         self.config, self.processes, self.console, self.batch_file = config, processes, console, batch_file
         self.weights: Weights | None = None
         self.idle: SimpleQueue[Engine] = SimpleQueue()
+        self.prompts: dict[tuple[int, str, int], Prompts] = {}  # of the last text that `more` wrote
         self.logged: set[str] = set()  # messages that are logged once
         self.writes = "engine"  # writer of the last batch: engine, plain or counts
         precision = config.sampling.precision
@@ -213,14 +191,13 @@ class Sampler:
         length, head = config.sequence_length, config.prompt_length
         read, sequences = max(1, head), -(-budget // length)
         batch = self.batch_size(model, read + length - head, sequences)
-        dtype = np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
         kept = unfinished or Unfinished(out / "tokens", {})  # a folder of its own has nothing to resume
         if unfinished is None and processes.is_main:
             kept.clear()
         while True:
             # The last batch is padded with whole sequences.
-            prompts = make_prompts(config, generation, text, -(-sequences // batch) * batch, separator)
-            batches = Batches(kept, (batch, length), dtype)
+            prompts = Prompts(config, generation).rows(text, 0, -(-sequences // batch) * batch, separator)
+            batches = Batches(kept, (batch, length), _dtype(model))
             try:
                 if self._write(model, generation, prompts, separator, batches):
                     break
@@ -229,15 +206,7 @@ class Sampler:
                     raise
                 kept.clear()
                 raise Stopped(stopped.number, f"generation {generation}, sampling, nothing is kept") from None
-            if batch == 1:
-                raise UserError(
-                    "sampling.batch_size=1: a single sequence does not fit into GPU memory; set a shorter sampling.length, "
-                    "sampling.precision=bf16, or a smaller model"
-                )
-            batch //= 2
-            self.release()
-            self.console.say(f"out of GPU memory while sampling: batches of {batch} sequences from here on")
-            self._record(batch)
+            batch = self._halved(batch)
         if processes.is_main:
             notes = _Degenerate(ends)
             facts = self._shards(batches, len(prompts) // batch, budget, notes, out) | {"vocab": model.vocab}
@@ -260,22 +229,33 @@ class Sampler:
     ) -> np.ndarray:
         """Write sequences number `first` to `first + count - 1` of a stream of a generation's text, int64 (count, length)."""
         length, head = self.config.sequence_length, self.config.prompt_length
-        read = max(1, head)
-        batch = self.batch_size(model, read + length - head, count)
-        total = -(-count // batch) * batch  # the last batch is computed in full
-        prompts = make_prompts(self.config, generation, text, first + total, separator, stream)[first:]
-        reads = prompts if head else np.full((total, 1), separator, np.int64)
-        write = self.writer(model, generation, read, length - head, batch, stream)
-
-        def one(index: int) -> np.ndarray:
-            rows = slice(index * batch, (index + 1) * batch)
-            return np.concatenate([prompts[rows], write(reads[rows], first + rows.start)], 1)
-
-        mine = list(range(total // batch))[self.processes.rank :: self.processes.world]
-        written = dict(side_by_side(one, mine, self.processes.device))
+        batch = self.batch_size(model, max(1, head) + length - head, count)
+        key = generation, stream, 0 if text is None else len(text)
+        if key not in self.prompts:
+            self.prompts = {key: Prompts(self.config, generation, stream)}
+        while True:
+            total = -(-count // batch) * batch  # the last batch is computed in full
+            prompts = self.prompts[key].rows(text, first, total, separator)
+            mine = list(range(total // batch))[self.processes.rank :: self.processes.world]
+            written: dict[int, np.ndarray] = {}
+            if self._each(model, generation, prompts, separator, batch, mine, written.__setitem__, first, stream):
+                break
+            batch = self._halved(batch)
         for part in self.processes.all_gather(written):
             written |= part
-        return np.concatenate([written[index] for index in sorted(written)])[:count]
+        return np.concatenate([written[index] for index in sorted(written)])[:count].astype(np.int64)
+
+    def _halved(self, batch: int) -> int:
+        """Halve and record a batch that did not fit into GPU memory. Raises UserError for a single sequence."""
+        if batch == 1:
+            raise UserError(
+                "sampling.batch_size=1: a single sequence does not fit into GPU memory; set a shorter sampling.length, "
+                "sampling.precision=bf16, or a smaller model"
+            )
+        self.release()
+        self.console.say(f"out of GPU memory while sampling: batches of {batch // 2} sequences from here on")
+        self._record(batch // 2)
+        return batch // 2
 
     def _shards(self, batches: Batches, count: int, budget: int, notes: _Degenerate, out: Path) -> dict[str, Any]:
         """Write `budget` tokens of so many batches as shards; return what meta.json says of them."""
@@ -311,8 +291,7 @@ class Sampler:
     ) -> bool:
         """Write the batches that are not kept yet; process 0 ends with all of them. Return False if a process ran out of GPU
         memory."""
-        processes, head, (batch, length) = self.processes, prompts.shape[1], batches.shape
-        reads = prompts if head else np.full((len(prompts), 1), separator, np.int64)
+        processes, (batch, length) = self.processes, batches.shape
         count, seconds = len(prompts) // batch, self.config.training.checkpoint_seconds
         kept, messages = batches.kept() if processes.is_main else ({}, [])
         for message in messages:
@@ -321,31 +300,61 @@ class Sampler:
         if done:
             self.console.say(f"generation {generation}: sampling resumes with {len(done)} of {count} batches")
         mine = [index for index in range(count) if index not in done][processes.rank :: processes.world]
-        failed = False
         with self.console.bar(f"gen {generation} sample", count * batch * length) as bar:
             bar.update(len(done) * batch * length)
+
+            def take(index: int, rows: np.ndarray) -> None:
+                batches.add(index, rows, seconds)
+                bar.update(batch * length)
+
             try:
-                write = self.writer(model, generation, reads.shape[1], length - head, batch)
-
-                def one(index: int) -> np.ndarray:
-                    rows = slice(index * batch, (index + 1) * batch)
-                    return np.concatenate([prompts[rows], write(reads[rows], rows.start)], 1).astype(batches.dtype)
-
-                for index, rows in side_by_side(one, mine, processes.device):
-                    batches.add(index, rows, seconds)
-                    bar.update(batch * length)
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                failed = True
+                fits = self._each(model, generation, prompts, separator, batch, mine, take)
             except Stopped as stopped:
                 batches.keep()
                 raise Stopped(stopped.number, f"generation {generation}, sampling, finished batches are kept") from None
-        if any(processes.all_gather(failed)):
-            return False
-        for rows_of in processes.all_gather(batches.rows):
+        for rows_of in processes.all_gather(batches.rows) if fits else []:
             batches.rows |= rows_of
-        return True
+        return fits
+
+    def _each(
+        self,
+        model: LanguageModel,
+        generation: int,
+        prompts: np.ndarray,
+        separator: int,
+        batch: int,
+        indices: list[int],
+        take: Callable[[int, np.ndarray], None],
+        first: int = 0,
+        stream: str = "sample",
+    ) -> bool:
+        """Write the batches `indices`, and pass each to `take`. Return False if a process ran out of GPU memory.
+
+        Args:
+            prompts: of all batches, sequences number `first` and up of the stream.
+        """
+        head, length = prompts.shape[1], self.config.sequence_length
+        reads = prompts if head else np.full((len(prompts), 1), separator, np.int64)
+        failed = False
+        try:
+            write = self.writer(model, generation, reads.shape[1], length - head, batch, stream)
+
+            def one(index: int) -> np.ndarray:
+                rows = slice(index * batch, (index + 1) * batch)
+                return np.concatenate([prompts[rows], write(reads[rows], first + rows.start)], 1).astype(_dtype(model))
+
+            for index, rows in side_by_side(one, indices, self.processes.device):
+                take(index, rows)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            failed = True
+        return not any(self.processes.all_gather(failed))
+
+
+def _dtype(model: LanguageModel) -> np.dtype[Any]:
+    """Type of the tokens of a text on disk."""
+    return np.dtype("<u2" if model.vocab <= 1 << 16 else "<u4")
 
 
 class _Degenerate:
