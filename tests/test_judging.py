@@ -27,7 +27,7 @@ from collapselab.config.corpus import AdditionConfig
 from collapselab.config.keys import from_tree
 from collapselab.evaluation import expected
 from collapselab.judging import judges
-from collapselab.judging.curation import KEEPS
+from collapselab.judging.curation import KEEPS, draws
 from collapselab.judging.episodes import Episodes, Reader
 from collapselab.judging.judges import committee, majority, scores_of
 from collapselab.judging.noise import noisy
@@ -339,6 +339,38 @@ def test_what_nothing_passes_ends_in_one_line_and_can_be_gone_on_with(lab: Lab, 
     other = tmp_path / "again" / "arm=main" / "seed=1"
     for name in ("tokens-00000.bin", "numbers.bin", "scores.bin"):  # what the first start had judged is taken up
         assert (chain / "gen_000/judged" / name).read_bytes() == (other / "gen_000/judged" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--judging.fpr=0.2",), "valid: at least 400 and at most 25,600 (judging.most=64) sequences drawn for 400 that are kept"),
+        (("--judging.most=3", "--judging.second=0"), "valid: at least 400 and at most 1,200 (judging.most=3) sequences drawn for"),
+        (("--judging.keep=top_share", "--judging.share=0.3"), "valid: 1,600 sequences drawn for 400 that are kept; 64 more to"),
+        (("--judging.keep=edit", "--judging.judges=[]"), "all 400 sequences of a generation are kept, and sure tokens"),
+        (("--judging.judges=[]",), ""),
+    ],
+)  # fmt: skip
+def test_a_dry_run_says_what_judges_look_at(lab: Lab, tmp_path: Path, asked: tuple[str, ...], said: str) -> None:
+    dry = (*SMOKE, f"--runs-dir={tmp_path}", "--judging.judges=[valid]", *asked)
+    code, out, err = lab(*dry, "--dry-run")
+    assert code == 0, err
+    lines = dict(re.split(" +", one, maxsplit=1) for one in out.splitlines() if one)
+    assert said in lines.get("judging", "") and ("judging" in lines) == bool(said)
+    assert (" to " in lines["time"]) == ("at most" in said) and ("beside the judges' own" in lines["time"]) == bool(
+        said
+    )
+
+
+def test_the_least_and_the_most_that_are_drawn() -> None:
+    """Rounds are whole: what `top_share` chooses from is drawn to the end of a round."""
+    assert draws(JudgingConfig(judges=["random"], most=5), 10) == (10, 50)
+    for share, rounds in ((1.0, 1), (0.5, 2), (1 / 3, 3), (0.3, 4), (0.95, 2)):
+        settings = JudgingConfig(judges=["random"], keep="top_share", share=share)
+        assert draws(settings, 10) == (10 * rounds, 10 * rounds)
+        for some in range(1, rounds + 1):
+            kept = KEEPS["top_share"](np.zeros(10 * some), 10, settings, generator(1, 1, "x"))
+            assert len(kept) == (10 if some == rounds else 0)
 
 
 def test_edited_text_differs_only_where_the_model_was_sure(lab: Lab, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collapselab.chain.preflight import Preflight, preflight
 from collapselab.config import RunConfig
 from collapselab.config.families import FAMILIES
 from collapselab.evaluation.real_text import BATCH_TOKENS, held_out, token_losses
+from collapselab.judging.curation import draws
 from collapselab.learning.learners import LEARNERS
 from collapselab.mixing import sets
 from collapselab.models import network
@@ -53,6 +54,8 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     batch_tokens = batch * config.sequence_length
     written = -(-checked.budget // batch_tokens) * batch_tokens  # the last batch is computed whole
     each = [shown / rates["train"] + written / rates["sample"] + forward / rates["eval"] for shown in trained]
+    seconds, left = sum(each[checked.finished :]), len(each[checked.finished :])
+    more = [tokens / rates["sample"] for tokens in _judged_tokens(checked)]
     return {
         "checked": checked,
         "device": f"{processes.device.type}, {processes.world} process(es), {processes.precision}",
@@ -61,8 +64,33 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
         "trained_tokens": trained,
         "scored_tokens": scored,
         "rates": rates,
-        "seconds": sum(each[checked.finished :]),
+        "seconds": seconds + left * more[0],
+        "seconds_most": seconds + left * more[1],
     }
+
+
+def _judged_tokens(checked: Preflight) -> tuple[int, int]:
+    """Least and most tokens that a generation writes for its judges, beside its samples."""
+    if not checked.config.judged:
+        return 0, 0
+    settings, length = checked.config.judging, checked.config.sequence_length
+    count = -(-checked.budget // length)
+    second = settings.second if settings.judges else 0
+    least, most = (length * (drawn - count + second) for drawn in draws(settings, count))
+    return least, most
+
+
+def _judging(checked: Preflight) -> list[str]:
+    """Line on what the judges of a chain look at."""
+    settings, count = checked.config.judging, -(-checked.budget // checked.config.sequence_length)
+    if not checked.config.judged:
+        return []
+    if not settings.judges:
+        return [f"judging     all {count:,} sequences of a generation are kept, and sure tokens of them drawn again"]
+    least, most = draws(settings, count)
+    drawn = f"{least:,}" if least == most else f"at least {least:,} and at most {most:,} (judging.most={settings.most})"
+    second = f"; {settings.second:,} more to measure the judges" if settings.second else ""
+    return [f"judging     {', '.join(settings.judges)}: {drawn} sequences drawn for {count:,} that are kept{second}"]
 
 
 def _measure(
@@ -120,6 +148,8 @@ def lines(estimate: dict[str, Any]) -> list[str]:
     ]
     control = "; an all-real control: the rest is fresh real text too" if config.sampling.source == "real" else ""
     rates, trained = estimate["rates"], estimate["trained_tokens"]
+    alone = " beside the judges' own" if config.judged else ""
+    durations = dict.fromkeys(_duration(estimate[key]) for key in ("seconds", "seconds_most"))
     span = f"{trained[0]:,}" if len(set(trained)) == 1 else f"{min(trained):,} to {max(trained):,}"
     out = [
         f"chain       {checked.chain.root}: generations 0 to {config.generations}, {checked.finished} finished",
@@ -129,7 +159,8 @@ def lines(estimate: dict[str, Any]) -> list[str]:
         f"regime      {config.mixing.regime}; real share by generation: {' '.join(shares)}{control}",
         f"generation  trains on {span} tokens, writes {checked.budget:,}, "
         f"scores {estimate['scored_tokens']:,} real and {checked.sample_tokens:,} written ones",
-        f"time        about {_duration(estimate['seconds'])}: training {rates['train']:,.0f}, sampling {rates['sample']:,.0f}, "
+        *_judging(checked),
+        f"time        about {' to '.join(durations)}{alone}: training {rates['train']:,.0f}, sampling {rates['sample']:,.0f}, "
         f"evaluation {rates['eval']:,.0f} tokens/s measured here",
         f"disk        about {checked.disk_needed / 1e6:,.1f} MB; {checked.disk_free / 1e6:,.0f} MB free",
     ]

@@ -18,6 +18,7 @@ from collapselab.corpus.tokenizers import Tokenizer
 from collapselab.evaluation.protocol import METRICS_VERSION
 from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_first import check_embeddings
+from collapselab.judging.curation import draws
 from collapselab.judging.judges import check_judges
 from collapselab.learning.learners import LEARNERS
 from collapselab.mixing import sets
@@ -297,7 +298,14 @@ def bytes_needed(config: RunConfig, vocab: int, budget: int, left: list[int], fr
     learner = LEARNERS[FAMILIES[config.model.family].learner]
     checkpoints = 2 * CHECKPOINT * weights if learner.keeps_checkpoints else 0
     reference = PAIR * min(vocab * vocab, left[0] * config.training.block) if fresh else 0
-    return models * weights + (count + 1) * text + checkpoints + reference + PAIR * sum(left) + count * SCORES + REPORT
+    judged = 0
+    if (
+        config.judged
+    ):  # a text of its own, and the least that its judges look at, in eight bytes a token until it is published
+        drawn = draws(config.judging, -(-budget // config.sequence_length))[0]
+        judged = (count + 1) * text + 8 * (config.sequence_length + 1) * drawn
+    written = (count + 1) * text + judged
+    return models * weights + written + checkpoints + reference + PAIR * sum(left) + count * SCORES + REPORT
 
 
 def check_space(config: RunConfig, chain: Chain, needed: int, done: int) -> int:

@@ -33,7 +33,7 @@ def threshold(scores: np.ndarray, count: int, settings: JudgingConfig, _: np.ran
 def top_share(scores: np.ndarray, count: int, settings: JudgingConfig, _: np.random.Generator) -> np.ndarray:
     """Keep the best sequences of the first `count` / `judging.share`, in the order in which they were drawn; of equal ones the
     first."""
-    drawn = math.ceil(count / settings.share - 1e-9)
+    drawn = _drawn_for(settings, count)
     if len(scores) < drawn:
         return np.empty(0, np.int64)  # more must be drawn
     first = scores[:drawn]
@@ -98,10 +98,22 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
         _publish(np.concatenate(rows), kept, scores, meta, settings, out, calibration)
 
 
+def draws(settings: JudgingConfig, count: int) -> tuple[int, int]:
+    """Least and most sequences that are drawn, the samples among them, for `count` that are kept."""
+    if settings.keep == "threshold":
+        return count, settings.most * count
+    rounds = math.ceil(_drawn_for(settings, count) / count) if settings.keep == "top_share" else 1
+    return rounds * count, rounds * count
+
+
+def _drawn_for(settings: JudgingConfig, count: int) -> int:
+    """Sequences of which `top_share` keeps `count`."""
+    return math.ceil(count / settings.share - 1e-9)
+
+
 def _check_drawn(scores: np.ndarray, count: int, kept: np.ndarray, settings: JudgingConfig) -> None:
     """Raise UserError if more sequences would not help, or are not allowed."""
-    drawn = len(scores) if settings.keep == "threshold" else math.ceil(count / settings.share - 1e-9)
-    if settings.keep == "resample" or len(scores) >= (settings.most * count if settings.keep == "threshold" else drawn):
+    if len(scores) >= draws(settings, count)[1]:
         passed = int((scores >= settings.threshold).sum()) if settings.keep == "threshold" else len(kept)
         raise UserError(
             f"judging.most={settings.most}: of {len(scores):,} sequences {passed:,} passed, {count:,} are needed; raise it, "
