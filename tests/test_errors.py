@@ -30,6 +30,7 @@ from collapselab.config.keys import run_keys
 from collapselab.config.values import flatten
 from collapselab.corpus import readers
 from collapselab.corpus.tokenizers import bytes_tokenizer
+from collapselab.judging import judges
 from collapselab.models import families
 from collapselab.runtime import memory
 from collapselab.store.lock import Lock, try_lock
@@ -110,6 +111,18 @@ class Kitchen:
     def env(self, key: str, value: str) -> tuple[int, str, str]:
         self.set_env(key, value)
         return self.run()
+
+    def judge(self, body: str, **changes: Any) -> tuple[int, str, str]:
+        """A run whose judge is a function of a plugin with this body."""
+        text = f"def mine(episodes, reader):\n    {body}\nfrom collapselab.judging.judges import JUDGES\nJUDGES['mine'] = mine\n"
+        (self.here / "mine.py").write_text(text)
+        plain, options = self.lab, ("--plugin", str(self.here / "mine.py"))
+        self.lab = lambda verb, *arguments: plain(verb, *options, *arguments)
+        return self.judged("mine", **changes)
+
+    def judged(self, *judges: str, **changes: Any) -> tuple[int, str, str]:
+        """A run of one generation that is judged."""
+        return self.run(**{"judging__judges": [*judges], "generations": 0, "judging__second": 0} | changes)
 
 
 def as_text(value: Any) -> str:
@@ -318,6 +331,11 @@ def _entry(kitchen: Kitchen, **paper: Any) -> Result:
     return kitchen.lab("reproduce", "mine", "--papers", str(kitchen.here / "papers"))
 
 
+def _without_library(kitchen: Kitchen) -> Result:
+    with patch.object(judges, "find_spec", lambda name: None):
+        return kitchen.judged("duplicate")
+
+
 FINISHED = (  # a finished run is there, and stays
     *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
     *(
@@ -330,6 +348,7 @@ FINISHED = (  # a finished run is there, and stays
     *("weights that were not kept", "weights that were not kept, for new scores", "a fork of what is not finished"),
     *("a run compared with itself", "tables kept of several runs", "an export into a folder in use"),
     *("an export of what is not finished", "an export of something else", "two runs of one name"),
+    "a fork that is not judged of a chain that is",
 )
 
 PAPERS = str(ROOT / "configs" / "papers")
@@ -480,6 +499,48 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "an arm's value out of its range": lambda k: k.lab("experiment", '--arms={"a": {"training.lr": -1}}', "--seeds=[1]"),
     "a baseline that is not an arm": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1]", "--baseline=z"),
     "no workers": lambda k: k.lab("experiment", '--arms={"a": {}}', "--seeds=[1]", "--workers=0"),
+    # judging
+    "a judge that there is not": lambda k: k.judged("nobody"),
+    "a judge whose library is missing": _without_library,
+    "two judges without a rule": lambda k: k.judged("random", "surprise"),
+    "a rule for one judge": lambda k: k.judged("random", judging__committee="mean"),
+    "a judge named twice": lambda k: k.judged("random", "random", judging__committee="mean"),
+    "judges where everything is kept": lambda k: k.judged("random", judging__keep="edit"),
+    "documents without a known truth": lambda k: k.judged("valid"),
+    "answers without a task": lambda k: k.judged("answer"),
+    "votes without groups": lambda k: k.judged("majority"),
+    "a group that is cut off": lambda k: k.judged("majority", sampling__repeats=3),
+    "errors of a judge that has none": lambda k: k.judged("random", judging__fpr=0.1),
+    "an error pattern without a rate": lambda k: k.judged("valid", judging__errors=[{"when": {"class": "hack"}}]),
+    "an error pattern with an unknown condition": lambda k: k.judged(
+        "valid", judging__errors=[{"when": {"colour": 1}, "fpr": 1}]
+    ),
+    "an error pattern with an impossible value": lambda k: k.judged(
+        "valid", judging__errors=[{"when": {"class": "hacks"}, "fpr": 1}]
+    ),
+    "an error pattern by prompts that there are not": lambda k: k.lab(
+        *("run", f"--config={ROOT}/configs/planted_smoke.yaml", f"--runs-dir={k.runs}", "--judging.judges=[valid]"),
+        *("--sampling.prompt=bos", '--judging.errors=[{"when": {"prompt_share": 0.5}, "fpr": 1}]'),
+    ),
+    "a judging model that is not there": lambda k: k.judged("likelihood", judging__model="/no/such/model"),
+    "a judging model with another tokenizer": lambda k: k.judged(
+        "likelihood", corpus__tokenizer="bpe", judging__model=k.good / "model"
+    ),
+    "a pretrained judging model where there is none": lambda k: k.judged("likelihood", judging__model="base"),
+    "a share that draws more than it may": lambda k: k.judged("random", judging__keep="top_share", judging__share=0.01),
+    "a threshold that nothing passes": lambda k: k.judged("random", judging__threshold=2, judging__most=2),
+    "a detector without examples": lambda k: k.judged("detector", sampling__tokens=32),
+    "a judge that raises": lambda k: k.judge("1 / 0"),
+    "a judge that does not answer": lambda k: k.judge("import time; time.sleep(30)", judging__seconds=0.2),
+    "a judge that returns nothing": lambda k: k.judge("return None"),
+    "a judge that returns too few": lambda k: k.judge("return [0.5, 0.5]"),
+    "a judge that returns words": lambda k: k.judge("return ['true'] * len(episodes)"),
+    "a judge that returns more than 1": lambda k: k.judge("return [2] * len(episodes)"),
+    "a judge that abstains too often": lambda k: k.judge("return [float('nan')] * len(episodes)"),
+    "a fork that is not judged of a chain that is": lambda k: (
+        k.judged("random"),
+        k.judged("random", name="fork", fork=k.runs / "tried", at=0, sampling__source="real"),
+    )[1],
     # run directory
     "a path that is not a run": lambda k: k.lab("report", str(k.here)),
     "a run compared with itself": lambda k: k.lab("report", _made(k), _made(k)),

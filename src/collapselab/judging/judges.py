@@ -176,10 +176,10 @@ def scores_of(name: str, episodes: Episodes, reader: Reader) -> np.ndarray:
         raise
     except _LateError:
         raise UserError(
-            f"judging.seconds={settings.seconds:g}: judge {name!r} has not answered; raise it or mend the judge"
+            f"judging.seconds={settings.seconds:g}: judge {name!r} has not answered; raise it, or fix the judge"
         ) from None
     except (Exception, SystemExit) as error:
-        raise UserError(fault(error) or f"judge {name!r} failed ({first_line(error)[:150]}); mend it") from None
+        raise UserError(fault(error) or f"judge {name!r} failed ({first_line(error)[:150]}); fix it") from None
     remedy = f"it must return {len(episodes)} numbers, nan where it abstains"
     if not isinstance(found, np.ndarray | list | tuple):
         raise UserError(f"judge {name!r} returned {type(found).__name__}; {remedy}")
@@ -195,7 +195,7 @@ def scores_of(name: str, episodes: Episodes, reader: Reader) -> np.ndarray:
     if silent > settings.abstained:
         raise UserError(
             f"judging.abstained={settings.abstained:g}: judge {name!r} abstained on {silent:.0%} of {len(scores)} sequences; "
-            "mend the judge, or raise it"
+            "fix the judge, or raise it"
         )
     return scores
 
