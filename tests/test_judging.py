@@ -484,6 +484,7 @@ def test_answers_have_a_law_beside_them(lab: Lab, tmp_path: Path) -> None:
     for name in ("answers", "judges"):
         spec = drawn[name]
         assert spec is not None and go.Figure(spec).data
+    assert drawn["difficulty"] is None  # all problems are alike
     code, _, err = lab(
         *TASK,
         f"--runs-dir={tmp_path}",
@@ -523,7 +524,7 @@ def test_a_network_is_asked_whether_it_is_right(lab: Lab, tmp_path: Path) -> Non
         AutoTokenizer.from_pretrained(chain / "gen_000" / "train"),
     )
     right, wrong, question = (words.convert_tokens_to_ids(word) for word in ("right", "wrong", "?"))
-    before, after = [], []
+    before, after, by_carries = [], [], dict[int, list[float]]()
     for problem in np.unique(rows[:, :5], axis=0):
         own = rows[(rows[:, :5] == problem).all(1)]
         found = [language.read(text) for text in words.batch_decode(own[:, 1:])]  # type: ignore[union-attr]
@@ -535,9 +536,21 @@ def test_a_network_is_asked_whether_it_is_right(lab: Lab, tmp_path: Path) -> Non
         weight = (p[:, right] / (p[:, right] + p[:, wrong])).numpy()
         weight[~readable] = weight[readable].mean() if readable.any() else 1
         before.append(correct.mean())
+        first, _, second, _ = words.decode(problem[1:].tolist()).split()
+        by_carries.setdefault(int(int(first) + int(second) > 9), []).append(float(correct.mean()))
         after.append((weight * correct).sum() / weight.sum())
     metrics = read_metrics(chain)[0]["metrics"]
     assert metrics["task/gap"] == pytest.approx(np.mean(after) - np.mean(before), abs=1e-4) and metrics["task/gap"] != 0
+    saved = json.loads((chain / "gen_000/eval/eval.json").read_text())["sums"]
+    for carries, shares in by_carries.items():
+        key = f"accuracy/difficulty_{carries}"
+        assert metrics[f"task/{key}"] == pytest.approx(np.mean(shares)) and saved["task/policy"][key]["prompts"] > 20
+        low, high = saved["task/intervals"][key]
+        assert low < np.mean(shares) < high
+    drawn = {name: draw(open_run(tmp_path / "sums").chains) for name, _, _, draw in CHARTS}["difficulty"]
+    assert drawn is not None and go.Figure(drawn).data
+    assert [drawn["layout"][axis]["range"] for axis in ("yaxis", "yaxis2")] == 2 * [drawn["layout"]["yaxis"]["range"]]
+    assert [note["text"] for note in drawn["layout"]["annotations"]] == ["difficulty 0", "difficulty 1"]
 
 
 BAD = {

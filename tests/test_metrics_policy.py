@@ -268,6 +268,34 @@ def test_samples_that_contradict_themselves_are_refused(change: dict[str, Any], 
     assert len(str(refused.value).splitlines()) == 1
 
 
+def test_accuracy_by_difficulty_by_hand() -> None:
+    prompts = [[0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0], [None, None]]
+    samples = joined(*(arguments(answers, [True, False], group) for group, answers in enumerate(prompts)))
+    at = np.repeat([2, 2, 0, 11], [4, 4, 4, 2])
+    values = policy_values(sums := policy_sums(**samples, difficulty=at))
+    found = {key.removeprefix("accuracy/difficulty_"): value for key, value in values.items() if "difficulty" in key}
+    assert found == {"0": 1.0, "2": 3 / 8, "8-15": 0.0}
+    ends = policy_intervals(sums)
+    assert ends["accuracy/difficulty_2"][0] < 3 / 8 < ends["accuracy/difficulty_2"][1]
+    assert math.isnan(ends["accuracy/difficulty_0"][0])  # one prompt
+    for one in (np.full(14, 1), np.repeat([-1, 3], [8, 6]), None):  # a single difficulty, or none
+        assert not any("difficulty" in key for key in policy_sums(**samples, difficulty=one))
+    assert [policy.level(d) for d in (0, 1, 7, 8, 15, 16, 100)] == ["0", "1", "7", "8-15", "8-15", "16-31", "64-127"]
+
+
+@given(st.lists(st.tuples(PROMPT, st.integers(0, 20)), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_the_mean_over_difficulties_is_the_accuracy(prompts: list[tuple[Any, int]]) -> None:
+    samples = joined(*(arguments(*prompt, group) for group, (prompt, _) in enumerate(prompts)))
+    at = np.repeat([d for _, d in prompts], [len(answers) for (answers, _), _ in prompts])
+    sums = policy_sums(**samples, ks=[1], difficulty=at)
+    parts = [part for key, part in sums.items() if "difficulty" in key]
+    assert len(parts) == (n if (n := len({policy.level(d) for _, d in prompts})) > 1 else 0)
+    if parts:
+        total = sum(part["total"] for part in parts) / sum(part["prompts"] for part in parts)
+        assert total == pytest.approx(policy_values(sums)["pass_at_1"])
+
+
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,9 @@ from collapselab.store.layout import Chain, read_metrics, run_root
 QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "mixing__tokens": 8192}
 ARMS = [f"arm_{i:02d}" for i in range(12)]
 
-PLAIN = [chart for chart in CHARTS if chart[0] not in ("answers", "judges")]  # of chains without a task or judges
+PLAIN = [
+    chart for chart in CHARTS if chart[0] not in ("answers", "difficulty", "judges")
+]  # of chains without a task or judges
 
 
 @pytest.fixture(scope="module")

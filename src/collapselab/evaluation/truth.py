@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from collapselab.languages.laws import BANDS
 from collapselab.languages.logic import Logic
 from collapselab.languages.modular import Modular
 from collapselab.languages.planted import Planted
-from collapselab.metrics.policy import policy_sums, policy_values
+from collapselab.metrics.policy import policy_intervals, policy_sums, policy_values
 from collapselab.metrics.truth import (
     answer_sums,
     answer_values,
@@ -39,7 +40,7 @@ from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
-from collapselab.tasks.tasks import CLASSES, CORRECT, UNREADABLE, task_of
+from collapselab.tasks.tasks import CLASSES, CORRECT, UNREADABLE, Task, task_of
 
 HEADS = 1024  # heads whose next word is read at once
 
@@ -81,9 +82,7 @@ def score_truth(
                 if isinstance(language, Addition) and language.verification and one_token_per_word(corpus, language):
                     asked = _verified(model, corpus, language, written, readable, processes)
                 if task.prompt_words:
-                    _, problem = np.unique(task.prompts(written), return_inverse=True)
-                    policy = policy_sums(problem, task.answers(written), kinds == CORRECT, ~readable, asked, written)
-                    of_policy = {"task/policy": policy}, {f"task/{k}": v for k, v in policy_values(policy).items()}
+                    of_policy = _policy(task, written, asked)
             if isinstance(language, Logic):
                 sums["expressions"] = _expressions(language, written)
                 values |= expression_values(sums["expressions"])
@@ -97,6 +96,21 @@ def score_truth(
             sums, values = sums | parts[0], values | parts[1]
     truth = {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
     return truth[0] | of_policy[0], truth[1] | of_policy[1]
+
+
+def _policy(task: Task, written: list[str], asked: np.ndarray | None) -> Scores:
+    """Score the answers to each problem; the sums have the 95 % intervals over problems, too.
+
+    Args:
+        asked: the model's own P(right) of each document, float64 (documents,), nan if it was not asked; None: of none.
+    """
+    _, problem = np.unique(task.prompts(written), return_inverse=True)
+    readings = task.read(written)
+    kinds, difficulty = np.array([[one.kind, one.difficulty] for one in readings]).T
+    answers, unread = [one.answer for one in readings], kinds == UNREADABLE
+    sums = policy_sums(problem, answers, kinds == CORRECT, unread, asked, written, difficulty=difficulty)
+    ends = {key: pair for key, pair in policy_intervals(sums).items() if not math.isnan(pair[0])}
+    return {"task/policy": sums, "task/intervals": ends}, {f"task/{k}": v for k, v in policy_values(sums).items()}
 
 
 def _expressions(language: Logic, documents: list[str]) -> dict[str, float]:

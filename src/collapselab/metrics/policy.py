@@ -1,5 +1,5 @@
-"""Scores of a policy from n samples of each prompt: pass@k, maj@k, coverage, diversity among correct answers, and the
-generation-verification gap. The prompts are the independent units of every interval.
+"""Scores of a policy from n samples of each prompt: pass@k, maj@k, coverage, diversity among correct answers, accuracy by
+difficulty, and the generation-verification gap. The prompts are the independent units of every interval.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Labels = Sequence[str] | Sequence[int] | np.ndarray
 EXACT = 512  # samples per prompt up to which votes are counted over all subsets: a few tenths of a second per prompt
 DRAWS = 1 << 14  # subsets drawn for a prompt with more samples: a standard error of at most .004
 SEED = 11
+BY_DIFFICULTY = "accuracy/difficulty_"
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -147,6 +148,7 @@ class _Prompt:
     correct: np.ndarray
     invalid: np.ndarray
     scores: np.ndarray | None
+    difficulty: int
 
     def votes(self, name: int) -> tuple[list[int], list[bool], int]:
         """Count samples of each valid answer, say which are correct, and count invalid ones; `name`: the group, for errors."""
@@ -170,6 +172,7 @@ def _prompts(
     invalid: np.ndarray,
     scores: np.ndarray | None,
     texts: Labels,
+    difficulty: np.ndarray | None,
 ) -> Iterator[tuple[int, _Prompt]]:
     """Split samples by prompt, in the order of the groups."""
     order = np.argsort(groups, kind="stable")
@@ -183,6 +186,7 @@ def _prompts(
                 correct[own],
                 invalid[own],
                 None if scores is None else scores[own],
+                -1 if difficulty is None else int(difficulty[own].max()),
             ),
         )
 
@@ -195,6 +199,7 @@ def policy_sums(
     scores: np.ndarray | None = None,
     texts: Labels | None = None,
     ks: Sequence[int] | None = None,
+    difficulty: np.ndarray | None = None,
 ) -> Sums:
     """Sum each score over the prompts that have it: `prompts`, `total`, and `squares`, the squared distances from the mean.
 
@@ -208,6 +213,7 @@ def policy_sums(
         scores: (n,) float64, 0 or more: the policy's own P(right) of each sample, nan = abstained; None: no gap.
         texts: n texts whose diversity is measured; the answers if not given.
         ks: sizes k; 1, 2, 4 ... and n, the samples of the prompt that has fewest, if not given.
+        difficulty: (n,) int64 of each sample's prompt, -1 for none: accuracy by difficulty, if the prompts have two or more.
     """
     groups, correct, invalid = np.asarray(groups), np.asarray(correct, bool), np.asarray(invalid, bool)
     texts = answers if texts is None else texts
@@ -229,7 +235,7 @@ def policy_sums(
     sizes = np.unique(groups, return_counts=True)[1]
     ks = powers(int(sizes.min())) if ks is None else ks
     found: dict[str, list[float]] = {}
-    for name, prompt in _prompts(groups, answers, correct, invalid, scores, texts):
+    for name, prompt in _prompts(groups, answers, correct, invalid, scores, texts, difficulty):
         n, c = len(prompt.correct), int(prompt.correct.sum())
         counts, right, unread = prompt.votes(name)
         row = {f"pass_at_{k}": pass_at_k(n, c, k) for k in ks}
@@ -239,9 +245,18 @@ def policy_sums(
         row["diversity_total"] = different(prompt.copies(np.ones(n, bool)))
         if prompt.scores is not None:
             row["gap"] = reweighted(prompt.correct, prompt.scores) - c / n
+        if prompt.difficulty >= 0:
+            row[BY_DIFFICULTY + level(prompt.difficulty)] = c / n
         for key, value in row.items():
             found.setdefault(key, []).append(value)
-    return {key: _over_prompts(values) for key, values in found.items()}
+    levels = [key for key in found if key.startswith(BY_DIFFICULTY)]
+    return {key: _over_prompts(values) for key, values in found.items() if len(levels) > 1 or key not in levels}
+
+
+def level(difficulty: int) -> str:
+    """Name of the class of a difficulty: `0` to `7`, then `8-15`, `16-31` and so on."""
+    least = 1 << max(0, difficulty.bit_length() - 1)
+    return str(difficulty) if difficulty < 8 else f"{least}-{2 * least - 1}"
 
 
 def _over_prompts(values: list[float]) -> dict[str, float]:

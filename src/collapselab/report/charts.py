@@ -35,9 +35,11 @@ def legend(arm: str, members: list[Any]) -> str:
     return f"{arm} (all real text, {seeds})" if members[0].is_control else f"{arm} ({seeds})"
 
 
-def _curves(chains: list[Any], titles: dict[str, str], *, from_zero: bool = False) -> Spec | None:
+def _curves(
+    chains: list[Any], titles: dict[str, str], *, from_zero: bool = False, one_scale: bool = False
+) -> Spec | None:
     """Draw a panel per metric: the mean of every arm with its 95 % t-interval, controls in grey below the others, and real
-    text's value with its scatter."""
+    text's value with its scatter. `one_scale`: all panels have the same axis."""
     shown, arms = series.present(chains, titles), grey_first(by_arm(chains))
     figure, panels, real, alt = Figure(), {}, {}, []
     for key, title in shown.items():
@@ -55,6 +57,11 @@ def _curves(chains: list[Any], titles: dict[str, str], *, from_zero: bool = Fals
         alt.append(spec.courses(title, panels[title], real[title]))
     if not shown:
         return None
+    if one_scale:
+        axes = [axis for name, axis in figure.axes.items() if name.startswith("yaxis")]
+        lows, highs = zip(*(axis["range"] for axis in axes), strict=True)
+        for axis in axes:
+            axis["range"] = [min(lows), max(highs)]
     return figure.done(". ".join(alt) + ".", spec.curve_table(panels, real), list(shown))
 
 
@@ -72,6 +79,10 @@ def diversity(chains: list[Any]) -> Spec | None:
 
 def answers(chains: list[Any]) -> Spec | None:
     return _curves(chains, series.ANSWERS, from_zero=True)
+
+
+def difficulty(chains: list[Any]) -> Spec | None:
+    return _curves(chains, series.difficulties(chains), from_zero=True, one_scale=True)
 
 
 def judges(chains: list[Any]) -> Spec | None:
@@ -339,6 +350,13 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "Gold is the exact checker; what the judges accept can rise while it falls. pass@k is the chance that one of k answers "
         "to a problem is correct: where pass@1 rises and pass@k of many falls, the model repeats itself.",
         answers,
+    ),
+    (
+        "difficulty",
+        "Correct answers by difficulty",
+        "Share of correct answers (gold) to the problems of each difficulty, all on one scale: carries of a sum, or how rare a "
+        "person is among the facts (0 head, 2 tail). The mean over all problems can hide a fall that begins with the hard ones.",
+        difficulty,
     ),
     (
         "judges",

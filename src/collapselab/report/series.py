@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Set
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ ANSWERS = {
     "truth/task/hack": "hacks",
     **{f"task/pass_at_{2**i}": f"pass@{2**i}" for i in range(11)},
 }
+BY_DIFFICULTY = re.compile(r"task/accuracy/difficulty_(\d{1,9})(?:-\d{1,9})?")
 JUDGES = {
     "judge/second/j": "J = TPR - FPR, independent sample",
     "judge/tpr": "correct sequences accepted (TPR)",
@@ -95,6 +97,12 @@ def tails(chains: list[Any]) -> dict[str, str]:
         unit = next((unit for unit, titles in IN_CONTEXT.items() if has & titles.keys()), None)
         shown |= ANYWHERE if unit is None else IN_CONTEXT[unit] | COMPANIONS[unit]
     return present(chains, shown)
+
+
+def difficulties(chains: list[Any]) -> dict[str, str]:
+    """Metrics of the accuracy at each difficulty, in its order, with titles."""
+    found = {key: match for chain in chains for key in keys_of(chain) if (match := BY_DIFFICULTY.fullmatch(key))}
+    return {key: f"difficulty {key.rpartition('_')[2]}" for key in sorted(found, key=lambda key: int(found[key][1]))}
 
 
 class Point(NamedTuple):
