@@ -12,6 +12,7 @@ import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,20 @@ from report_runs import fabricate, under_protocol
 
 from collapselab.chain.run import run
 from collapselab.metrics.likelihood import BUCKETS
-from collapselab.report import colours, files, overlay, page, pages, protocols, rerun, series, spec, tables, words
+from collapselab.report import (
+    colours,
+    files,
+    overlay,
+    page,
+    pages,
+    protocols,
+    rerun,
+    series,
+    spec,
+    tables,
+    tasks,
+    words,
+)
 from collapselab.report.charts import CHARTS
 from collapselab.report.files import RunFiles
 from collapselab.runtime.console import Console
@@ -35,7 +49,7 @@ QUICK: dict[str, Any] = {"evaluation__tokens": 4096, "mixing__tokens": 8192}
 ARMS = [f"arm_{i:02d}" for i in range(12)]
 
 PLAIN = [
-    chart for chart in CHARTS if chart[0] not in ("answers", "difficulty", "judges")
+    chart for chart in CHARTS if chart[0] not in ("answers", "accepted", "fan", "difficulty", "judges")
 ]  # of chains without a task or judges
 
 
@@ -399,6 +413,60 @@ def test_plotly_takes_every_chart(real: Path) -> None:
         assert len(figure.data) == len(spec["data"]) > 0
         shown = json.loads(json.dumps(spec["layout"]["meta"], allow_nan=False))
         assert shown["alt"] and all(len(row) == len(shown["table"]["columns"]) for row in shown["table"]["rows"])
+
+
+def asked(arm: str, seed: int, place: int, *courses: dict[str, float]) -> SimpleNamespace:
+    """As much of a chain as the charts of a task ask for; its metrics by generation."""
+    rows = [{"generation": g, "metrics": metrics} for g, metrics in enumerate(courses)]
+    reference: dict[str, Any] = {"metrics": {}, "band": {}}
+    return SimpleNamespace(arm=arm, seed=seed, place=place, is_control=place < 0, rows=rows, reference=reference)
+
+
+def test_what_judges_accept_is_drawn_beside_what_is_correct() -> None:
+    import plotly.graph_objects as go
+
+    def shares(accepted: float, gold: float, hack: float) -> dict[str, float]:
+        return {"judge/accepted": accepted, "truth/task/correct": gold, "truth/task/hack": hack}
+
+    judged = [asked("hacked", s, 0, shares(0.3, 0.3, 0.1), shares(0.5 + s / 100, 0.2, 0.4)) for s in (1, 2)]
+    other = asked("mild", 1, 1, shares(0.3, 0.3, 0.1))
+    plain = asked("plain", 1, 2, {"truth/task/correct": 0.3, "truth/task/hack": 0.1})
+    spec_ = tasks.accepted([*judged, other, plain])
+    assert spec_ is not None and go.Figure(spec_).data
+    assert [note["text"] for note in spec_["layout"]["annotations"]] == ["hacked", "mild"]
+    drawn = {one["name"]: one["y"] for one in spec_["data"] if one["xaxis"] == "x" and one["mode"] == "lines+markers"}
+    assert drawn["accepted by the judges"] == [0.3, pytest.approx(0.515)] and drawn["correct (gold)"] == [0.3, 0.2]
+    said, table = spec_["layout"]["meta"]["alt"], spec_["layout"]["meta"]["table"]
+    assert "accepted by the judges rises from 0.3 to 0.515" in said and "correct (gold) falls from 0.3 to 0.2" in said
+    assert table["columns"][:2] == ["arm", "share"] and ["mild", "hacks", "0.1", "–"] in table["rows"]
+    assert spec_["layout"]["yaxis"]["range"] == spec_["layout"]["yaxis2"]["range"]
+    assert tasks.accepted([plain]) is None
+
+
+def test_the_fan_of_pass_at_k_shows_where_its_curves_cross() -> None:
+    import plotly.graph_objects as go
+
+    def passes(*shares: float) -> dict[str, float]:
+        return {f"task/pass_at_{4**i}": share for i, share in enumerate(shares)} | {"task/pass_at_0": 1.0}
+
+    sharper = [asked("sharper", s, 0, passes(0.2, 0.6, 0.9), *[passes(0.4, 0.55 + s / 100, 0.6)] * 11) for s in (1, 2)]
+    single = asked("single", 1, 1, passes(0.5))
+    spec_ = tasks.fan([*sharper, single])
+    assert spec_ is not None and go.Figure(spec_).data
+    assert [note["text"] for note in spec_["layout"]["annotations"]] == ["sharper"]
+    lines = {one["name"]: one for one in spec_["data"] if one["mode"] == "lines+markers"}
+    assert len(lines) == tasks.MOST_CURVES and {"generation 0", "generation 11"} <= set(lines)
+    assert lines["generation 0"]["x"] == [1, 4, 16] and lines["generation 0"]["y"] == [0.2, 0.6, 0.9]
+    assert lines["generation 0"]["line"]["dash"] == "dash" != lines["generation 11"]["line"]["dash"]
+    areas = [one["name"] for one in spec_["data"] if one["mode"] == "lines"]
+    assert areas == ["generation 0: interval", "generation 11: interval"]
+    axis, meta = spec_["layout"]["xaxis"], spec_["layout"]["meta"]
+    assert axis["type"] == "log" and axis["tickvals"] == [1, 4, 16] and axis["range"][0] < 0 < 1.2 < axis["range"][1]
+    assert "pass@1 from 0.2 to 0.4 and pass@16 from 0.9 to 0.6; from k = 4 on generation 0 is ahead" in meta["alt"]
+    assert len(meta["table"]["rows"]) == 12 and meta["table"]["columns"][2:] == ["pass@1", "pass@4", "pass@16"]
+    assert tasks.fan([single]) is None and tasks.fan([asked("none", 1, 0, {}, {})]) is None
+    odd = tasks.fan([asked("odd", 1, 0, {"task/pass_at_1": 0.1, "task/pass_at_2": 0.2}, {"task/pass_at_8": 0.5})])
+    assert odd is not None and "have no k in common" in odd["layout"]["meta"]["alt"]
 
 
 @pytest.mark.parametrize("generations", [0, 50])

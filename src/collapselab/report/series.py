@@ -47,15 +47,17 @@ DIVERSITY = {
 }
 ANSWERS = {
     "truth/task/correct": "correct answers (gold)",
-    "judge/accepted": "accepted by the judges",
     "truth/task/hack": "hacks",
-    **{f"task/pass_at_{2**i}": f"pass@{2**i}" for i in range(11)},
+    "task/coverage": "problems with a correct answer (coverage)",
 }
+PASS_AT = re.compile(r"task/pass_at_([1-9]\d{0,8})")
 BY_DIFFICULTY = re.compile(r"task/accuracy/difficulty_(\d{1,9})(?:-\d{1,9})?")
 JUDGES = {
     "judge/second/j": "J = TPR - FPR, independent sample",
+    "judge/j": "J = TPR - FPR, the samples themselves",
     "judge/tpr": "correct sequences accepted (TPR)",
     "judge/fpr": "other sequences accepted (FPR)",
+    "judge/accepted": "sequences accepted",
     "judge/accepted/hack": "hacks accepted",
     "judge/abstained": "without a verdict",
     "judge/drawn": "sequences drawn for one that is kept",
