@@ -97,6 +97,8 @@ def why_no_law(config: RunConfig) -> str:
     """Reason why this pipeline has no law; empty if it has one."""
     block, mixing, training = config.training.block, config.mixing, config.training
     law = REGIMES[mixing.regime].law
+    if training.skip_first:
+        return "generation 0 is a given model, not one of its training set (training.skip_first)"
     if config.judged:
         return "a judge chooses what is learned from (judging.judges)"
     if law.none and not is_control(config):
