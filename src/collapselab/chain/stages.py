@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from collapselab.chain.session import Session
 from collapselab.config import UserError
@@ -55,7 +56,7 @@ def _train(s: Session, g: int, out: Path, unfinished: Unfinished) -> None:
             raise UserError(
                 f"model.pretrained={config.pretrained!r}: not the weights that generation 0 started from; restore them"
             )
-    facts = {"steps": 0, "shown": 0, "in_loss": 0, "log": []}
+    facts: dict[str, Any] = {"steps": 0, "shown": 0, "in_loss": 0, "log": []}
     if g or not s.config.training.skip_first:
         facts, model = s.trainer.train(model, s.training_set(g), g, unfinished), s.trainer.model
     if s.processes.is_main:
