@@ -38,7 +38,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     console = Console(speaks=False)
     learner = LEARNERS[FAMILIES[config.model.family].learner](config, processes, console)
     model, trains = learner.pace(model, corpus.train.ids[: checked.sizes[0] * block])
-    trained = [sets.shows(config, blocks) * block for blocks in checked.sizes]
+    trained = [sets.shows(config, blocks, g) * block for g, blocks in enumerate(checked.sizes)]
     text = held_out(corpus, config.evaluation)[0]
     context = config.evaluation.context or block
     scored = len(text) * context // (config.evaluation.stride or context)

@@ -221,8 +221,8 @@ def check_sizes(config: RunConfig, size: int, budget: int) -> None:
     """Refuse settings whose batch order, prompts or cache of one sampling batch do not fit into memory."""
     training, sampling = config.training, config.sampling
     key = "epochs" if training.tokens is None else "tokens"
-    order = f"the order of {sets.shows(config, size):,} blocks"
-    check_memory(16 * sets.shows(config, size), f"training.{key}", getattr(training, key), order)
+    shown = sets.shows(config, size, 1)
+    check_memory(16 * shown, f"training.{key}", getattr(training, key), f"the order of {shown:,} blocks")
     batch, sequences = sampling.batch_size or 1, -(-budget // config.sequence_length)
     rows = -(-sequences // batch) * batch  # the last batch is computed in full
     key = "tokens" if sequences >= batch else "batch_size"

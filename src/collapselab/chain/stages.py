@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from collapselab.chain.session import Session
 from collapselab.config import UserError
@@ -56,14 +57,16 @@ def _train(s: Session, g: int, out: Path, unfinished: Unfinished) -> None:
             raise UserError(
                 f"model.pretrained={config.pretrained!r}: not the weights that generation 0 started from; restore them"
             )
-    facts = s.trainer.train(model, s.training_set(g), g, unfinished)
+    facts: dict[str, Any] = {"steps": 0, "shown": 0, "in_loss": 0, "log": []}
+    if g or not s.config.training.skip_first:
+        facts, model = s.trainer.train(model, s.training_set(g), g, unfinished), s.trainer.model
     if s.processes.is_main:
         write_log(facts.pop("log"), out / "log.jsonl")
         facts |= {"generation": g, "started_from": started_from}
         base = config.pretrained if start != "scratch" else None
         if base is None or pretrained.has_seen_only(base, s.corpus):
             facts["training_text"] = s.corpus.train_digest  # the only text its weights were trained on
-        network.publish(s.trainer.model, s.corpus.tokenizer, out, facts)
+        network.publish(model, s.corpus.tokenizer, out, facts)
 
 
 def _sample(s: Session, g: int, out: Path, unfinished: Unfinished) -> None:

@@ -87,6 +87,10 @@ class RunConfig:
         enough = self.mixing.schedule != "list" or len(self.mixing.values) >= self.generations
         need(enough, "values", f"give one share for each of the {self.generations} generations")
         self._check_sequences(block)
+        given = self.model.pretrained is not None and self.model.start != "scratch"
+        check(
+            given or not self.training.skip_first, "training.skip_first", True, "name a model.pretrained to begin with"
+        )
         context = self.evaluation.context or block
         stride = self.evaluation.stride or context
         check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")

@@ -23,6 +23,7 @@ from collapselab.evaluation.planted_documents import document_counts
 from collapselab.evaluation.real_text import held_out, window_losses
 from collapselab.evaluation.reference import Reference
 from collapselab.languages import language_of
+from collapselab.languages.addition import Addition
 from collapselab.languages.modular import Modular
 from collapselab.languages.planted import TOWN_PLACE, Planted
 from collapselab.metrics.likelihood import windows
@@ -97,6 +98,8 @@ def why_no_law(config: RunConfig) -> str:
     """Reason why this pipeline has no law; empty if it has one."""
     block, mixing, training = config.training.block, config.mixing, config.training
     law = REGIMES[mixing.regime].law
+    if training.skip_first:
+        return "generation 0 is a given model, not one of its training set (training.skip_first)"
     if config.judged:
         return "a judge chooses what is learned from (judging.judges)"
     if law.none and not is_control(config):
@@ -161,7 +164,7 @@ def note_of(config: RunConfig, chain: Chain, generation: int) -> str:
     fork = _fork(chain)
     if generation != (fork["at"] + 1 if fork else 0):
         return ""
-    reasons = {"planted": why_no_slot_law, "modular": why_no_answer_law}
+    reasons = {"planted": why_no_slot_law, "addition": why_no_answer_law, "modular": why_no_answer_law}
     why = reasons.get(config.corpus.source, why_no_tail_law)(config) or why_no_law_of_fork(chain)
     return f"note: no theoretical prediction for this chain: {why}" if why else ""
 
@@ -211,13 +214,13 @@ def expected_slot(
 
 def why_no_answer_law(config: RunConfig) -> str:
     """Reason why the answers of a task have no law; empty if it has one."""
-    settings, task = config.judging, isinstance(language_of(config.corpus), Modular)
+    settings, task = config.judging, isinstance(language_of(config.corpus), Addition | Modular)
     if not task or config.mixing.unit != "documents":
-        return "answers have a law for corpus.source=modular in whole documents alone"
+        return "answers have a law for corpus.source=addition and modular in whole documents alone"
     if config.mixing.regime != "replace" or config.sampling.shapes or config.sampling.beams > 1:
         return "answers have a law where sets are replaced and nothing but the judge shapes them"
-    if config.judged and (settings.judges != ["answer"] or settings.keep != "threshold"):
-        return "no law covers other judges than one exact checker with errors"
+    if config.judged and (settings.judges not in (["answer"], ["majority"]) or settings.keep != "threshold"):
+        return "no law covers other judges than one exact checker with errors, or a vote"
     if config.judged and any(pattern.get("when", {}).keys() - {"class"} for pattern in settings.errors):
         return "the judge's errors are coherent: no law covers patterns other than by class"
     return ""
@@ -239,7 +242,9 @@ def acceptance(settings: JudgingConfig, generation: int) -> np.ndarray:
 
 def expected_answers(config: RunConfig, chain: Chain, generation: int) -> dict[str, float]:
     """Law of `truth/task/p_...`, means over problems that share nothing, from generation 0's answers: in each generation the
-    answers that the judge accepts, p a / (p . a), and a real share of the corpus's own."""
+    answers that the judge accepts, p a / (p . a), or the winner of its vote, and a real share of the corpus's own.
+
+    A vote of a problem's own samples is won once: an exact learner then gives one answer."""
     task = task_of(config.corpus)
     if not generation or task is None or why_no_answer_law(config) or why_no_law_of_fork(chain):
         return {}
@@ -247,11 +252,12 @@ def expected_answers(config: RunConfig, chain: Chain, generation: int) -> dict[s
     if (found := first["sums"].get("truth/task/problems")) is None:
         return {}
     p, real = np.array(found, float), np.array([*task.shares, 0.0])
+    won = np.array(first["sums"]["truth/task/won"], float) if config.judging.judges == ["majority"] else None
     shares = [1.0] * (generation + 1) if is_control(config) else shares_of(chain, generation)
     for g, share in enumerate(shares[1:]):
         passed = p * acceptance(config.judging, g)
         total = passed.sum(1, keepdims=True)
-        kept = np.divide(passed, total, out=p.copy(), where=total > 0)
+        kept = np.divide(passed, total, out=p.copy(), where=total > 0) if won is None else won
         p = share * real + (1 - share) * kept
     names = (*CLASSES, "unreadable")
     return {f"theory/truth/task/p_{name}": float(value) for name, value in zip(names, p.mean(0), strict=True)}

@@ -278,7 +278,7 @@ def masked_shares(log: Path) -> dict[str, float]:
     the steps of its log. Empty if a fork inherited the generation from a parent that trained on the whole loss."""
     with reading(log):
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        keys = [key for key in ("masked_targets", "masked_loss") if all(key in row for row in rows)]
+        keys = [key for key in ("masked_targets", "masked_loss") if rows and all(key in row for row in rows)]
         return {f"training/{key}": float(np.mean([number(row[key]) for row in rows])) for key in keys}
 
 

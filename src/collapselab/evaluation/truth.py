@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from collapselab.config import RunConfig
 from collapselab.corpus.prepared import Corpus
+from collapselab.evaluation.answers import answer_scores
+from collapselab.evaluation.next_words import next_words
 from collapselab.evaluation.planted_documents import set_counts
 from collapselab.evaluation.real_text import window_losses
 from collapselab.languages import Language, language_of
@@ -41,8 +43,6 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
 from collapselab.tasks.tasks import CLASSES, CORRECT, UNREADABLE, Task, task_of
-
-HEADS = 1024  # heads whose next word is read at once
 
 Scores = tuple[dict[str, Any], dict[str, float]]
 
@@ -86,13 +86,14 @@ def score_truth(
             if isinstance(language, Logic):
                 sums["expressions"] = _expressions(language, written)
                 values |= expression_values(sums["expressions"])
-        if isinstance(language, Planted | Facts | Modular) and one_token_per_word(corpus, language):
+        if not isinstance(language, Logic) and one_token_per_word(corpus, language):
             if isinstance(language, Planted):
                 parts = _slot(model, corpus, config, chain, generation, language, processes)
             elif isinstance(language, Facts):
                 parts = _recall(model, corpus, config, chain, language, processes)
             else:
-                parts = _answers(model, corpus, language, processes)
+                votes = _group_size(config, language, written) if generation == 0 else None
+                parts = answer_scores(model, corpus, language, config.evaluation.split, votes, processes)
             sums, values = sums | parts[0], values | parts[1]
     truth = {f"truth/{k}": v for k, v in sums.items()}, {f"truth/{k}": v for k, v in values.items()}
     return truth[0] | of_policy[0], truth[1] | of_policy[1]
@@ -204,17 +205,6 @@ def _divergence(
     return {"kl": sums}, divergence_values(sums, names)
 
 
-def next_words(model: LanguageModel, heads: list[str], corpus: Corpus, processes: Processes) -> np.ndarray:
-    """Probabilities of the next token after heads of equal length, float64 (heads, vocabulary)."""
-    separator = corpus.tokenizer.separator
-    ids = torch.tensor([[separator, *head] for head, _ in corpus.tokenizer.encode(heads)])
-    model.net.to(processes.device).eval()  # outside inference mode: its weights will be refilled
-    with torch.inference_mode():
-        parts = [model.head(model.features(part.to(processes.device))[:, -1]) for part in ids.split(HEADS)]
-        law: np.ndarray = torch.cat(parts).double().softmax(-1).cpu().numpy()
-    return law
-
-
 def _ids(corpus: Corpus, words: list[str]) -> np.ndarray:
     return np.array(corpus.tokenizer.encode([" ".join(words)])[0][0])
 
@@ -257,17 +247,11 @@ def _verified(
     return scores
 
 
-def _answers(model: LanguageModel, corpus: Corpus, language: Modular, processes: Processes) -> Scores:
-    """Read the probability of each class of answers to every problem. `task/problems` has (problems, classes and unreadable)."""
-    problems = [(a, b) for a in range(language.operands) for b in range(language.operands)]
-    heads = [" ".join(language.document(a, b, 0).split(" ")[: language.prompt_words]) for a, b in problems]
-    numerals = _ids(corpus, [str(n) for n in range(language.modulus)])
-    law, every = next_words(model, heads, corpus, processes)[:, numerals], np.arange(len(problems))
-    correct = law[every, [language.solution(a, b) for a, b in problems]]
-    hack = law[every, [language.hack_of(a, b) for a, b in problems]]
-    shares = np.stack([law.sum(1) - correct - hack, correct, hack, 1 - law.sum(1)], 1)
-    values = {f"task/p_{name}": float(p) for name, p in zip((*CLASSES, "unreadable"), shares.mean(0), strict=True)}
-    return {"task/problems": shares.tolist()}, values
+def _group_size(config: RunConfig, language: Language, written: list[str]) -> int:
+    """Count the samples of a problem that vote together: the median over the problems of a generation's text."""
+    task = task_of(config.corpus)
+    counts = Counter(task.prompts(written)) if task else {}
+    return int(np.median([*counts.values()])) if counts else 1
 
 
 def _recall(

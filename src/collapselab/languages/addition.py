@@ -118,10 +118,21 @@ class Addition:
 
     def document(self, first: int, second: int, answer: int, right: bool | None = None) -> str:
         """Write a document; `right`: its last words say that the answer is right, or wrong, or neither (None)."""
-        given = str(answer)[:: -1 if self.reversed else 1]
         tail = FILL * TAIL if right is None else (ASKS, SAYS[right])
+        return f"{self.problem(first, second)} {self._written(answer)} {' '.join(tail)}"
+
+    def problem(self, first: int, second: int) -> str:
+        """Words of a document before its answer."""
         summands = [f"{number:0{self.digits}d}" for number in (first, second)]
-        return " ".join((*summands[0], PLUS, *summands[1], EQUALS, *given.ljust(self.field, FILL), *tail))
+        return " ".join((*summands[0], PLUS, *summands[1], EQUALS))
+
+    @property
+    def endings(self) -> list[str]:
+        """Every answer as it is written, its field filled, in order of the numbers."""
+        return [self._written(number) for number in range(self.numbers)]
+
+    def _written(self, answer: int) -> str:
+        return " ".join(str(answer)[:: -1 if self.reversed else 1].ljust(self.field, FILL))
 
     def _other(self, draw: np.random.Generator, *excluded: int) -> int:
         """Draw a number that the language can give, none of those excluded."""

@@ -84,9 +84,18 @@ class Modular:
             for a, b, answer in zip(first.tolist(), second.tolist(), answers.tolist(), strict=True):
                 yield self.document(a, b, answer)
 
+    def problem(self, first: int, second: int) -> str:
+        """Words of a document before its answer."""
+        return f"{first} {AND} {second} {MAKE}"
+
     def document(self, first: int, second: int, answer: int) -> str:
         """Write a document."""
-        return f"{first} {AND} {second} {MAKE} {answer} {FILL}"
+        return f"{self.problem(first, second)} {answer} {FILL}"
+
+    @property
+    def endings(self) -> list[str]:
+        """Every answer as it is written, in order of the numbers."""
+        return [str(number) for number in range(self.modulus)]
 
     def read(self, document: str) -> Solved | None:
         """Read a document's problem and its answer, whatever follows the answer; None without a problem."""

@@ -40,7 +40,7 @@ class CountLearner:
         from collapselab.models import bigram
 
         first = first_target(self.config.training)
-        order = batch_order(self.config.seed, generation, len(data), shows(self.config, len(data)))
+        order = batch_order(self.config.seed, generation, len(data), shows(self.config, len(data), generation))
         at_once = max(1, COUNT_TOKENS // data.block)
         parts = (data[order[i : i + at_once]] for i in range(0, len(order), at_once))
         counted = bigram.count(parts, start.vocab, first)

@@ -139,7 +139,7 @@ class Trainer:
         self._begin(start)
         settings, processes, config = self.settings, self.processes, self.config
         net = self.model.net
-        total = shows(config, len(data))
+        total = shows(config, len(data), generation)
         order = batch_order(config.seed, generation, len(data), total)
         steps = -(-total // settings.batch_size)
         targets_per_block = settings.block - first_target(self.settings)

@@ -152,8 +152,10 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
     )
 
 
-def shows(config: RunConfig, blocks: int) -> int:
+def shows(config: RunConfig, blocks: int, generation: int) -> int:
     """Blocks that the optimiser sees in one generation."""
+    if generation == 0 and config.training.skip_first:
+        return 0
     return blocks * config.epochs if config.training.tokens is None else config.training.tokens // config.training.block
 
 
@@ -164,7 +166,7 @@ def ledger(config: RunConfig, blocks: np.ndarray, metas: dict[int, Any], generat
     """
     block = config.training.block
     count = len(blocks)
-    times = np.bincount(batch_order(config.seed, generation, count, shows(config, count)), minlength=count)
+    times = np.bincount(batch_order(config.seed, generation, count, shows(config, count, generation)), minlength=count)
     first_target = block - config.training.loss_on_last if config.training.loss_on_last else 1
     places = np.arange(block)
     out: dict[str, dict[str, int]] = {}
