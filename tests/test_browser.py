@@ -53,14 +53,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of two arms of three generations: as a stranger gives them away; and as they are, beside two arms of two seeds
-    under another protocol, of which one is shorter and one never writes a rare word in its first seed."""
+    """Reports of two arms of three generations, one of them judged: as a stranger gives them away; and as they are, beside two
+    arms of two seeds under another protocol, of which one is shorter and one never writes a rare word in its first seed."""
     folder = tmp_path_factory.mktemp("runs")
     for arm, start in (("half", 0.5), ("none", 0.0)):
         changes = {"arm": arm, "mixing__start": start, "generations": GENERATIONS - 1, "corpus__tokenizer": "bpe"}
+        changes |= {"judging__judges": ["random"] if arm == "half" else [], "judging__second": 0}
         changes |= {"mixing__tokens": 4096, "sampling__batch_size": 128}
         run(fragile_config(folder, retain="all", training__checkpoint_steps=None, **changes))
     real, hostile = folder / "test", folder / "hostile"
+    known_truth(real / "arm=half" / "seed=1" / "gen_002" / "judged" / "examples.json")
     shutil.copytree(real, hostile)
     spoil(hostile)
     fabricate(real / "arm=half" / "seed=1", real, ["other", "short"], 2, GENERATIONS - 1)
@@ -76,6 +78,19 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return {"real": write_report(real), "hostile": write_report(hostile)}
 
 
+def known_truth(file: Path) -> None:
+    """Examples as a task has them: with classes, and some that nobody judged."""
+    kinds = ["correct", "hack", "wrong", "unreadable"]
+    groups = [example("accepted", kind, 4 * i + 1, 1.0, 3) for i, kind in enumerate(kinds)]
+    groups += [example("rejected", "correct", 80, 0.25, 2), example("abstained", "wrong", 10, None, 1)]
+    file.write_text(json.dumps({"groups": groups}))
+
+
+def example(verdict: str, kind: str | None, count: int, score: float | None, shown: int) -> dict[str, Any]:
+    one = {"number": 1, "prompt": "2 + 2 =", "text": f" {kind} {verdict}", "score": score}
+    return {"verdict": verdict, "class": kind, "count": count, "examples": [one] * shown}
+
+
 def spoil(root: Path) -> None:
     """Markup, huge words, right-to-left text and control characters wherever a report takes text from."""
     for file in root.rglob("gen_*/eval/explorer.json"):
@@ -87,6 +102,12 @@ def spoil(root: Path) -> None:
         file.write_text(json.dumps(saved))
     for file in root.rglob("gen_*/eval/examples.json"):
         file.write_text(json.dumps(NASTY))
+    for file in root.rglob("judged/examples.json"):
+        saved = read_json(file)
+        for group in saved["groups"]:
+            some = {"number": 1, "score": -1e150}
+            group["examples"] = [some | {"prompt": text[:1000], "text": text} for text in NASTY]
+        file.write_text(json.dumps(saved))
     for file in root.rglob("reference/tails.json"):
         saved = read_json(file)
         rare = sorted(word for word, count in saved["words"].items() if count <= 20)
@@ -414,6 +435,45 @@ def test_one_arm_is_shown_growing_from_generation_to_generation(opened: Pages) -
     one.check()
 
 
+def test_what_judges_let_through_is_shown_by_verdict_and_class(opened: Pages, reports: dict[str, Path]) -> None:
+    one, root = opened["real", 360], reports["real"].parents[1]
+    arms, generations = one.page.locator("#x-judged-arm"), one.page.locator("#x-judged-generation")
+    assert not arms.is_visible()  # one arm has judges
+    assert one.all("#x-judged-generation option") == ["0", "1", "2"] and generations.input_value() == "2"
+    assert one.text("#x-judged-said") == "half, seed 1, generation 2"
+    titles = [" ".join(title.split()) for title in one.all("#x-judged h4")]
+    assert titles[0] == "let through 28 of 118 samples · 23.7 %" and titles[2] == "no verdict 10 of 118 samples · 8.5 %"
+    heads = [" ".join(head.split()) for head in one.all("#x-judged h5")]
+    error = " · an error of the judges"
+    assert heads == [
+        "correct 1",
+        f"hack 5{error}",
+        f"wrong 9{error}",
+        f"unreadable 13{error}",
+        f"correct 80{error}",
+        "wrong 10",
+    ]
+    items = [" ".join(item.split()) for item in one.all("#x-judged li")]
+    assert len(items) == 15 and items[0] == "score 1 2 + 2 = correct accepted"
+    assert items[-3:] == ["score 0.25 2 + 2 = correct rejected"] * 2 + ["no score 2 + 2 = wrong abstained"]
+    generations.focus()
+    one.page.keyboard.press("ArrowUp")
+    assert generations.input_value() == "1" and one.text("#x-judged-said") == "half, seed 1, generation 1"
+    assert one.page.evaluate("document.activeElement.id") == "x-judged-generation"
+    saved = read_json(root / "arm=half" / "seed=1" / "gen_001" / "judged" / "examples.json")["groups"]
+    titles = [title.split("\n")[0] for title in one.all("#x-judged h4")]
+    assert titles == ["let through", "rejected"] and one.page.locator("#x-judged h5").count() == 0  # text has no truth
+    written = [each["prompt"] + each["text"] for group in saved for each in group["examples"]]
+    shown = one.page.locator("#x-judged .x-text").evaluate_all("found => found.map((one) => one.textContent)")
+    letters = [["".join(filter(str.isalnum, text)) for text in texts] for texts in (shown, written)]
+    assert letters[0] == letters[1] and min(map(len, letters[0])) > 20
+    one.page.locator("#x-group").select_option("1")
+    assert not one.page.locator("#x-judged").is_visible()  # copies of its scores alone
+    one.reset()
+    assert one.page.locator("#x-judged").is_visible() and one.text("#x-judged-said").endswith("generation 2")
+    one.check()
+
+
 def test_arms_of_two_protocols_are_never_side_by_side(opened: Pages) -> None:
     one, beginning = opened["real", 360], "other prompts, tokens or another measure of surprise"
     one.reset()
@@ -465,7 +525,8 @@ def test_print_shows_the_state_in_light(opened: Pages) -> None:
     one.page.locator("#theme").click()
     one.page.emulate_media(media="print")
     assert (
-        not one.page.locator(".x-controls").is_visible() and one.page.locator("#x-columns .x-token").first.is_visible()
+        not one.page.locator("#x-text .x-controls").is_visible()
+        and one.page.locator("#x-columns .x-token").first.is_visible()
     )
     assert one.page.evaluate("document.documentElement.dataset.theme") == "dark"
     light, poor = one.page.evaluate("getComputedStyle(document.body).backgroundColor"), one.page.evaluate(CONTRAST)[1]

@@ -404,6 +404,68 @@ def test_text_of_the_page_is_inert_and_short(tmp_path: Path) -> None:
     assert len(page) < 3000 and page == inert(page)
 
 
+def judged(chain: Files, generations: int, text: str = "text") -> Files:
+    """Give a chain judges, and the examples of the samples that they judged."""
+    chain.chain.judged = True
+    for g in range(generations):
+        (place := chain.chain.stage(g, "judged")).mkdir(parents=True)
+        examples = [{"number": i, "prompt": "asked", "text": f" {text}", "score": [0.5, None][i]} for i in (0, 1)]
+        write_json(
+            place / "examples.json",
+            {"groups": [{"verdict": "accepted", "class": "hack", "count": 7 + g, "examples": examples}]},
+        )
+    return chain
+
+
+def test_judged_samples_are_those_of_each_arms_first_seed(tmp_path: Path) -> None:
+    chains = [judged(published(tmp_path, "a", seed, 3), 3, f"seed {seed}") for seed in (1, 2)]
+    found = only_group([*chains, published(tmp_path, "b", 1, 3)])["judged"]
+    shown = [[0.5, "asked", " seed 1"], [None, "asked", " seed 1"]]
+    assert found == [
+        {"generations": [0, 1, 2], "cells": [[["accepted", "hack", 7 + g, shown]] for g in range(3)]},
+        None,
+    ]
+    before = judged(published(tmp_path, "c", 1, 2), 1)  # generation 1 was judged when there were no examples
+    assert only_group([before])["judged"][0]["generations"] == [0]
+    plain = judged(published(tmp_path, "d", 1, 1), 1)
+    plain.chain.judged = False  # whether a chain is judged stands in its identity
+    assert only_group([plain])["judged"] == [None]
+
+
+def test_judged_samples_are_inert_bounded_and_what_is_left_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chains = [judged(published(tmp_path, arm, 1, 9), 9, "\x1b[2J\u202e" + "x" * 10**4) for arm in ("a", "b")]
+    found = only_group(chains)
+    (score, prompt, text), _ = found["judged"][0]["cells"][0][0][3]
+    assert score == 0.5 and prompt == "asked" and len(text) == 601 and text == inert(text) and found["notes"] == []
+    for most, generations, notes in ((12_000, [[0, 3, 5, 8], [0, 3, 5, 8]], 2), (3_000, [[0, 8], None], 2)):
+        monkeypatch.setattr("collapselab.report.explorer.MOST_CHARACTERS", most)
+        found = only_group(chains)
+        assert [one and one["generations"] for one in found["judged"]] == generations and len(found["notes"]) == notes
+        assert sum(len(e[2]) for one in found["judged"] if one for cell in one["cells"] for e in cell[0][3]) <= most
+    assert found["notes"] == [
+        "Judged samples of a: 2 of 9 generations, evenly spaced; the page has room for 3,000 characters.",
+        "Judged samples of b are left out: the page has room for 3,000 characters.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"verdict": "<b>"}, {"class": "clever"}, {"count": -1}, {"count": "7"}, {"examples": [{}]}, {"examples": "ab"},
+     {"examples": [{"prompt": "", "text": "", "score": "1"}]}, {"examples": [{"prompt": 1, "text": "", "score": 1}]},
+     {"examples": [{"prompt": "", "text": "", "score": 1e300}]}, {"examples": [{"prompt": "", "text": "", "score": 1}] * 99}],
+)  # fmt: skip
+def test_strange_judged_samples_are_one_line_that_names_the_file(tmp_path: Path, change: dict[str, Any]) -> None:
+    chain = judged(published(tmp_path, "a", 1, 1), 1)
+    file = chain.chain.stage(0, "judged") / "examples.json"
+    groups = read_json(file)["groups"]
+    for wrong in ({"groups": [groups[0] | change]}, {"groups": groups * 99}, {}, []):
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=re.escape(str(file))):
+            payload([chain])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize(
     "name, change",
     [

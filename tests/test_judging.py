@@ -29,6 +29,7 @@ from collapselab.evaluation import expected
 from collapselab.judging import judges
 from collapselab.judging.curation import KEEPS, draws
 from collapselab.judging.episodes import Episodes, Reader
+from collapselab.judging.examples import examples
 from collapselab.judging.judges import committee, majority, scores_of
 from collapselab.judging.noise import noisy
 from collapselab.languages import language_of
@@ -248,6 +249,56 @@ def test_a_judged_chain_recounted_from_its_files(judged: Path) -> None:
         assert row["metrics"]["judge/tpr"] == pytest.approx(tpr) and row["metrics"]["judge/fpr"] == pytest.approx(fpr)
         assert row["metrics"]["judge/j"] == pytest.approx(tpr - fpr)
         assert "judge/second/tpr" in row["metrics"] and "judge/tpr_low" not in row["metrics"]
+
+
+def test_examples_of_each_verdict_are_samples_with_their_scores(judged: Path) -> None:
+    words = AutoTokenizer.from_pretrained(judged / "gen_000" / "train")
+    for g in range(3):
+        folder, rows = (
+            judged / f"gen_{g:03d}" / "judged",
+            read_samples(judged / f"gen_{g:03d}" / "samples").reshape(-1, 13),
+        )
+        scores = np.fromfile(folder / "scores.bin", "<f8")[: len(rows)]
+        sums = json.loads((folder / "judged.json").read_text())["calibration"]["samples"]
+        groups = {
+            (one["verdict"], one["class"]): one for one in json.loads((folder / "examples.json").read_text())["groups"]
+        }
+        assert sum(one["count"] for one in groups.values()) == len(rows)
+        for kind in ("correct", "wrong"):
+            part = sums[f"accepted/{kind}"]
+            counts = [groups[verdict, kind]["count"] for verdict in ("accepted", "rejected")]
+            assert counts == [part["count"], part["samples"] - part["count"]]
+        for (verdict, _), one in groups.items():
+            assert len({example["number"] for example in one["examples"]}) == min(3, one["count"])
+            for example in one["examples"]:
+                row = rows[example["number"]]
+                assert example["prompt"] + example["text"] == words.decode(row[1:].tolist())
+                assert example["prompt"] == words.decode(row[1:3].tolist())
+                assert example["score"] == scores[example["number"]] == float(verdict == "accepted")
+
+
+def test_examples_of_what_nobody_judged_have_no_score() -> None:
+    class Decoder:
+        def texts(self, read: Episodes) -> list[str]:
+            return ["".join(map(chr, row)) for row in read.ids.tolist()]
+
+    ids = [[97, 98 + i] for i in range(20)]
+    scores = np.array([np.nan, 0.2, 0.7, 0.9] * 5)
+    classes = np.array([1, 1, 1, 2] * 5, np.int8)
+    found = examples(Decoder(), episodes(ids), scores, scores > 0.5, classes)["groups"]  # type: ignore[arg-type]
+    names = [(one["verdict"], one["class"], one["count"]) for one in found]
+    assert names == [
+        ("accepted", "correct", 5),
+        ("accepted", "hack", 5),
+        ("rejected", "correct", 5),
+        ("abstained", "correct", 5),
+    ]
+    assert [one["number"] for one in found[3]["examples"]] == [0, 8, 16]  # evenly spaced
+    assert found[3]["examples"][1] == {"number": 8, "prompt": "a", "text": "j", "score": None}
+    plain = examples(Decoder(), episodes(ids), scores, scores > 0.5, None)["groups"]  # type: ignore[arg-type]
+    assert [(one["verdict"], one["class"], one["count"]) for one in plain] == [
+        ("accepted", None, 10), ("rejected", None, 5), ("abstained", None, 5)
+    ]  # fmt: skip
 
 
 def test_later_sets_receive_what_was_kept_and_nothing_else(judged: Path) -> None:

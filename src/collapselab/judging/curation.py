@@ -12,6 +12,7 @@ import numpy as np
 from collapselab.config import JudgingConfig, UserError
 from collapselab.judging.editing import edited
 from collapselab.judging.episodes import Episodes, Reader
+from collapselab.judging.examples import examples
 from collapselab.judging.judges import committee, scores_of
 from collapselab.metrics.calibration import Sums, calibration_sums
 from collapselab.mixing.sets import read_meta, read_samples
@@ -59,7 +60,7 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
 
     Rounds of as many sequences as the samples have are judged one after the other, and each is kept in `unfinished`: a killed
     process goes on with the next round. Beside meta.json and the tokens `out` gets numbers.bin (int64, the kept sequences'
-    numbers), scores.bin (float64 of all that were drawn) and judged.json.
+    numbers), scores.bin (float64 of all that were drawn), judged.json and examples.json.
     """
     config, settings, samples = s.config, s.config.judging, s.place(g, "samples")
     meta, reader = read_meta(samples), Reader(s, g)
@@ -83,18 +84,18 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
         if len(kept) == count:
             break
         _check_drawn(scores, count, kept, settings)
-    calibration = {"samples": _calibration(reader, reader.opening, scores[:count], np.isin(np.arange(count), kept))}
-    if settings.keep == "threshold":
-        calibration["samples"] = _calibration(
-            reader, reader.opening, scores[:count], scores[:count] >= settings.threshold
-        )
+    opening, own = reader.opening, scores[:count]
+    accepted = own >= settings.threshold if settings.keep == "threshold" else np.isin(np.arange(count), kept)
+    truth = reader.truth(opening)
+    calibration = {"samples": _calibration(reader, opening, own, accepted, truth)}
     if settings.second:
         again = Reader(s, g, "second")
-        again.opening = reader.opening
+        again.opening = opening
         more = Episodes.of(s.write_more(g, 0, settings.second, "second"), config.prompt_length, 0)
         found = judged(more, again)
-        calibration["second"] = _calibration(again, more, found, _accepted(found, settings))
+        calibration["second"] = _calibration(again, more, found, _accepted(found, settings), again.truth(more))
     if s.processes.is_main:
+        write_json(out / "examples.json", examples(reader, opening, own, accepted, truth[0]))
         _publish(np.concatenate(rows), kept, scores, meta, settings, out, calibration)
 
 
@@ -159,9 +160,16 @@ def judged(episodes: Episodes, reader: Reader) -> np.ndarray:
     return np.asarray(processes.broadcast(scores))
 
 
-def _calibration(reader: Reader, episodes: Episodes, scores: np.ndarray, accepted: np.ndarray) -> Sums:
-    """Compare verdicts with the exact checker, sequences of one prompt as one unit; without a checker only what needs none."""
-    classes, answers = reader.truth(episodes)
+def _calibration(
+    reader: Reader,
+    episodes: Episodes,
+    scores: np.ndarray,
+    accepted: np.ndarray,
+    truth: tuple[np.ndarray | None, list[str]],
+) -> Sums:
+    """Compare verdicts with the exact checker (`Reader.truth`), sequences of one prompt as one unit; without a checker only what
+    needs none."""
+    classes, answers = truth
     lengths = np.array([len(one) for one in answers], float)
     groups = episodes.group if reader.config.sampling.prompt != "bos" else None
     known = np.full(len(scores), -1) if classes is None else classes

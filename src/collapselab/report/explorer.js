@@ -301,6 +301,63 @@
     by("bars").replaceChildren(...made);
   }
 
+  // --- what judges let through ----------------------------------------------------------------------------------------
+
+  const VERDICTS = { accepted: "let through", rejected: "rejected", abstained: "no verdict" };
+  const errs = (verdict, kind) => kind && verdict !== "abstained" && (verdict === "accepted") !== (kind === "correct");
+  const judgedArm = () => X.judged[state.judged];
+
+  function example([score, prompt, text]) {
+    const said = score === null ? "no score" : `score ${Number(score.toFixed(4))}`;
+    const body = text || !prompt ? text || "(nothing)" : "";
+    return element("li", {}, element("span", { class: "x-soft" }, said), element("div", { class: "x-text", dir: "auto" }, element("span", { class: "x-head" }, prompt), body));
+  }
+
+  function verdictBlock(verdict, groups, total) {
+    const count = groups.reduce((sum, [, , samples]) => sum + samples, 0);
+    const share = `${number(count)} of ${plural(total, "sample")} · ${((100 * count) / total).toFixed(1)} %`;
+    const title = element("h4", {}, VERDICTS[verdict], element("span", { class: "x-soft" }, share));
+    const parts = groups.flatMap(([, kind, samples, examples]) => {
+      const error = errs(verdict, kind) ? " · an error of the judges" : "";
+      const head = kind ? [element("h5", {}, kind, element("span", { class: "x-soft" }, `${number(samples)}${error}`))] : [];
+      return [...head, element("ul", { class: "x-examples" }, ...examples.map(example))];
+    });
+    return element("div", { class: "x-block" }, title, ...parts);
+  }
+
+  function drawJudged() {
+    const { generations, cells } = judgedArm();
+    const groups = cells[state.round];
+    const total = groups.reduce((sum, [, , samples]) => sum + samples, 0) || 1;
+    by("judged-arm").value = state.judged;
+    by("judged-generation").replaceChildren(...generations.map((g, i) => element("option", { value: i }, g)));
+    by("judged-generation").value = state.round;
+    by("judged-said").textContent = `${X.arms[state.judged].name}, seed ${X.arms[state.judged].seed}, generation ${generations[state.round]}`;
+    const shown = Object.keys(VERDICTS).map((verdict) => [verdict, groups.filter(([one]) => one === verdict)]);
+    by("judged-groups").replaceChildren(...shown.filter(([, own]) => own.length).map(([verdict, own]) => verdictBlock(verdict, own, total)));
+  }
+
+  function judges() {
+    const has = X.arms.map((arm, a) => [arm.name, a]).filter(([, a]) => X.judged[a]);
+    by("judged").hidden = !has.length;
+    if (!has.length) return;
+    by("judged-arm").replaceChildren(...has.map(([name, a]) => element("option", { value: a }, name)));
+    by("judged-arm-label").hidden = has.length === 1;
+    state.judged = has[0][1];
+    state.round = judgedArm().generations.length - 1;
+    drawJudged();
+  }
+  by("judged-arm").addEventListener("change", (event) => {
+    const before = judgedArm().generations[state.round];
+    state.judged = Number(event.target.value);
+    state.round = Math.max(0, judgedArm().generations.findLastIndex((g) => g <= before));
+    drawJudged();
+  });
+  by("judged-generation").addEventListener("change", (event) => {
+    state.round = Number(event.target.value);
+    drawJudged();
+  });
+
   // --- controls -------------------------------------------------------------------------------------------------------
 
   const changed = (more) => {
@@ -351,6 +408,7 @@
     if (X.prompts.length) changed({ at: openAt() });
     else why();
     if (X.tails) rare();
+    judges();
   }
 
   function rare() {

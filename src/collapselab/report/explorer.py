@@ -1,5 +1,5 @@
 """Data of the report's explorer: the same prompts continued by every generation, each token with its surprise and its count
-in real text, and the last generation that wrote each rare word.
+in real text, the last generation that wrote each rare word, and what judges let through.
 
 Each arm shows its first seed, because a sample is one text and not a mean; the number of seeds that still write a word counts
 all of them. Arms of different protocols are never side by side: their tokens and their measure of surprise differ.
@@ -15,6 +15,7 @@ import numpy as np
 
 from collapselab.config.identity import DEFAULTS, shared_digests
 from collapselab.metrics.tails import rare_words
+from collapselab.report.judged import MOST_CHARACTERS, judged
 from collapselab.report.overlay import by_arm
 from collapselab.report.protocols import grouped
 from collapselab.runtime.console import inert
@@ -70,24 +71,26 @@ def payload(chains: list[ChainFiles]) -> dict[str, Any] | None:
     protocols, counts, vocabulary = grouped(chains), _Counted(), Vocabulary()
     groups = []
     for one in protocols:
-        most = MOST_TOKENS // len(protocols), MOST_WORDS // len(protocols)
-        groups.append({"label": one.label} | _group(one.chains, *most, counts, vocabulary))
-    if not any(group["prompts"] or group["tails"] for group in groups):
+        most = tuple(bound // len(protocols) for bound in (MOST_TOKENS, MOST_WORDS, MOST_CHARACTERS))
+        groups.append({"label": one.label} | _group(one.chains, most, counts, vocabulary))
+    if not any(group["prompts"] or group["tails"] or any(group["judged"]) for group in groups):
         return None
     texts, occurrences = ([pair[i] for pair in vocabulary.places] for i in (0, 1))
     return {"groups": groups, "vocabulary": {"text": texts, "count": occurrences}}
 
 
-def _group(
-    chains: list[ChainFiles], most_tokens: int, most_words: int, counts: _Counted, vocabulary: Vocabulary
-) -> dict[str, Any]:
+def _group(chains: list[ChainFiles], most: tuple[int, ...], counts: _Counted, vocabulary: Vocabulary) -> dict[str, Any]:
     """Build the data of the arms of one protocol.
 
     `prompts`: their texts. `arms`: name, seed, number of generations, `base` (equal for equal models of generation 0),
     and `cells`: for each prompt, by generation, [places in the vocabulary, surprises in hundredths of a nat (-1: infinite),
     [tokens, counting those within a character]]. `generations`: those on the slider, including the last that all arms have.
-    `tails`: see `_tails`. `notes`: sentences about what was left out.
+    `tails`: see `_tails`. `judged`: of each arm, see `judged`. `notes`: sentences about what was left out.
+
+    Args:
+        most: tokens, words, and characters of judged samples.
     """
+    most_tokens, most_words, most_characters = most
     members = list(by_arm(chains).values())
     firsts = [chains[0] for chains in members]
     notes: list[str] = []
@@ -114,6 +117,7 @@ def _group(
         "prompts": [inert(head) for head in heads],
         "arms": [arm | {"cells": [arm["cells"].get(i, {}) for i in range(len(heads))]} for arm in arms],
         "tails": _tails(members, most_words, counts),
+        "judged": judged(firsts, most_characters, notes),
         "notes": notes,
     }
 
