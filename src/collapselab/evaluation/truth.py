@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from collapselab.config import RunConfig
 from collapselab.corpus.prepared import Corpus
+from collapselab.evaluation.asking import next_words, one_token_per_word, p_right, verifier_of, word_tokens
 from collapselab.evaluation.planted_documents import set_counts
 from collapselab.evaluation.real_text import window_losses
 from collapselab.languages import Language, language_of
-from collapselab.languages.addition import SAYS, Addition
 from collapselab.languages.facts import Facts
 from collapselab.languages.laws import BANDS
 from collapselab.languages.logic import Logic
@@ -40,8 +39,6 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
 from collapselab.tasks.tasks import CLASSES, CORRECT, UNREADABLE, task_of
-
-HEADS = 1024  # heads whose next word is read at once
 
 Scores = tuple[dict[str, Any], dict[str, float]]
 
@@ -78,8 +75,8 @@ def score_truth(
                 sums["task"] = answer_sums(kinds, CLASSES)
                 values |= {f"task/{k}": v for k, v in answer_values(sums["task"]).items()}
                 readable, asked = kinds != UNREADABLE, None
-                if isinstance(language, Addition) and language.verification and one_token_per_word(corpus, language):
-                    asked = _verified(model, corpus, language, written, readable, processes)
+                if (verifier := verifier_of(language)) and one_token_per_word(corpus, language):
+                    asked = p_right(model, corpus, verifier, written, readable, processes)
                 if task.prompt_words:
                     _, problem = np.unique(task.prompts(written), return_inverse=True)
                     policy = policy_sums(problem, task.answers(written), kinds == CORRECT, ~readable, asked, written)
@@ -125,12 +122,6 @@ def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
         shares = dict(zip(CLASSES, task.shares, strict=True)) | {"documents": 1.0, "unreadable": 0.0}
         values |= {f"task/{k}": v for k, v in answer_values(shares).items()}
     return {f"truth/{k}": v for k, v in values.items()}
-
-
-def one_token_per_word(corpus: Corpus, language: Language) -> bool:
-    """Return True if the corpus's tokenizer has a token of its own for each word of the language."""
-    (ids, _), *_ = corpus.tokenizer.encode([" ".join(language.lexicon)])
-    return len(ids) == len(language.lexicon) == len(set(ids))
 
 
 def written_documents(config: RunConfig, corpus: Corpus, samples: Path) -> list[str]:
@@ -190,21 +181,6 @@ def _divergence(
     return {"kl": sums}, divergence_values(sums, names)
 
 
-def next_words(model: LanguageModel, heads: list[str], corpus: Corpus, processes: Processes) -> np.ndarray:
-    """Probabilities of the next token after heads of equal length, float64 (heads, vocabulary)."""
-    separator = corpus.tokenizer.separator
-    ids = torch.tensor([[separator, *head] for head, _ in corpus.tokenizer.encode(heads)])
-    model.net.to(processes.device).eval()  # outside inference mode: its weights will be refilled
-    with torch.inference_mode():
-        parts = [model.head(model.features(part.to(processes.device))[:, -1]) for part in ids.split(HEADS)]
-        law: np.ndarray = torch.cat(parts).double().softmax(-1).cpu().numpy()
-    return law
-
-
-def _ids(corpus: Corpus, words: list[str]) -> np.ndarray:
-    return np.array(corpus.tokenizer.encode([" ".join(words)])[0][0])
-
-
 def _slot(
     model: LanguageModel,
     corpus: Corpus,
@@ -215,7 +191,7 @@ def _slot(
     processes: Processes,
 ) -> Scores:
     """Compare the model's law of goods in each town with the true one."""
-    law = next_words(model, language.heads, corpus, processes)[:, _ids(corpus, language.goods)]
+    law = next_words(model, language.heads, corpus, processes)[:, word_tokens(corpus, language.goods)]
     documents = None
     if config.mixing.unit == "documents":
         documents = np.add(*set_counts(config, chain, generation, corpus, language))
@@ -224,30 +200,11 @@ def _slot(
     return {"slot": sums}, {f"slot/{k}": v for k, v in values.items()}
 
 
-def _verified(
-    model: LanguageModel,
-    corpus: Corpus,
-    language: Addition,
-    written: list[str],
-    readable: np.ndarray,
-    processes: Processes,
-) -> np.ndarray:
-    """Ask the model whether its answers are right, in the words of the language: P(right) / (P(right) + P(wrong)) of each
-    document, float64 (documents,), nan without a readable answer."""
-    scores, rows = np.full(len(written), np.nan), np.flatnonzero(readable)
-    if len(rows):
-        says = next_words(model, [language.asked(written[i]) for i in rows], corpus, processes)[
-            :, _ids(corpus, list(SAYS))
-        ]
-        scores[rows] = says[:, 1] / says.sum(1)
-    return scores
-
-
 def _answers(model: LanguageModel, corpus: Corpus, language: Modular, processes: Processes) -> Scores:
     """Read the probability of each class of answers to every problem. `task/problems` has (problems, classes and unreadable)."""
     problems = [(a, b) for a in range(language.operands) for b in range(language.operands)]
     heads = [" ".join(language.document(a, b, 0).split(" ")[: language.prompt_words]) for a, b in problems]
-    numerals = _ids(corpus, [str(n) for n in range(language.modulus)])
+    numerals = word_tokens(corpus, [str(n) for n in range(language.modulus)])
     law, every = next_words(model, heads, corpus, processes)[:, numerals], np.arange(len(problems))
     correct = law[every, [language.solution(a, b) for a, b in problems]]
     hack = law[every, [language.hack_of(a, b) for a, b in problems]]
@@ -264,9 +221,9 @@ def _recall(
         return {}, {}  # blocks may cut a fact in two, which is hard to count
     heads, answers = language.questions()
     law = next_words(model, heads, corpus, processes)
-    right = _ids(corpus, answers)
+    right = word_tokens(corpus, answers)
     data = TrainingSet(config, chain, 0, corpus.train)
     stated = language.facts_of(corpus.tokenizer.decode(data[np.arange(len(data))][:, 1:].tolist()))
-    seen = np.bincount(stated.ravel(), minlength=len(right))
+    seen = np.bincount(stated[stated >= 0], minlength=len(right))
     sums = recall_sums(law[np.arange(len(right)), right], law.argmax(axis=1) == right, seen)
     return {"recall": sums}, recall_values(sums)
