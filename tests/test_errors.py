@@ -639,6 +639,7 @@ ONLY: dict[str, list[Any]] = {
         ["random"],
         ["valid"],
         ["likelihood"],
+        ["p_true"],
         ["majority"],
         ["random", "valid"],
         ["nobody"],

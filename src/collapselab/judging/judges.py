@@ -15,6 +15,7 @@ import numpy as np
 from collapselab.config import RunConfig, UserError, first_line
 from collapselab.config.plugins import Records, fault
 from collapselab.corpus.prepared import Corpus
+from collapselab.evaluation.asking import one_token_per_word, verifier_of
 from collapselab.judging.detector import detector
 from collapselab.judging.episodes import Episodes, Reader, named_model
 from collapselab.judging.noise import noisy, numbered_uniforms
@@ -39,6 +40,12 @@ def likelihood(episodes: Episodes, reader: Reader) -> np.ndarray:
 def surprise(episodes: Episodes, reader: Reader) -> np.ndarray:
     """One minus the mean probability per token under the model that wrote: surprising text first (Gambetta et al. 2024)."""
     return np.asarray(1 - np.exp(-reader.nll(episodes, "newest")))
+
+
+def p_true(episodes: Episodes, reader: Reader) -> np.ndarray:
+    """Probability of `right` under `judging.model`, asked whether each answer is right or wrong: P(True) of Kadavath et al.
+    (2022). It abstains where no answer can be read."""
+    return reader.p_right(episodes, reader.config.judging.model)
 
 
 def valid(episodes: Episodes, reader: Reader) -> np.ndarray:
@@ -92,9 +99,8 @@ def duplicate(episodes: Episodes, reader: Reader) -> np.ndarray:
 
 
 JUDGES: Records[Judge] = Records("judge", {
-    "random": randomly, "likelihood": likelihood, "surprise": surprise, "valid": valid, "answer": answer, "majority": majority,
-    "detector": detector,
-    "duplicate": duplicate,
+    "random": randomly, "likelihood": likelihood, "surprise": surprise, "p_true": p_true, "valid": valid, "answer": answer,
+    "majority": majority, "detector": detector, "duplicate": duplicate,
 })  # fmt: skip
 
 
@@ -116,6 +122,13 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
         raise UserError(f"judging.judges: valid needs a known language and mixing.unit=documents, not {source!r}")
     if "answer" in judges and not (documents and task_of(config.corpus) is not None):
         raise UserError(f"judging.judges: answer needs a task and mixing.unit=documents, not {source!r}")
+    if "p_true" in judges:
+        asks = verifier_of(language := language_of(config.corpus))
+        if not (documents and asks and language and one_token_per_word(corpus, language)):
+            raise UserError(
+                "judging.judges: p_true needs text that says whether it is right; set corpus.addition.verification or "
+                "corpus.facts.verification, and mixing.unit=documents"
+            )
     prompted = config.sampling.prompt != "bos"
     if "majority" in judges and not (prompted and config.sampling.repeats > 1):
         raise UserError(
@@ -124,7 +137,7 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
         )
     if not prompted and any("prompt_share" in pattern.get("when", {}) for pattern in settings.errors):
         raise UserError("judging.errors: prompt_share needs prompts; set another sampling.prompt than bos")
-    if "likelihood" in judges or settings.keep == "edit":
+    if {"likelihood", "p_true"} & judges or settings.keep == "edit":
         named_model(config, corpus)
 
 
