@@ -11,7 +11,7 @@ base() { # name, configuration, changes
 }
 base modular modular --sampling.tokens 64512
 base modular_low modular --sampling.tokens 64512 --training.epochs null --training.tokens 1254400
-base sums_20 addition --sampling.tokens 26000 --training.tokens 399360
+base sums_20 addition --sampling.tokens 26000 --training.tokens 345280
 base sums_64 addition --sampling.tokens 26000 --training.epochs 2
 base sums_93 addition --sampling.tokens 26000 --training.epochs 3 --corpus.addition.correct 0.97 --corpus.addition.hack 0.01
-base sums_99 addition --sampling.tokens 26000 --training.epochs 6 --corpus.addition.correct 1.0 --corpus.addition.hack 0.0
+base sums_99 addition --sampling.tokens 26000 --training.epochs 4 --corpus.addition.correct 0.995 --corpus.addition.hack 0.0
