@@ -22,8 +22,8 @@ from kill_again import CHAIN, import_lab, kill_chains, quick_folder
 from test_launch import at_once
 from transformers import AutoTokenizer
 
-from collapselab.config import CorpusConfig, JudgingConfig, RunConfig, UserError, plugins
-from collapselab.config.corpus import AdditionConfig
+from collapselab.cli.options import config_from
+from collapselab.config import JudgingConfig, RunConfig, UserError, plugins
 from collapselab.config.keys import from_tree
 from collapselab.evaluation import expected
 from collapselab.judging import judges
@@ -39,6 +39,7 @@ from collapselab.report.charts import CHARTS
 from collapselab.report.files import open_run
 from collapselab.seeds import generator
 from collapselab.store.layout import Chain, read_metrics
+from collapselab.tasks.tasks import task_of
 
 SMOKE = (
     "run",
@@ -547,61 +548,105 @@ def test_answers_have_a_law_beside_them(lab: Lab, tmp_path: Path) -> None:
     assert code == 0 and "the judge's errors are coherent: no law" in err
 
 
-def test_a_network_is_asked_whether_it_is_right(lab: Lab, tmp_path: Path) -> None:
-    """The gap of the files: its own P(right), read again by one forward pass for each document."""
-    asked = (
-        *TASK,
-        "--name=sums",
-        "--corpus.source=addition",
-        "--corpus.addition.digits=1",
-        "--corpus.addition.correct=0.5",
-    )
-    asked += (
+SUMS = (
+    *(*TASK, "--name=asked", "--corpus.source=addition", "--corpus.addition.digits=1", "--corpus.addition.correct=0.5"),
+    *(
         "--corpus.addition.verification=0.3",
         "--training.block=10",
         "--sampling.prompt_tokens=5",
         "--mixing.tokens=10000",
-    )
-    asked += ("--training.epochs=20", "--training.lr=1e-2", "--training.batch_size=64")
-    code, _, err = lab(*asked, f"--runs-dir={tmp_path}", "--generations=0")
-    assert code == 0, err
-    chain = tmp_path / "sums" / "arm=main" / "seed=1"
-    rows = read_samples(chain / "gen_000" / "samples").reshape(-1, 10).astype(np.int64)
-    language = language_of(
-        CorpusConfig(source="addition", addition=AdditionConfig(digits=1, correct=0.5, verification=0.3))
-    )
-    model, words = (
-        network.load(str(chain / "gen_000" / "train")),
-        AutoTokenizer.from_pretrained(chain / "gen_000" / "train"),
-    )
+    ),
+    *("--training.epochs=20", "--training.lr=1e-2", "--training.batch_size=64"),
+)
+PEOPLE = (
+    *(*TASK, "--name=asked", "--corpus.source=facts", "--corpus.facts.entities=3", "--corpus.facts.verification=0.3"),
+    *("--training.block=30", "--sampling.prompt_tokens=10", "--mixing.tokens=12000", "--model.width=32"),
+    *("--training.epochs=8", "--training.lr=1e-2", "--training.batch_size=20"),
+)
+
+
+def asked_again(train: Path, rows: np.ndarray) -> np.ndarray:
+    """P(right) of the model in a folder after each document's answer and `?`, by one forward pass, float64 (rows,)."""
+    model, words = network.load(str(train)), AutoTokenizer.from_pretrained(train)
     right, wrong, question = (words.convert_tokens_to_ids(word) for word in ("right", "wrong", "?"))
-    before, after, by_carries = [], [], dict[int, list[float]]()
-    for problem in np.unique(rows[:, :5], axis=0):
-        own = rows[(rows[:, :5] == problem).all(1)]
-        found = [language.read(text) for text in words.batch_decode(own[:, 1:])]  # type: ignore[union-attr]
-        readable = np.array([one is not None and one.answer is not None for one in found])
-        correct = readable & np.array([one is not None and one.kind == 1 for one in found])
-        ids = torch.from_numpy(np.column_stack([own[:, :8], np.full(len(own), question)]))
-        with torch.inference_mode():
-            p = model.logits(ids)[:, -1].double().softmax(-1)
-        weight = (p[:, right] / (p[:, right] + p[:, wrong])).numpy()
+    with torch.inference_mode():
+        ids = torch.from_numpy(np.column_stack([rows[:, :-2], np.full(len(rows), question)]))
+        p = model.logits(ids)[:, -1].double().softmax(-1)
+    return np.asarray(p[:, right] / (p[:, right] + p[:, wrong]))
+
+
+def kinds_of(chain: Path, rows: np.ndarray) -> np.ndarray:
+    """Class of each document of a chain, by its task."""
+    words = AutoTokenizer.from_pretrained(chain / "gen_000" / "train")
+    task = task_of(config_from(chain / "config.yaml").corpus)
+    assert task is not None
+    return task.classes(words.batch_decode(rows[:, 1:]))
+
+
+@pytest.mark.parametrize(("settings", "length", "head"), [(SUMS, 10, 5), (PEOPLE, 30, 10)], ids=["sums", "people"])
+def test_a_network_is_asked_whether_it_is_right(
+    settings: tuple[str, ...], length: int, head: int, lab: Lab, tmp_path: Path
+) -> None:
+    """The gap of the files, from the probabilities of the words and plain sums."""
+    code, _, err = lab(*settings, f"--runs-dir={tmp_path}", "--generations=0")
+    assert code == 0, err
+    chain = tmp_path / "asked" / "arm=main" / "seed=1"
+    rows = read_samples(chain / "gen_000" / "samples").reshape(-1, length).astype(np.int64)
+    kinds, p = kinds_of(chain, rows), asked_again(chain / "gen_000" / "train", rows)
+    before, after = [], []
+    for problem in np.unique(rows[:, :head], axis=0):
+        own = (rows[:, :head] == problem).all(1)
+        readable, correct, weight = kinds[own] >= 0, kinds[own] == 1, p[own].copy()
         weight[~readable] = weight[readable].mean() if readable.any() else 1
         before.append(correct.mean())
-        first, _, second, _ = words.decode(problem[1:].tolist()).split()
-        by_carries.setdefault(int(int(first) + int(second) > 9), []).append(float(correct.mean()))
         after.append((weight * correct).sum() / weight.sum())
     metrics = read_metrics(chain)[0]["metrics"]
     assert metrics["task/gap"] == pytest.approx(np.mean(after) - np.mean(before), abs=1e-4) and metrics["task/gap"] != 0
+    if settings is SUMS:
+        accuracy_by_carries(chain, rows, kinds)
+
+
+def accuracy_by_carries(chain: Path, rows: np.ndarray, kinds: np.ndarray) -> None:
+    """Accuracy at each difficulty of sums of two digits, and its chart."""
+    words, by_carries = AutoTokenizer.from_pretrained(chain / "gen_000" / "train"), dict[int, list[float]]()
+    for problem in np.unique(rows[:, :5], axis=0):
+        first, _, second, _ = words.decode(problem[1:].tolist()).split()
+        right = (kinds[(rows[:, :5] == problem).all(1)] == 1).mean()
+        by_carries.setdefault(int(int(first) + int(second) > 9), []).append(float(right))
+    metrics = read_metrics(chain)[0]["metrics"]
     saved = json.loads((chain / "gen_000/eval/eval.json").read_text())["sums"]
     for carries, shares in by_carries.items():
         key = f"accuracy/difficulty_{carries}"
         assert metrics[f"task/{key}"] == pytest.approx(np.mean(shares)) and saved["task/policy"][key]["prompts"] > 20
         low, high = saved["task/intervals"][key]
         assert low < np.mean(shares) < high
-    drawn = {name: draw(open_run(tmp_path / "sums").chains) for name, _, _, draw in CHARTS}["difficulty"]
+    drawn = {name: draw(open_run(chain).chains) for name, _, _, draw in CHARTS}["difficulty"]
     assert drawn is not None and go.Figure(drawn).data
     assert [drawn["layout"][axis]["range"] for axis in ("yaxis", "yaxis2")] == 2 * [drawn["layout"]["yaxis"]["range"]]
     assert [note["text"] for note in drawn["layout"]["annotations"]] == ["difficulty 0", "difficulty 1"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "length", "model"), [(SUMS, 10, "newest"), (PEOPLE, 30, "first")], ids=["sums", "people"]
+)
+def test_a_network_judges_its_answers_by_asking_itself(
+    settings: tuple[str, ...], length: int, model: str, lab: Lab, tmp_path: Path
+) -> None:
+    asked = ("--judging.judges=[p_true]", f"--judging.model={model}", "--judging.second=0", "--judging.abstained=1")
+    code, _, err = lab(*settings, *asked, f"--runs-dir={tmp_path}", "--generations=1", "--judging.threshold=0.4")
+    assert code == 0, err
+    chain = tmp_path / "asked" / "arm=main" / "seed=1"
+    judge = chain / ("gen_001" if model == "newest" else "gen_000") / "train"
+    rows = read_samples(chain / "gen_001" / "samples").reshape(-1, length).astype(np.int64)
+    kept = read_samples(chain / "gen_001" / "judged").reshape(-1, length).astype(np.int64)
+    scores = np.fromfile(chain / "gen_001/judged/scores.bin", "<f8")
+    numbers = np.fromfile(chain / "gen_001/judged/numbers.bin", "<i8")
+    readable, p = kinds_of(chain, rows) >= 0, asked_again(judge, rows)
+    assert readable.any() and p[readable].std() > 0.001
+    np.testing.assert_allclose(scores[: len(rows)], np.where(readable, p, np.nan), atol=1e-5)
+    assert numbers.tolist() == np.flatnonzero(scores >= 0.4)[: len(rows)].tolist()
+    assert (kinds_of(chain, kept) >= 0).all()  # an answer that cannot be read is not asked about
+    np.testing.assert_allclose(scores[numbers], asked_again(judge, kept), atol=1e-5)
 
 
 BAD = {
@@ -611,6 +656,7 @@ BAD = {
     "name each once": ("--judging.judges=[random, random]", "--judging.committee=mean"),
     "only the judges valid and answer have errors": ("--judging.judges=[random]", "--judging.fpr=0.1"),
     "answer needs a task": ("--judging.judges=[answer]",),
+    "p_true needs text that says whether it is right; set corpus.addition.verification": ("--judging.judges=[p_true]",),
     "name conditions among": ("--judging.judges=[valid]", '--judging.errors=[{"when": {"colour": 1}, "fpr": 1}]'),
     "with tpr or fpr": ("--judging.judges=[valid]", '--judging.errors=[{"when": {}}]'),
     "has another tokenizer": (

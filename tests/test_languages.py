@@ -143,6 +143,7 @@ def test_probabilities_of_all_documents_sum_to_1_and_give_the_entropy(
     [
         *(Planted(), Facts(), Logic(depth=3), Planted(contexts=3, values=5, zipf=0, seed=9), Modular()),
         *(Addition(correct=0.9), Addition(digits=2, correct=0.4, hack=0.3, verification=0.2)),
+        Facts(verification=0.4),
     ],
 )
 def test_entropy_is_the_mean_surprise_of_what_is_drawn(language: Language) -> None:
@@ -160,7 +161,9 @@ def test_documents_are_a_function_of_seed_and_split_alone(kind: type[Language]) 
     assert texts != drawn(kind(seed=3), 500, "test")
 
 
-@pytest.mark.parametrize("language", [Planted(), Facts(), Logic(), Addition(), Modular(), *LARGEST])
+@pytest.mark.parametrize(
+    "language", [Planted(), Facts(), Facts(verification=0.3), Logic(), Addition(), Modular(), *LARGEST]
+)
 def test_documents_are_equally_long_and_made_of_the_lexicon(language: Language) -> None:
     lexicon = set(language.lexicon)
     assert len(lexicon) == len(language.lexicon)  # no word in two places, so that each tells what it is
@@ -243,6 +246,67 @@ def test_a_false_fact_has_no_probability() -> None:
     assert language.log_probabilities(wrong).tolist() == [-math.inf] * len(wrong)
 
 
+def ends(language: Facts, text: str) -> dict[str, float]:
+    """Every document that begins with these true statements, up to one value, and its probability given them, by hand."""
+    words, v = text.split(" "), language.verification
+    found = {f"{text} . .": 1 - v, f"{text} ? right": v / 2}
+    for place in range(SENTENCE_WORDS, len(words)):
+        for values in language.values:
+            if words[place] in values:
+                others = [[*words[:place], word, *words[place + 1 :]] for word in values if word != words[place]]
+                found |= {f"{' '.join(other)} ? wrong": v / 2 / 46 for other in others}
+    return found
+
+
+def test_a_document_of_facts_can_say_whether_it_is_right() -> None:
+    language, silent = Facts(entities=9, seed=2, verification=0.3), Facts(entities=9, seed=2)
+    texts, entropy = drawn(silent, 40), 0.0
+    for text in texts:
+        of_end = ends(language, text)
+        assert len(of_end) == 2 + 2 * 23
+        found, alone = language.log_probabilities([*of_end]), silent.log_probabilities([text])[0]
+        assert np.exp(found - alone) == pytest.approx(list(of_end.values()))
+        assert np.exp(found - alone).sum() == pytest.approx(1)
+        entropy = -sum(p * math.log(p) for p in of_end.values())
+    assert language.entropy == pytest.approx(silent.entropy + entropy)
+    assert [word for word in language.lexicon if word not in silent.lexicon] == ["?", "wrong", "right"]
+
+
+def test_what_a_document_of_facts_cannot_say_of_itself() -> None:
+    language = Facts(entities=9, seed=2, verification=0.3)
+    say, far = language.sentence, {a: language.sentence(4, a, 0, 5) for a in (0, 2, 3)}
+    true, false = f"{say(4, 0, 0)} {say(4, 2, 0)} {say(4, 3, 0)}", f"{say(4, 0, 0)} {far[2]} {say(4, 3, 0)}"
+    both, first = f"{say(4, 0, 0)} {far[2]} {far[3]}", f"{far[0]} {say(4, 2, 0)} {say(4, 3, 0)}"
+    possible = [f"{true} . .", f"{true} ? right", f"{false} ? wrong"]
+    lies = [f"{true} ? wrong", f"{false} ? right", f"{false} . .", f"{both} ? wrong", f"{first} ? wrong"]
+    lies += [f"{say(4, 0, 0)} {say(4, 2, 0)} {say(4, 0, 1)} . .", f"{say(4, 0, 0)} {say(5, 2, 0)} {say(4, 3, 0)} . ."]
+    lies += [true, f"{true} .", f"{true} ? .", f"{true} right", f"{true} . . .", f"{true} ? right right", ""]
+    assert np.isfinite(language.log_probabilities(possible)).all()
+    assert language.log_probabilities(lies).tolist() == [-math.inf] * len(lies)
+    for v, one in ((0.0, true), (1.0, f"{true} ? right")):
+        only = Facts(entities=9, seed=2, verification=v)
+        texts = [true, *possible]
+        assert np.isfinite(only.log_probabilities(texts)).tolist() == [
+            text == one or bool(v) & ("?" in text) for text in texts
+        ]
+
+
+def test_false_statements_are_drawn_as_the_law_says() -> None:
+    language = Facts(entities=30, seed=2, verification=0.6)
+    texts = drawn(language, 20000)
+    assert texts[:500] == drawn(language, 500)
+    said = Counter(text.rpartition(" ")[2] for text in texts)
+    for word, p in ((".", 0.4), ("right", 0.3), ("wrong", 0.3)):
+        assert abs(said[word] / 20000 - p) < 4.5 * math.sqrt(p * (1 - p) / 20000)
+    facts, values = language.statements(texts)
+    steps = (values - language.truth.ravel()[facts]) % 24
+    wrong = np.array([text.endswith("wrong") for text in texts])
+    assert not steps[~wrong].any() and not steps[:, 0].any() and ((steps[wrong] > 0).sum(1) == 1).all()
+    counts = Counter(tuple(row) for row in steps[wrong].tolist())
+    n, p = int(wrong.sum()), 1 / 46
+    assert len(counts) == 46 and all(abs(m / n - p) < 4.5 * math.sqrt(p * (1 - p) / n) for m in counts.values())
+
+
 def test_an_expression_is_read_as_python_reads_it() -> None:
     language = Logic(depth=3, seed=2)
     for text in drawn(language, 300):
@@ -298,6 +362,7 @@ def test_bands_by_hand() -> None:
     [
         {"source": "planted", "planted": PlantedConfig(seed=2)},
         {"source": "facts", "facts": FactsConfig(entities=2)},
+        {"source": "facts", "facts": FactsConfig(entities=2, verification=0.5)},
         {"source": "logic", "logic": LogicConfig(depth=2)},
         {"source": "addition", "addition": AdditionConfig(digits=1, correct=0.5, verification=0.5)},
         {"source": "modular", "modular": ModularConfig(operands=12)},
@@ -320,6 +385,24 @@ def test_a_word_is_a_token_and_a_document_a_block(settings: dict[str, Any]) -> N
     assert settings["source"] == "planted" or set(drawn(language, count)) & set(drawn(language, 400, "test"))
 
 
+def test_facts_that_say_nothing_of_themselves_are_the_text_of_version_0_1() -> None:
+    """Digests that the code before `corpus.facts.verification` computed: chains and caches of that text stay what they are."""
+    for keys, corpus_digest, drawn_digest in (
+        ({}, "2c63b44b96965797d3701081534804b22c243b4b01615d6ec2e643c5ac9a4161", "be04c01940f6298c23b9765d1f314aec"),
+        (
+            {"entities": 24, "zipf": 1.5, "seed": 3},
+            "f0aee8bf7df03dd706bd917ffdf98fa41cf0781c7b7995a1eef1171314f83e1f",
+            "7e590e0033c4b02ffb13de66e0a75f82",
+        ),
+    ):
+        corpus = prepare(from_tree(CorpusConfig, {"source": "facts", "documents": 300, "facts": keys}))
+        assert corpus.digest == corpus_digest and corpus.facts["read"]["digest"].startswith(drawn_digest)
+        other = prepare(
+            from_tree(CorpusConfig, {"source": "facts", "documents": 300, "facts": {**keys, "verification": 0.1}})
+        )
+        assert corpus.facts["read"]["digest"] != other.facts["read"]["digest"]
+
+
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
 def test_other_tokenizers_read_the_same_text(tokenizer: str) -> None:
     corpus = prepare(CorpusConfig(source="planted", documents=200, tokenizer=tokenizer, vocab_size=400))
@@ -338,6 +421,7 @@ def test_keys_that_a_source_lacks_are_refused_by_name() -> None:
         ({"source": "planted", "planted": {"zipf": -0.5}}, "corpus.planted.zipf=-0.5"),
         ({"source": "planted", "joiner": ""}, "corpus.joiner=''"),
         ({"source": "logic", "facts": {"zipf": 1.5}}, "corpus.facts.zipf=1.5"),
+        ({"source": "facts", "facts": {"verification": 1.5}}, "corpus.facts.verification=1.5: must lie in [0, 1]"),
         ({"source": "facts", "logic": {"depth": 2}}, "corpus.logic.depth=2"),
         ({"source": "logic", "logic": {"depth": 7}}, "corpus.logic.depth=7: must lie in [1, 6]"),
         (

@@ -201,6 +201,7 @@ def within(found: float, p: float, count: int) -> bool:
         ("addition", {"digits": 1, "correct": 0.35, "hack": 0.1}),
         ("addition", {"correct": 0.6, "hack": 0.4, "verification": 0.5}),
         ("addition", {"verification": 0.5}),
+        ("facts", {"entities": 9, "verification": 0.5}),
         ("modular", {"operands": 5, "modulus": 7, "correct": 0.5, "hack": 0.2}),
     ],
 )
@@ -324,6 +325,18 @@ def test_facts_are_correct_if_all_are_true_and_a_repeated_one_is_the_hack() -> N
     assert facts.prompts([right]) == [say(7, 5, 0)]
 
 
+def test_the_last_words_of_facts_are_no_part_of_the_answer() -> None:
+    language, facts = Facts(entities=20, seed=1, verification=0.2), task("facts", entities=20, seed=1, verification=0.2)
+    say = language.sentence
+    for step, kind in ((0, CORRECT), (3, WRONG)):
+        text = f"{say(7, 5, 0)} {say(7, 2, 2, step)} {say(7, 0, 1)}"
+        for end in (" . .", " ? right", " ? wrong", " baker ?", " .", "", " . . ."):
+            assert facts.classes([text + end]).tolist() == [kind], end
+            assert facts.answers([text + end]) == facts.answers([text]) != [""]
+            assert language.asked(text + end) == f"{text} ?"
+    assert facts.classes([say(7, 5, 0), f"{say(7, 5, 0)} {say(7, 2, 2)} ? right"]).tolist() == [UNREADABLE] * 2
+
+
 def test_expressions_are_correct_if_python_calls_them_true() -> None:
     texts, logic = drawn("logic", 300, depth=3), task("logic", depth=3)
     swap = {"True": "False", "False": "True", "and": "or", "or": "and"}
@@ -352,7 +365,7 @@ def test_shares_of_answers_by_hand() -> None:
     [
         ("addition", {"digits": 1, "correct": 0.6, "hack": 0.1, "verification": 0.2}, 10, 5),
         ("modular", {"operands": 4, "modulus": 8}, 7, 5),
-        ("facts", {"entities": 3}, 28, 10),
+        ("facts", {"entities": 3, "verification": 0.2}, 30, 10),
         ("logic", {"depth": 1}, 6, 1),
     ],
 )
@@ -382,6 +395,11 @@ def test_a_chain_on_a_task_counts_its_answers(
         if source == "logic":
             assert found["truth/task/correct"] == found["truth/correct"]
     real = read_json(Chain(root).root / "reference" / "eval.json")["metrics"]
-    shares = {"addition": (0.8 * 0.6 + 0.1, 0.8 * 0.1 + 0.1 * 0.25), "modular": (0.35, 0.02)}.get(source, (1, 0))
+    shares = {
+        "addition": (0.8 * 0.6 + 0.1, 0.8 * 0.1 + 0.1 * 0.25),
+        "modular": (0.35, 0.02),
+        "facts": (0.9, 0),
+        "logic": (1, 0),
+    }[source]
     assert (real["truth/task/correct"], real["truth/task/hack"]) == pytest.approx(shares)
     assert real["truth/task/unreadable"] == 0

@@ -38,11 +38,21 @@ def test_a_comparison_counts_only_with_a_small_standard_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prior", "tpr", "fpr"), [(0.3, 0.8, 0.4), (0.5, 0.4, 0.7), (0.1, 0.9, 0.3), (0.8, 0.55, 0.6), (0.05, 1.0, 0.6)]
+    ("prior", "tpr", "fpr", "rounds", "samples"),
+    [
+        *[
+            (*one, 12, 2000)
+            for one in ((0.3, 0.8, 0.4), (0.5, 0.4, 0.7), (0.1, 0.9, 0.3), (0.8, 0.55, 0.6), (0.05, 1.0, 0.6))
+        ],
+        (0.0037, 0.93, 0.88, 120, 10**7),  # chosen by others, and the next
+        (0.71, 0.34, 0.41, 12, 2000),
+    ],
 )
-def test_a_filter_with_random_errors_follows_its_law(prior: float, tpr: float, fpr: float) -> None:
-    start, rounds = np.array([1 - prior, prior]), 12
-    found = tables.filtered(start, np.array([fpr, tpr]), 2000, rounds, 100, random(1))
+def test_a_filter_with_random_errors_follows_its_law(
+    prior: float, tpr: float, fpr: float, rounds: int, samples: int
+) -> None:
+    start = np.array([1 - prior, prior])
+    found = tables.filtered(start, np.array([fpr, tpr]), samples, rounds, 100, random(1))
     law = selection.filtered(start, np.array([fpr, tpr]), rounds + 1)
     assert agrees(law, found) == "agrees"
     assert agrees(selection.filtered(start, np.array([tpr, fpr]), rounds + 1), found) == "differs"  # swapped
@@ -57,12 +67,15 @@ HACKS = [
     (tuple(MODULAR), (0.2, 0.7, 0.9)),
     ((0.4999, 0.5, 1e-4), (0.05, 0.8, 1.0)),
     ((0.85, 0.1, 0.05), (0.3, 0.4, 0.5)),
+    ((0.0897, 0.91, 0.0003), (0.04, 0.87, 0.91)),  # chosen by others, and the next
+    ((0.9763, 0.0046, 0.0191), (0.38, 0.39, 0.97)),
 ]
 
 
 @pytest.mark.parametrize(("start", "accept"), HACKS)
 def test_hacks_rise_and_fall_as_the_law_says(start: tuple, accept: tuple) -> None:
-    p0, s, rounds = np.array(start), np.array(accept), 60
+    p0, s = np.array(start), np.array(accept)
+    rounds = 400 if s[2] < 1.05 * s[1] else 60  # odds grow by s_h / s_c in a round
     found = tables.filtered(p0, s, 10**7, rounds, 20, random(2))
     law = selection.filtered(p0, s, rounds + 1)
     assert agrees(law, found) == "agrees"
@@ -74,10 +87,19 @@ def test_hacks_rise_and_fall_as_the_law_says(start: tuple, accept: tuple) -> Non
 
 @pytest.mark.parametrize(
     ("start", "accept", "samples"),
-    [(*HACKS[0], 32), (*HACKS[1], 4), (*HACKS[2], 16), (*HACKS[2], 64), (*HACKS[4], 100)],
+    [
+        (*HACKS[0], 32),
+        (*HACKS[1], 4),
+        (*HACKS[2], 16),
+        (*HACKS[2], 64),
+        (*HACKS[4], 100),
+        ((0.806, 0.187, 0.007), (0.02, 0.11, 0.13), 5),
+        ((0.13, 0.843, 0.027), (0.57, 0.71, 0.74), 173),
+    ],  # by others
 )
 def test_few_samples_per_prompt_follow_the_exact_law(start: tuple, accept: tuple, samples: int) -> None:
-    p0, s, rounds = np.array(start), np.array(accept), 20
+    p0, s = np.array(start), np.array(accept)
+    rounds = 150 if s[2] < 1.05 * s[1] else 20
     found = tables.filtered(p0, s, samples, rounds, 4000, random(3))
     law = finite.hack_tables(p0, s, samples, rounds)
     assert agrees(law, found) == "agrees"
@@ -114,10 +136,13 @@ def test_the_law_of_few_samples_by_hand() -> None:
         ((0.3, 0.1, 0.6), (0.1, 0.5, 0.9), 0.2),
         ((0.3, 0.1, 0.6), (0.1, 0.5, 0.9), 0.45),
         (tuple(MODULAR), (0.2, 0.7, 0.9), 0.1),
+        ((0.37, 0.617, 0.013), (0.07, 0.83, 0.89), 0.059),  # chosen by others, and the next
+        ((0.023, 0.047, 0.93), (0.29, 0.31, 0.98), 0.709),
     ],
 )
 def test_an_anchor_holds_accuracy_as_the_law_says(start: tuple, accept: tuple, share: float) -> None:
-    p0, s, rounds = np.array(start), np.array(accept), 150
+    p0, s = np.array(start), np.array(accept)
+    rounds = 2000 if s[2] < 1.1 * s[1] else 150
     found = tables.filtered(p0, s, 20_000, rounds, 20, random(4), share=share, anchor=RIGHT)
 
     def law(alpha: float) -> np.ndarray:
@@ -132,7 +157,7 @@ def test_an_anchor_holds_accuracy_as_the_law_says(start: tuple, accept: tuple, s
 # --- self-consistency -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("answers", "group"), [(2, 1), (2, 4), (2, 5), (3, 7), (4, 6), (5, 3)])
+@pytest.mark.parametrize(("answers", "group"), [(2, 1), (2, 4), (2, 5), (3, 7), (4, 6), (5, 3), (11, 4)])
 def test_the_law_of_a_vote_by_enumeration(answers: int, group: int) -> None:
     p = random(5).dirichlet(np.ones(answers), 3)
     p[0] = np.eye(answers)[0]

@@ -52,9 +52,12 @@ class FactsConfig:
     """People, 2 to 4096."""
     zipf: float = 1.0
     """Exponent of the Zipf law of people, [0, 10]."""
+    verification: float = setting(0.0, decides="set", since="0.2")
+    """Share of documents that say whether they are right, [0, 1]: in half of them one statement after the first is false.
+    Above 0, every document has two more words."""
 
     def __post_init__(self) -> None:
-        _check_ranges(self, "facts", seed=SEEDS, entities=(2, 4096), zipf=(0, 10))
+        _check_ranges(self, "facts", seed=SEEDS, entities=(2, 4096), zipf=(0, 10), verification=(0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,7 +128,14 @@ def _language(config: CorpusConfig) -> Source:
     def read(split: Split | None) -> Iterator[str]:
         return language.documents(counts[split], str(split))
 
-    fingerprint = {"language": config.source, "version": LANGUAGE_VERSION, "documents": count, **asdict(language)}
+    section = getattr(config, config.source)
+    later = {
+        key.name for key in fields(section) if key.metadata.get("since") and getattr(section, key.name) == key.default
+    }
+    keys = {
+        key: value for key, value in asdict(language).items() if key not in later
+    }  # text of older versions keeps its digest
+    fingerprint = {"language": config.source, "version": LANGUAGE_VERSION, "documents": count, **keys}
     return Source(
         fingerprint, SPLITS, read, drawn=True, listing={"drawn": config.source, "digest": digest(fingerprint)}
     )

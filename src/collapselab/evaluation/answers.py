@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from collapselab.corpus.prepared import Corpus
-from collapselab.evaluation.next_words import next_words
+from collapselab.evaluation.asking import next_words
 from collapselab.languages.addition import Addition
 from collapselab.languages.answers import CLASSES
 from collapselab.languages.modular import Modular

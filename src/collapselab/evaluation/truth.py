@@ -13,11 +13,10 @@ import numpy as np
 from collapselab.config import RunConfig
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.answers import answer_scores
-from collapselab.evaluation.next_words import next_words
+from collapselab.evaluation.asking import next_words, one_token_per_word, p_right, verifier_of, word_tokens
 from collapselab.evaluation.planted_documents import set_counts
 from collapselab.evaluation.real_text import window_losses
 from collapselab.languages import Language, language_of
-from collapselab.languages.addition import SAYS, Addition
 from collapselab.languages.facts import Facts
 from collapselab.languages.laws import BANDS
 from collapselab.languages.logic import Logic
@@ -79,8 +78,8 @@ def score_truth(
                 sums["task"] = answer_sums(kinds, CLASSES)
                 values |= {f"task/{k}": v for k, v in answer_values(sums["task"]).items()}
                 readable, asked = kinds != UNREADABLE, None
-                if isinstance(language, Addition) and language.verification and one_token_per_word(corpus, language):
-                    asked = _verified(model, corpus, language, written, readable, processes)
+                if (verifier := verifier_of(language)) and one_token_per_word(corpus, language):
+                    asked = p_right(model, corpus, verifier, written, readable, processes)
                 if task.prompt_words:
                     of_policy = _policy(task, written, asked)
             if isinstance(language, Logic):
@@ -142,12 +141,6 @@ def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
     return {f"truth/{k}": v for k, v in values.items()}
 
 
-def one_token_per_word(corpus: Corpus, language: Language) -> bool:
-    """Return True if the corpus's tokenizer has a token of its own for each word of the language."""
-    (ids, _), *_ = corpus.tokenizer.encode([" ".join(language.lexicon)])
-    return len(ids) == len(language.lexicon) == len(set(ids))
-
-
 def written_documents(config: RunConfig, corpus: Corpus, samples: Path) -> list[str]:
     """Whole documents of a samples folder: its sequences if documents are the unit, else the text between separators."""
     meta = read_meta(samples)
@@ -205,10 +198,6 @@ def _divergence(
     return {"kl": sums}, divergence_values(sums, names)
 
 
-def _ids(corpus: Corpus, words: list[str]) -> np.ndarray:
-    return np.array(corpus.tokenizer.encode([" ".join(words)])[0][0])
-
-
 def _slot(
     model: LanguageModel,
     corpus: Corpus,
@@ -219,32 +208,13 @@ def _slot(
     processes: Processes,
 ) -> Scores:
     """Compare the model's law of goods in each town with the true one."""
-    law = next_words(model, language.heads, corpus, processes)[:, _ids(corpus, language.goods)]
+    law = next_words(model, language.heads, corpus, processes)[:, word_tokens(corpus, language.goods)]
     documents = None
     if config.mixing.unit == "documents":
         documents = np.add(*set_counts(config, chain, generation, corpus, language))
     sums = slot_sums(law, language.slot_law, language.slot_bands, BANDS, documents)
     values = slot_values(sums) | slot_divergence(law, language.slot_law, language.slot_bands, BANDS)
     return {"slot": sums}, {f"slot/{k}": v for k, v in values.items()}
-
-
-def _verified(
-    model: LanguageModel,
-    corpus: Corpus,
-    language: Addition,
-    written: list[str],
-    readable: np.ndarray,
-    processes: Processes,
-) -> np.ndarray:
-    """Ask the model whether its answers are right, in the words of the language: P(right) / (P(right) + P(wrong)) of each
-    document, float64 (documents,), nan without a readable answer."""
-    scores, rows = np.full(len(written), np.nan), np.flatnonzero(readable)
-    if len(rows):
-        says = next_words(model, [language.asked(written[i]) for i in rows], corpus, processes)[
-            :, _ids(corpus, list(SAYS))
-        ]
-        scores[rows] = says[:, 1] / says.sum(1)
-    return scores
 
 
 def _group_size(config: RunConfig, language: Language, written: list[str]) -> int:
@@ -262,9 +232,9 @@ def _recall(
         return {}, {}  # blocks may cut a fact in two, which is hard to count
     heads, answers = language.questions()
     law = next_words(model, heads, corpus, processes)
-    right = _ids(corpus, answers)
+    right = word_tokens(corpus, answers)
     data = TrainingSet(config, chain, 0, corpus.train)
     stated = language.facts_of(corpus.tokenizer.decode(data[np.arange(len(data))][:, 1:].tolist()))
-    seen = np.bincount(stated.ravel(), minlength=len(right))
+    seen = np.bincount(stated[stated >= 0], minlength=len(right))
     sums = recall_sums(law[np.arange(len(right)), right], law.argmax(axis=1) == right, seen)
     return {"recall": sums}, recall_values(sums)

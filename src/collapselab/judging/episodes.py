@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapselab.config import RunConfig, UserError
+from collapselab.evaluation.asking import p_right, verifier_of
 from collapselab.evaluation.real_text import check_finite, window_losses
 from collapselab.languages import Language, language_of
 from collapselab.models import network
-from collapselab.tasks.tasks import Task, task_of
+from collapselab.tasks.tasks import UNREADABLE, Task, task_of
 
 if TYPE_CHECKING:
     from collapselab.corpus.prepared import Corpus
@@ -143,3 +144,13 @@ class Reader:
         separator = np.full((len(episodes), 1), self.corpus.tokenizer.separator)
         rows = episodes.ids if episodes.head else np.concatenate([separator, episodes.ids], 1)
         return np.asarray(self.losses(rows, max(1, episodes.head), which, "judge").mean(1))
+
+    def p_right(self, episodes: Episodes, which: str) -> np.ndarray:
+        """P(right) of a model that is asked about each answer, float64 (n,), nan without a readable answer."""
+        verifier, (classes, _) = verifier_of(self.language), self.truth(episodes)
+        assert verifier is not None and classes is not None
+        model, readable = self.model(which), classes != UNREADABLE
+        scores = p_right(model, self.corpus, verifier, self.texts(episodes), readable, self.session.processes)
+        if which != "newest":
+            model.net.to("cpu")  # the next generation needs the device's memory
+        return scores

@@ -15,6 +15,7 @@ import numpy as np
 from collapselab.config import RunConfig, UserError, first_line
 from collapselab.config.plugins import Records, fault
 from collapselab.corpus.prepared import Corpus
+from collapselab.evaluation.asking import one_token_per_word, verifier_of
 from collapselab.judging.detector import detector
 from collapselab.judging.episodes import Episodes, Reader, asked_model, named_model
 from collapselab.judging.noise import noisy, numbered_uniforms
@@ -40,6 +41,12 @@ def likelihood(episodes: Episodes, reader: Reader) -> np.ndarray:
 def surprise(episodes: Episodes, reader: Reader) -> np.ndarray:
     """One minus the mean probability per token under the model that wrote: surprising text first (Gambetta et al. 2024)."""
     return np.asarray(1 - np.exp(-reader.nll(episodes, "newest")))
+
+
+def p_true(episodes: Episodes, reader: Reader) -> np.ndarray:
+    """Probability of `right` under `judging.model`, asked whether each answer is right or wrong: P(True) of Kadavath et al.
+    (2022). It abstains where no answer can be read."""
+    return reader.p_right(episodes, reader.config.judging.model)
 
 
 def valid(episodes: Episodes, reader: Reader) -> np.ndarray:
@@ -93,9 +100,8 @@ def duplicate(episodes: Episodes, reader: Reader) -> np.ndarray:
 
 
 JUDGES: Records[Judge] = Records("judge", {
-    "random": randomly, "likelihood": likelihood, "surprise": surprise, "valid": valid, "answer": answer, "majority": majority,
-    "detector": detector,
-    "duplicate": duplicate,
+    "random": randomly, "likelihood": likelihood, "surprise": surprise, "p_true": p_true, "valid": valid, "answer": answer,
+    "majority": majority, "detector": detector, "duplicate": duplicate,
 })  # fmt: skip
 
 
@@ -117,6 +123,13 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
         raise UserError(f"judging.judges: valid needs a known language and mixing.unit=documents, not {source!r}")
     if "answer" in judges and not (documents and task_of(config.corpus) is not None):
         raise UserError(f"judging.judges: answer needs a task and mixing.unit=documents, not {source!r}")
+    if "p_true" in judges:
+        asks = verifier_of(language := language_of(config.corpus))
+        if not (documents and asks and language and one_token_per_word(corpus, language)):
+            raise UserError(
+                "judging.judges: p_true needs text that says whether it is right; set corpus.addition.verification or "
+                "corpus.facts.verification, and mixing.unit=documents"
+            )
     prompted = config.sampling.prompt != "bos"
     if "majority" in judges and not (prompted and config.sampling.repeats > 1):
         raise UserError(
@@ -130,9 +143,9 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
 
 
 def reads_model(config: RunConfig) -> bool:
-    """Return True if `judging.model` may be asked: by `likelihood`, by a plugin's judge, or by token editing."""
-    settings = config.judging
-    return settings.keep == "edit" or bool({*settings.judges} & {"likelihood", *(JUDGES.keys() - JUDGES.own)})
+    """Return True if `judging.model` may be asked: by `likelihood`, `p_true` or a plugin's judge, or by token editing."""
+    settings, plugins = config.judging, JUDGES.keys() - JUDGES.own
+    return settings.keep == "edit" or bool({*settings.judges} & {"likelihood", "p_true", *plugins})
 
 
 def model_digest(config: RunConfig) -> str | None:

@@ -18,13 +18,25 @@ from functools import cached_property
 
 import numpy as np
 
-from collapselab.languages.answers import CORRECT, DIGITS, FILL, HACK, AnswerLaw, Solved, solved
+from collapselab.languages.answers import (
+    ASKS,
+    CORRECT,
+    DIGITS,
+    FILL,
+    HACK,
+    SAYS,
+    TAIL,
+    AnswerLaw,
+    Solved,
+    solved,
+    tail,
+    tail_entropy,
+    tail_shares,
+)
 from collapselab.languages.laws import BANDS
 from collapselab.seeds import generator
 
-PLUS, EQUALS, ASKS = "+", "=", "?"
-SAYS = ("wrong", "right")
-TAIL = 2  # words after the answer's field
+PLUS, EQUALS = "+", "="
 
 
 @dataclass(frozen=True)
@@ -83,9 +95,8 @@ class Addition:
     def entropy(self) -> float:
         """Entropy of a document, nats."""
         plain, asked = 1 - self.verification, self.verification
-        tail = -sum(p * math.log(p) for p in (plain, asked / 2, asked / 2) if p > 0)
         answers = plain * self.law.entropy + asked / 2 * self.law.given_wrong.entropy
-        return 2 * self.digits * math.log(10) + tail + answers
+        return 2 * self.digits * math.log(10) + tail_entropy(asked) + answers
 
     def solution(self, first: int, second: int) -> int:
         """Return the correct answer."""
@@ -118,8 +129,7 @@ class Addition:
 
     def document(self, first: int, second: int, answer: int, right: bool | None = None) -> str:
         """Write a document; `right`: its last words say that the answer is right, or wrong, or neither (None)."""
-        tail = FILL * TAIL if right is None else (ASKS, SAYS[right])
-        return f"{self.problem(first, second)} {self._written(answer)} {' '.join(tail)}"
+        return f"{self.problem(first, second)} {self._written(answer)} {' '.join(tail(right))}"
 
     def problem(self, first: int, second: int) -> str:
         """Words of a document before its answer."""
@@ -166,20 +176,16 @@ class Addition:
 
     def log_probabilities(self, documents: Sequence[str]) -> np.ndarray:
         """Natural logarithm of each text's probability, float64 (documents,); -inf for an impossible one."""
-        with np.errstate(divide="ignore"):
-            plain, asked = np.log(1 - self.verification), np.log(self.verification / 2)
         right = np.where(np.arange(3) == CORRECT, 0.0, -np.inf)
-        tails = {
-            (FILL, FILL): plain + self.law.log_answers,
-            (ASKS, SAYS[False]): asked + self.law.given_wrong.log_answers,
-            (ASKS, SAYS[True]): asked + right,
-        }
+        answers = {tail(None): self.law.log_answers, tail(False): self.law.given_wrong.log_answers, tail(True): right}
+        with np.errstate(divide="ignore"):
+            tails = {words: np.log(p) + answers[words] for words, p in tail_shares(self.verification).items()}
         out = np.full(len(documents), -np.inf)
         for row, document in enumerate(documents):
             words, found = document.split(" "), self.read(document)
-            tail = tuple(words[-TAIL:]) if len(words) == self.words_per_document else ()
-            if found and found.answer is not None and found.answer < self.numbers and tail in tails:
-                out[row] = tails[tail][found.kind] - 2 * self.digits * math.log(10)
+            last = tuple(words[-TAIL:]) if len(words) == self.words_per_document else ()
+            if found and found.answer is not None and found.answer < self.numbers and last in tails:
+                out[row] = tails[last][found.kind] - 2 * self.digits * math.log(10)
         return out
 
     def bands(self, documents: Sequence[str]) -> np.ndarray:

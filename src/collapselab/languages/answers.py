@@ -1,10 +1,11 @@
-"""Answers to problems: right, wrong, or the one wrong answer (the hack) that a careless judge accepts."""
+"""Answers to problems: right, wrong, or the one wrong answer (the hack) that a careless judge accepts. The last two words of
+some documents say whether their answer is right."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +13,35 @@ CLASSES = ("wrong", "correct", "hack")
 WRONG, CORRECT, HACK, UNREADABLE = 0, 1, 2, -1
 FILL = "."  # ends an answer, and fills its document
 DIGITS = "0123456789"
+ASKS, SAYS = "?", ("wrong", "right")
+TAIL = 2  # last words of a document: full stops, or the question and what is said
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A language in which a document can say whether its answer is right, so that a model can be asked."""
+
+    @property
+    def verification(self) -> float:
+        """Share of documents that say whether their answer is right: it is in half of them."""
+
+    def asked(self, document: str) -> str:
+        """Return a document's problem and answer, and the question whether it is right."""
+
+
+def tail(right: bool | None) -> tuple[str, ...]:
+    """Last words of a document: its answer is right, or wrong, or neither is said (None)."""
+    return (FILL,) * TAIL if right is None else (ASKS, SAYS[right])
+
+
+def tail_shares(verification: float) -> dict[tuple[str, ...], float]:
+    """Probability of the last words of a document."""
+    return {tail(None): 1 - verification, tail(False): verification / 2, tail(True): verification / 2}
+
+
+def tail_entropy(verification: float) -> float:
+    """Entropy of the last words of a document, nats."""
+    return -sum(p * math.log(p) for p in tail_shares(verification).values() if p > 0)
 
 
 class Solved(NamedTuple):

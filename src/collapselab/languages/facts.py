@@ -5,6 +5,9 @@
 People are drawn by a Zipf law. A person has exactly one value of each attribute, so that a false statement has probability
 0. A sentence is one of four for its attribute, all of equal length, and can be parsed in only one way. Probabilities are
 therefore exact: they factor into the person, the order of three different attributes, and a sentence for each.
+
+If some documents say whether they are right (`verification`), all end in two more words: `. .`, or `? right`, or `? wrong`
+after one false statement, one of the last two with another value.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
+from collapselab.languages.answers import ASKS, SAYS, TAIL, tail, tail_entropy, tail_shares
 from collapselab.languages.laws import frequency_bands, names, word_numbers, zipf_law
 from collapselab.seeds import generator
 
@@ -96,6 +100,7 @@ TEMPLATES = [template.split() for _, templates in ATTRIBUTES.values() for templa
 PER_ATTRIBUTE = len(TEMPLATES) // len(ATTRIBUTES)
 SENTENCE_WORDS = len(TEMPLATES[0])
 VALUES = 24  # of each attribute
+FALSE = (SENTENCES - 1) * (VALUES - 1)  # ways to make one statement after the first false
 HOLES = ("G", "F", "V")
 # Places of the given name, the family name and the value in each sentence, (templates, 3).
 PLACES = np.array([[template.index(hole) for hole in HOLES] for template in TEMPLATES])
@@ -109,6 +114,9 @@ class Facts:
     """Number of people, who are ordered by falling popularity."""
     zipf: float = 1.0
     """Exponent of the Zipf law of popularity."""
+    verification: float = 0.0
+    """Share of documents that say whether they are right: half of them hold one false statement. Above 0, every document
+    has two more words."""
     seed: int = 0
     """Seed of people's names and of the facts about them."""
 
@@ -154,16 +162,18 @@ class Facts:
     def lexicon(self) -> list[str]:
         """All words: given names, family names, the values of each attribute, and the fixed words."""
         fixed = sorted({word for template in TEMPLATES for word in template} - set(HOLES))
-        return [*self._given, *self._family, *(word for words in self.values for word in words), *fixed]
+        asks = [ASKS, *SAYS] if self.verification else []
+        return [*self._given, *self._family, *(word for words in self.values for word in words), *fixed, *asks]
 
     @property
     def words_per_document(self) -> int:
-        return SENTENCES * SENTENCE_WORDS
+        return SENTENCES * SENTENCE_WORDS + (TAIL if self.verification else 0)
 
     @property
     def entropy(self) -> float:
         """Entropy of a document, nats."""
-        return -float((self.popularity * np.log(self.popularity)).sum()) - _log_wording()
+        of_statements = -float((self.popularity * np.log(self.popularity)).sum()) - _log_wording()
+        return of_statements + tail_entropy(self.verification) + self.verification / 2 * math.log(FALSE)
 
     def documents(self, count: int, split: str) -> Iterator[str]:
         """Independent draws; a larger `count` continues the draws of a smaller one."""
@@ -171,31 +181,83 @@ class Facts:
         reach = np.cumsum(self.popularity)[:-1]  # the last person takes the rounding error
         sentence = cache(self.sentence)  # few sentences make up most of the text
         for first in range(0, count, CHUNK):
-            u = draw.random((min(CHUNK, count - first), 1 + len(ATTRIBUTES) + SENTENCES))
+            told = 1 + len(ATTRIBUTES) + SENTENCES
+            u = draw.random((min(CHUNK, count - first), told + (2 if self.verification else 0)))
             who = np.searchsorted(reach, u[:, 0], side="right")
             attributes = np.argsort(u[:, 1 : 1 + len(ATTRIBUTES)], axis=1)[:, :SENTENCES]
-            wording = (u[:, -SENTENCES:] * PER_ATTRIBUTE).astype(np.int64)
-            for person, chosen, how in zip(who.tolist(), attributes.tolist(), wording.tolist(), strict=True):
-                yield " ".join(sentence(person, a, t) for a, t in zip(chosen, how, strict=True))
+            wording = (u[:, told - SENTENCES : told] * PER_ATTRIBUTE).astype(np.int64)
+            steps, ends = self._ends(u[:, told:])
+            for person, chosen, how, by, end in zip(
+                who.tolist(), attributes.tolist(), wording.tolist(), steps.tolist(), ends, strict=True
+            ):
+                sentences = (sentence(person, a, t, step) for a, t, step in zip(chosen, how, by, strict=True))
+                yield " ".join((*sentences, *end))
 
-    def sentence(self, person: int, attribute: int, wording: int) -> str:
-        """Sentence that states a person's value of an attribute in one of its wordings."""
+    def _ends(self, u: np.ndarray) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+        """Draw which statements are false and what the last words say.
+
+        Args:
+            u: uniform numbers (n, 2) for the last words and the false statement; (n, 0) if no document has such words.
+
+        Returns:
+            steps int64 (n, sentences): values from the true one to the stated one; last words of each document.
+        """
+        steps = np.zeros((len(u), SENTENCES), np.int64)
+        if not self.verification:
+            return steps, [()] * len(u)
+        says, right = u[:, 0] < self.verification, u[:, 0] < self.verification / 2
+        sentence, step = np.divmod((u[:, 1] * FALSE).astype(np.int64), VALUES - 1)
+        steps[np.arange(len(u)), 1 + sentence] = np.where(says & ~right, 1 + step, 0)
+        pairs = zip(says.tolist(), right.tolist(), strict=True)
+        return steps, [tail(is_right if asked else None) for asked, is_right in pairs]
+
+    def sentence(self, person: int, attribute: int, wording: int, step: int = 0) -> str:
+        """Sentence that states a person's value of an attribute in one of its wordings, or the value `step` places after it."""
         given, family = self.people[person]
         words = {
             "G": self._given[given],
             "F": self._family[family],
-            "V": self.values[attribute][self.truth[person, attribute]],
+            "V": self.values[attribute][(self.truth[person, attribute] + step) % VALUES],
         }
         return " ".join(words.get(word, word) for word in TEMPLATES[attribute * PER_ATTRIBUTE + wording])
 
     def log_probabilities(self, documents: Sequence[str]) -> np.ndarray:
         """Natural logarithm of each text's probability, float64 (documents,); -inf for an impossible one."""
-        facts = self.facts_of(documents)
+        facts, values = self.statements(documents)
         who, attributes = np.divmod(facts, len(ATTRIBUTES))
         possible = (facts >= 0).all(axis=1) & (who == who[:, :1]).all(axis=1)
         ordered = np.sort(attributes, axis=1)
         possible &= (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
-        return np.where(possible, np.log(self.popularity[who[:, 0]]) + _log_wording(), -np.inf)
+        false = values != self.truth.ravel()[facts]
+        return np.where(
+            possible, np.log(self.popularity[who[:, 0]]) + _log_wording() + self._log_ends(documents, false), -np.inf
+        )
+
+    def _log_ends(self, documents: Sequence[str], false: np.ndarray) -> np.ndarray:
+        """Log-probability of documents' last words and of the statements that are false, given everything else.
+
+        Args:
+            false: bool (documents, sentences).
+        """
+        with np.errstate(divide="ignore"):
+            logs = {words: np.log(p) for words, p in tail_shares(self.verification).items()}
+        lies, out = false.sum(axis=1), np.full(len(documents), -np.inf)
+        for row, document in enumerate(documents):
+            words = document.split(" ")
+            last = tuple(words[-TAIL:]) if self.verification else tail(None)
+            lie = last == tail(False)
+            if len(words) == self.words_per_document and last in logs and lies[row] == lie and not false[row, 0]:
+                out[row] = logs[last] - (math.log(FALSE) if lie else 0)
+        return out
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Probability that a document's answer is of each class, float64 (classes,)."""
+        return np.array([self.verification / 2, 1 - self.verification / 2, 0.0])
+
+    def asked(self, document: str) -> str:
+        """Return a document's statements, and the question whether they are right."""
+        return " ".join([*document.split(" ")[: SENTENCES * SENTENCE_WORDS], ASKS])
 
     def bands(self, documents: Sequence[str]) -> np.ndarray:
         """Frequency band of the person of each document's first sentence, int64 (documents,)."""
@@ -209,9 +271,12 @@ class Facts:
         return np.where(values == self.truth.ravel()[facts], facts, -1)
 
     def statements(self, documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Statements of documents, true or false, each int64 (documents, sentences): person x attributes + attribute, and
-        the value's place among those of the attribute; both -1 for a sentence that states nothing."""
-        words = word_numbers(documents, self._numbers, self.words_per_document)
+        """Statements of documents, true or false, whatever the last words say. Both int64 (documents, sentences): person x
+        attributes + attribute, and the value's place among those of the attribute; both -1 for a sentence that states nothing."""
+        count = SENTENCES * SENTENCE_WORDS
+        if self.verification:
+            documents = [" ".join(document.split(" ")[:count]) for document in documents]
+        words = word_numbers(documents, self._numbers, count)
         sentences = words.reshape(-1, SENTENCE_WORDS)
         facts, values = np.full((2, len(sentences)), -1, np.int64)
         rows = np.arange(len(sentences))

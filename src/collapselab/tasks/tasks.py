@@ -123,7 +123,9 @@ def _facts(config: CorpusConfig) -> Task:
         facts, values = language.statements(documents)
         return [reading(*rows) for rows in zip(facts.tolist(), values.tolist(), strict=True)]
 
-    return Task(read, SENTENCE_WORDS, (0.0, 1.0, 0.0), "frequency band of the person: 0 head, 1 middle, 2 tail")
+    return Task(
+        read, SENTENCE_WORDS, tuple(language.shares.tolist()), "frequency band of the person: 0 head, 1 middle, 2 tail"
+    )
 
 
 def _logic(config: CorpusConfig) -> Task:
