@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Create .venv and install the lab in it; a second call returns at once. Needs Python 3.11 or newer with pip, no
-# compiler. --dev also installs what tests, lint and types need. Another interpreter: PYTHON=python3.12 scripts/setup.sh
+# compiler. --dev also installs what tests, lint and types need, and the extra gym, which needs a C compiler and Python's
+# headers (one of its packages has no wheels). Another interpreter: PYTHON=python3.12 scripts/setup.sh
 #
 # torch is installed first and pinned: if pip can find a CPU build (a local wheel or an index configured for pip), it takes
 # that one, and nothing later asks for a newer one with gigabytes of CUDA packages.
@@ -10,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras=gguf,embeddings,judges
 case ${1:-} in
   "") ;;
-  --dev) extras=dev,$extras ;;
+  --dev) extras=dev,$extras,gym ;;
   *) echo "setup: unknown option $1; the only one is --dev" >&2; exit 2 ;;
 esac
 python=${PYTHON:-python3}
@@ -24,7 +25,7 @@ found=$(cat "$stamp" 2>/dev/null || true)
 case $found in
   "$wanted dev") exit 0 ;;
   "$wanted") [ "$extras" != gguf,embeddings,judges ] || exit 0 ;;
-  *" dev") extras=dev,gguf,embeddings,judges ;;  # an older set with the tools of development keeps them
+  *" dev") extras=dev,gguf,embeddings,judges,gym ;;  # an older set with the tools of development keeps them
 esac
 
 echo "setup: installing into .venv (a few minutes on the first call)"

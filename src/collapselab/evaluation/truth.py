@@ -39,7 +39,7 @@ from collapselab.models.network import LanguageModel
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.store.layout import Chain
-from collapselab.tasks.tasks import CLASSES, CORRECT, UNREADABLE, task_of
+from collapselab.tasks.tasks import CLASSES, CORRECT, UNREADABLE, Task, task_of
 
 HEADS = 1024  # heads whose next word is read at once
 
@@ -61,32 +61,25 @@ def score_truth(
     Every process takes part in the losses; process 0 does the rest. Slots and facts need a token per word, and counts of
     documents need `mixing.unit: documents`.
     """
-    language = language_of(config.corpus)
-    if language is None:
-        return {}, {}
-    sums, values = _divergence(model, corpus, config, language, generation, processes, console)
-    values["entropy"] = language.entropy
+    language, task = language_of(config.corpus), task_of(config.corpus)
+    sums: dict[str, Any] = {}
+    values: dict[str, float] = {}
     of_policy: Scores = {}, {}
-    if processes.is_main:
+    if language is not None:
+        sums, values = _divergence(model, corpus, config, language, generation, processes, console)
+        values["entropy"] = language.entropy
+    if processes.is_main and (language is not None or task is not None):
         written = written_documents(config, corpus, chain.stage(generation, "samples"))
-        if written:
+        if written and language is not None:
             valid = np.isfinite(language.log_probabilities(written))
             sums["validity"] = {"documents": len(written), "valid": int(valid.sum())}
             values["validity"] = float(valid.mean())
-            if task := task_of(config.corpus):
-                kinds = task.classes(written)
-                sums["task"] = answer_sums(kinds, CLASSES)
-                values |= {f"task/{k}": v for k, v in answer_values(sums["task"]).items()}
-                readable, asked = kinds != UNREADABLE, None
-                if isinstance(language, Addition) and language.verification and one_token_per_word(corpus, language):
-                    asked = _verified(model, corpus, language, written, readable, processes)
-                if task.prompt_words:
-                    _, problem = np.unique(task.prompts(written), return_inverse=True)
-                    policy = policy_sums(problem, task.answers(written), kinds == CORRECT, ~readable, asked, written)
-                    of_policy = {"task/policy": policy}, {f"task/{k}": v for k, v in policy_values(policy).items()}
-            if isinstance(language, Logic):
-                sums["expressions"] = _expressions(language, written)
-                values |= expression_values(sums["expressions"])
+        if written and task is not None:
+            counted, of_policy = _of_task(task, model, corpus, language, written, processes)
+            sums, values = sums | counted[0], values | counted[1]
+        if written and isinstance(language, Logic):
+            sums["expressions"] = _expressions(language, written)
+            values |= expression_values(sums["expressions"])
         if isinstance(language, Planted | Facts | Modular) and one_token_per_word(corpus, language):
             if isinstance(language, Planted):
                 parts = _slot(model, corpus, config, chain, generation, language, processes)
@@ -99,6 +92,29 @@ def score_truth(
     return truth[0] | of_policy[0], truth[1] | of_policy[1]
 
 
+def _of_task(
+    task: Task,
+    model: LanguageModel,
+    corpus: Corpus,
+    language: Language | None,
+    written: list[str],
+    processes: Processes,
+) -> tuple[Scores, Scores]:
+    """Return the scores of a task's answers for `truth/...`, and those of `task/...`, which compare answers to one problem."""
+    read = task.read(written)
+    kinds = np.array([one.kind for one in read], np.int8)
+    counted = answer_sums(kinds, CLASSES)
+    of_truth = {"task": counted}, {f"task/{k}": v for k, v in answer_values(counted).items()}
+    if not task.asks:
+        return of_truth, ({}, {})
+    readable, asked = kinds != UNREADABLE, None
+    if isinstance(language, Addition) and language.verification and one_token_per_word(corpus, language):
+        asked = _verified(model, corpus, language, written, readable, processes)
+    _, problem = np.unique(task.prompts(written), return_inverse=True)
+    policy = policy_sums(problem, [one.answer for one in read], kinds == CORRECT, ~readable, asked, written)
+    return of_truth, ({"task/policy": policy}, {f"task/{k}": v for k, v in policy_values(policy).items()})
+
+
 def _expressions(language: Logic, documents: list[str]) -> dict[str, float]:
     """Count documents that should be expressions, of any depth."""
     values = [parsed.value if (parsed := language.parse(document)) else None for document in documents]
@@ -109,9 +125,7 @@ def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
     """`truth/...` of the language itself, for the reference row; `budget`, the tokens that a generation writes, sets how many
     expressions are drawn."""
     language = language_of(config.corpus)
-    if language is None:
-        return {}
-    values = {"entropy": language.entropy, "validity": 1.0, "kl": 0.0}
+    values = {} if language is None else {"entropy": language.entropy, "validity": 1.0, "kl": 0.0}
     if isinstance(language, Planted):
         law = language.slot_law
         values |= {
