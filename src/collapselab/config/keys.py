@@ -75,7 +75,7 @@ def docstrings(config: type) -> dict[str, str]:
 def describe_type(annotation: str) -> str:
     """Describe an annotation to users: `Literal["a", "b"] | None` as `a, b or null`."""
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
-    names["list[dict[str, str]]"] = "a list of records"
+    names |= {"list[dict[str, str]]": "a list of records", "dict[str, Any]": "a mapping"}
     choices = re.findall(r"""["']([^"']+)["']""", annotation)
     plain = [
         names.get(p.strip(), p.strip()) for p in re.sub(r"Literal\[[^]]*\]", "", annotation).split("|") if p.strip()

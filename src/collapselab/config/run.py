@@ -106,6 +106,8 @@ class RunConfig:
 
     def _check_sequences(self, block: int) -> None:
         """Raise UserError if prompts or sampled sequences do not fit the training blocks."""
+        if self.mixing.unit == "documents" and self.corpus.of_gym:
+            self._check_problems(block)
         need, head, length = needs(self.sampling, "sampling"), self.sampling.prompt_tokens, self.sequence_length
         if self.sampling.prompt == "real_prefix":
             need(head < length, "prompt_tokens", f"must be below the sequence length {length}")
@@ -115,6 +117,18 @@ class RunConfig:
             need(self.sampling.prompt != "first_token", "prompt", remedy)
             remedy = f"with mixing.unit=documents a sequence is a document: leave null or set {block}"
             need(length == block, "length", remedy)
+
+    def _check_problems(self, block: int) -> None:
+        """Raise UserError if blocks and prompts are not the documents and problems of `gym:NAME`."""
+        gym, tokenizer = self.corpus.gym, self.corpus.tokenizer
+        in_bytes = tokenizer == "bytes" or (tokenizer is None and self.model.pretrained is None)
+        remedy = "problems of gym:NAME have equal lengths in bytes alone; set bytes, or mixing.unit=tokens"
+        check(in_bytes, "corpus.tokenizer", tokenizer, remedy)
+        size, parts = 1 + gym.problem + gym.answer, "1 + corpus.gym.problem + corpus.gym.answer"
+        check(block == size, "training.block", block, f"a document of gym:NAME has {parts} tokens; set {size}")
+        head, prompted = self.sampling.prompt_tokens, self.sampling.prompt == "real_prefix"
+        remedy = f"a problem of gym:NAME ends after 1 + corpus.gym.problem tokens; set {1 + gym.problem}"
+        check(not prompted or head == 1 + gym.problem, "sampling.prompt_tokens", head, remedy)
 
     def _whole_numbers(self, part: Any = None, prefix: str = "") -> list[tuple[str, int]]:
         numbers: list[tuple[str, int]] = []

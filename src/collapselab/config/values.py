@@ -78,9 +78,15 @@ def home(key: str, path: str) -> str:
         ) from None
 
 
+MAPPINGS = ("corpus.gym.options",)
+"""Keys whose values are mappings."""
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a tree: {"a": {"b": 1}} becomes {"a.b": 1}."""
+    """Flatten a tree: {"a": {"b": 1}} becomes {"a.b": 1}; values of MAPPINGS stay whole."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        name = f"{prefix}{key}"
+        inner = isinstance(value, dict) and name not in MAPPINGS
+        flat.update(flatten(value, f"{name}.") if inner else {name: value})
     return flat

@@ -74,7 +74,9 @@ def prepare(
     digests = Digests()
     source = open_source(config, data_dir, digests)
     language = language_of(config)
-    chosen = config.tokenizer or ("model" if model_tokenizer else "words" if language else "bpe")
+    chosen = config.tokenizer or (
+        "model" if model_tokenizer else "words" if language else "bytes" if config.drawn else "bpe"
+    )
     if chosen == "model" and model_tokenizer is None:
         raise UserError("corpus.tokenizer='model': needs model.pretrained; set that, or name a tokenizer")
     if language and chosen == "words":

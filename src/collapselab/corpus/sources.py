@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from collapselab.corpus.files import (
 )
 from collapselab.corpus.readers import as_text, check_file, format_of, listed, read_documents
 from collapselab.languages import LANGUAGE_VERSION, language_of
+from collapselab.languages.gym import gym_of
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -67,8 +67,8 @@ def _find(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Sourc
     kind, _, rest = config.source.partition(":")
     if config.source == "sotu":
         return _sotu(config, digests)
-    if config.source in LANGUAGES:
-        return _language(config)
+    if config.drawn:
+        return _drawn(config)
     if kind == "path" and rest:
         skipped: Skipped = defaultdict(list)
         return _files(config, match_files(rest, skipped), config.source, skipped, digests)
@@ -85,10 +85,10 @@ def _find(config: CorpusConfig, data_dir: str | None, digests: Digests) -> Sourc
             return _files(config, paths, str(folder), skipped, digests)
         raise UserError(
             f"corpus.source={config.source!r}: no such folder in data_dir {directory!r}; "
-            f"use sotu, {', '.join(LANGUAGES)}, path:GLOB, hub:NAME or the name of a folder there"
+            f"use sotu, {', '.join(LANGUAGES)}, gym:NAME, path:GLOB, hub:NAME or the name of a folder there"
         )
     raise UserError(
-        f"corpus.source={config.source!r}: use sotu, {', '.join(LANGUAGES)}, path:GLOB or hub:NAME; "
+        f"corpus.source={config.source!r}: use sotu, {', '.join(LANGUAGES)}, gym:NAME, path:GLOB or hub:NAME; "
         "a bare name needs --data-dir or COLLAPSELAB_DATA"
     )
 
@@ -114,28 +114,22 @@ def _sotu(config: CorpusConfig, digests: Digests) -> Source:
     return Source(fingerprint, (None,), read, is_plain_text=True, listing=listing(files, sums, {}))
 
 
-def _language(config: CorpusConfig) -> Source:
-    """Documents of a language of known distribution, drawn independently for each split."""
-    language = language_of(config)
-    assert language is not None
-    count = config.documents or 20000
-    counts: dict[Split | None, int] = {
-        "train": count,
-        "valid": math.ceil(count * config.valid_share),
-        "test": math.ceil(count * config.test_share),
-    }
+def _drawn(config: CorpusConfig) -> Source:
+    """Documents of a known language or of a data set of problems, drawn independently for each split."""
+    language, counts = language_of(config) or gym_of(config), config.counts
 
     def read(split: Split | None) -> Iterator[str]:
-        return language.documents(counts[split], str(split))
+        return language.documents(counts[str(split)], str(split))
 
-    section = getattr(config, config.source)
+    section = getattr(config, config.source.partition(":")[0])
     later = {
         key.name for key in fields(section) if key.metadata.get("since") and getattr(section, key.name) == key.default
     }
     keys = {
         key: value for key, value in asdict(language).items() if key not in later
     }  # text of older versions keeps its digest
-    fingerprint = {"language": config.source, "version": LANGUAGE_VERSION, "documents": count, **keys}
+    version = {"version": LANGUAGE_VERSION, "documents": counts["train"]}
+    fingerprint = {"language": config.source, **version, **keys}
     return Source(
         fingerprint, SPLITS, read, drawn=True, listing={"drawn": config.source, "digest": digest(fingerprint)}
     )

@@ -61,31 +61,26 @@ def score_truth(
     Every process takes part in the losses; process 0 does the rest. Slots and facts need a token per word, and counts of
     documents need `mixing.unit: documents`.
     """
-    language = language_of(config.corpus)
-    if language is None:
-        return {}, {}
-    sums, values = _divergence(model, corpus, config, language, generation, processes, console)
-    values["entropy"] = language.entropy
+    language, task = language_of(config.corpus), task_of(config.corpus)
+    sums: dict[str, Any] = {}
+    values: dict[str, float] = {}
     of_policy: Scores = {}, {}
-    if processes.is_main:
+    if language is not None:
+        sums, values = _divergence(model, corpus, config, language, generation, processes, console)
+        values["entropy"] = language.entropy
+    if processes.is_main and (language is not None or task is not None):
         written = written_documents(config, corpus, chain.stage(generation, "samples"))
-        if written:
+        if written and language is not None:
             valid = np.isfinite(language.log_probabilities(written))
             sums["validity"] = {"documents": len(written), "valid": int(valid.sum())}
             values["validity"] = float(valid.mean())
-            if task := task_of(config.corpus):
-                kinds = task.classes(written)
-                sums["task"] = answer_sums(kinds, CLASSES)
-                values |= {f"task/{k}": v for k, v in answer_values(sums["task"]).items()}
-                readable, asked = kinds != UNREADABLE, None
-                if (verifier := verifier_of(language)) and one_token_per_word(corpus, language):
-                    asked = p_right(model, corpus, verifier, written, readable, processes)
-                if task.prompt_words:
-                    of_policy = _policy(task, written, asked)
-            if isinstance(language, Logic):
-                sums["expressions"] = _expressions(language, written)
-                values |= expression_values(sums["expressions"])
-        if not isinstance(language, Logic) and one_token_per_word(corpus, language):
+        if written and task is not None:
+            counted, of_policy = _of_task(task, model, corpus, language, written, processes)
+            sums, values = sums | counted[0], values | counted[1]
+        if written and isinstance(language, Logic):
+            sums["expressions"] = _expressions(language, written)
+            values |= expression_values(sums["expressions"])
+        if language is not None and not isinstance(language, Logic) and one_token_per_word(corpus, language):
             if isinstance(language, Planted):
                 parts = _slot(model, corpus, config, chain, generation, language, processes)
             elif isinstance(language, Facts):
@@ -98,19 +93,31 @@ def score_truth(
     return truth[0] | of_policy[0], truth[1] | of_policy[1]
 
 
-def _policy(task: Task, written: list[str], asked: np.ndarray | None) -> Scores:
-    """Score the answers to each problem; the sums have the 95 % intervals over problems, too.
-
-    Args:
-        asked: the model's own P(right) of each document, float64 (documents,), nan if it was not asked; None: of none.
-    """
+def _of_task(
+    task: Task,
+    model: LanguageModel,
+    corpus: Corpus,
+    language: Language | None,
+    written: list[str],
+    processes: Processes,
+) -> tuple[Scores, Scores]:
+    """Return the scores of a task's answers for `truth/...`, and those of `task/...`, which compare answers to one problem, with
+    95 % intervals over problems among their sums."""
+    read = task.read(written)
+    kinds, difficulty = np.array([[one.kind, one.difficulty] for one in read]).T
+    counted = answer_sums(kinds, CLASSES)
+    of_truth = {"task": counted}, {f"task/{k}": v for k, v in answer_values(counted).items()}
+    if not task.asks:
+        return of_truth, ({}, {})
+    unread, asked = kinds == UNREADABLE, None
+    if language is not None and (verifier := verifier_of(language)) and one_token_per_word(corpus, language):
+        asked = p_right(model, corpus, verifier, written, ~unread, processes)
     _, problem = np.unique(task.prompts(written), return_inverse=True)
-    readings = task.read(written)
-    kinds, difficulty = np.array([[one.kind, one.difficulty] for one in readings]).T
-    answers, unread = [one.answer for one in readings], kinds == UNREADABLE
+    answers = [one.answer for one in read]
     sums = policy_sums(problem, answers, kinds == CORRECT, unread, asked, written, difficulty=difficulty)
     ends = {key: pair for key, pair in policy_intervals(sums).items() if not math.isnan(pair[0])}
-    return {"task/policy": sums, "task/intervals": ends}, {f"task/{k}": v for k, v in policy_values(sums).items()}
+    values = {f"task/{k}": v for k, v in policy_values(sums).items()}
+    return of_truth, ({"task/policy": sums, "task/intervals": ends}, values)
 
 
 def _expressions(language: Logic, documents: list[str]) -> dict[str, float]:
@@ -123,9 +130,7 @@ def truth_of_real_text(config: RunConfig, budget: int) -> dict[str, float]:
     """`truth/...` of the language itself, for the reference row; `budget`, the tokens that a generation writes, sets how many
     expressions are drawn."""
     language = language_of(config.corpus)
-    if language is None:
-        return {}
-    values = {"entropy": language.entropy, "validity": 1.0, "kl": 0.0}
+    values = {} if language is None else {"entropy": language.entropy, "validity": 1.0, "kl": 0.0}
     if isinstance(language, Planted):
         law = language.slot_law
         values |= {

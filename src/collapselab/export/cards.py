@@ -16,7 +16,6 @@ import yaml
 
 from collapselab import __version__
 from collapselab.config import RunConfig, as_dict
-from collapselab.config.corpus import LANGUAGES
 from collapselab.config.families import FAMILIES
 from collapselab.config.identity import DEFAULTS, deciding
 from collapselab.config.values import flatten
@@ -174,7 +173,7 @@ def _value(value: Any) -> str:
 def _learnt(chain: ChainFiles, config: RunConfig, generation: int) -> list[str]:
     """Describe the training text by its ledger, with a warning if models wrote part of it."""
     mixed = _mixed(chain, config, generation)
-    real = "text of an artificial language" if config.corpus.source in LANGUAGES else "real text"
+    real = "text of an artificial language" if config.corpus.drawn else "real text"
     base = config.model.pretrained if config.model.start != "scratch" else None
     began = (
         f" It began as {_code(_portable(base))}; the data that one was trained on is not recorded here." if base else ""

@@ -103,10 +103,11 @@ class Reader:
         """(classes int8 (n,): places in `tasks.CLASSES`, or -1 for text that cannot be read; answers) of the exact checker. A
         known language without a task has the classes wrong and correct; other text has none, and is its own answer."""
         texts = self.texts(episodes)
+        if self.config.mixing.unit == "documents" and self.task is not None:
+            read = self.task.read(texts)
+            return np.array([one.kind for one in read], np.int8), [one.answer for one in read]
         if self.config.mixing.unit != "documents" or self.language is None:
             return None, texts
-        if self.task is not None:
-            return self.task.classes(texts), self.task.answers(texts)
         return np.isfinite(self.language.log_probabilities(texts)).astype(np.int8), texts
 
     def texts(self, episodes: Episodes) -> list[str]:

@@ -13,7 +13,6 @@ import numpy as np
 from collapselab.config import RunConfig
 from collapselab.corpus.prepared import Corpus
 from collapselab.corpus.tokenizers import Tokenizer
-from collapselab.languages import language_of
 from collapselab.models.network import LanguageModel
 from collapselab.runtime.parallel import Processes
 from collapselab.sampling.draw import stream_key
@@ -23,7 +22,7 @@ from collapselab.store.folders import write_json
 
 PROMPTS = 6
 TOTAL = 80  # tokens of prompt and continuation, maximum
-PROMPT = 16  # tokens of a prompt, maximum; at most a quarter of the whole
+PROMPT = 16  # tokens of a prompt, maximum; at most a quarter of the whole; for gym:NAME a whole problem
 NEAR_DOCUMENT, NEAR_WORD = 64, 16  # tokens by which a prompt may move to begin with a document or a word
 FIRST = 1 << 31  # number of the first sequence: beyond those of any text, so that no random numbers are shared
 SPACES = ("Ġ", "▁", " ")  # ways in which vocabularies write a leading space
@@ -33,12 +32,12 @@ def prompt_places(corpus: Corpus, config: RunConfig) -> tuple[list[int], int]:
     """Return (start of each prompt in the held-out split, tokens of prompt and continuation).
 
     Prompts are evenly spaced, then moved forward to a separator before a document or to a word's first token, if one is near.
-    Planted languages give whole documents.
+    Documents that are drawn are whole.
     """
     tokens = corpus.split(config.evaluation.split)
     block = config.training.block
     starts = np.asarray(tokens.starts)
-    if language_of(config.corpus) is not None:
+    if config.corpus.drawn:
         chosen = sorted({i * (len(starts) - 1) // PROMPTS for i in range(PROMPTS)})
         shortest = min(int(starts[i + 1] - starts[i]) for i in chosen)
         return [int(starts[i]) for i in chosen], min(block, shortest)
@@ -67,6 +66,8 @@ def write_continuations(
     """
     places, total = prompt_places(corpus, config)
     head = max(1, min(PROMPT, total // 4))
+    if config.mixing.unit == "documents" and config.corpus.of_gym:
+        head = 1 + config.corpus.gym.problem
     ids = corpus.split(config.evaluation.split).ids
     prompts = np.stack([ids[place : place + head] for place in places]).astype(np.int64)
     settings, device = config.sampling, processes.device

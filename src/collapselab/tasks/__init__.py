@@ -1,1 +1,1 @@
-"""Tasks: problems in known languages, a reader of their answers, and an exact checker."""
+"""Tasks: problems in known languages and of reasoning-gym, a reader of their answers, and an exact checker."""

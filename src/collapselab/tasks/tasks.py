@@ -1,7 +1,7 @@
-"""Tasks: problems in known languages, a reader of their answers, and an exact checker.
+"""Tasks: problems in known languages and of reasoning-gym, a reader of their answers, and an exact checker.
 
-A document holds a problem and its answer. Its first words are the problem, the prompt of a model that shall answer; what
-follows is read and compared with the truth. `TASKS` has a record for each language that is a task.
+A document holds a problem and its answer. Its first words, or all up to a marker, are the problem, the prompt of a model that
+shall answer; what follows is read and compared with the truth. `TASKS` has a record for each source that is a task.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collapselab.config.plugins import Records
 from collapselab.languages.addition import Addition
 from collapselab.languages.answers import CLASSES, CORRECT, HACK, UNREADABLE, WRONG, Solved
 from collapselab.languages.facts import ATTRIBUTES, SENTENCE_WORDS, Facts
+from collapselab.languages.gym import MARKER, gym_of, parse, problems
 from collapselab.languages.logic import END, OPERATORS, Logic
 from collapselab.languages.modular import Modular
 
@@ -41,14 +42,23 @@ class Task:
     read: Callable[[Sequence[str]], list[Reading]]
     """Read documents."""
     prompt_words: int
-    """First words of a document that are its problem."""
+    """First words of a document that are its problem; 0 if a marker ends it, or if there is none."""
     shares: tuple[float, ...]
     """Share of the documents of the corpus in each class."""
     difficulty_name: str
     """Meaning of a problem's difficulty."""
+    marker: str = ""
+    """End of a problem whose number of words is not fixed."""
+
+    @property
+    def asks(self) -> bool:
+        """True if documents have problems."""
+        return bool(self.prompt_words or self.marker)
 
     def prompts(self, documents: Sequence[str]) -> list[str]:
         """Problems of documents; a separator that a model writes into an answer does not change them."""
+        if self.marker:
+            return ["".join(document.partition(self.marker)[:2]).lstrip(" ") for document in documents]
         return [" ".join(document.split()[: self.prompt_words]) for document in documents]
 
     def answers(self, documents: Sequence[str]) -> list[str]:
@@ -66,7 +76,8 @@ class Task:
 
 def task_of(config: CorpusConfig) -> Task | None:
     """Return the task that a corpus consists of, or None."""
-    return TASKS[config.source](config) if config.source in TASKS else None
+    name = "gym" if config.of_gym else config.source
+    return TASKS[name](config) if name in TASKS else None
 
 
 def _solved(found: Solved | None, difficulty: int) -> Reading:
@@ -142,7 +153,25 @@ def _logic(config: CorpusConfig) -> Task:
     return Task(lambda documents: list(map(reading, documents)), 0, (0.0, 1.0, 0.0), "operators")
 
 
+def _gym(config: CorpusConfig) -> Task:
+    """Problem: all up to the marker, in a problem of the corpus. An answer ends at an empty line; the data set's own checker
+    judges it."""
+    gym = gym_of(config)
+    known = problems(gym, tuple(config.counts.items()))
+
+    def reading(document: str) -> Reading:
+        found = parse(document)
+        entry = known.find(found.problem) if found else None
+        if found is None or entry is None:
+            return Reading()
+        kind = UNREADABLE if not found.answer else CORRECT if gym.correct(found.answer, entry) else WRONG
+        return Reading(found.answer, kind, gym.difficulty(entry))
+
+    name = "sum of the whole numbers that the data set's difficulty names; 0 without any"
+    return Task(lambda documents: list(map(reading, documents)), 0, (0.0, 1.0, 0.0), name, MARKER)
+
+
 TASKS: Records[Callable[[CorpusConfig], Task]] = Records(
-    "task", {"addition": _addition, "modular": _modular, "facts": _facts, "logic": _logic}
+    "task", {"addition": _addition, "modular": _modular, "facts": _facts, "logic": _logic, "gym": _gym}
 )
-"""Function from the settings of a corpus to its task, by `corpus.source`."""
+"""Function from the settings of a corpus to its task, by `corpus.source`; `gym` for `gym:NAME`."""
