@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, Lab
 from helpers import undrawn
 from kill_again import import_lab, kill_chains, quick_folder
+
 from collapselab.config import CorpusConfig, RunConfig, UserError
 from collapselab.config.identity import identity
 from collapselab.config.keys import from_tree
