@@ -252,6 +252,8 @@ def check_tokens_weigh_the_same(o: ModuleType) -> None:
     loss, _ = o.policy_loss(logp, logp.detach(), torch.tensor([1.0, 2.0]), written)
     close(loss.detach(), -(1 + 3 * 2) / 4)
     close(torch.autograd.grad(loss, logp)[0], -np.array([[0, 1, 0, 0], [0, 2, 2, 2]]) / 4)
+    single, gain = logp.float(), exactly([1.0, 2.0])  # advantages are float64, a network's losses are not
+    assert o.policy_loss(single, single.detach(), gain, written)[0].dtype == torch.float32
     per_token = torch.tensor([[9.0, 1.0, 9.0, 9.0], [9.0, 2.0, 2.0, 2.0]])  # one advantage per token
     close(o.policy_loss(logp, logp.detach(), per_token, written)[0].detach(), loss.detach())
 
@@ -396,7 +398,7 @@ MUTATIONS: list[tuple[str, Callable[[ModuleType], None], str, str]] = [
     ("a standard deviation of the population", check_grpo_by_hand, "out**2) / others", "out**2) / np.maximum(counts, 1)"),
     ("sign of the advantage swapped", check_a_better_sample_has_the_larger_advantage, MEAN, "mean[place] - filled"),
     ("no baseline", check_a_constant_changes_nothing, MEAN, "filled"),
-    ("an abstention has the advantage of a 0", check_an_abstention_is_no_reward_of_0, "judged & ~flat[place], f", "~flat[place], f"),
+    ("an abstention has an advantage", check_an_abstention_is_no_reward_of_0, "judged & ~flat[place], f", "~flat[place], f"),
     ("flat groups told by their variance", check_flat_groups_give_0_exactly, "judged & ~flat[place], ", "judged, "),
     ("flat groups never dropped", check_flat_groups_are_dropped_on_request, " if drop_flat else judged", " if False else judged"),
     ("ratio upside down", check_the_gradient_is_that_of_numpy, "(logp_BT - old_BT)", "(old_BT - logp_BT)"),

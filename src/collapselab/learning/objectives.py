@@ -112,7 +112,7 @@ def policy_loss(
         clip: 0 turns it off. kl_BT: `kl_k3` or `kl_exact` against a reference; with `beta` 0 a figure only.
         tokens: written tokens of the whole batch, if this is a part of it: losses and figures of the parts then add up.
     """
-    gain_BT = advantage[:, None] if advantage.ndim == 1 else advantage
+    gain_BT = (advantage[:, None] if advantage.ndim == 1 else advantage).to(logp_BT.dtype)
     ratio_BT = (logp_BT - old_BT).masked_fill(~written_BT, 0.0).exp()
     free_BT = ratio_BT * gain_BT
     least_BT = torch.minimum(free_BT, ratio_BT.clamp(1 - clip, 1 + clip) * gain_BT) if clip else free_BT
