@@ -93,7 +93,8 @@ class Reader:
         if self.config.mixing.unit != "documents" or self.language is None:
             return None, texts
         if self.task is not None:
-            return self.task.classes(texts), self.task.answers(texts)
+            readings = self.task.read(texts)
+            return np.array([one.kind for one in readings], np.int8), [one.answer for one in readings]
         return np.isfinite(self.language.log_probabilities(texts)).astype(np.int8), texts
 
     def texts(self, episodes: Episodes) -> list[str]:
