@@ -55,8 +55,8 @@ def p_right(
     float64 (documents,), nan without a readable answer."""
     scores, rows = np.full(len(documents), np.nan), np.flatnonzero(readable)
     if len(rows):
-        law = next_words(model, [language.asked(documents[i]) for i in rows.tolist()], corpus, processes)
-        says = law[:, word_tokens(corpus, SAYS)]
+        heads, place = np.unique([language.asked(documents[i]) for i in rows.tolist()], return_inverse=True)
+        says = next_words(model, heads.tolist(), corpus, processes)[:, word_tokens(corpus, SAYS)]
         total = says.sum(1)  # 0 for a table of counts that has seen neither word here
-        scores[rows] = np.divide(says[:, 1], total, out=np.full(len(rows), np.nan), where=total > 0)
+        scores[rows] = np.divide(says[:, 1], total, out=np.full(len(heads), np.nan), where=total > 0)[place]
     return scores
