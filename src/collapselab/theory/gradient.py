@@ -5,9 +5,10 @@ everything else. A step writes a group of k answers, their advantages are A_i = 
 r_i - mean), and the logits move by eta x mean over the group of A_i grad ln p(answer_i).
 
 Given how many are accepted, accepted answers have the law p s/q and rejected ones p (1 - s)/(1 - q), q = sum p s. So the mean
-step is exact for every k: E d logit_j = eta c(q) p_j (s_j - q), with c(q) = E[std of the group]/(q (1 - q)) (`signal`). The group and
-the division by std change the clock, never the direction. For k -> infinity c = 1/sqrt(q (1 - q)), without division c = 1 - 1/k.
-The laws are the limit of small eta, dt = one step. Without division the mean step also is that of REINFORCE and RLOO, up to a factor.
+step is exact for every k: E d logit_j = eta c(q) p_j (s_j - q), with c(q) = E[std of the group]/(q (1 - q)) (`signal`). The group
+and the division by std change the clock, never the direction. For k -> infinity c = 1/sqrt(q (1 - q)); without division
+c = 1 - 1/k, the mean step of REINFORCE with the group's mean as baseline (RLOO: 1). The laws are the limit of small eta, dt = one
+step.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def signal(
 def rad_rate(wrong: np.ndarray | float, fn: float, fp: float, eta: float, group: int = 0) -> np.ndarray:
     """dp/dt = -eta J c(q) [p (1 - p)]^2 of the wrong mass p, for q = (1 - FN) - J p and Youden's J = 1 - FN - FP.
 
-    Rad et al. have infinitely many samples, c = 1/s with s^2 = q (1 - q). This is the clock of one logit for the two modes. A softmax
-    with a logit for each answer has [p (1 - p)]^2 (h_w + h_c), where h is the chance that two answers of the same mode are the same:
-    with two answers it moves twice as fast, eta -> 2 eta.
+    Rad et al. have infinitely many samples, c = 1/s with s^2 = q (1 - q). This is the clock of one logit for the two modes. A
+    softmax with a logit for each answer has [p (1 - p)]^2 (h_w + h_c), where h is the chance that two answers of the same mode are
+    the same: with two answers it moves twice as fast, eta -> 2 eta.
     """
     p, j = np.asarray(wrong, float), 1 - fn - fp
     return np.asarray(-eta * j * _rad_signal(p, 1 - p, fn, fp, group) * (p * (1 - p)) ** 2)
@@ -71,7 +72,7 @@ def rad(wrong: float, times: np.ndarray, fn: float, fp: float, eta: float, group
 
     def slope(_: float, z: np.ndarray) -> np.ndarray:
         p, right = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
-        return -eta * (1 - fn - fp) * _rad_signal(p, right, fn, fp, group) * p * right
+        return np.asarray(-eta * (1 - fn - fp) * _rad_signal(p, right, fn, fp, group) * p * right)
 
     start = [math.log(wrong / (1 - wrong))]
     z = solve_ivp(slope, (0, max(t[-1], 1e-9)), start, "DOP853", t, rtol=1e-8, atol=1e-8).y[0]
@@ -85,7 +86,7 @@ def rad_perfect(wrong: float, times: np.ndarray, eta: float) -> np.ndarray:
     """
     phi = (2 * wrong - 1) / math.sqrt(wrong * (1 - wrong)) - eta * np.asarray(times) / 2
     root = np.sqrt(4 + phi**2)
-    return np.where(phi > 0, (root + phi) / (2 * root), 2 / (root * (root + np.abs(phi))))
+    return np.asarray(np.where(phi > 0, (root + phi) / (2 * root), 2 / (root * (root + np.abs(phi)))))
 
 
 def rad_tail(times: np.ndarray, fn: float, fp: float, eta: float, group: int = 0) -> np.ndarray:
@@ -132,15 +133,17 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def overtaking(
     p0: np.ndarray, accept: Sequence[float], eta: float, group: int = 0, divide: bool = True, nodes: int = 400
 ) -> float:
-    """Steps until the hack has the mass of the correct class, for classes (wrong, correct, hack) accepted with s_w < s_c < s_h.
+    """Return the number of steps until the hack has the mass of the correct class.
 
-    u_j = exp(-logit_j) has du_j = -(s_j - q) dt' in the clock dt' = eta c dt / sum(1/u). So u_w - u_c grows by s_c - s_w and u_c - u_h
-    by s_h - s_c per unit of t', and the product of all u stays: each t' leaves one unknown, the root of a cubic. With logits ln p0 the
-    hack overtakes at t' = (1/h - 1/c)/(s_h - s_c), and t is an integral over t' (Gauss-Legendre; 1e-6 beside `classes`).
+    Classes (wrong, correct, hack) are accepted with s_w < s_c < s_h.
 
-    So **it always does**: with s_c < s_h there is no mass from which the hack never wins. But it is suppressed first, and for a small
-    mass h the time is w c (s_c - s_w) / (6 eta c(s_c) (s_h - s_c)^2 h^2): 100 times as long for a tenth of the mass, where a filter
-    needs ln(c/h)/ln(s_h/s_c) rounds. With s_h = s_c the larger of the two wins, a separatrix at h = c.
+    u_j = exp(-logit_j) has du_j = -(s_j - q) dt' in the clock dt' = eta c(q) dt / sum(1/u). So u_w - u_c grows by s_c - s_w and
+    u_c - u_h by s_h - s_c per unit of t', and the product of all u stays: each t' leaves one unknown, the root of a cubic. With
+    logits ln p0 the hack overtakes at t' = (1/h - 1/c)/(s_h - s_c), and t is an integral over t' (Gauss-Legendre).
+
+    So **it always does**: with s_c < s_h there is no mass from which the hack never wins. But it is suppressed first, and for a
+    small mass h the time is w c (s_c - s_w) / (6 eta c(s_c) (s_h - s_c)^2 h^2): 100 times as long for a tenth of the mass, where a
+    filter needs ln(c/h)/ln(s_h/s_c) rounds. With s_h = s_c the larger of the two wins, a separatrix at h = c.
     """
     (w, c, h), (sw, sc, sh) = np.asarray(p0, float), accept
     if h >= c:
@@ -183,5 +186,5 @@ def critical_mass(
 
 
 def filter_overtaking(p0: np.ndarray, accept: Sequence[float]) -> float:
-    """Rounds of `selection.filtered` until the hack has the mass of the correct class: ln(c/h)/ln(s_h/s_c), from any mass."""
+    """Return the same in rounds of `selection.filtered`: ln(c/h)/ln(s_h/s_c), from any mass."""
     return max(0.0, math.log(p0[1] / p0[2]) / math.log(accept[2] / accept[1]))

@@ -6,10 +6,10 @@ a prompt a step moves its logits by d with E d = 0 and, exactly for every k and 
     Cov d = e (diag p - p p'),   e = eta^2 P(not flat)/k  (`pace`).
 
 This is the noise of a Wright-Fisher population of size 1/e, the group in the role of N, but in logits. To second order in eta
-d p_j = p_j [(d_j - m) + (d_j - m)^2/2 - V/2], with m = sum p d and V = sum p (d - m)^2. The first order has mean 0: pass@1 stays. With
-S2 = sum p^2 and S3 = sum p^3, E (d_j - m)^2 = e [p_j (1 + 2 S2) - 3 p_j^2 + S3 - S2^2], and the second order is `mass_change` and
-`entropy_change`. Logits are martingales, so that the second order draws masses slightly together while the entropy falls, and near
-one answer everything slows down: fixation takes for ever, where Wright-Fisher's ends. All depends on time by e t alone.
+d p_j = p_j [(d_j - m) + (d_j - m)^2/2 - V/2], with m = sum p d and V = sum p (d - m)^2. The first order has mean 0: pass@1 stays.
+With S2 = sum p^2 and S3 = sum p^3, E (d_j - m)^2 = e [p_j (1 + 2 S2) - 3 p_j^2 + S3 - S2^2], and the second order is `mass_change`
+and `entropy_change`. Logits are martingales, masses are not (in Wright-Fisher they are): pass@1 moves slowly, too. Near one
+answer everything slows down: no prompt is ever fixed. Everything depends on time by e t alone.
 """
 
 from __future__ import annotations

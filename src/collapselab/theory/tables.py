@@ -1,6 +1,7 @@
 """Simulators of judged chains for exact learners: tables of prompts that share nothing (numpy).
 
-They draw what the laws of `selection`, `finite`, `votes`, `gradient`, `neutral` and `verified` integrate over. All take a numpy generator.
+They draw what the laws of `selection`, `finite`, `votes`, `gradient`, `neutral` and `verified` integrate over. All take a numpy
+generator.
 """
 
 from __future__ import annotations
