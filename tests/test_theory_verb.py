@@ -95,6 +95,8 @@ def test_a_figure(lab: Lab, tmp_path: Path, suffix: str) -> None:
         (["gaussian_unbiased", "--documents", "1"], "documents=1: the unbiased refit needs 2 or more"),
         (["hack", "--accept", "[0.5, 0.2, 0.9]"], "give three rising numbers"),
         (["hack", "--prior", "0.9", "--hacks", "0.2"], "must leave room for wrong answers"),
+        (["rad", "--group", "1"], "group=1: must lie in [2, 1024], or be 0"),
+        (["neutral_drift", "--eta", "2"], "eta=2.0: must be above 0 and at most 1"),
         (["growing", "--real_documents", "9"], "real_documents=9.0: must lie in [0, growth=5.0]"),
         (["mixture", "--json", "--plot", "a.png"], "--json and --plot: give one of them"),
         (["mixture", "--plot", "a.pdf"], "--plot a.pdf: must end with .png or .svg"),

@@ -6,9 +6,10 @@ import numpy as np
 
 from collapselab.config import UserError
 from collapselab.theory import simulate
-from collapselab.theory.laws import Table, growing_sizes, truth
+from collapselab.theory.laws import growing_sizes, truth
 from collapselab.theory.parameters import LawParameters
 from collapselab.theory.pipeline import History
+from collapselab.theory.table import Table
 
 SIMULATED = ("mixture", "pipeline", "growing", "gaussian", "regression", "drift")
 

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from collapselab.config import UserError
 from collapselab.config.keys import nearest
-from collapselab.theory import (
-    discrete,
-    entropy,
-    finite,
-    gaussian,
-    regression,
-    selection,
-    sharpening,
-    tails,
-    verified,
-    votes,
-)
+from collapselab.theory import discrete, entropy, gaussian, judged, regression, selection, sharpening, tails
 from collapselab.theory.parameters import SCHEDULE, LawParameters
 from collapselab.theory.survivors import survivors
-
-
-@dataclass(frozen=True)
-class Table:
-    """Named columns with one row per generation (or number of agents), and single facts."""
-
-    columns: dict[str, np.ndarray]
-    facts: dict[str, float | None] = field(default_factory=dict)
-    index: str = "generation"
+from collapselab.theory.table import Table
 
 
 @dataclass(frozen=True)
@@ -166,66 +147,6 @@ def _ecosystem(p: LawParameters) -> Table:
     return Table(columns, {"effective_size": selection.effective_size(w, p.documents)})
 
 
-def _filter(p: LawParameters) -> Table:
-    right = selection.filtered(np.array([1 - p.prior, p.prior]), np.array([p.fpr, p.tpr]), p.generations + 1)[:, 1]
-    columns = {
-        "correct": right,
-        "accepted": right * p.tpr + (1 - right) * p.fpr,
-        "gain": selection.filter_gain(right, p.tpr, p.fpr),
-    }
-    return Table(columns, {"youden": p.tpr - p.fpr, "breaks_down_at": verified.threshold(p.tpr, p.fpr)})
-
-
-def _hack(p: LawParameters) -> Table:
-    accept = np.asarray(p.accept)
-    start = np.array([1 - p.prior - p.hacks, p.prior, p.hacks])
-    right = np.array([0.0, 1.0, 0.0])
-    if p.samples:
-        model = finite.hack_tables(start, accept, p.samples, p.generations)
-    else:
-        model = selection.anchored(start, accept, [1.0] + [p.anchor] * p.generations, right)
-    columns = {"correct": model[:, 1], "hack": model[:, 2], "accepted": model @ accept}
-    facts: dict[str, float | None] = {
-        "peak_t": selection.hack_peak(start, accept),
-        "critical_anchor": selection.critical_anchor(accept, right),
-    }
-    if p.anchor:
-        facts["limit"] = selection.anchor_limit(accept, p.anchor)
-    return Table(columns, facts)
-
-
-def _biased_verifier(p: LawParameters) -> Table:
-    if abs(p.offset - p.centre) - p.radius > 30 * p.sigma:
-        raise UserError(
-            f"offset={p.offset}: the verifier would accept nothing; start within 30 sigma of what it accepts"
-        )
-    theta = verified.means(p.offset, p.centre, p.radius, p.sigma, p.generations)
-    return Table({"parameter": theta, "error": np.abs(theta)}, {"limit": p.centre})
-
-
-def _beta(p: LawParameters) -> tuple[np.ndarray, np.ndarray, float]:
-    """P(right) of questions with two answers, their weights, and P(the plurality is right)."""
-    from scipy.special import betainc
-
-    a, b = p.spread * p.prior, p.spread * (1 - p.prior)
-    if min(a, b) == 0:
-        raise UserError(f"prior={p.prior}: if all answers agree there is no vote to learn from; give 0 < prior < 1")
-    return *selection.beta_questions(a, b), float(betainc(b, a, 0.5))
-
-
-def _self_reward(p: LawParameters) -> Table:
-    right, weights, plurality = _beta(p)
-    answers = np.stack([right, 1 - right], 1)
-    columns = selection.self_reward(answers, 0, p.gain, p.attempts, p.generations + 1, weights)
-    return Table(columns, {"plurality_correct": plurality})
-
-
-def _self_consistency(p: LawParameters) -> Table:
-    right, weights, plurality = _beta(p)
-    columns = votes.two_answers(right, p.votes, [p.rate] * p.generations, p.attempts, weights)
-    return Table(columns, {"plurality_correct": plurality})
-
-
 def _by_agents(name: str, law: Callable[[np.ndarray, float], np.ndarray], p: LawParameters, share: float) -> Table:
     return Table({name: law(np.arange(1, p.agents + 1.0), share)}, index="agents")
 
@@ -308,26 +229,40 @@ LAWS: dict[str, Law] = {
     "filter": Law(
         "share of correct answers under a filter with errors: odds x (TPR/FPR)^g",
         "random errors; infinite samples; the next model learns the accepted ones", "replicator equation",
-        ("prior", "tpr", "fpr"), _filter,
+        ("prior", "tpr", "fpr"), judged.by_filter,
     ),
     "hack": Law(
         "a filter that prefers hacks to the truth: accuracy peaks and falls, acceptance rises; few samples hack less reliably",
         "random errors; three classes; infinite samples, or `samples` of each of many prompts that share nothing",
-        "replicator equation; Wright-Fisher with selection", ("prior", "hacks", "accept", "anchor", "samples"), _hack,
+        "replicator equation; Wright-Fisher with selection", ("prior", "hacks", "accept", "anchor", "samples"), judged.hack,
     ),
     "biased_verifier": Law(
         "a mean refitted to what a verifier accepts ends at the verifier's centre, not at the truth (0)",
         "infinite samples; one dimension", "after Yi et al., arXiv 2510.16657", ("offset", "centre", "radius", "sigma"),
-        _biased_verifier,
+        judged.biased_verifier,
     ),
     "self_reward": Law(
         "majority-vote reward tends to 1, pass@k to P(the plurality is right)",
-        "a large vote; two answers per question", "derived here", ("prior", "spread", "gain", "attempts"), _self_reward,
+        "a large vote; two answers per question", "derived here", ("prior", "spread", "gain", "attempts"), judged.self_reward,
     ),
     "self_consistency": Law(
         "learning the answers that agree with the most frequent of a group: pass@k to about P(the plurality is right)",
         "tables: prompts that share nothing; two answers per question", "derived here",
-        ("prior", "spread", "votes", "rate", "attempts"), _self_consistency,
+        ("prior", "spread", "votes", "rate", "attempts"), judged.self_consistency,
+    ),
+    "rad": Law(
+        "share of wrong answers under GRPO with a noisy verifier: the sign of TPR - FPR decides, false negatives slow the tail",
+        "random errors; two modes with one logit; small steps", "Rad et al., arXiv 2601.04411",
+        ("prior", "tpr", "fpr", "eta", "group"), judged.rad,
+    ),
+    "hack_gradient": Law(
+        "GRPO on a verifier that prefers hacks: a small mass of hacks is suppressed for a time that grows as 1/mass^2",
+        "random errors; three classes with a logit each; small steps", "derived here",
+        ("prior", "hacks", "accept", "eta", "group"), judged.hack_gradient,
+    ),
+    "neutral_drift": Law(
+        "GRPO on coin-flip rewards: pass@1 stays to first order, entropy and pass@k fall", "two answers per question",
+        "derived here (second order in eta)", ("prior", "spread", "votes", "eta", "attempts"), judged.neutral_drift,
     ),
     "noise": Law(
         "injected noise restores diversity, not information about the truth", f"{EXACT}; no real text after generation 0",

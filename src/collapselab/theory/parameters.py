@@ -23,9 +23,10 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "must lie in [0, 256]; 0 means infinitely many",
     ),
     ("votes", lambda v: v <= 1024, "must be at most 1024"),
+    ("group", lambda v: v == 0 or 2 <= v <= 1024, "must lie in [2, 1024], or be 0, which means infinitely many"),
     ("categories", lambda v: v >= 2, "must be 2 or more"),
     ("anchor noise correlation parallel", lambda v: 0 <= v <= 1, "must lie in [0, 1]"),
-    ("tpr fpr top_p rate", lambda v: 0 < v <= 1, "must be above 0 and at most 1"),
+    ("tpr fpr top_p rate eta", lambda v: 0 < v <= 1, "must be above 0 and at most 1"),
     ("prior weight hacks", lambda v: 0 < v < 1, "must lie between 0 and 1"),
     ("min_p", lambda v: 0 <= v < 1, "must be at least 0 and below 1"),
     ("offset centre", math.isfinite, "must be a finite number"),
@@ -96,15 +97,15 @@ class LawParameters:
     topology: Literal["committee", "hub", "isolated", "ring"] = "committee"
     """ecosystem: who learns from whom: all from all, all from the first, each from itself, half from a neighbour."""
     prior: float = 0.3
-    """filter, hack, self_reward, self_consistency: share of correct answers at the start, (0, 1)."""
+    """Laws of judges: share of correct answers at the start, (0, 1)."""
     tpr: float = 0.8
-    """filter: P(accepted | correct), (0, 1]."""
+    """filter, rad: P(accepted | correct), (0, 1]."""
     fpr: float = 0.4
-    """filter: P(accepted | wrong), (0, 1]."""
+    """filter, rad: P(accepted | wrong), (0, 1]."""
     hacks: float = 0.001
-    """hack: share of hacks at the start; prior + hacks must be below 1."""
+    """hack, hack_gradient: share of hacks at the start; prior + hacks must be below 1."""
     accept: list[float] = field(default_factory=lambda: [0.2, 0.5, 0.6])
-    """hack: P(accepted) of wrong, correct and hack, rising."""
+    """hack, hack_gradient: P(accepted) of wrong, correct and hack, rising."""
     anchor: float = 0.0
     """hack: share of real, correct answers in every later training set, [0, 1]; 0 with `samples`."""
     samples: int = 0
@@ -112,13 +113,17 @@ class LawParameters:
     gain: float = 1.5
     """self_reward: factor on the odds of the majority's answer per step, 1 or more."""
     spread: float = 2.0
-    """self_reward, self_consistency: questions have P(correct) ~ Beta(spread x prior, spread x (1 - prior)); above 0."""
+    """Laws of votes, neutral_drift: questions have P(correct) ~ Beta(spread x prior, spread x (1 - prior)); above 0."""
     attempts: int = 8
-    """self_reward, self_consistency: k of pass@k."""
+    """self_reward, self_consistency, neutral_drift: k of pass@k."""
     votes: int = 16
-    """self_consistency: answers in a group, of which the most frequent is learned."""
+    """self_consistency: answers in a group, of which the most frequent is learned; neutral_drift: answers in a group."""
     rate: float = 0.05
     """self_consistency: share of a prompt's law that a round's accepted answers replace, (0, 1]."""
+    eta: float = 0.5
+    """rad, hack_gradient, neutral_drift: learning rate of the logits, (0, 1]."""
+    group: int = 0
+    """rad, hack_gradient: answers in a group, 2 or more; 0 means infinitely many."""
     offset: float = 2.0
     """biased_verifier: the model's parameter at the start; the truth is 0."""
     centre: float = -0.5

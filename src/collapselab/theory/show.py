@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from collapselab.config import UserError
-from collapselab.theory.laws import LAWS, Table, find, used
+from collapselab.theory.laws import LAWS, find, used
 from collapselab.theory.parameters import LawParameters
+from collapselab.theory.table import Table
 
 FIGURES = (".png", ".svg")
 

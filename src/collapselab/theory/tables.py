@@ -1,6 +1,7 @@
 """Simulators of judged chains for exact learners: tables of prompts that share nothing (numpy).
 
-They draw what the laws of `selection`, `finite`, `votes` and `verified` integrate over. All take a numpy generator.
+They draw what the laws of `selection`, `finite`, `votes`, `gradient`, `neutral` and `verified` integrate over. All take a numpy
+generator.
 """
 
 from __future__ import annotations
@@ -87,6 +88,38 @@ def voted(answers: np.ndarray, votes: int, rates: Sequence[float], rng: np.rando
         p = (1 - rate) * p
         p[np.arange(len(p)), winner] += rate
         yield p
+
+
+def rewarded(
+    p: np.ndarray,
+    accept: np.ndarray | float,
+    group: int,
+    eta: float,
+    steps: int,
+    rng: np.random.Generator,
+    *,
+    divide: bool = True,
+) -> Iterator[np.ndarray]:
+    """Simulate policy gradients as `gradient` defines them; yield the laws (prompts, answers) of each step, the start first.
+
+    Args:
+        accept: P(accepted) of each answer, independently for each sample: *random* errors.
+    """
+    logits = np.log(np.asarray(p, float))
+    for step in range(steps + 1):
+        weight = np.exp(logits - logits.max(1, keepdims=True))
+        law = weight / weight.sum(1, keepdims=True)
+        yield law
+        if step == steps:
+            return
+        written = rng.multinomial(group, law)
+        accepted = rng.binomial(written, accept)
+        mean = accepted.sum(1, keepdims=True) / group
+        advantage = (accepted - mean * written) / group  # sums to 0, so that the baseline's own gradient is 0
+        if divide:
+            spread = np.sqrt(mean * (1 - mean))
+            advantage /= np.where(spread > 0, spread, 1)
+        logits = logits + eta * advantage
 
 
 def verified_labels(
