@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from collapselab.metrics.intervals import mean_interval
+from collapselab.metrics.intervals import mean_interval, with_interval
 
 R = "truth/slot/diversity"
 
@@ -106,7 +106,7 @@ def test_the_pages_say_which_command_made_them() -> None:
     everything = sorted((ROOT / "results").rglob("table.md"))
     verdicts = [page for page in everything if (page.parent / "verdict.json").is_file() or "earlier" in page.parts]
     pages = [page for page in everything if page not in verdicts]  # of verdicts see test_reproduce.py
-    assert len(pages) == 7
+    assert len(pages) == 9
     for page in pages:
         assert (page.parent / "experiment.yaml").is_file()
         if page.parent.name == "demo":
@@ -114,3 +114,48 @@ def test_the_pages_say_which_command_made_them() -> None:
             continue
         command = re.search(r"Made by `(collapselab experiment --config (\S+) --workers 2)`", page.read_text())
         assert command is not None and (ROOT / command.group(2)).is_file(), page
+
+
+def test_what_is_said_of_curation() -> None:
+    """No filter is better than none at its size; half as much text, chosen by nothing, does what they do; and more is better at
+    the larger size."""
+    rare, filters = "tails/words/coverage_in_context_5_normalised", ("likely", "surprising", "real_looking", "edited")
+    ends = {arm: at("curation", arm, "real/perplexity", 3) for arm in metrics("curation")["arm"].unique()}
+    assert len(ends) == 15 and all(len(values) == 3 for values in ends.values())
+
+    def between(one: str, other: str) -> tuple[float, float, float]:
+        return mean_interval(ends[one] - ends[other])
+
+    text = (ROOT / "results" / "README.md").read_text()
+    rows = text[text.index("| half, chosen by nothing") :].split("\n\n")[0].splitlines()
+    for name, row in zip(("random", *filters), rows, strict=True):
+        pairs = [(name, "none"), (name, "none_double"), (f"{name}_double", "none_double")]
+        pairs.append((f"{name}_double", "none_quadruple"))
+        assert [cell.strip() for cell in row.split("|")[2:6]] == [with_interval(*between(*pair)[:2]) for pair in pairs]
+    for size in ("", "_double"):
+        assert all(between(f"{name}{size}", f"none{size}")[2] > 0 for name in ("random", *filters))
+        assert all(between(f"{name}{size}", f"control{size}")[1] > 0 for name in ("random", *filters))
+    assert all(between(name, "none_double")[2] < 0 for name in ("random", *filters))  # by the letter they beat quantity
+    assert all(between(name, "none_double")[0] > between("random", "none_double")[0] for name in filters)
+    assert not any(between(f"{name}_double", "none_quadruple")[2] < 0 for name in ("random", *filters))
+    assert between("real_looking_double", "none_quadruple")[1] > 0
+    gained = at("curation", "likely", rare, 3) - at("curation", "none", rare, 3)
+    assert mean_interval(gained)[1] > 0
+
+
+def test_what_is_said_of_self_consistency() -> None:
+    """Reward up and pass@256 down; the law of tables holds where the base is good, and fails from .2."""
+    table = metrics("self_consistency")
+    last = int(table["generation"].max())
+    assert last == 6 and set(table["seed"]) == {1, 2, 3}
+
+    def course(arm: str, key: str) -> np.ndarray:
+        return np.array([at("self_consistency", arm, key, g).mean() for g in range(last + 1)])
+
+    for arm in table["arm"].unique():
+        reward, coverage = course(arm, "judge/accepted"), course(arm, "truth/task/pass_at_256")
+        assert reward[-1] > reward[0] and coverage[-1] < coverage[0]
+        p, ceiling = course(arm, "truth/task/p_correct"), course(arm, "truth/task/mode_right")[0]
+        assert (abs(p[-1] - ceiling) > 0.03) == (arm == "sums_20"), arm
+    p = course("sums_20", "truth/task/p_correct")
+    assert p[0] < 0.25 and p[-1] > 0.7 and p.max() - p[-1] > 0.01
