@@ -21,10 +21,11 @@ from collapselab.store.layout import run_root
 
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
 FIGURES = ("likelihood", "tails", "theory")
+OF_TASKS = ("truth/task/", "theory/truth/task/", "task/", "judge/")  # scores of answers and of judges
 
 
 def write_results(run: Path, out: Path, command: str) -> Path:
-    """Write table.md, metrics.csv (headline metrics and those with a law), theory.csv, figures and experiment.yaml into `out`;
+    """Write table.md, metrics.csv (headline metrics, those with a law, and those of tasks and judges), theory.csv, figures and experiment.yaml into `out`;
     return the path of table.md.
 
     Stale files of an earlier call are removed. Raises UserError if `out` cannot be written.
@@ -46,7 +47,7 @@ def _write(run_files: RunFiles, out: Path, command: str) -> Path:
     root = run_root(chains[0].path)
     laws, metrics = overlay.agreement(chains), tables.tidy(chains)
     shown = [*headline(chains).values(), *series.tails(chains), *overlay.TITLES, "real_share"]
-    kept = metrics[metrics["metric"].isin(shown)]
+    kept = metrics[metrics["metric"].isin(shown) | metrics["metric"].str.startswith(OF_TASKS)]
     write_bytes(out / "metrics.csv", kept.to_csv(index=False, float_format="%.6g").encode())
     if len(laws):
         write_bytes(out / "theory.csv", laws.to_csv(index=False, float_format="%.6g").encode())
