@@ -25,8 +25,8 @@ OF_TASKS = ("truth/task/", "theory/truth/task/", "task/", "judge/")  # scores of
 
 
 def write_results(run: Path, out: Path, command: str) -> Path:
-    """Write table.md, metrics.csv (headline metrics, those with a law, and those of tasks and judges), theory.csv, figures and experiment.yaml into `out`;
-    return the path of table.md.
+    """Write table.md, metrics.csv (headline metrics, those with a law, of tasks and of judges), theory.csv, figures and
+    experiment.yaml into `out`; return the path of table.md.
 
     Stale files of an earlier call are removed. Raises UserError if `out` cannot be written.
 
