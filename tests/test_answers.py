@@ -146,5 +146,9 @@ def test_a_chain_without_a_given_model_cannot_begin_with_one(lab: Lab, tmp_path:
 
 def test_problems_of_a_small_language_are_all_of_them() -> None:
     assert problems_of(Modular(operands=4, modulus=8), "test") == [(a, b) for a in range(4) for b in range(4)]
+    large = problems_of(Modular(operands=40), "test")
+    assert (
+        len(set(large)) == len(large) == MOST_PROBLEMS and len({a for a, _ in large}) > 20
+    )  # not the first operands alone
     some = problems_of(Addition(digits=2), "test")
     assert len(set(some)) == len(some) == MOST_PROBLEMS and some == problems_of(Addition(digits=2), "test")

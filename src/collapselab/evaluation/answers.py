@@ -18,7 +18,7 @@ from collapselab.seeds import generator
 
 MOST_PROBLEMS = 128  # of a language with more of them than MOST_IN_ALL: the first different ones of the held-out text
 MOST_IN_ALL = 1024
-MOST_ANSWERS = 256  # beyond, a language has no exact law: a step reads problems x answers
+MOST_ANSWERS = 1024  # beyond, a language has no exact law: a step reads problems x answers
 ATTEMPTS = (1, 4, 16, 64, 256)  # k of pass@k
 VOTES = 512  # simulated per problem: a standard error of at most .002 of the mean over 128 problems
 
@@ -67,8 +67,8 @@ def answer_scores(
 
 def problems_of(language: Addition | Modular, split: str) -> list[tuple[int, int]]:
     """Problems whose answers are read: all of a small language, else the first different ones of the held-out text."""
-    if isinstance(language, Modular):
-        return [(a, b) for a in range(language.operands) for b in range(language.operands)][:MOST_IN_ALL]
+    if isinstance(language, Modular) and language.operands**2 <= MOST_IN_ALL:
+        return [(a, b) for a in range(language.operands) for b in range(language.operands)]
     found = (language.read(document) for document in language.documents(8 * MOST_PROBLEMS, split))
     return list(islice(dict.fromkeys(one[:2] for one in found if one), MOST_PROBLEMS))
 
