@@ -22,6 +22,7 @@ from kill_again import CHAIN, import_lab, kill_chains, quick_folder
 from test_launch import at_once
 from transformers import AutoTokenizer
 
+from collapselab.chain import plan
 from collapselab.cli.options import config_from
 from collapselab.config import JudgingConfig, RunConfig, UserError, plugins
 from collapselab.config.keys import from_tree
@@ -403,7 +404,11 @@ def test_what_nothing_passes_ends_in_one_line_and_can_be_gone_on_with(lab: Lab, 
         (("--judging.judges=[]",), ""),
     ],
 )  # fmt: skip
-def test_a_dry_run_says_what_judges_look_at(lab: Lab, tmp_path: Path, asked: tuple[str, ...], said: str) -> None:
+def test_a_dry_run_says_what_judges_look_at(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], said: str
+) -> None:
+    # A stated speed: on a fast machine the least and the most round to the same second.
+    monkeypatch.setattr(plan, "_measure", lambda *_: {"sample": 1000.0, "eval": 1000.0})
     dry = (*SMOKE, f"--runs-dir={tmp_path}", "--judging.judges=[valid]", *asked)
     code, out, err = lab(*dry, "--dry-run")
     assert code == 0, err
