@@ -151,6 +151,8 @@ def test_what_is_said_of_self_consistency() -> None:
     table = metrics("self_consistency")
     last = int(table["generation"].max())
     assert last == 6 and set(table["seed"]) == {1, 2, 3}
+    control = at("self_consistency", "control", "truth/task/p_correct", last)
+    assert len(control) == 3 and control.min() > 0.999
 
     def course(arm: str, key: str) -> np.ndarray:
         return np.array([at("self_consistency", arm, key, g).mean() for g in range(last + 1)])
