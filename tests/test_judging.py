@@ -774,6 +774,56 @@ def test_a_judge_by_a_plugin_takes_under_twenty_lines(
     assert "add --plugin mine.py" in line(lab(*asked[:1], "--config=runs/planted_smoke/arm=main/seed=1/config.yaml"))
 
 
+def test_a_mended_judge_goes_on_where_it_raised(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At generation 0 the chain goes on with the corrected file; later a fork does."""
+    monkeypatch.chdir(tmp_path)
+    plugin, chain = Path("mine.py"), tmp_path / "runs" / "planted_smoke" / "arm=main" / "seed=1"
+    asked = (
+        *SMOKE,
+        "--plugin=mine.py",
+        "--judging.judges=[short_first]",
+        "--judging.keep=top_share",
+        "--judging.second=0",
+    )
+    later = PLUGIN.replace("    return", "    1 / (reader.generation != 1)\n    return")
+    plugin.write_text(PLUGIN.replace("    return", "    1 / 0\n    return"))
+    assert "ZeroDivisionError" in line(lab(*asked))
+    made = (chain / "gen_000" / "samples" / "manifest.json").stat().st_mtime_ns
+    plugin.write_text(later)
+    assert "ZeroDivisionError" in line(lab(*asked))
+    assert (chain / "gen_000" / "samples" / "manifest.json").stat().st_mtime_ns == made
+    plugin.write_text(PLUGIN)
+    assert "plugins was" in line(lab(*asked)), "generation 0 was judged by another file"
+    code, _, err = lab("run", "--plugin=mine.py", "--name=mended", f"--fork={chain}", "--at=0", "--progress=false")
+    assert code == 0, err
+    assert len(read_metrics(tmp_path / "runs" / "mended" / "arm=main" / "seed=1")) == 3
+
+
+def test_a_plugins_judge_that_raises_on_some_prompts_abstains_on_those() -> None:
+    """It is asked again by halves of whole groups; beyond the allowed share its first exception ends the run."""
+
+    def judge(episodes: Episodes, _: Reader) -> np.ndarray:
+        if (episodes.ids[:, 2] == 7).any():
+            raise ValueError("a seven")
+        assert (np.bincount(episodes.group)[np.unique(episodes.group)] == 2).all()
+        return episodes.ids[:, 1] / 10
+
+    def asked(*bad: int) -> np.ndarray:
+        ids = np.array([[group, place, 7 if group in bad and place else 1] for group in range(8) for place in range(2)])
+        return scores_of("fragile", Episodes.of(ids, 1, 0), reader)  # type: ignore[arg-type]
+
+    reader = SimpleNamespace(config=SimpleNamespace(judging=JudgingConfig(judges=["random"], abstained=0.25)))
+    judges.JUDGES["fragile"] = judge
+    try:
+        assert asked().tolist() == [0, 0.1] * 8
+        found = asked(2, 5)
+        assert np.flatnonzero(np.isnan(found)).tolist() == [4, 5, 10, 11] and np.nansum(found) == pytest.approx(0.6)
+        with pytest.raises(UserError, match="a seven"):
+            asked(2, 5, 6)
+    finally:
+        judges.JUDGES.reset()
+
+
 def test_a_judged_chain_that_is_killed_ends_with_the_same_bytes() -> None:
     import_lab()
     asked = [

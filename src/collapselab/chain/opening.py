@@ -12,6 +12,7 @@ from typing import Any
 
 from collapselab.chain.preflight import Preflight
 from collapselab.config import RunConfig, UserError, digest
+from collapselab.config.families import FAMILIES
 from collapselab.config.identity import FORK_MAY_CHANGE, drift, identity, shared_digests
 from collapselab.corpus.prepared import Corpus, prepare
 from collapselab.models import network
@@ -169,7 +170,7 @@ def check_start(checked: Preflight, processes: Processes) -> tuple[Recorded | No
     record = recorded(chain.root)
     if record is not None:
         changed = drift(record.facts["config"], mine)
-        if changed:
+        if changed and not (changed.keys() == {"plugins"} and _unused_plugins(chain, config, record)):
             raise UserError(
                 f"{chain.root}: the chain has another configuration ({_listed(changed)}); use another name, or --fork"
             )
@@ -208,6 +209,14 @@ def _check_identity(checked: Preflight, processes: Processes, shares_generation_
     now = environment() | {"machine": platform.machine()} | processes.facts
     now |= {"corpus": corpus.facts, "note": checked.note}
     return keep(chain, record, facts, config, now)
+
+
+def _unused_plugins(chain: Chain, config: RunConfig, record: Recorded) -> bool:
+    """Return True if no plugin has decided anything of a chain yet: it has generation 0's samples at most, of a family of the
+    package, and shares nothing. Then a plugin may still be mended."""
+    of_package = config.model.pretrained is not None or config.model.family in FAMILIES.own
+    decided = [chain.generation(1), *(chain.stage(0, name) for name in ("judged", "eval", "reference"))]
+    return of_package and not record.facts.get("shared") and not any(folder.exists() for folder in decided)
 
 
 def _has_work(chain: Chain, copied: int) -> bool:

@@ -158,7 +158,8 @@ class Options:
         parsed = self.parser.parse_args([_hyphened(item) if item.startswith("--") else item for item in arguments])
         if "plugins" in self.kinds:  # first, as other keys may have choices from plugins
             given = any(key_of(item) == "plugins" for item in arguments)
-            parsed.plugins = check_loaded(self._value("plugins", parsed.plugins) if given else [])
+            forked = getattr(parsed, "fork", None) is not None  # may go on with a plugin that was mended
+            parsed.plugins = check_loaded(self._value("plugins", parsed.plugins) if given else [], changed=forked)
         for key in dict.fromkeys(map(key_of, arguments)):
             if key in self.kinds and key != "plugins":
                 setattr(parsed, key, self._value(key, getattr(parsed, key)))

@@ -125,8 +125,9 @@ def check_records(found: Any) -> list[dict[str, str]]:
     return list(found)
 
 
-def check_loaded(found: Any) -> list[dict[str, str]]:
-    """Return the records of the loaded plugins. Raises UserError if one that a chain or file records is not loaded."""
+def check_loaded(found: Any, *, changed: bool = False) -> list[dict[str, str]]:
+    """Return the records of the loaded plugins. Raises UserError if one that a chain or file records is not loaded, or is another
+    file, unless it may have `changed`."""
     mine = {one["name"]: one["digest"] for one in LOADED.values()}
     for one in check_records(found):
         name, digest = one["name"], one["digest"]
@@ -134,6 +135,6 @@ def check_loaded(found: Any) -> list[dict[str, str]]:
             raise UserError(
                 f"plugins: made with {name} (sha256 {digest[:12]}), which is not loaded; add --plugin {name}"
             )
-        remedy = f"does not match the recorded {digest[:12]}; give the original file, or start a run under another name"
-        check(mine[name] == digest, f"--plugin {name}: sha256", mine[name][:12], remedy)
+        remedy = f"does not match the recorded {digest[:12]}; give the original file, or fork with this one"
+        check(changed or mine[name] == digest, f"--plugin {name}: sha256", mine[name][:12], remedy)
     return sorted(LOADED.values(), key=lambda one: one["name"])

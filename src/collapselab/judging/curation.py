@@ -69,7 +69,7 @@ def judge(s: Any, g: int, out: Path, unfinished: Unfinished) -> None:
         return
     length, count = config.sequence_length, -(-meta["tokens"] // config.sequence_length)
     scores, rows = np.empty(0), list[np.ndarray]()
-    rounds = _Rounds(unfinished, count, length)
+    rounds = _Rounds(unfinished, count, length, config.plugins)
     while True:
         part = s.processes.broadcast(rounds.read(len(rows)) if s.processes.is_main else None)
         if part is None:
@@ -193,8 +193,9 @@ def _round(s: Any, g: int, reader: Reader, samples: Path, number: int, count: in
 class _Rounds:
     """Judged rounds on disk, one part each."""
 
-    def __init__(self, unfinished: Unfinished, count: int, length: int):
-        self.unfinished, self.shape, self.made_as = unfinished, (count, length), {"round": str(count)}
+    def __init__(self, unfinished: Unfinished, count: int, length: int, plugins: list[dict[str, str]]):
+        made_as = {"round": str(count)} | {one["name"]: one["digest"] for one in plugins}
+        self.unfinished, self.shape, self.made_as = unfinished, (count, length), made_as
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
         folder = self.unfinished.parts(self.made_as)[0].get(number)

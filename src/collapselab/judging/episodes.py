@@ -42,9 +42,16 @@ class Episodes:
         """Make episodes of sequences numbered from `first` on, grouped by their stored prompts. No judge can change them."""
         group = np.unique(ids[:, :head], axis=0, return_inverse=True)[1] if head else np.zeros(len(ids), np.int64)
         out = cls(ids.astype(np.int64), head, np.arange(first, first + len(ids)), np.asarray(group).ravel())
-        for array in (out.ids, out.number, out.group):
+        return out._fixed()
+
+    def part(self, rows: np.ndarray) -> Episodes:
+        """Return some of these episodes."""
+        return Episodes(self.ids[rows], self.head, self.number[rows], self.group[rows])._fixed()
+
+    def _fixed(self) -> Episodes:
+        for array in (self.ids, self.number, self.group):
             array.flags.writeable = False
-        return out
+        return self
 
 
 def asked_model(config: RunConfig) -> str | None:

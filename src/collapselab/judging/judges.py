@@ -179,12 +179,11 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def scores_of(name: str, episodes: Episodes, reader: Reader) -> np.ndarray:
     """Ask a judge, float64 (n,). Raises UserError if it fails or answers with anything but a score for each sequence: what it
-    did not judge is no score of 0."""
+    did not judge is no score of 0. A plugin's judge that raises on some prompts abstains on those."""
     settings = reader.config.judging
     try:
         with time_limit(settings.seconds):
-            found = JUDGES[name](episodes, reader)
-        scores = np.asarray(found)
+            scores = _asked(name, episodes, reader)
     except UserError:
         raise
     except _LateError:
@@ -193,12 +192,6 @@ def scores_of(name: str, episodes: Episodes, reader: Reader) -> np.ndarray:
         ) from None
     except (Exception, SystemExit) as error:
         raise UserError(fault(error) or f"judge {name!r} failed ({first_line(error)[:150]}); fix it") from None
-    remedy = f"it must return {len(episodes)} numbers, nan where it abstains"
-    if not isinstance(found, np.ndarray | list | tuple):
-        raise UserError(f"judge {name!r} returned {type(found).__name__}; {remedy}")
-    if scores.shape != (len(episodes),) or scores.dtype.kind not in "fiub":
-        raise UserError(f"judge {name!r} returned {scores.dtype} of shape {scores.shape}; {remedy}")
-    scores = scores.astype(np.float64)
     outside = np.isinf(scores) | ((scores < 0) | (scores > 1) if settings.keep != "top_share" else False)
     if outside.any():
         raise UserError(
@@ -211,6 +204,42 @@ def scores_of(name: str, episodes: Episodes, reader: Reader) -> np.ndarray:
             "fix the judge, or raise it"
         )
     return scores
+
+
+def _asked(name: str, episodes: Episodes, reader: Reader) -> np.ndarray:
+    """Ask a judge; where a plugin's raises, ask again by halves, down to single prompts, which then have no verdict (nan). Raises
+    its first exception once more sequences than `judging.abstained` allows have none."""
+    every, of = np.arange(len(episodes)), episodes.group
+    if len(episodes) and (of == of[0]).all():
+        of = episodes.number  # without different prompts a sequence is judged by itself
+    out, left, error = np.full(len(episodes), np.nan), [every], None
+    while left:
+        rows = left.pop(0)
+        try:
+            found = JUDGES[name](episodes if len(rows) == len(every) else episodes.part(rows), reader)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as raised:
+            error, units = error or raised, np.unique(of[rows])
+            lost = int(np.isnan(out).sum() - sum(map(len, left))) if len(units) == 1 else 0
+            if name in JUDGES.own or lost > reader.config.judging.abstained * len(every):
+                raise error from None
+            low = of[rows] < units[len(units) // 2]
+            left = [part for part in (rows[low], rows[~low]) if len(units) > 1] + left
+            continue
+        out[rows] = _checked(name, found, len(rows))
+    return out
+
+
+def _checked(name: str, found: Any, count: int) -> np.ndarray:
+    """Return what a judge answered as float64 (count,). Raises UserError if it is nothing of the kind."""
+    remedy = f"it must return {count} numbers, nan where it abstains"
+    if not isinstance(found, np.ndarray | list | tuple):
+        raise UserError(f"judge {name!r} returned {type(found).__name__}; {remedy}")
+    scores = np.asarray(found)
+    if scores.shape != (count,) or scores.dtype.kind not in "fiub":
+        raise UserError(f"judge {name!r} returned {scores.dtype} of shape {scores.shape}; {remedy}")
+    return scores.astype(np.float64)
 
 
 def committee(judges: dict[str, np.ndarray], rule: str | None, threshold: float) -> np.ndarray:
