@@ -310,8 +310,7 @@ def test_what_no_law_covers_has_none(tmp_path: Path) -> None:
 class Fake:
     """What the tables read of a chain."""
 
-    def __init__(self, arm: str, values: list[tuple[float, float, float]]):
-        key = SLOT + "diversity"
+    def __init__(self, arm: str, values: list[tuple[float, float, float]], key: str = SLOT + "diversity"):
         self.arm = arm
         self.rows = [
             {"generation": g, "real_share": 0.0, "metrics": {key: m, f"theory/{key}": law, f"theory/{key}_se": se}}
@@ -331,6 +330,12 @@ def test_agreement_takes_its_standard_error_over_chains_or_within_the_only_one()
     assert alone["se"].tolist() == [0.01, 0.02]
     assert alone["holds"].tolist() == [False, True]  # .04 beside 3 x .01 and 3 x .02
     assert overlay.agreement([Fake("a", [(0.921, 0.94, 0.0)])])["holds"].tolist() == [True]  # within .02
+
+
+def test_a_law_of_answers_is_compared_only_where_the_comparison_has_power() -> None:
+    key = "truth/task/p_correct"
+    some = [Fake("a", [(0.5, 0.51, 0.001), (0.5, 0.55, 0.001), (0.5, 0.9, 0.02), (0.5, 0.5, math.nan)], key)]
+    assert overlay.agreement(some)["holds"].tolist() == [True, False, None, None]
 
 
 def test_the_report_draws_the_laws_and_keeps_them_as_a_table(closed: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from collapselab.report.files import open_run
 from collapselab.seeds import generator
 from collapselab.store.layout import Chain, read_metrics
 from collapselab.tasks.tasks import task_of
+from collapselab.theory.finite import learned_tables
 
 SMOKE = (
     "run",
@@ -535,6 +536,13 @@ def test_answers_have_a_law_beside_them(lab: Lab, tmp_path: Path) -> None:
                 g,
                 name,
             )
+    every = learned_tables(
+        np.array(json.loads((chain / "gen_000/eval/eval.json").read_text())["sums"]["truth/task/problems"]),
+        np.array([[0.25, 0.75, 0.25, 0.25]] * 2), [0.5] * 2, np.array([0.63, 0.35, 0.02, 0]),
+        [json.loads((chain / f"gen_00{g}/mixture/mixture.json").read_text())["blocks"] for g in (1, 2)],
+    )  # fmt: skip
+    for g in (1, 2):
+        assert rows[g]["metrics"]["theory/tables/truth/task/p_correct"] == pytest.approx(every[g, 1])
     page = (tmp_path / "task" / "report" / "index.html").read_text()
     assert "What the judges let through" in page and "Answers to the problems of a task" in page and "pass@4" in page
     drawn = {name: draw(open_run(tmp_path / "task").chains) for name, _, _, draw in CHARTS}

@@ -154,6 +154,43 @@ def test_an_anchor_holds_accuracy_as_the_law_says(start: tuple, accept: tuple, s
     assert abs(found[-1, :, 1].mean() - limit) < 0.02 and (limit == 1) == (share > selection.critical_anchor(s, RIGHT))
 
 
+@pytest.mark.parametrize(
+    ("start", "accept", "share", "each"),
+    [
+        ((0.6, 0.35, 0.05), (0.1, 0.5, 1.0), 0.0, 4),
+        ((0.3, 0.3, 0.4), (0.2, 0.5, 0.6), 0.25, 6),
+        ((0.5, 0.4, 0.1), (1, 1, 1), 0.5, 3),
+    ],
+)  # fmt: skip
+def test_tables_learn_from_sets_that_are_filled_document_by_document(
+    start: tuple, accept: tuple, share: float, each: int
+) -> None:
+    """The law of finite sets beside documents that are written and judged one at a time, until there are enough."""
+    p0, s, draw, prompts, rounds, runs = np.array(start), np.array(accept), random(7), 8, 5, 300
+    found = np.empty((rounds + 1, prompts * runs, 3))
+    for run in range(runs):
+        p = np.tile(p0, (prompts, 1))
+        found[0, run * prompts : (run + 1) * prompts] = p
+        for t in range(1, rounds + 1):
+            kept, count = np.zeros((prompts, 3)), prompts * each
+            for _ in range(round(share * count)):
+                kept[draw.integers(prompts), 1] += 1
+            while kept.sum() < count:
+                prompt = draw.integers(prompts)
+                kind = draw.choice(3, p=p[prompt])
+                kept[prompt, kind] += draw.random() < s[kind]
+            for prompt in np.flatnonzero(kept.sum(1)):
+                p[prompt] = kept[prompt] / kept[prompt].sum()
+            found[t, run * prompts : (run + 1) * prompts] = p
+    judged, shares = np.tile(s, (rounds, 1)), [share] * rounds
+    law = finite.learned_tables(np.tile(p0, (2000, 1)), judged, shares, RIGHT, [2000 * each] * rounds)
+    assert agrees(law, found) == "agrees"
+    endless = finite.learned_tables(np.tile(p0, (20, 1)), judged, shares, RIGHT, [10**6] * rounds)
+    np.testing.assert_allclose(endless, selection.anchored(p0, s, [1.0, *shares], RIGHT), atol=0.01)
+    if len(set(accept)) > 1:
+        assert agrees(endless, found) == "differs", "few documents matter"
+
+
 # --- self-consistency -----------------------------------------------------------------------------------------------
 
 

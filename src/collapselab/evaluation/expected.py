@@ -1,6 +1,6 @@
 """Theoretical predictions for a chain: `theory/<metric>` is the law of the pipeline as it was run, `theory/<metric>_se` the
 standard error of the difference within the chain, `theory/bias/<metric>` the effect of temperature and truncation alone,
-without sampling noise.
+without sampling noise, `theory/tables/<metric>` the law of tables that learn from finite sets.
 
 The laws assume a learner that matches densities exactly. A network smooths: of natural text it never writes much of what it
 saw once, so it starts below the survival law and loses more slowly.
@@ -41,6 +41,7 @@ from collapselab.store.layout import Chain
 from collapselab.store.seals import recorded
 from collapselab.tasks.tasks import CLASSES, task_of
 from collapselab.theory import pipeline
+from collapselab.theory.finite import learned_tables
 from collapselab.theory.sharpening import bias_only
 from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
@@ -244,7 +245,8 @@ def expected_answers(config: RunConfig, chain: Chain, generation: int) -> dict[s
     """Law of `truth/task/p_...`, means over problems that share nothing, from generation 0's answers: in each generation the
     answers that the judge accepts, p a / (p . a), or the winner of its vote, and a real share of the corpus's own.
 
-    A vote of a problem's own samples is won once: an exact learner then gives one answer."""
+    A vote of a problem's own samples is won once: an exact learner then gives one answer. `theory/tables/truth/task/p_...` is the
+    law of tables that learn from sets of the chain's own size, where every problem of the language is in them."""
     task = task_of(config.corpus)
     if not generation or task is None or why_no_answer_law(config) or why_no_law_of_fork(chain):
         return {}
@@ -260,7 +262,20 @@ def expected_answers(config: RunConfig, chain: Chain, generation: int) -> dict[s
         kept = np.divide(passed, total, out=p.copy(), where=total > 0) if won is None else won
         p = share * real + (1 - share) * kept
     names = (*CLASSES, "unreadable")
-    return {f"theory/truth/task/p_{name}": float(value) for name, value in zip(names, p.mean(0), strict=True)}
+    laws = {"theory": p.mean(0)}
+    if (
+        isinstance(language := language_of(config.corpus), Modular)
+        and won is None
+        and len(found) == language.operands**2
+    ):
+        accept = np.array([acceptance(config.judging, g) for g in range(generation)])
+        sets = [read_mixture(chain.stage(g, "mixture"))["blocks"] for g in range(1, generation + 1)]
+        laws["theory/tables"] = learned_tables(np.array(found, float), accept, shares[1:], real, sets)[-1]
+    return {
+        f"{law}/truth/task/p_{name}": float(value)
+        for law, values in laws.items()
+        for name, value in zip(names, values, strict=True)
+    }
 
 
 def _column(numbers: list[float | None]) -> np.ndarray:

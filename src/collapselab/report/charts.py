@@ -13,7 +13,7 @@ from collapselab.report import series, spec
 from collapselab.report.colours import DIVERGING, NEUTRAL, colour, mark
 from collapselab.report.controls import grey_first
 from collapselab.report.ledgers import ledger
-from collapselab.report.overlay import TITLES, TRUTH, by_arm, overlaid, residuals
+from collapselab.report.overlay import LAW_LINES, TITLES, TRUTH, by_arm, overlaid, residuals
 from collapselab.report.ridges import distribution
 from collapselab.report.spec import Figure, Spec, escaped, finite, short
 from collapselab.report.tasks import accepted, fan
@@ -200,7 +200,7 @@ def _law(figure: Figure, axis: str, key: str, arm: str, members: list[Any]) -> N
         },
         label,
     )  # fmt: skip
-    for prefix, dash, name in (("theory/", "solid", "the law"), ("theory/bias/", "dot", "bias alone")):
+    for prefix, _, dash, name in LAW_LINES:
         line = series.curve(members, prefix + key)
         if line:
             trace = {

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from collapselab.report import series
 from collapselab.report.colours import LINES, MARKERS, NEUTRAL, colour, signs
 from collapselab.report.controls import grey_first
-from collapselab.report.overlay import TITLES, TRUTH, by_arm, by_generation, overlaid, residuals
+from collapselab.report.overlay import LAW_LINES, TITLES, TRUTH, by_arm, by_generation, overlaid, residuals
 from collapselab.report.series import DIVERSITY, LIKELIHOOD, curve, extent, possible, present, real_level
 
 WIDE = 4.6  # inches of a panel
@@ -125,7 +125,7 @@ def theory(chains: list[Any]) -> bytes | None:
             shade, sign = drawn["color"], drawn["marker"]
             measured = {g: values.mean() for g, values in by_generation(members, key).items()}
             above.plot(measured.keys(), measured.values(), sign, ms=4, color=shade, label=f"{arm}: measured")
-            for prefix, dash, name in (("theory/", "-", "law (noise)"), ("theory/bias/", ":", "bias alone")):
+            for prefix, dash, _, name in LAW_LINES:
                 line = {g: values.mean() for g, values in by_generation(members, prefix + key).items()}
                 if line:
                     above.plot(line.keys(), line.values(), dash, color=shade, linewidth=1.5, label=f"{arm}: {name}")

@@ -1,8 +1,8 @@
 """Laws beside measured curves.
 
 For every metric m with a law, `theory/m` is the value that the law of this chain's own pipeline expects, `theory/m_se` the
-standard error of the difference within the chain, and `theory/bias/m` the course without sampling noise (temperature and
-truncation alone).
+standard error of the difference within the chain, `theory/bias/m` the course without sampling noise (temperature and
+truncation alone), and `theory/tables/m` that of tables which learn from finite sets.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ TITLES = {
     "tails/words/coverage_1": "words seen once, still written",
     "tails/words/coverage_5": "words seen five times or less, still written",
     "real/next_token_entropy": "entropy of the next token (nats)",
+    "truth/task/p_correct": "probability of a correct answer",
+    "truth/task/p_hack": "probability of the hack",
 }
+# Lines beside a measured curve: prefix of their metric, dash (of matplotlib, of plotly), name.
+LAW_LINES = (
+    ("theory/", "-", "solid", "the law"),
+    ("theory/bias/", ":", "dot", "bias alone"),
+    ("theory/tables/", "--", "dash", "tables, finite sets"),
+)
 
 
 def overlaid(chains: list[Any]) -> list[str]:
     """Metrics for which some chain has a law or a bias line."""
     has = {key for chain in chains for row in chain.rows for key in row["metrics"]}
-    return [key for key in TITLES if key in has and has & {f"theory/{key}", f"theory/bias/{key}"}]
+    return [key for key in TITLES if key in has and has & {f"{prefix}{key}" for prefix, *_ in LAW_LINES}]
 
 
 def by_generation(chains: list[Any], key: str) -> dict[int, np.ndarray]:
@@ -66,7 +74,9 @@ def residuals(chains: list[Any], key: str) -> list[tuple[int, int, float, float,
 
 AGREEMENT = ["metric", "arm", "generation", "chains", "measured", "law", "difference", "se", "holds"]
 # Metrics between 0 and 1 whose law is an equality for a learner of the model's own tokens. (Words are made of several.)
-EXACT = (TRUTH, "truth/slot/drift", "tails/bigrams/coverage_1")
+OF_ANSWERS = ("truth/task/p_correct", "truth/task/p_hack")
+EXACT = (TRUTH, "truth/slot/drift", "tails/bigrams/coverage_1", *OF_ANSWERS)
+POWER = 0.01  # largest standard error with which a comparison of answers with their law tells anything
 BOUND = 0.02  # difference allowed between a trained network and an exact learner's law, if above 3 standard errors
 
 
@@ -74,7 +84,7 @@ def agreement(chains: list[Any]) -> pd.DataFrame:
     """Compare measured with expected for every arm, generation and metric with a law.
 
     Columns metric, arm, generation, chains, measured, law, difference, se (standard error of the difference) and holds:
-    |difference| <= max(3 se, 0.02) if the law is an equality, else empty.
+    |difference| <= max(3 se, 0.02) if the law is an equality, else empty; of answers also where se is above POWER or unknown.
     """
     rows = []
     for key in overlaid(chains):
@@ -82,7 +92,8 @@ def agreement(chains: list[Any]) -> pd.DataFrame:
             for g, count, measured, law, se in residuals(members, key):
                 gap = measured - law
                 bound = max(3 * (0.0 if math.isnan(se) else se), BOUND)
-                holds = abs(gap) <= bound if _judged(key, members) else None
+                tells = _judged(key, members) and (key not in OF_ANSWERS or se <= POWER)
+                holds = abs(gap) <= bound if tells else None
                 rows.append((key, arm, g, count, measured, law, gap, se, holds))
     return pd.DataFrame(rows, columns=AGREEMENT)
 
