@@ -143,6 +143,7 @@ def test_what_is_said_of_curation() -> None:
     assert mean_interval(gained)[1] > 0
 
 
+SUMS = ("sums_20", "sums_64", "sums_93", "sums_99")
 KEYS = ("truth/task/p_correct", "judge/accepted", "truth/task/pass_at_256")
 
 
@@ -168,5 +169,9 @@ def test_what_is_said_of_self_consistency() -> None:
         shown = [with_interval(*mean_interval(at("self_consistency", arm, key, last))[:2]) for key in KEYS]
         row = next(line for line in text.splitlines() if line.startswith(f"| {arm} |")).split("|")
         assert [cell.strip() for cell in row[5:8]] == [cell.removesuffix(" ± 0") for cell in shown], arm
+    moved = [round(np.diff(course(arm, "truth/task/mode_right")[[0, -1]])[0], 3) for arm in SUMS]
+    assert moved == pytest.approx([-0.083, 0, -0.018, 0], abs=6e-4)
+    same = [np.diff(course(arm, "truth/task/same_answer")[[0, -1]])[0] for arm in SUMS]
+    assert same[0] == pytest.approx(0.0009, abs=1e-4) and max(same[1:]) < 0.0003
     p = course("sums_20", "truth/task/p_correct")
     assert p[0] < 0.25 and p[-1] > 0.7 and p.max() - p[-1] > 0.01
