@@ -539,6 +539,13 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "an error pattern with an impossible value": lambda k: k.judged(
         "valid", judging__errors=[{"when": {"class": "hacks"}, "fpr": 1}]
     ),
+    "an error pattern with a salt of nothing": lambda k: k.judged(
+        "valid", judging__errors=[{"when": {"salt": 1}, "fpr": 1}]
+    ),
+    "an error pattern by difficulty without a task": lambda k: k.lab(
+        *("run", f"--config={ROOT}/configs/planted_smoke.yaml", f"--runs-dir={k.runs}", "--judging.judges=[valid]"),
+        '--judging.errors=[{"when": {"difficulty": [0, 1]}, "fpr": 1}]',
+    ),
     "an error pattern by prompts that there are not": lambda k: k.lab(
         *("run", f"--config={ROOT}/configs/planted_smoke.yaml", f"--runs-dir={k.runs}", "--judging.judges=[valid]"),
         *("--sampling.prompt=bos", '--judging.errors=[{"when": {"prompt_share": 0.5}, "fpr": 1}]'),
