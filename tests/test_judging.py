@@ -729,6 +729,8 @@ BAD = {
     "has another tokenizer": (
         *("--judging.judges=[likelihood]", "--judging.keep=top_share", f"--judging.model={ROOT}/data/base"),
     ),
+    "judging.threshold=1.01: must lie in [0, 1], as scores do": ("--judging.judges=[valid]", "--judging.threshold=1.01"),
+    "judging.threshold=-0.5: must lie in [0, 1]": ("--judging.judges=[valid]", "--judging.threshold=-0.5"),
     "share": ("--judging.judges=[random]", "--judging.share=0"),
     "draws more; raise it": ("--judging.judges=[random]", "--judging.keep=top_share", "--judging.share=0.01"),
     "judging.errors: class='hacks': must be wrong, correct, hack or unreadable": (

@@ -57,7 +57,7 @@ class JudgingConfig:
     `resample`: draws with replacement, with probabilities proportional to the odds of the scores. `edit`: all sequences, with
     tokens of a probability of `threshold` or more under `model` drawn again (Zhu et al. 2024, token editing); without a judge."""
     threshold: float = 0.5
-    """Least score of a sequence that is kept, or least probability of a token that is drawn again."""
+    """Least score of a sequence that is kept, [0, 1], or least probability of a token that is drawn again, (0, 1]."""
     share: float = 0.5
     """Share of the drawn sequences that `top_share` keeps, (0, 1]."""
     most: int = setting(64, decides="nothing", since="0.2")
@@ -89,6 +89,8 @@ class JudgingConfig:
             need(0 <= getattr(self, key) <= 1, key, "must lie in [0, 1]")
         need(self.share > 0, "share", "must be above 0")
         need(math.isfinite(self.threshold), "threshold", "must be a number")
+        scored = self.keep != "threshold" or 0 <= self.threshold <= 1
+        need(scored, "threshold", "must lie in [0, 1], as scores do")
         need(self.most >= 1, "most", "must be 1 or more")
         need(
             self.keep != "top_share" or self.share * self.most >= 1, "most", f"share={self.share} draws more; raise it"
