@@ -556,6 +556,13 @@ def test_the_law_of_answers_by_hand() -> None:
     assert expected.acceptance(settings, 0).tolist() == [0.2, 0.8, 0.2, 0.2]
     assert expected.acceptance(settings, 1).tolist() == [0.2, 0.8, 1.0, 0.2]
     assert expected.acceptance(JudgingConfig(), 3).tolist() == [1, 1, 1, 1]
+    for threshold in (0, 1e-9, 0.5, 1):  # verdicts are 0 and 1
+        settings = JudgingConfig(judges=["answer"], tpr=0.8, fpr=0.2, threshold=threshold)
+        verdicts = np.array([0.0, 1.0])
+        kept = KEEPS["threshold"](verdicts, 2, settings, generator(1, 1, "x")).tolist()
+        assert kept == ([1] if threshold else [0, 1])
+        law = [0.2, 0.8, 0.2, 0.2] if threshold else [1, 1, 1, 1]
+        assert expected.acceptance(settings, 1).tolist() == law
 
 
 @pytest.mark.parametrize("kind", ["wrong", "correct", "hack", "unreadable"])
