@@ -444,7 +444,16 @@ def test_every_key_says_what_it_decides() -> None:
     assert [key for key in FLAGS if key != "plugins"] == list(flatten(as_dict(RunConfig())))
     assert {flags["decides"] for flags in FLAGS.values()} == set(get_args(Decides))
     later = [key for key, flags in FLAGS.items() if flags["since"]]  # than tests/frozen
-    sections = {"corpus.addition", "corpus.facts", "corpus.gym", "corpus.modular", "judging", "sampling", "training"}
+    sections = {
+        "corpus.addition",
+        "corpus.facts",
+        "corpus.gym",
+        "corpus.logic",
+        "corpus.modular",
+        "judging",
+        "sampling",
+        "training",
+    }
     assert {key.rpartition(".")[0] for key in later} == sections
 
 

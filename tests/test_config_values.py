@@ -163,10 +163,14 @@ def test_what_is_no_value_of_a_type(kind: Any, text: str) -> None:
             ["--mixing.values=[0.5, 010]"],
             "mixing.values='[0.5, 010]': must be a list of numbers (YAML 1.1 takes 010 for 8)",
         ),
+        (["--judging.judges", "valid"], "judging.judges='valid': must be a list of names"),
+        (["--judging.errors={fpr: 1}"], "judging.errors='{fpr: 1}': must be a list of patterns"),
+        (["--judging.errors=[0.5]"], "judging.errors='[0.5]': must be a list of patterns"),
+        (["--mixing.values=0.5"], "mixing.values='0.5': must be a list of numbers"),
         (["--seed=2024-01-01"], "seed='2024-01-01': must be a whole number (YAML 1.1 takes 2024-01-01 for 2024-01-01)"),
     ],
 )
-def test_a_doubtful_number_is_refused_with_what_it_was_taken_for(line: list[str], said: str) -> None:
+def test_a_value_of_another_type_is_refused_with_what_it_was_taken_for(line: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         asked(*line)
     assert str(caught.value) == said

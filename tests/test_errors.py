@@ -539,6 +539,13 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     "an error pattern with an impossible value": lambda k: k.judged(
         "valid", judging__errors=[{"when": {"class": "hacks"}, "fpr": 1}]
     ),
+    "an error pattern with a salt of nothing": lambda k: k.judged(
+        "valid", judging__errors=[{"when": {"salt": 1}, "fpr": 1}]
+    ),
+    "an error pattern by difficulty without a task": lambda k: k.lab(
+        *("run", f"--config={ROOT}/configs/planted_smoke.yaml", f"--runs-dir={k.runs}", "--judging.judges=[valid]"),
+        '--judging.errors=[{"when": {"difficulty": [0, 1]}, "fpr": 1}]',
+    ),
     "an error pattern by prompts that there are not": lambda k: k.lab(
         *("run", f"--config={ROOT}/configs/planted_smoke.yaml", f"--runs-dir={k.runs}", "--judging.judges=[valid]"),
         *("--sampling.prompt=bos", '--judging.errors=[{"when": {"prompt_share": 0.5}, "fpr": 1}]'),
@@ -549,7 +556,9 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
     ),
     "a pretrained judging model where there is none": lambda k: k.judged("likelihood", judging__model="base"),
     "a share that draws more than it may": lambda k: k.judged("random", judging__keep="top_share", judging__share=0.01),
-    "a threshold that nothing passes": lambda k: k.judged("random", judging__threshold=2, judging__most=2),
+    "a threshold above every score": lambda k: k.judged("random", judging__threshold=2),
+    "judges that are no list": lambda k: k.run(judging__judges="valid"),
+    "a threshold that nothing passes": lambda k: k.judged("random", judging__threshold=1, judging__most=2),
     "a detector without examples": lambda k: k.judged("detector", sampling__tokens=32),
     "a judge that raises": lambda k: k.judge("1 / 0"),
     "a judge that does not answer": lambda k: k.judge("import time; time.sleep(30)", judging__seconds=0.2),

@@ -106,14 +106,14 @@ def stubborn() -> None:
     ],
 )  # fmt: skip
 def test_a_judge_that_answers_badly_is_no_verdict(monkeypatch: pytest.MonkeyPatch, answer: Any, said: str) -> None:
-    monkeypatch.setattr(judges, "JUDGES", {"strange": answer})
+    monkeypatch.setitem(judges.JUDGES, "strange", answer)
     with pytest.raises(UserError, match=said) as caught:
         scores_of("strange", episodes([[1, 2]] * 3), reader(judges=["strange"], seconds=0.2))
     assert "\n" not in str(caught.value)
 
 
 def test_abstentions_are_no_score_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judges, "JUDGES", {"shy": lambda e, r: np.array([0.9, np.nan, 0.2])})
+    monkeypatch.setitem(judges.JUDGES, "shy", lambda e, r: np.array([0.9, np.nan, 0.2]))
     found = scores_of("shy", episodes([[1, 2]] * 3), reader(judges=["shy"]))
     assert np.isnan(found[1]) and found[0] == 0.9
     assert KEEPS["threshold"](found, 3, JudgingConfig(threshold=0.0), generator(1, 1, "x")).tolist() == [0, 2]
@@ -197,6 +197,8 @@ def test_patterns_of_errors() -> None:
         classes, answers, errors=[{"when": {"answer": 20}, "fpr": 1.0}, {"when": {"answer": "15"}, "tpr": 0.0}]
     )
     assert (one == np.isin(answers, ["20"])).all()
+    unread = [{"when": {"class": "unreadable"}, "fpr": 1.0}, {"when": {"class": "correct"}, "tpr": 0.0}]
+    assert accepted(np.array([0, 1, 2, -1] * 50), ["1"] * 200, errors=unread).tolist() == [0, 0, 0, 1] * 50
     short = accepted(classes, answers, errors=[{"when": {"length": [1, 1]}, "fpr": 1.0}])
     assert (short == np.isin(answers, ["7", "15"])).all()
     later = [{"fpr": 1.0, "from": 2, "until": 3}]
@@ -211,6 +213,45 @@ def test_errors_by_prompt_are_the_same_for_a_prompt_whenever_it_comes() -> None:
         0.25 * 0.75 / 400
     )
     assert (accepted(classes, ["1"] * 2000, heads[::-1], 7, errors=share)[::-1] == found).all()
+
+
+def test_shares_of_the_prompts_are_nested_or_independent_by_their_salt() -> None:
+    n, classes = 4000, np.zeros(4000, np.int8)
+
+    def of(share: float, **salt: int) -> np.ndarray:
+        errors = [{"when": {"prompt_share": share, **salt}, "fpr": 1.0}]
+        return np.asarray(accepted(classes, ["1"] * n, errors=errors)) > 0
+
+    quarter, half = of(0.25), of(0.5)
+    assert not (quarter & ~half).any() and (of(0.25, salt=0) == quarter).all()
+    assert np.flatnonzero(quarter[:40]).tolist() == [0, 1, 8, 14, 19, 26, 27, 35, 36, 39]  # as before there were salts
+    other = of(0.25, salt=1)
+    all_three = other & of(0.5, salt=2) & half
+    assert not (other & ~of(0.5, salt=1)).any()  # nested within a salt
+    for both, p in ((quarter & other, 1 / 16), (half & other, 1 / 8), (all_three, 1 / 16), (other, 1 / 4)):
+        assert abs(both.mean() - p) < 4 * np.sqrt(p * (1 - p) / n)
+    assert of(0.0, salt=3).sum() == 0 and of(1.0, salt=3).all()
+
+
+def test_errors_by_the_difficulty_of_a_problem() -> None:
+    sums = [
+        "1 9 + 0 1 = 9 . . .",
+        "1 9 + 8 1 = 9 . . .",
+        "1 1 + 1 1 = 9 . . .",
+        "1 1 + 1 1 = 2 2 . .",
+        "1 1 + = 9 . . .",
+    ]
+
+    class Sums(Reader):  # carries: 1, 2, 0, 0, and no problem
+        def texts(self, episodes: Episodes) -> list[str]:
+            return sums
+
+    for between, wanted in (([0, 0], [0, 0, 1, 0, 0]), ([1, 2], [1, 1, 0, 1, 0]), ([0, 9], [1, 1, 1, 0, 0])):
+        errors = [{"when": {"difficulty": between}, "fpr": 1.0, "tpr": 0.0}]
+        keys = {"corpus": {"source": "addition"}, "mixing": {"unit": "documents"}, "sampling": {"prompt": "bos"}}
+        config = from_tree(RunConfig, {**keys, "judging": {"judges": ["answer"], "errors": errors}})
+        read = Sums(SimpleNamespace(config=config, corpus=None), 1)
+        assert judges.answer(episodes([[i, i] for i in range(5)]), read).tolist() == wanted, between
 
 
 # --- a judged chain ----------------------------------------------------------------------------------------------------------
@@ -516,6 +557,34 @@ def test_the_law_of_answers_by_hand() -> None:
     assert expected.acceptance(settings, 0).tolist() == [0.2, 0.8, 0.2, 0.2]
     assert expected.acceptance(settings, 1).tolist() == [0.2, 0.8, 1.0, 0.2]
     assert expected.acceptance(JudgingConfig(), 3).tolist() == [1, 1, 1, 1]
+    for threshold in (0, 1e-9, 0.5, 1):  # verdicts are 0 and 1
+        settings = JudgingConfig(judges=["answer"], tpr=0.8, fpr=0.2, threshold=threshold)
+        verdicts = np.array([0.0, 1.0])
+        kept = KEEPS["threshold"](verdicts, 2, settings, generator(1, 1, "x")).tolist()
+        assert kept == ([1] if threshold else [0, 1])
+        law = [0.2, 0.8, 0.2, 0.2] if threshold else [1, 1, 1, 1]
+        assert expected.acceptance(settings, 1).tolist() == law
+
+
+@pytest.mark.parametrize("kind", ["wrong", "correct", "hack", "unreadable"])
+@pytest.mark.parametrize("rates", [{"fpr": 1.0}, {"tpr": 0.0}, {"fpr": 1.0, "tpr": 0.0, "from": 2}])
+def test_the_law_accepts_what_the_judge_accepts(kind: str, rates: dict[str, Any]) -> None:
+    """With rates of 0 and 1, class by class; and no law stands beside errors by anything else."""
+    errors = [{"when": {"class": kind}, **rates}]
+    classes = np.array([0, 1, 2, -1], np.int8)
+    for generation in (1, 2):
+        found = accepted(classes, ["1"] * 4, generation=generation, errors=errors)
+        law = expected.acceptance(JudgingConfig(judges=["answer"], errors=errors), generation)
+        assert law.tolist() == found.tolist()
+    keys = {"corpus": {"source": "addition"}, "mixing": {"unit": "documents"}, "sampling": {"prompt": "bos"}}
+
+    def why(when: dict[str, Any]) -> str:
+        judging = {"judges": ["answer"], "errors": [{"when": when, **rates}]}
+        return expected.why_no_answer_law(from_tree(RunConfig, {**keys, "judging": judging}))
+
+    assert why({"class": kind}) == ""
+    for other in ({"difficulty": [0, 1]}, {"prompt_share": 0.5}, {"prompt_share": 1, "salt": 2}, {"length": [1, 1]}):
+        assert "no law covers patterns other than by class" in why(other) and why({"class": kind, **other})
 
 
 def test_answers_have_a_law_beside_them(lab: Lab, tmp_path: Path) -> None:
@@ -675,10 +744,18 @@ BAD = {
     "has another tokenizer": (
         *("--judging.judges=[likelihood]", "--judging.keep=top_share", f"--judging.model={ROOT}/data/base"),
     ),
+    "judging.threshold=1.01: must lie in [0, 1], as scores do": ("--judging.judges=[valid]", "--judging.threshold=1.01"),
+    "judging.threshold=-0.5: must lie in [0, 1]": ("--judging.judges=[valid]", "--judging.threshold=-0.5"),
     "share": ("--judging.judges=[random]", "--judging.share=0"),
     "draws more; raise it": ("--judging.judges=[random]", "--judging.keep=top_share", "--judging.share=0.01"),
-    "judging.errors: class='hacks': must be wrong, correct or hack": (
+    "judging.errors: class='hacks': must be wrong, correct, hack or unreadable": (
         *("--judging.judges=[valid]", '--judging.errors=[{"when": {"class": "hacks"}, "fpr": 1}]'),
+    ),
+    "judging.errors: difficulty=[2, 1]: give [least, most] of the problem's difficulty": (
+        *("--judging.judges=[valid]", '--judging.errors=[{"when": {"difficulty": [2, 1]}, "fpr": 1}]'),
+    ),
+    "judging.errors: salt=-1: must be a whole number, 0 or more": (
+        *("--judging.judges=[valid]", '--judging.errors=[{"when": {"prompt_share": 1, "salt": -1}, "fpr": 1}]'),
     ),
     "give [least, most] characters": ("--judging.judges=[valid]", '--judging.errors=[{"when": {"length": 3}, "fpr": 1}]'),
     "sampling.repeats=1: majority votes": ("--judging.judges=[majority]",),

@@ -364,6 +364,7 @@ def test_bands_by_hand() -> None:
         {"source": "facts", "facts": FactsConfig(entities=2)},
         {"source": "facts", "facts": FactsConfig(entities=2, verification=0.5)},
         {"source": "logic", "logic": LogicConfig(depth=2)},
+        {"source": "logic", "logic": LogicConfig(depth=2, prompt_words=3)},
         {"source": "addition", "addition": AdditionConfig(digits=1, correct=0.5, verification=0.5)},
         {"source": "modular", "modular": ModularConfig(operands=12)},
     ],
@@ -424,6 +425,11 @@ def test_keys_that_a_source_lacks_are_refused_by_name() -> None:
         ({"source": "facts", "facts": {"verification": 1.5}}, "corpus.facts.verification=1.5: must lie in [0, 1]"),
         ({"source": "facts", "logic": {"depth": 2}}, "corpus.logic.depth=2"),
         ({"source": "logic", "logic": {"depth": 7}}, "corpus.logic.depth=7: must lie in [1, 6]"),
+        ({"source": "logic", "logic": {"prompt_words": -1}}, "corpus.logic.prompt_words=-1: must lie in [0, 124]"),
+        (
+            {"source": "logic", "logic": {"depth": 2, "prompt_words": 13}},
+            "corpus.logic.prompt_words=13: must lie in [0, 12]",
+        ),
         (
             {"source": "logic", "addition": {"digits": 3}},
             "corpus.addition.digits=3: only corpus.source=addition has it",

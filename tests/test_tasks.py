@@ -351,6 +351,63 @@ def test_expressions_are_correct_if_python_calls_them_true() -> None:
     assert logic.prompts(texts[:1]) == [""] and isinstance(language_of(corpus("logic")), Logic)
 
 
+def reduced(text: str) -> str:
+    """Value of an expression, by replacing the innermost ones until nothing changes; what is left of other text."""
+    text, before = re.sub(r"( \.)+$", "", text), ""
+    while text != before:
+        before = text
+        text = re.sub(r"\( not (True|False) \)", lambda m: str(m[1] == "False"), text)
+        text = re.sub(r"\( (True|False) and (True|False) \)", lambda m: str(m[1] == m[2] == "True"), text)
+        text = re.sub(r"\( (True|False) or (True|False) \)", lambda m: str("True" in m.groups()), text)
+    return text
+
+
+KINDS = {"True": CORRECT, "False": WRONG}
+
+
+@pytest.mark.parametrize("head", [1, 3, 4, 9])
+def test_an_answer_completes_the_problem_of_an_expression(head: int) -> None:
+    texts, logic = drawn("logic", 400, depth=2), task("logic", depth=2, prompt_words=head)
+    assert logic.asks and logic.prompt_words == head
+    assert drawn("logic", 400, depth=2, prompt_words=head) == texts
+    draw = np.random.default_rng(head)
+    for text in texts[:400]:  # another word after the problem
+        words = text.split(" ")
+        words[draw.integers(head, len(words))] = str(draw.choice(Logic().lexicon))
+        texts.append(" ".join(words))
+    kinds = [KINDS.get(reduced(text), UNREADABLE) for text in texts]
+    assert kinds[:400] == [CORRECT] * 400 and {*kinds} == {CORRECT, WRONG, UNREADABLE}
+    assert logic.classes(texts).tolist() == kinds
+    asked = [" ".join(text.split(" ")[:head]) for text in texts]
+    assert logic.prompts(texts) == asked
+    assert logic.difficulty(texts).tolist() == [len(re.findall("not|and|or", problem)) for problem in asked]
+    rest = [" ".join(text.split(" ")[head:]).rstrip(" .") or "." for text in texts]  # of a whole problem nothing
+    assert logic.answers(texts) == [text * (kind >= 0) for text, kind in zip(rest, kinds, strict=True)]
+    assert ("." in logic.answers(texts)) == (head > 3)
+
+
+def test_answers_to_one_problem_by_hand() -> None:
+    logic = task("logic", depth=2, prompt_words=3)
+    wanted = [
+        ("( not False ) .", ")", 1, CORRECT),
+        ("( not False )", ")", 1, CORRECT),
+        ("( not True ) . .", ")", 1, WRONG),
+        ("( False or True ) .", "True )", 1, CORRECT),
+        ("( False or ( not False ) )", "( not False ) )", 1, CORRECT),
+        ("( False or ( not True ) )", "( not True ) )", 1, WRONG),
+        ("( False or )", "", 1, UNREADABLE),
+        ("( False or", "", 1, UNREADABLE),
+        ("True . .", ".", 0, CORRECT),
+        ("( ( ( True", "", 0, UNREADABLE),
+        ("( False", "", -1, UNREADABLE),
+        ("( False ) or True", "", -1, UNREADABLE),
+        ("True ) .", "", -1, UNREADABLE),
+        ("", "", -1, UNREADABLE),
+    ]
+    for text, answer, difficulty, kind in wanted:
+        assert logic.read([text]) == [(answer, kind, difficulty)], text
+
+
 # --- in a chain -------------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +424,7 @@ def test_shares_of_answers_by_hand() -> None:
         ("modular", {"operands": 4, "modulus": 8}, 7, 5),
         ("facts", {"entities": 3, "verification": 0.2}, 30, 10),
         ("logic", {"depth": 1}, 6, 1),
+        ("logic", {"depth": 1, "prompt_words": 2}, 6, 3),
     ],
 )
 def test_a_chain_on_a_task_counts_its_answers(
@@ -403,3 +461,40 @@ def test_a_chain_on_a_task_counts_its_answers(
     }[source]
     assert (real["truth/task/correct"], real["truth/task/hack"]) == pytest.approx(shares)
     assert real["truth/task/unreadable"] == 0
+
+
+@pytest.mark.parametrize("prompt", [4, 3, 6], ids=["problem", "shorter", "longer"])
+def test_answers_to_problems_of_logic_are_scored_by_prompt(prompt: int, tmp_path: Path) -> None:
+    """pass@k, maj@k, coverage and diversity, recounted from the text; a prompt may end before or after the problem."""
+    keys = {"depth": 2, "prompt_words": 3}
+    config = small_config(
+        runs_dir=str(tmp_path), generations=1, corpus={"source": "logic", "logic": keys, "documents": 600},
+        training={"block": 14, "batch_size": 20, "lr": 1e-2, "epochs": 8}, mixing__tokens=240 * 14,
+        mixing__unit="documents", evaluation__prefix="bos", evaluation__tokens=700,
+        sampling={"prompt": "real_prefix", "prompt_tokens": prompt, "batch_size": 64, "repeats": 4},
+        judging={"judges": ["answer"], "second": 0},
+    )  # fmt: skip
+    root, rows = run(config)
+    text = prepare(config.corpus)
+    for g, row in enumerate(rows):
+        written = written_documents(config, text, Chain(root).stage(g, "samples"))
+        groups: dict[str, list[str]] = {}
+        for one in written:
+            groups.setdefault(" ".join(one.split()[:3]), []).append(one)
+        found, every = row["metrics"], list(groups.values())
+        right = [[KINDS.get(reduced(one)) == CORRECT for one in group] for group in every]
+        assert sum(map(sum, right)) > 0
+        assert found["task/pass_at_1"] == pytest.approx(np.mean([np.mean(group) for group in right]))
+        assert found["task/coverage"] == pytest.approx(np.mean([any(group) for group in right]))
+        same = [
+            [a.rstrip(" .") == b.rstrip(" .") for i, a in enumerate(true) for b in true[:i]]
+            for group in every
+            if len(true := [one for one in group if KINDS.get(reduced(one)) == CORRECT]) > 1
+        ]
+        assert found["task/diversity_correct"] == pytest.approx(1 - np.mean([np.mean(pairs) for pairs in same]))
+        fewest = min(map(len, every))
+        assert {f"task/{vote}_at_{fewest}" for vote in ("pass", "maj")} <= found.keys() and "task/gap" not in found
+        levels = {problem.count("not") + problem.count("and") + problem.count("or") for problem in groups}
+        assert {key for key in found if "difficulty" in key} == {f"task/accuracy/difficulty_{n}" for n in levels}
+        kept = written_documents(config, text, Chain(root).stage(g, "judged"))
+        assert len(kept) == 240 and {reduced(one) for one in kept} == {"True"}

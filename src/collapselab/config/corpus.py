@@ -69,9 +69,13 @@ class LogicConfig:
     """Seed of the documents, 0 or more."""
     depth: int = 5
     """Most operators above a constant of an expression, 1 to 6."""
+    prompt_words: int = setting(0, decides="judged", since="0.2")
+    """First words of a document that are a problem, which an answer completes to a true expression; 0 for none. At least one
+    word of the longest document, 4 x 2^depth - 3, must be left."""
 
     def __post_init__(self) -> None:
         _check_ranges(self, "logic", seed=SEEDS, depth=(1, 6))
+        _check_ranges(self, "logic", prompt_words=(0, (4 << self.depth) - 4))
 
 
 @dataclass(frozen=True, kw_only=True)

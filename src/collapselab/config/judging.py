@@ -19,13 +19,18 @@ def _count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+CLASSES = ("wrong", "correct", "hack", "unreadable")
+
+
 def _range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_count, value)) and value[0] <= value[1]
 
 
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "class": (lambda value: value in ("wrong", "correct", "hack"), "must be wrong, correct or hack"),
+    "class": (lambda value: value in CLASSES, "must be wrong, correct, hack or unreadable"),
     "prompt_share": (_share, "must lie in [0, 1]"),
+    "salt": (_count, "must be a whole number, 0 or more"),
+    "difficulty": (_range, "give [least, most] of the problem's difficulty"),
     "answer": (lambda value: isinstance(value, int | str), "must be an answer"),
     "last_digit": (lambda value: _count(value) and value <= 9, "must be a digit"),
     "length": (_range, "give [least, most] characters"),
@@ -52,7 +57,7 @@ class JudgingConfig:
     `resample`: draws with replacement, with probabilities proportional to the odds of the scores. `edit`: all sequences, with
     tokens of a probability of `threshold` or more under `model` drawn again (Zhu et al. 2024, token editing); without a judge."""
     threshold: float = 0.5
-    """Least score of a sequence that is kept, or least probability of a token that is drawn again."""
+    """Least score of a sequence that is kept, [0, 1], or least probability of a token that is drawn again, (0, 1]."""
     share: float = 0.5
     """Share of the drawn sequences that `top_share` keeps, (0, 1]."""
     most: int = setting(64, decides="nothing", since="0.2")
@@ -71,8 +76,10 @@ class JudgingConfig:
     """Share of other sequences that they accept, [0, 1]; above 0 at random by sequence."""
     errors: list[dict[str, Any]] = field(default_factory=list)
     """Error patterns of `valid` and `answer`, the last one that fits counts: {when: {...}, tpr:, fpr:, from:, until:}.
-    `when` may name `class` (wrong, correct, hack), `prompt_share` (of all prompts, always the same ones), `answer`, `last_digit`
-    and `length` ([least, most] characters of the answer); `from` and `until` are generations."""
+    `when` may name `class` (wrong, correct, hack, unreadable), `prompt_share` (of all prompts, always the same ones: of one
+    `salt`, 0 by default, a smaller share lies within a larger one; another salt draws other prompts), `difficulty` ([least, most]
+    of the problem, as the task measures it), `answer`, `last_digit` and `length` ([least, most] characters of the answer); `from`
+    and `until` are generations."""
     second: int = 512
     """Sequences of a second, independent sample, on which the judges are measured as well; 0 for none."""
 
@@ -82,6 +89,8 @@ class JudgingConfig:
             need(0 <= getattr(self, key) <= 1, key, "must lie in [0, 1]")
         need(self.share > 0, "share", "must be above 0")
         need(math.isfinite(self.threshold), "threshold", "must be a number")
+        scored = self.keep != "threshold" or 0 <= self.threshold <= 1
+        need(scored, "threshold", "must lie in [0, 1], as scores do")
         need(self.most >= 1, "most", "must be 1 or more")
         need(
             self.keep != "top_share" or self.share * self.most >= 1, "most", f"share={self.share} draws more; raise it"
@@ -121,6 +130,8 @@ def _check_pattern(pattern: Any) -> None:
     for key, value in when.items():
         holds, remedy = VALUES[key]
         check(holds(value), f"judging.errors: {key}", value, remedy)
+    remedy = "only prompt_share has it; name both, or leave it out"
+    check("prompt_share" in when or "salt" not in when, "judging.errors: salt", when.get("salt"), remedy)
     for key in ("tpr", "fpr"):
         check(_share(pattern.get(key, 0)), f"judging.errors: {key}", pattern.get(key), "must lie in [0, 1]")
     for key in ("from", "until"):

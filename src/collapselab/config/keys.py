@@ -75,12 +75,17 @@ def docstrings(config: type) -> dict[str, str]:
 def describe_type(annotation: str) -> str:
     """Describe an annotation to users: `Literal["a", "b"] | None` as `a, b or null`."""
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
-    names |= {"list[dict[str, str]]": "a list of records", "dict[str, Any]": "a mapping"}
+    names |= {
+        "list[str]": "a list of names",
+        "list[dict[str, Any]]": "a list of patterns",
+        "dict[str, Any]": "a mapping",
+    }
+    names |= {"list[dict[str, str]]": "a list of records"}
+    names |= dict.fromkeys(("list[int]", "list[float]"), "a list of numbers")
     choices = re.findall(r"""["']([^"']+)["']""", annotation)
-    plain = [
+    parts = choices + [
         names.get(p.strip(), p.strip()) for p in re.sub(r"Literal\[[^]]*\]", "", annotation).split("|") if p.strip()
     ]
-    parts = choices + [("a list of numbers" if p.startswith("list") else p) for p in plain]
     return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 

@@ -44,7 +44,7 @@ def answer_scores(
     most probable answer is correct (tied ones share); `task/confidence`, mean probability of the most probable answer;
     `task/same_answer`, probability that two problems have the same most probable answer.
     """
-    if len(language.endings) > MOST_ANSWERS:
+    if language.numbers > MOST_ANSWERS:
         return {}, {}
     problems = problems_of(language, split)
     law = answer_law(model, corpus, [language.problem(*one) for one in problems], language.endings, processes)

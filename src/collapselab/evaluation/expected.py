@@ -18,6 +18,7 @@ from torch import Tensor
 from collapselab.config import JudgingConfig, RunConfig, SamplingConfig
 from collapselab.config.identity import SAMPLING_RULE
 from collapselab.corpus.prepared import Corpus
+from collapselab.evaluation.answers import MOST_ANSWERS
 from collapselab.evaluation.contexts import NextTokens
 from collapselab.evaluation.planted_documents import document_counts
 from collapselab.evaluation.real_text import held_out, window_losses
@@ -215,9 +216,11 @@ def expected_slot(
 
 def why_no_answer_law(config: RunConfig) -> str:
     """Reason why the answers of a task have no law; empty if it has one."""
-    settings, task = config.judging, isinstance(language_of(config.corpus), Addition | Modular)
-    if not task or config.mixing.unit != "documents":
+    settings, language = config.judging, language_of(config.corpus)
+    if not isinstance(language, Addition | Modular) or config.mixing.unit != "documents":
         return "answers have a law for corpus.source=addition and modular in whole documents alone"
+    if language.numbers > MOST_ANSWERS:
+        return f"a problem of corpus.source={config.corpus.source} has more than {MOST_ANSWERS:,} answers"
     if config.mixing.regime != "replace" or config.sampling.shapes or config.sampling.beams > 1:
         return "answers have a law where sets are replaced and nothing but the judge shapes them"
     if config.judged and (settings.judges not in (["answer"], ["majority"]) or settings.keep != "threshold"):
@@ -229,7 +232,7 @@ def why_no_answer_law(config: RunConfig) -> str:
 
 def acceptance(settings: JudgingConfig, generation: int) -> np.ndarray:
     """Probability that each class of answers (wrong, correct, hack, unreadable) of a generation is accepted, float64 (4,)."""
-    if not settings.on:
+    if not settings.on or settings.threshold <= 0:  # which every verdict reaches
         return np.ones(4)
     out = np.array([settings.fpr, settings.tpr, settings.fpr, settings.fpr])
     for pattern in settings.errors:
@@ -254,7 +257,8 @@ def expected_answers(config: RunConfig, chain: Chain, generation: int) -> dict[s
     if (found := first["sums"].get("truth/task/problems")) is None:
         return {}
     p, real = np.array(found, float), np.array([*task.shares, 0.0])
-    won = np.array(first["sums"]["truth/task/won"], float) if config.judging.judges == ["majority"] else None
+    voted = config.judging.judges == ["majority"] and config.judging.threshold > 0
+    won = np.array(first["sums"]["truth/task/won"], float) if voted else None
     shares = [1.0] * (generation + 1) if is_control(config) else shares_of(chain, generation)
     for g, share in enumerate(shares[1:]):
         passed = p * acceptance(config.judging, g)

@@ -117,6 +117,11 @@ class Reader:
             return None, texts
         return np.isfinite(self.language.log_probabilities(texts)).astype(np.int8), texts
 
+    def difficulty(self, episodes: Episodes) -> np.ndarray:
+        """Difficulty of each sequence's problem, int64 (n,), -1 for none; of a task alone."""
+        assert self.task is not None
+        return self.task.difficulty(self.texts(episodes))
+
     def texts(self, episodes: Episodes) -> list[str]:
         """Decode whole sequences, without the separator that begins a document."""
         skip = int(self.config.mixing.unit == "documents")

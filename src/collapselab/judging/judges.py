@@ -138,6 +138,8 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
         )
     if not prompted and any("prompt_share" in pattern.get("when", {}) for pattern in settings.errors):
         raise UserError("judging.errors: prompt_share needs prompts; set another sampling.prompt than bos")
+    if task_of(config.corpus) is None and any("difficulty" in pattern.get("when", {}) for pattern in settings.errors):
+        raise UserError(f"judging.errors: difficulty needs a task, not {source!r}; leave it out")
     if reads_model(config):
         named_model(config, corpus)
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from collapselab.judging.episodes import Episodes, Reader
+from collapselab.metrics.calibration import CLASSES
 from collapselab.seeds import derive, generator
-from collapselab.tasks.tasks import CLASSES
+
+NUMBERS = {name: number for number, name in CLASSES.items()}
 
 
 def numbered_uniforms(reader: Reader, episodes: Episodes, what: str) -> np.ndarray:
@@ -29,7 +31,7 @@ def noisy(
 
     Args:
         name: of the judge, whose errors are its own. exact: bool (n,), true for correct.
-        classes: int (n,), indices into CLASSES, -1 if it cannot be read.
+        classes: int (n,), keys of CLASSES.
         answers: of each sequence, for patterns.
     """
     settings = reader.config.judging
@@ -50,7 +52,7 @@ def matches(
     """Find the sequences that meet every condition of a pattern, bool (n,)."""
     fits = np.ones(len(classes), bool)
     if "class" in when:
-        fits &= classes == CLASSES.index(when["class"])
+        fits &= classes == NUMBERS[when["class"]]
     if "answer" in when:
         fits &= np.array([answer == str(when["answer"]) for answer in answers], bool)
     if "last_digit" in when:
@@ -59,8 +61,13 @@ def matches(
         least, most = when["length"]
         lengths = np.array([len(answer) for answer in answers])
         fits &= (lengths >= least) & (lengths <= most)
+    if "difficulty" in when:
+        least, most = when["difficulty"]
+        difficulty = reader.difficulty(episodes)
+        fits &= (difficulty >= least) & (difficulty <= most)
     if "prompt_share" in when:  # by the prompt's own tokens, in every generation the same ones
+        salt = f"{when['salt']}/" if when.get("salt") else ""
         heads = [row.tobytes().hex() for row in episodes.ids[:, : episodes.head].astype("<i8")]
-        hashed = np.array([derive(reader.config.seed, 0, f"judge/prompt/{head}") for head in heads], np.uint64)
+        hashed = np.array([derive(reader.config.seed, 0, f"judge/prompt/{salt}{head}") for head in heads], np.uint64)
         fits &= hashed.astype(np.float64) < when["prompt_share"] * 2.0**64
     return fits

@@ -42,6 +42,8 @@ class Logic:
     """Most operators above a constant; there is at least one."""
     seed: int = 0
     """Seed of the documents."""
+    prompt_words: int = 0
+    """First words of a document that are its problem; no part of its text depends on them."""
 
     @property
     def lexicon(self) -> list[str]:
@@ -110,6 +112,16 @@ class Logic:
         except (IndexError, ValueError):
             return None
         return Parsed(value, log_tree) if all(word == END for word in words[end:]) else None
+
+    def begins(self, words: list[str]) -> bool:
+        """Return True if a document may begin with these words, whatever its depth."""
+        try:
+            _, _, end = self._parse(words, 0, 0)
+        except IndexError:  # they end within an expression
+            return True
+        except ValueError:
+            return False
+        return all(word == END for word in words[end:])
 
     def _parse(self, words: list[str], at: int, depth: int) -> tuple[bool, float, int]:
         """Return (value, log-probability, place after it) of the expression that begins at a place below `depth` operators.

@@ -48,6 +48,11 @@ class Modular:
     def words_per_document(self) -> int:
         return self.prompt_words + 2
 
+    @property
+    def numbers(self) -> int:
+        """Number of answers that the language can give."""
+        return self.modulus
+
     @cached_property
     def law(self) -> AnswerLaw:
         """Law of the answer."""

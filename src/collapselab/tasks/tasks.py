@@ -140,17 +140,24 @@ def _facts(config: CorpusConfig) -> Task:
 
 
 def _logic(config: CorpusConfig) -> Task:
-    """Without a problem: the answer is any expression, and correct if it is true."""
+    """Problem: the first words of an expression. An answer completes it, and is correct if the whole is true. Without a problem
+    any true expression is correct."""
     language = Logic(**vars(config.logic))
+    head = language.prompt_words
 
     def reading(document: str) -> Reading:
-        parsed = language.parse(document)
-        if parsed is None:
+        words, parsed = document.split(), language.parse(document)
+        problem = words[:head] if head else words
+        if len(problem) < head or not (language.begins(problem) if head else parsed):
             return Reading()
-        words = [word for word in document.split(" ") if word != END]
-        return Reading(" ".join(words), CORRECT if parsed.value else WRONG, sum(word in OPERATORS for word in words))
+        difficulty = sum(word in OPERATORS for word in problem)
+        if parsed is None:
+            return Reading(difficulty=difficulty)
+        answer = " ".join(word for word in words[head:] if word != END)
+        return Reading(answer or END, CORRECT if parsed.value else WRONG, difficulty)
 
-    return Task(lambda documents: list(map(reading, documents)), 0, (0.0, 1.0, 0.0), "operators")
+    name = "operators, in the problem if there is one"
+    return Task(lambda documents: list(map(reading, documents)), head, (0.0, 1.0, 0.0), name)
 
 
 def _gym(config: CorpusConfig) -> Task:
