@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rebuild results/: run the experiments (about three hours on two cores; finished work in runs/ is not repeated) and
+# Rebuild results/: run the experiments (about six hours on two cores; finished work in runs/ is not repeated) and
 # keep their tables and figures. A single one: scripts/results.sh planted
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,10 +10,10 @@ make() { # experiment, folder in results/
   .venv/bin/collapselab report "runs/$1" --out "results/$2" --command "$command"
 }
 declare -A kept=([planted]=planted [duel]=duel/exact [duel_transformer]=duel/transformer [bigram]=bigram [regimes]=regimes)
-kept+=([curation]=curation [verifiers]=verifiers [self_consistency]=self_consistency [expert_iteration]=expert_iteration)
+kept+=([curation]=curation [verifiers]=verifiers [self_consistency]=self_consistency [expert_iteration]=expert_iteration [gap]=gap)
 declare -A bases=([verifiers]=modular [self_consistency]="modular modular_low sums_20 sums_64 sums_93 sums_99")
 bases+=([expert_iteration]=sums_64)
-every="planted duel duel_transformer bigram regimes curation verifiers self_consistency expert_iteration"
+every="planted duel duel_transformer bigram regimes curation verifiers self_consistency expert_iteration gap"
 for name in ${1:-$every}; do
   folder="${kept[$name]:?no such experiment: $every}"
   [[ -z ${bases[$name]:-} ]] || scripts/bases.sh ${bases[$name]}
