@@ -60,7 +60,8 @@ def means(start: float, centre: float, radius: float, sigma: float, rounds: int)
     radius, centre + radius], theta + sigma (phi(a) - phi(b)) / (Phi(b) - Phi(a)).
 
     d theta'/d theta is the truncated variance over sigma^2, below 1, so theta tends to the verifier's centre, not to the truth: it
-    gains while it approaches the truth and loses what lies beyond.
+    gains while it approaches the truth and loses what lies beyond. With n samples this needs n times the accepted share well above
+    1: a verifier that accepts none of what is written teaches nothing.
     """
     from scipy.special import ndtr  # importing it takes half a second
 
