@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -36,6 +37,7 @@ from collapselab.judging.noise import noisy
 from collapselab.languages import language_of
 from collapselab.mixing.sets import read_blocks, read_meta, read_samples
 from collapselab.models import network
+from collapselab.report import series
 from collapselab.report.charts import CHARTS
 from collapselab.report.files import open_run
 from collapselab.seeds import generator
@@ -251,6 +253,60 @@ def test_a_judged_chain_recounted_from_its_files(judged: Path) -> None:
         assert row["metrics"]["judge/tpr"] == pytest.approx(tpr) and row["metrics"]["judge/fpr"] == pytest.approx(fpr)
         assert row["metrics"]["judge/j"] == pytest.approx(tpr - fpr)
         assert "judge/second/tpr" in row["metrics"] and "judge/tpr_low" not in row["metrics"]
+
+
+def test_a_line_has_the_intervals_of_judges_beside_its_metrics(judged: Path, lab: Lab, tmp_path: Path) -> None:
+    """Those of eval.json, in metrics.jsonl, rebuilt and scored again; a line of an earlier version has none and is read."""
+    rows = read_metrics(judged)
+    for g, row in enumerate(rows):
+        sums = json.loads((judged / f"gen_{g:03d}/eval/eval.json").read_text())["sums"]
+        for prefix in ("judge", "judge/second"):
+            found = {k.removeprefix(f"{prefix}/"): v for k, v in row["intervals"].items() if k.startswith(f"{prefix}/")}
+            saved = {key: tuple(pair) for key, pair in sums[f"{prefix}/calibration"]["intervals"].items()}
+            assert {"tpr", "fpr", "j", "accepted"} <= saved.keys() and saved.items() <= found.items()
+        for key, (low, high) in row["intervals"].items():
+            assert low <= row["metrics"][key] <= high, key
+        assert row["intervals"]["judge/tpr"][0] < row["metrics"]["judge/tpr"] < row["intervals"]["judge/tpr"][1]
+    shutil.copytree(judged.parents[2], tmp_path / "runs")
+    chain = tmp_path / "runs" / "planted_smoke" / "arm=main" / "seed=1"
+    (chain / "metrics.jsonl").unlink()
+    code, _, err = lab("run", f"--config={chain}/config.yaml", f"--runs-dir={tmp_path}/runs")
+    assert code == 0 and "metrics.jsonl is missing; rebuilt" in err and read_metrics(chain) == rows
+    assert lab("eval", str(chain), "--evaluation.tokens=256")[0] == 0
+    (again,) = chain.glob("rescored/*/metrics.jsonl")
+    assert [json.loads(one)["intervals"] for one in again.open()] == [
+        {key: list(pair) for key, pair in row["intervals"].items()} for row in rows
+    ]
+    line_of = [json.loads(one) for one in (chain / "metrics.jsonl").open()]
+    del line_of[1]["intervals"]
+    (chain / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in line_of))
+    read = series.curve(open_run(chain).chains, "judge/tpr")
+    assert [math.isnan(point.low) for point in read] == [False, True, False]
+    for wrong in ({"judge/tpr": [0.5, 0.4]}, {"judge/tpr": [0.5]}, {"judge/other": [0.1, 0.2]}, [0.1, 0.2]):
+        line_of[1]["intervals"] = wrong
+        (chain / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in line_of))
+        assert "metrics.jsonl: not written by this lab" in line(lab("report", str(chain)))
+
+
+def test_a_single_chains_intervals_are_drawn_and_those_over_seeds_stay(judged: Path) -> None:
+    (chain,) = open_run(judged).chains
+    draw = {name: draw for name, _, _, draw in CHARTS}["judges"]
+    spec = draw([chain])
+    assert spec is not None and go.Figure(spec).data
+    titles = [note["text"] for note in spec["layout"]["annotations"]]
+    assert {"wrong answers accepted (no hacks)", "other sequences accepted (FPR)"} <= {*titles}
+    axis = str(titles.index("correct sequences accepted (TPR)") + 1)
+    band, curve = [trace for trace in spec["data"] if trace["yaxis"] == f"y{axis}"]
+    ends = [row["intervals"]["judge/tpr"] for row in chain.rows]
+    assert band["y"] == [high for _, high in ends] + [low for low, _ in reversed(ends)] and len(curve["y"]) == 3
+    low, high = ends[0]
+    assert (
+        f"[{low:.4g}, {high:.4g}]"
+        in spec["layout"]["meta"]["table"]["rows"][titles.index("correct sequences accepted (TPR)")][2]
+    )
+    for point in series.curve([chain, chain], "judge/tpr"):  # two equal seeds
+        assert point.low == point.mean == point.high and point.chains == 2
+    assert all(math.isnan(point.low) for point in series.curve([chain], "real/perplexity"))
 
 
 def test_examples_of_each_verdict_are_samples_with_their_scores(judged: Path) -> None:
@@ -505,6 +561,15 @@ def test_a_task_has_groups_of_answers_and_an_exact_judge(lab: Lab, tmp_path: Pat
     )
     counts = json.loads((chain / "gen_001/judged/judged.json").read_text())["calibration"]["second"]["accepted"]
     assert counts["samples"] == 64 and 0.1 < metrics["judge/second/accepted"] < 0.5
+    intervals = read_metrics(chain)[1]["intervals"]
+    saved = json.loads((chain / "gen_001/eval/eval.json").read_text())["sums"]["task/intervals"]
+    assert {f"task/{key}": tuple(pair) for key, pair in saved.items()}.items() <= intervals.items()
+    (drawn,) = open_run(chain).chains
+    fan = {name: draw for name, _, _, draw in CHARTS}["fan"]([drawn])
+    assert fan is not None
+    bands = [trace["y"] for trace in fan["data"] if trace.get("fill") == "toself"]
+    ends = [intervals[f"task/pass_at_{k}"] for k in (1, 2, 4)]
+    assert len(bands) == 2 and bands[1] == [high for _, high in ends] + [low for low, _ in reversed(ends)]
 
 
 def test_the_law_of_answers_by_hand() -> None:

@@ -58,7 +58,9 @@ JUDGES = {
     "judge/tpr": "correct sequences accepted (TPR)",
     "judge/fpr": "other sequences accepted (FPR)",
     "judge/accepted": "sequences accepted",
+    "judge/accepted/wrong": "wrong answers accepted (no hacks)",
     "judge/accepted/hack": "hacks accepted",
+    "judge/length_correlation": "correlation of score and length",
     "judge/abstained": "without a verdict",
     "judge/drawn": "sequences drawn for one that is kept",
     "judge/edited": "tokens drawn again",
@@ -108,7 +110,8 @@ def difficulties(chains: list[Any]) -> dict[str, str]:
 
 
 class Point(NamedTuple):
-    """Mean of an arm at a generation, with the ends of its 95 % t-interval over chains (nan for a single chain)."""
+    """Mean of an arm at a generation, with the ends of its 95 % t-interval over chains. Of a single chain these are the ends of
+    the interval within the generation (`intervals` of its row), nan if there is none."""
 
     generation: int
     chains: int
@@ -119,7 +122,11 @@ class Point(NamedTuple):
 
 def curve(members: list[Any], key: str) -> list[Point]:
     """Course of a metric over the chains of one arm; empty if none has it."""
-    return [Point(g, len(values), *mean_interval(values)) for g, values in by_generation(members, key).items()]
+    points = [Point(g, len(values), *mean_interval(values)) for g, values in by_generation(members, key).items()]
+    if len(members) > 1:
+        return points
+    within = {row["generation"]: row["intervals"][key] for row in members[0].rows if key in row.get("intervals", {})}
+    return [Point(p.generation, 1, p.mean, *within.get(p.generation, (math.nan, math.nan))) for p in points]
 
 
 SHARES = (
