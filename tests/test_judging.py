@@ -35,11 +35,13 @@ from collapselab.judging.examples import examples
 from collapselab.judging.judges import committee, majority, scores_of
 from collapselab.judging.noise import noisy
 from collapselab.languages import language_of
+from collapselab.metrics import SCORES
 from collapselab.mixing.sets import read_blocks, read_meta, read_samples
 from collapselab.models import network
 from collapselab.report import series
 from collapselab.report.charts import CHARTS
 from collapselab.report.files import open_run
+from collapselab.report.results import write_results
 from collapselab.seeds import generator
 from collapselab.store.layout import Chain, read_metrics
 from collapselab.tasks.tasks import task_of
@@ -548,11 +550,13 @@ TASK = (
 
 
 def test_a_task_has_groups_of_answers_and_an_exact_judge(lab: Lab, tmp_path: Path) -> None:
-    code, _, err = lab(
+    code, out, err = lab(
         *TASK, f"--runs-dir={tmp_path}", "--judging.judges=[answer]", "--judging.fpr=0.25", "--judging.tpr=0.75"
     )
     assert code == 0, err
     chain = tmp_path / "task" / "arm=main" / "seed=1"
+    page = (tmp_path / "task" / "report" / "index.html").read_text()
+    main_scores_are_shown(read_metrics(chain), err, out, page)
     rows = read_samples(chain / "gen_001" / "samples").reshape(-1, 7)
     assert (rows[:, :5].reshape(-1, 4, 5) == rows[::4, None, :5]).all()  # four to a prompt
     metrics = read_metrics(chain)[1]["metrics"]
@@ -570,6 +574,19 @@ def test_a_task_has_groups_of_answers_and_an_exact_judge(lab: Lab, tmp_path: Pat
     bands = [trace["y"] for trace in fan["data"] if trace.get("fill") == "toself"]
     ends = [intervals[f"task/pass_at_{k}"] for k in (1, 2, 4)]
     assert len(bands) == 2 and bands[1] == [high for _, high in ends] + [low for low, _ in reversed(ends)]
+
+
+def main_scores_are_shown(rows: list[dict[str, Any]], err: str, out: str, page: str) -> None:
+    """Each generation's line, the table at the end and that of the report have the main scores of the task and the judges."""
+    lines = [one for one in err.splitlines() if one.startswith("generation ")]
+    head = [cell.strip() for cell in next(one for one in out.splitlines() if "real share" in one).split("┃")]
+    cells = [[cell.strip() for cell in one.split("│")] for one in out.splitlines() if one.startswith("│")]
+    for row, said, shown in zip(rows, lines, cells[:-1], strict=True):  # the last line is real text
+        for name, key in SCORES.items():
+            value = f"{row['metrics'][key]:.4g}"
+            assert f" {name} {value} " in said and shown[head.index(name)] == value, (name, said)
+            if key.startswith("judge/"):
+                assert f"<td>{value}</td>" in page, name
 
 
 def test_the_law_of_answers_by_hand() -> None:
@@ -799,6 +816,9 @@ def test_arms_with_other_judges_share_samples_and_not_scores(lab: Lab, tmp_path:
     assert len({chain.stage(0, "eval") for chain in chains.values()}) == 3
     tpr = {arm: read_metrics(chain.root)[0]["metrics"].get("judge/tpr") for arm, chain in chains.items()}
     assert tpr["none"] is None and tpr["exact"] == 1 and 0.3 < tpr["half"] < 0.7
+    page = write_results(tmp_path / "arms", tmp_path / "kept", "collapselab").read_text()
+    rates = dict(re.findall(r"^\| TPR \| (\w+) \| 1 \| (\S+) \|", page, re.MULTILINE))
+    assert rates == {arm: f"{tpr[arm]:.4g}" for arm in ("half", "exact")} and "| accepted | half |" in page
 
 
 def test_two_processes_judge_as_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapselab.metrics import HEADLINE
+from collapselab.metrics import HEADLINE, SCORES
 from collapselab.metrics.intervals import mean_interval
 from collapselab.metrics.likelihood import BUCKETS
 from collapselab.mixing.sources import reading_order
@@ -70,7 +70,8 @@ LEAST_TOKENS = 200
 
 
 def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
-    """Metrics to show first, by name. Of the tails, each chain shows coverage in context, or plain coverage if it has no other.
+    """Metrics to show first, by name, and the main scores of tasks and judges. Of the tails, each chain shows coverage in context,
+    or plain coverage if it has no other.
 
     Args:
         chains: the metrics of each chain.
@@ -84,7 +85,7 @@ def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
             names |= {title: tail for tail, title in TAIL_NAMES.items() if tail in tails}
         elif key in has and (tails - {None} or key not in COMPANIONS["words"]):
             names[name] = key
-    return names
+    return names | {name: key for name, key in SCORES.items() if key in has}
 
 
 def keys_of(chain: Any) -> set[str]:
