@@ -19,7 +19,7 @@ import torch
 import yaml
 from conftest import ROOT, Lab
 from helpers import undrawn
-from kill_again import CHAIN, import_lab, kill_chains, quick_folder
+from kill_again import import_lab, kill_chains, quick_folder
 from test_launch import at_once
 from transformers import AutoTokenizer
 
@@ -46,6 +46,7 @@ from collapselab.seeds import generator
 from collapselab.store.layout import Chain, read_metrics
 from collapselab.tasks.tasks import task_of
 
+QUICK = ("--evaluation.overlap=false", "--evaluation.self_bleu_samples=0")
 SMOKE = (
     "run",
     f"--config={ROOT}/configs/planted_smoke.yaml",
@@ -860,14 +861,13 @@ def test_a_judge_by_a_plugin_takes_under_twenty_lines(
 
 
 def test_a_judged_chain_that_is_killed_ends_with_the_same_bytes() -> None:
+    """Kills strike while the stage is made, whose rounds are kept: an exact checker with errors and the likelihood of what it
+    accepts."""
     import_lab()
-    asked = [
-        "--generations=1",
-        "--mixing.tokens=2048",
-        "--evaluation.overlap=false",
-        "--evaluation.self_bleu_samples=0",
-    ]
-    asked += ["--judging.judges=[random]", "--judging.threshold=0.8", "--judging.second=64"]
+    asked = ["--judging.judges=[answer, likelihood]", "--judging.committee=mean", "--judging.threshold=0.5", *QUICK]
+    asked += ["--judging.tpr=0.5", "--judging.fpr=0.05", "--generations=1"]
     with quick_folder() as root:
-        result = kill_chains(Path(root), 12, 3, True, [*CHAIN, *asked])
-    assert result["kills"] >= 12
+        result = kill_chains(Path(root), 12, 3, True, [*TASK[2:], *asked])
+    struck = result["struck"]
+    assert result["kills"] >= 12 and isinstance(struck, dict)
+    assert sum(count for stage, count in struck.items() if stage.endswith("judged")) >= 2, struck
