@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -18,7 +19,7 @@ import torch
 import yaml
 from conftest import ROOT, Lab
 from helpers import undrawn
-from kill_again import CHAIN, import_lab, kill_chains, quick_folder
+from kill_again import import_lab, kill_chains, quick_folder
 from test_launch import at_once
 from transformers import AutoTokenizer
 
@@ -34,15 +35,19 @@ from collapselab.judging.examples import examples
 from collapselab.judging.judges import committee, majority, scores_of
 from collapselab.judging.noise import noisy
 from collapselab.languages import language_of
+from collapselab.metrics import SCORES
 from collapselab.mixing.sets import read_blocks, read_meta, read_samples
 from collapselab.models import network
+from collapselab.report import series
 from collapselab.report.charts import CHARTS
 from collapselab.report.files import open_run
+from collapselab.report.results import write_results
 from collapselab.seeds import generator
 from collapselab.store.layout import Chain, read_metrics
 from collapselab.tasks.tasks import task_of
 from collapselab.theory.finite import learned_tables
 
+QUICK = ("--evaluation.overlap=false", "--evaluation.self_bleu_samples=0")
 SMOKE = (
     "run",
     f"--config={ROOT}/configs/planted_smoke.yaml",
@@ -295,6 +300,60 @@ def test_a_judged_chain_recounted_from_its_files(judged: Path) -> None:
         assert "judge/second/tpr" in row["metrics"] and "judge/tpr_low" not in row["metrics"]
 
 
+def test_a_line_has_the_intervals_of_judges_beside_its_metrics(judged: Path, lab: Lab, tmp_path: Path) -> None:
+    """Those of eval.json, in metrics.jsonl, rebuilt and scored again; a line of an earlier version has none and is read."""
+    rows = read_metrics(judged)
+    for g, row in enumerate(rows):
+        sums = json.loads((judged / f"gen_{g:03d}/eval/eval.json").read_text())["sums"]
+        for prefix in ("judge", "judge/second"):
+            found = {k.removeprefix(f"{prefix}/"): v for k, v in row["intervals"].items() if k.startswith(f"{prefix}/")}
+            saved = {key: tuple(pair) for key, pair in sums[f"{prefix}/calibration"]["intervals"].items()}
+            assert {"tpr", "fpr", "j", "accepted"} <= saved.keys() and saved.items() <= found.items()
+        for key, (low, high) in row["intervals"].items():
+            assert low <= row["metrics"][key] <= high, key
+        assert row["intervals"]["judge/tpr"][0] < row["metrics"]["judge/tpr"] < row["intervals"]["judge/tpr"][1]
+    shutil.copytree(judged.parents[2], tmp_path / "runs")
+    chain = tmp_path / "runs" / "planted_smoke" / "arm=main" / "seed=1"
+    (chain / "metrics.jsonl").unlink()
+    code, _, err = lab("run", f"--config={chain}/config.yaml", f"--runs-dir={tmp_path}/runs")
+    assert code == 0 and "metrics.jsonl is missing; rebuilt" in err and read_metrics(chain) == rows
+    assert lab("eval", str(chain), "--evaluation.tokens=256")[0] == 0
+    (again,) = chain.glob("rescored/*/metrics.jsonl")
+    assert [json.loads(one)["intervals"] for one in again.open()] == [
+        {key: list(pair) for key, pair in row["intervals"].items()} for row in rows
+    ]
+    line_of = [json.loads(one) for one in (chain / "metrics.jsonl").open()]
+    del line_of[1]["intervals"]
+    (chain / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in line_of))
+    read = series.curve(open_run(chain).chains, "judge/tpr")
+    assert [math.isnan(point.low) for point in read] == [False, True, False]
+    for wrong in ({"judge/tpr": [0.5, 0.4]}, {"judge/tpr": [0.5]}, {"judge/other": [0.1, 0.2]}, [0.1, 0.2]):
+        line_of[1]["intervals"] = wrong
+        (chain / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in line_of))
+        assert "metrics.jsonl: not written by this lab" in line(lab("report", str(chain)))
+
+
+def test_a_single_chains_intervals_are_drawn_and_those_over_seeds_stay(judged: Path) -> None:
+    (chain,) = open_run(judged).chains
+    draw = {name: draw for name, _, _, draw in CHARTS}["judges"]
+    spec = draw([chain])
+    assert spec is not None and go.Figure(spec).data
+    titles = [note["text"] for note in spec["layout"]["annotations"]]
+    assert {"wrong answers accepted (no hacks)", "other sequences accepted (FPR)"} <= {*titles}
+    axis = str(titles.index("correct sequences accepted (TPR)") + 1)
+    band, curve = [trace for trace in spec["data"] if trace["yaxis"] == f"y{axis}"]
+    ends = [row["intervals"]["judge/tpr"] for row in chain.rows]
+    assert band["y"] == [high for _, high in ends] + [low for low, _ in reversed(ends)] and len(curve["y"]) == 3
+    low, high = ends[0]
+    assert (
+        f"[{low:.4g}, {high:.4g}]"
+        in spec["layout"]["meta"]["table"]["rows"][titles.index("correct sequences accepted (TPR)")][2]
+    )
+    for point in series.curve([chain, chain], "judge/tpr"):  # two equal seeds
+        assert point.low == point.mean == point.high and point.chains == 2
+    assert all(math.isnan(point.low) for point in series.curve([chain], "real/perplexity"))
+
+
 def test_examples_of_each_verdict_are_samples_with_their_scores(judged: Path) -> None:
     words = AutoTokenizer.from_pretrained(judged / "gen_000" / "train")
     for g in range(3):
@@ -534,11 +593,13 @@ TASK = (
 
 
 def test_a_task_has_groups_of_answers_and_an_exact_judge(lab: Lab, tmp_path: Path) -> None:
-    code, _, err = lab(
+    code, out, err = lab(
         *TASK, f"--runs-dir={tmp_path}", "--judging.judges=[answer]", "--judging.fpr=0.25", "--judging.tpr=0.75"
     )
     assert code == 0, err
     chain = tmp_path / "task" / "arm=main" / "seed=1"
+    page = (tmp_path / "task" / "report" / "index.html").read_text()
+    main_scores_are_shown(read_metrics(chain), err, out, page)
     rows = read_samples(chain / "gen_001" / "samples").reshape(-1, 7)
     assert (rows[:, :5].reshape(-1, 4, 5) == rows[::4, None, :5]).all()  # four to a prompt
     metrics = read_metrics(chain)[1]["metrics"]
@@ -547,6 +608,28 @@ def test_a_task_has_groups_of_answers_and_an_exact_judge(lab: Lab, tmp_path: Pat
     )
     counts = json.loads((chain / "gen_001/judged/judged.json").read_text())["calibration"]["second"]["accepted"]
     assert counts["samples"] == 64 and 0.1 < metrics["judge/second/accepted"] < 0.5
+    intervals = read_metrics(chain)[1]["intervals"]
+    saved = json.loads((chain / "gen_001/eval/eval.json").read_text())["sums"]["task/intervals"]
+    assert {f"task/{key}": tuple(pair) for key, pair in saved.items()}.items() <= intervals.items()
+    (drawn,) = open_run(chain).chains
+    fan = {name: draw for name, _, _, draw in CHARTS}["fan"]([drawn])
+    assert fan is not None
+    bands = [trace["y"] for trace in fan["data"] if trace.get("fill") == "toself"]
+    ends = [intervals[f"task/pass_at_{k}"] for k in (1, 2, 4)]
+    assert len(bands) == 2 and bands[1] == [high for _, high in ends] + [low for low, _ in reversed(ends)]
+
+
+def main_scores_are_shown(rows: list[dict[str, Any]], err: str, out: str, page: str) -> None:
+    """Each generation's line, the table at the end and that of the report have the main scores of the task and the judges."""
+    lines = [one for one in err.splitlines() if one.startswith("generation ")]
+    head = [cell.strip() for cell in next(one for one in out.splitlines() if "real share" in one).split("┃")]
+    cells = [[cell.strip() for cell in one.split("│")] for one in out.splitlines() if one.startswith("│")]
+    for row, said, shown in zip(rows, lines, cells[:-1], strict=True):  # the last line is real text
+        for name, key in SCORES.items():
+            value = f"{row['metrics'][key]:.4g}"
+            assert f" {name} {value} " in said and shown[head.index(name)] == value, (name, said)
+            if key.startswith("judge/"):
+                assert f"<td>{value}</td>" in page, name
 
 
 def test_the_law_of_answers_by_hand() -> None:
@@ -819,6 +902,9 @@ def test_arms_with_other_judges_share_samples_and_not_scores(lab: Lab, tmp_path:
     assert len({chain.stage(0, "eval") for chain in chains.values()}) == 3
     tpr = {arm: read_metrics(chain.root)[0]["metrics"].get("judge/tpr") for arm, chain in chains.items()}
     assert tpr["none"] is None and tpr["exact"] == 1 and 0.3 < tpr["half"] < 0.7
+    page = write_results(tmp_path / "arms", tmp_path / "kept", "collapselab").read_text()
+    rates = dict(re.findall(r"^\| TPR \| (\w+) \| 1 \| (\S+) \|", page, re.MULTILINE))
+    assert rates == {arm: f"{tpr[arm]:.4g}" for arm in ("half", "exact")} and "| accepted | half |" in page
 
 
 def test_two_processes_judge_as_one(tmp_path: Path) -> None:
@@ -910,14 +996,13 @@ def test_a_plugins_judge_that_raises_on_some_prompts_abstains_on_those() -> None
 
 
 def test_a_judged_chain_that_is_killed_ends_with_the_same_bytes() -> None:
+    """Kills strike while the stage is made, whose rounds are kept: an exact checker with errors and the likelihood of what it
+    accepts."""
     import_lab()
-    asked = [
-        "--generations=1",
-        "--mixing.tokens=2048",
-        "--evaluation.overlap=false",
-        "--evaluation.self_bleu_samples=0",
-    ]
-    asked += ["--judging.judges=[random]", "--judging.threshold=0.8", "--judging.second=64"]
+    asked = ["--judging.judges=[answer, likelihood]", "--judging.committee=mean", "--judging.threshold=0.5", *QUICK]
+    asked += ["--judging.tpr=0.5", "--judging.fpr=0.05", "--generations=1"]
     with quick_folder() as root:
-        result = kill_chains(Path(root), 12, 3, True, [*CHAIN, *asked])
-    assert result["kills"] >= 12
+        result = kill_chains(Path(root), 12, 3, True, [*TASK[2:], *asked])
+    struck = result["struck"]
+    assert result["kills"] >= 12 and isinstance(struck, dict)
+    assert sum(count for stage, count in struck.items() if stage.endswith("judged")) >= 2, struck

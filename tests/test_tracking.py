@@ -45,6 +45,7 @@ from collapselab.tracking import Tracker, replay
 
 KEY = "5ecret" + "k" * 34  # 40 characters, as wandb wants them
 TOKEN = "hf_5ecrettoken"
+ENDS = ("low", "high")
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there: refused at once, and tried again and again
 
 
@@ -55,6 +56,7 @@ def rows_of(generations: int) -> list[dict]:
             "generation": g,
             "real_share": 0.5**g,
             "metrics": {"real/perplexity": 100.0 + g, "nested/a/b": g / 3},
+            **({"intervals": {"nested/a/b": [g / 4, g / 2]}} if g else {}),
         }
         for g in range(generations)
     ]
@@ -147,9 +149,17 @@ def content(file: Path) -> list[dict]:
 
 
 def expected(rows: list[dict]) -> list[dict]:
-    return [
-        {"_step": r["generation"], "generation": r["generation"], "real_share": r["real_share"], **r["metrics"]}
+    ends = [
+        {
+            f"{key}/{end}": value
+            for key, pair in r.get("intervals", {}).items()
+            for end, value in zip(ENDS, pair, strict=True)
+        }
         for r in rows
+    ]
+    return [
+        {"_step": r["generation"], "generation": r["generation"], "real_share": r["real_share"], **r["metrics"], **more}
+        for r, more in zip(rows, ends, strict=True)
     ]
 
 

@@ -217,11 +217,13 @@ def _texts(chain: Path, generation: int) -> list[tuple[str, str]]:
 
 
 def _send_row(rows: list[dict[str, Any]], texts: list[tuple[str, str]], run: Any) -> None:
-    """Log the last row, under the keys of metrics.jsonl, and its samples."""
+    """Log the last row, under the keys of metrics.jsonl, with the ends of its intervals, and its samples."""
     import wandb
 
     generation = rows[-1]["generation"]
     values = {**rows[-1]["metrics"], "generation": generation, "real_share": rows[-1]["real_share"]}
+    for key, (low, high) in rows[-1].get("intervals", {}).items():
+        values |= {f"{key}/low": low, f"{key}/high": high}
     if texts:
         data = [[generation, prompt, words] for prompt, words in texts]
         values[SAMPLES] = wandb.Table(columns=["generation", "prompt", "text"], data=data)

@@ -21,7 +21,7 @@ from collapselab.chain.opening import chain_path, lock_shared, open_corpus, open
 from collapselab.chain.preflight import preflight
 from collapselab.chain.session import Session
 from collapselab.config import RunConfig
-from collapselab.metrics import HEADLINE
+from collapselab.metrics import HEADLINE, SCORES
 from collapselab.runtime.console import Console
 from collapselab.runtime.errors import one_line_errors
 from collapselab.runtime.parallel import Processes
@@ -79,8 +79,9 @@ def run(
 
 
 def summary_line(row: dict[str, Any], is_control: bool = False) -> str:
-    """Terminal line of a finished generation. In an all-real control, the rest of the set is real text too."""
+    """Terminal line of a finished generation, with the rates that judges achieved. In an all-real control, the rest of the set is
+    real text too."""
     metrics, control = row["metrics"], " + control text" if is_control else ""
-    values = "  ".join(f"{name} {metrics[key]:.4g}" for name, key in HEADLINE.items() if key in metrics)
+    values = "  ".join(f"{name} {metrics[key]:.4g}" for name, key in (HEADLINE | SCORES).items() if key in metrics)
     share = f"real share {row['real_share']:.3f}{control}"
     return f"generation {row['generation']}: {share}  {values}  ({sum(row['time'].values()):.1f} s)"

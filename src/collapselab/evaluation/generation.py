@@ -115,10 +115,19 @@ def _laws(
 def _write_scores(
     out: Path, config: RunConfig, shared: Any, sums: dict[str, Any], values: dict[str, float], row: dict[str, Any]
 ) -> None:
-    """Write eval.json, and row.json: `row` completed by the scores."""
+    """Write eval.json, and row.json: `row` completed by the scores, with `intervals` if some of them have any."""
     write_json(out / "eval.json", {"protocol": shared, "sums": sums, "metrics": values})
     row |= {"schema": SCHEMA, "seed": config.seed, "protocol": digest(shared), "metrics": values}
+    if ends := {key: pair for key, pair in _intervals(sums).items() if key in values}:
+        row["intervals"] = ends
     write_json(out / "row.json", row)
+
+
+def _intervals(sums: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return {metric: (low, high)} of the 95 % intervals within a generation: over problems, or over what judges looked at."""
+    parts = {"task": sums.get("task/intervals", {})}
+    parts |= {key.removesuffix("/calibration"): sums[key]["intervals"] for key in sums if key.endswith("/calibration")}
+    return {f"{prefix}/{key}": pair for prefix, ends in parts.items() for key, pair in ends.items()}
 
 
 def _examples(stream: np.ndarray, meta: dict[str, Any], corpus: Corpus) -> list[str]:

@@ -11,3 +11,14 @@ HEADLINE = {
     "overlap-50": "diversity/overlap_50",
     "slot diversity": "truth/slot/diversity",
 }
+
+# Main scores of tasks and judges, which follow them where a chain has any.
+SCORES = {
+    "p(correct)": "truth/task/p_correct",
+    "pass@256": "truth/task/pass_at_256",
+    "pass@1": "task/pass_at_1",
+    "accepted": "judge/accepted",
+    "TPR": "judge/tpr",
+    "FPR": "judge/fpr",
+    "J": "judge/j",
+}

@@ -19,6 +19,9 @@ from collapselab.report.spec import Figure, Spec, escaped, finite, short
 from collapselab.report.tasks import accepted, fan
 
 REAL_TEXT = "real text, same budget"
+SHADED = (
+    " Shaded: 95 % intervals, over the chains of an arm; of a single chain, over a generation's problems or sequences."
+)
 
 
 def _length(chains: list[Any]) -> int:
@@ -287,36 +290,37 @@ CHARTS: tuple[tuple[str, str, str, Callable[[list[Any]], Spec | None]], ...] = (
         "Answers to the problems of a task",
         "Gold is the exact checker. A hack is the one wrong answer that a careless judge accepts. Coverage is the share of "
         "problems with a correct answer among all that were written: where it falls while correct answers rise, the model "
-        "repeats itself.",
+        f"repeats itself.{SHADED}",
         answers,
     ),
     (
         "accepted",
         "What the judges accept, beside what is correct",
         "Of each generation's own samples the share that the judges accept, that the exact checker finds correct (gold), and of "
-        "hacks. Where acceptance rises and gold does not, the model learns to please the judges.",
+        f"hacks. Where acceptance rises and gold does not, the model learns to please the judges.{SHADED}",
         accepted,
     ),
     (
         "fan",
         "pass@k, generation by generation",
         "The chance that one of k answers to a problem is correct, by k: a curve per generation, darker for newer ones, "
-        "generation 0 dashed. Curves that cross show a model that is right more often at the first try and solves fewer problems. "
-        "Shaded: 95 % t-interval over the chains of an arm, at the first and the last generation.",
+        "generation 0 dashed. Curves that cross show a model that is right more often at the first try and solves fewer "
+        f"problems. The first and the last generation have their intervals.{SHADED}",
         fan,
     ),
     (
         "difficulty",
         "Correct answers by difficulty",
         "Share of correct answers (gold) to the problems of each difficulty, all on one scale: carries of a sum, or how rare a "
-        "person is among the facts (0 head, 2 tail). The mean over all problems can hide a fall that begins with the hard ones.",
+        "person is among the facts (0 head, 2 tail). The mean over all problems can hide a fall that begins with the hard ones."
+        + SHADED,
         difficulty,
     ),
     (
         "judges",
         "What the judges let through",
         "Against the exact checker, on each generation's own samples and, for J, on an independent sample that nothing was chosen "
-        "from. Errors depend on what is written: rates that were measured once need not hold later.",
+        f"from. Errors depend on what is written: rates that were measured once need not hold later.{SHADED}",
         judges,
     ),
     (

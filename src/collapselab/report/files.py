@@ -15,7 +15,7 @@ from collapselab.config.plugins import check_records
 from collapselab.config.values import flatten
 from collapselab.metrics.tails import LEAST_TYPES
 from collapselab.mixing.sets import read_mixture
-from collapselab.store.checks import metrics, number, reading, text, whole
+from collapselab.store.checks import interval, metrics, number, reading, text, whole
 from collapselab.store.folders import read_json
 from collapselab.store.layout import Chain, find_chains, read_metrics, run_root
 
@@ -40,9 +40,12 @@ class ChainFiles:
         rows = read_metrics(path)
         with reading(path / "metrics.jsonl"):
             self.rows: list[dict[str, Any]] = [  # `metrics` without thin tails
-                {"generation": g, "real_share": float(row["real_share"]), "metrics": row["metrics"]}
+                {
+                    "generation": g, "real_share": float(row["real_share"]), "metrics": row["metrics"],
+                    "intervals": row.get("intervals", {}),
+                }
                 for g, row in enumerate(rows)
-            ]
+            ]  # fmt: skip
             self.digest = _one_protocol([text(row["protocol"]) for row in rows])
         with reading(path / "config.yaml"):
             self.config = (path / "config.yaml").read_text(encoding="utf-8")
@@ -132,10 +135,7 @@ def _of_tail(key: str) -> str | None:
 
 def _band(entry: dict[str, Any]) -> tuple[float, float]:
     """(low, high) of the scores of equal draws of held-out real text."""
-    low, high = number(entry["low"]), number(entry["high"])
-    if low > high:
-        raise ValueError("a band begins below its end")
-    return low, high
+    return interval((entry["low"], entry["high"]))
 
 
 def _examples(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapselab.metrics import HEADLINE
+from collapselab.metrics import HEADLINE, SCORES
 from collapselab.metrics.intervals import mean_interval
 from collapselab.metrics.likelihood import BUCKETS
 from collapselab.mixing.sources import reading_order
@@ -58,7 +58,9 @@ JUDGES = {
     "judge/tpr": "correct sequences accepted (TPR)",
     "judge/fpr": "other sequences accepted (FPR)",
     "judge/accepted": "sequences accepted",
+    "judge/accepted/wrong": "wrong answers accepted (no hacks)",
     "judge/accepted/hack": "hacks accepted",
+    "judge/length_correlation": "correlation of score and length",
     "judge/abstained": "without a verdict",
     "judge/drawn": "sequences drawn for one that is kept",
     "judge/edited": "tokens drawn again",
@@ -68,7 +70,8 @@ LEAST_TOKENS = 200
 
 
 def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
-    """Metrics to show first, by name. Of the tails, each chain shows coverage in context, or plain coverage if it has no other.
+    """Metrics to show first, by name, and the main scores of tasks and judges. Of the tails, each chain shows coverage in context,
+    or plain coverage if it has no other.
 
     Args:
         chains: the metrics of each chain.
@@ -82,7 +85,7 @@ def headline(chains: Iterable[Set[str]]) -> dict[str, str]:
             names |= {title: tail for tail, title in TAIL_NAMES.items() if tail in tails}
         elif key in has and (tails - {None} or key not in COMPANIONS["words"]):
             names[name] = key
-    return names
+    return names | {name: key for name, key in SCORES.items() if key in has}
 
 
 def keys_of(chain: Any) -> set[str]:
@@ -108,7 +111,8 @@ def difficulties(chains: list[Any]) -> dict[str, str]:
 
 
 class Point(NamedTuple):
-    """Mean of an arm at a generation, with the ends of its 95 % t-interval over chains (nan for a single chain)."""
+    """Mean of an arm at a generation, with the ends of its 95 % t-interval over chains. Of a single chain these are the ends of
+    the interval within the generation (`intervals` of its row), nan if there is none."""
 
     generation: int
     chains: int
@@ -119,7 +123,11 @@ class Point(NamedTuple):
 
 def curve(members: list[Any], key: str) -> list[Point]:
     """Course of a metric over the chains of one arm; empty if none has it."""
-    return [Point(g, len(values), *mean_interval(values)) for g, values in by_generation(members, key).items()]
+    points = [Point(g, len(values), *mean_interval(values)) for g, values in by_generation(members, key).items()]
+    if len(members) > 1:
+        return points
+    within = {row["generation"]: row["intervals"][key] for row in members[0].rows if key in row.get("intervals", {})}
+    return [Point(p.generation, 1, p.mean, *within.get(p.generation, (math.nan, math.nan))) for p in points]
 
 
 SHARES = (

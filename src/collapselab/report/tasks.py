@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from collapselab.metrics.intervals import mean_interval
 from collapselab.report import series, spec
 from collapselab.report.colours import NEUTRAL, faint
-from collapselab.report.overlay import by_arm, by_generation
+from collapselab.report.overlay import by_arm
 from collapselab.report.series import Point
 from collapselab.report.spec import Figure, Spec, short
 
@@ -84,13 +83,13 @@ def _fan(members: list[Any]) -> dict[int, dict[int, Point]]:
     found: dict[int, dict[int, Point]] = {}
     keys = set().union(*map(series.keys_of, members))
     for k in sorted(int(match[1]) for key in keys if (match := series.PASS_AT.fullmatch(key))):
-        for g, values in by_generation(members, f"task/pass_at_{k}").items():
-            found.setdefault(g, {})[k] = Point(g, len(values), *mean_interval(values))
+        for point in series.curve(members, f"task/pass_at_{k}"):
+            found.setdefault(point.generation, {})[k] = point
     return dict(sorted(found.items()))
 
 
 def _curve(figure: Figure, axis: str, place: int, g: int, shown: list[int], points: dict[int, Point]) -> None:
-    """Draw a generation's curve; with several chains the first and the last one shown with their intervals."""
+    """Draw a generation's curve; the first and the last one shown with their intervals, if they have any."""
     first, name = g == shown[0], f"generation {g}"
     wide = {k: p for k, p in points.items() if not math.isnan(p.low)} if g in (shown[0], shown[-1]) else {}
     if wide:

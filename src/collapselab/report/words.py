@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from collapselab.metrics import HEADLINE
+from collapselab.metrics import HEADLINE, SCORES
 from collapselab.metrics.intervals import with_interval
 from collapselab.report.controls import Control
 from collapselab.report.effects import against, effects, per_cent, signed, uncontrolled
@@ -42,7 +42,9 @@ BESIDE = {OF_WORDS: COMPANIONS["words"], OF_TOKENS: COMPANIONS["tokens"]}
 HAS_REAL = ("diversity/words/distinct_2",)  # real text's value is measured, not 1 by definition
 LAWS = ("truth/slot/diversity", "tails/words/coverage_1", "tails/bigrams/coverage_1", "real/next_token_entropy")
 OF_COUNTS = "tails/bigrams/coverage_1"  # its law is an equality only for a table of counts
-ASKED = {"real_share", *HEADLINE.values(), *SAID, *LAWS}.union(*BESIDE.values())  # of about a hundred metrics
+ASKED = {"real_share", *HEADLINE.values(), *SCORES.values(), *SAID, *LAWS}.union(
+    *BESIDE.values()
+)  # of about a hundred metrics
 LONGEST_NOTE = 300  # characters; this lab's own are shorter
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 

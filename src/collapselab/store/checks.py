@@ -70,6 +70,14 @@ def metrics(table: Any) -> dict[str, float]:
     return {name: number(value) for name, value in table.items()}
 
 
+def interval(pair: Any) -> tuple[float, float]:
+    """Return (low, high), finite and in this order; raise ValueError for anything else."""
+    low, high = map(number, pair)
+    if low > high:
+        raise ValueError("an interval begins below its end")
+    return low, high
+
+
 def drawable(values: dict[str, Any]) -> dict[str, Any]:
     """Keep only the values that charts can show: those of a diverged model may be too large."""
     return {name: value for name, value in values.items() if type(value) in (int, float) and abs(value) <= LARGEST}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from collapselab.config import UserError, digest
-from collapselab.store.checks import metrics, number, reading, refuse_links, text, whole
+from collapselab.store.checks import interval, metrics, number, reading, refuse_links, text, whole
 from collapselab.store.folders import SCHEMA, manifest_of, read_published, write_json, write_text
 from collapselab.store.seals import COPY, IDENTITY, parse, parsed, plain_bytes, recorded, sealed, text_holds, unsealed
 
@@ -190,7 +190,12 @@ def _checked(row: Any, generation: int, path: Path) -> dict[str, Any]:
     if whole(row["generation"]) != generation:
         raise ValueError(f"generation {row['generation']} instead of {generation}")
     number(row["real_share"])
-    return {**row, "metrics": metrics(row["metrics"])}
+    checked: dict[str, Any] = {**row, "metrics": metrics(row["metrics"])}
+    if "intervals" in row:  # older rows have none
+        checked["intervals"] = {key: interval(pair) for key, pair in row["intervals"].items()}
+        if not checked["intervals"].keys() <= checked["metrics"].keys():
+            raise ValueError("an interval of a metric that the row lacks")
+    return checked
 
 
 def settled(path: Path) -> Path:
