@@ -546,6 +546,10 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
         *("run", f"--config={ROOT}/configs/planted_smoke.yaml", f"--runs-dir={k.runs}", "--judging.judges=[valid]"),
         '--judging.errors=[{"when": {"difficulty": [0, 1]}, "fpr": 1}]',
     ),
+    "an error pattern by hacks where text is true or false": lambda k: k.lab(
+        *("run", f"--config={ROOT}/configs/planted_smoke.yaml", f"--runs-dir={k.runs}", "--judging.judges=[valid]"),
+        '--judging.errors=[{"when": {"class": "hack"}, "fpr": 1}]',
+    ),
     "an error pattern by prompts that there are not": lambda k: k.lab(
         *("run", f"--config={ROOT}/configs/planted_smoke.yaml", f"--runs-dir={k.runs}", "--judging.judges=[valid]"),
         *("--sampling.prompt=bos", '--judging.errors=[{"when": {"prompt_share": 0.5}, "fpr": 1}]'),

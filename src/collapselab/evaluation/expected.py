@@ -19,6 +19,7 @@ from collapselab.config import JudgingConfig, RunConfig, SamplingConfig
 from collapselab.config.identity import SAMPLING_RULE
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.answers import MOST_ANSWERS
+from collapselab.evaluation.asking import one_token_per_word
 from collapselab.evaluation.contexts import NextTokens
 from collapselab.evaluation.planted_documents import document_counts
 from collapselab.evaluation.real_text import held_out, window_losses
@@ -161,13 +162,16 @@ def why_no_law_of_fork(chain: Chain) -> str:
     return f"its fork changed {', '.join(read)}" if read else ""
 
 
-def note_of(config: RunConfig, chain: Chain, generation: int) -> str:
+def note_of(config: RunConfig, chain: Chain, generation: int, corpus: Corpus) -> str:
     """Log line about missing laws at the first generation that a chain makes itself; else empty."""
     fork = _fork(chain)
     if generation != (fork["at"] + 1 if fork else 0):
         return ""
     reasons = {"planted": why_no_slot_law, "addition": why_no_answer_law, "modular": why_no_answer_law}
     why = reasons.get(config.corpus.source, why_no_tail_law)(config) or why_no_law_of_fork(chain)
+    language = language_of(config.corpus) if config.corpus.source in reasons else None
+    if language is not None and not one_token_per_word(corpus, language):
+        why = why or "the tokenizer has no token of its own for each word of the language"
     return f"note: no theoretical prediction for this chain: {why}" if why else ""
 
 

@@ -83,7 +83,7 @@ def evaluate(
     if gen0 is not model:
         gen0.net.to("cpu")  # the next generation trains and samples in the device's memory
     if processes.is_main:
-        if note := note_of(config, chain, generation):
+        if note := note_of(config, chain, generation, corpus):
             console.say(note)
         text, counts = text_of(rows_at(stream, places), corpus, config), Reference(reference, model.vocab)
         more = _sample_scores(text, counts, model.vocab)

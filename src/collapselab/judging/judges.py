@@ -136,10 +136,14 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
             f"sampling.repeats={config.sampling.repeats}: majority votes among the answers to one prompt; set 2 or more, and a "
             "sampling.prompt other than bos"
         )
-    if not prompted and any("prompt_share" in pattern.get("when", {}) for pattern in settings.errors):
+    whens = [pattern.get("when", {}) for pattern in settings.errors]
+    if not prompted and any("prompt_share" in when for when in whens):
         raise UserError("judging.errors: prompt_share needs prompts; set another sampling.prompt than bos")
-    if task_of(config.corpus) is None and any("difficulty" in pattern.get("when", {}) for pattern in settings.errors):
-        raise UserError(f"judging.errors: difficulty needs a task, not {source!r}; leave it out")
+    if task_of(config.corpus) is None:
+        if any("difficulty" in when for when in whens):
+            raise UserError(f"judging.errors: difficulty needs a task, not {source!r}; leave it out")
+        if any(when.get("class") in ("hack", "unreadable") for when in whens):
+            raise UserError(f"judging.errors: text of {source!r} is wrong or correct; name one of these classes")
     if reads_model(config):
         named_model(config, corpus)
 
