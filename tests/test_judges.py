@@ -178,7 +178,12 @@ def test_near_duplicates_by_hand() -> None:
 def test_two_processes_find_the_likelihood_and_the_duplicates_of_their_own_text(tmp_path: Path) -> None:
     """Of all rounds, each process its share of the text."""
     asked = ("--generations=0", "--device=cpu", "--judging.judges=[duplicate, likelihood]", "--judging.committee=mean")
-    at_once(2, *TASK, *QUICK, *asked, "--judging.second=0", f"--runs-dir={tmp_path}", output=tmp_path / "said.log")
+    asked += (
+        "--judging.keep=top_share",
+        "--judging.second=0",
+        "--sampling.temperature=0.2",
+    )  # so that answers come again
+    at_once(2, *TASK, *QUICK, *asked, f"--runs-dir={tmp_path}", output=tmp_path / "said.log")
     chain = tmp_path / "task" / "arm=main" / "seed=1"
     rows, kept, (scores, numbers, facts) = (
         samples(chain, 0, length=7), samples(chain, 0, "judged", 7), judged(chain, 0)
