@@ -102,6 +102,13 @@ def test_a_language_of_many_answers_has_no_exact_law(
     assert "truth/task/problems" not in sums
 
 
+def test_words_that_are_no_tokens_have_no_exact_law(lab: Lab, tmp_path: Path) -> None:
+    in_bytes = ("--corpus.tokenizer=bytes", "--training.block=18", "--mixing.tokens=3600", "--sampling.prompt-tokens=8")
+    code, _, err = lab(*SMALL, *ADDITION, *in_bytes, f"--runs-dir={tmp_path}", "--name=bytes", "--generations=0")
+    assert code == 0, err
+    assert "the tokenizer has no token of its own for each word of the language" in err
+
+
 def test_winners_of_votes_follow_their_exact_law() -> None:
     law = np.array([[0.5, 0.3, 0.2], [0.34, 0.33, 0.33], [0.9, 0.1, 0.0]])
     for votes in (1, 2, 5, 16):
