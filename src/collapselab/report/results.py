@@ -21,7 +21,7 @@ from collapselab.store.layout import run_root
 
 KEPT = ("python", "torch", "transformers", "collapselab", "numpy", "device", "precision", "threads", "cuda")
 FIGURES = ("likelihood", "tails", "theory")
-OF_TASKS = ("truth/task/", "theory/truth/task/", "task/", "judge/")  # scores of answers and of judges
+OF_TASKS = ("truth/task/", "theory/truth/task/", "theory/tables/", "task/", "judge/")  # scores of answers and of judges
 
 
 def write_results(run: Path, out: Path, command: str) -> Path:
