@@ -106,7 +106,7 @@ def test_the_pages_say_which_command_made_them() -> None:
     everything = sorted((ROOT / "results").rglob("table.md"))
     verdicts = [page for page in everything if (page.parent / "verdict.json").is_file() or "earlier" in page.parts]
     pages = [page for page in everything if page not in verdicts]  # of verdicts see test_reproduce.py
-    assert len(pages) == 9
+    assert len(pages) == 10
     for page in pages:
         assert (page.parent / "experiment.yaml").is_file()
         if page.parent.name == "demo":
@@ -141,6 +141,49 @@ def test_what_is_said_of_curation() -> None:
     assert between("real_looking_double", "none_quadruple")[1] > 0
     gained = at("curation", "likely", rare, 3) - at("curation", "none", rare, 3)
     assert mean_interval(gained)[1] > 0
+
+
+def test_what_is_said_of_verifiers() -> None:
+    """Directions by J, the hack's rise and fall, the anchors; where the law holds, and what finite sets explain of the rest."""
+    arms = ("perfect", "half", "zero", "none", "minus", "hack", "anchor_low", "anchor_high", "control")
+    correct, hacks, table = "truth/task/p_correct", "truth/task/p_hack", metrics("verifiers")
+    assert set(table["arm"]) == set(arms) and set(table["seed"]) == {1, 2, 3, 4, 5}
+    means = table.groupby(["arm", "metric", "generation"])["value"].mean()
+    text = (ROOT / "results" / "README.md").read_text()
+    for arm in arms:
+        cells = [
+            cell.strip() for cell in next(row for row in text.splitlines() if row.startswith(f"| `{arm}`")).split("|")
+        ]
+        mean, low, _ = mean_interval(at("verifiers", arm, correct, 6))
+        assert float(cells[3].split()[0]) == round(means[arm, correct].max(), 3)
+        assert cells[4] == f"{mean:.3f}" + (f" ± {mean - low:.3f}" if mean < 0.9999 else "")
+        assert [float(cell) for cell in cells[5:]  if cell] == [
+            round(means[arm, key, 6], 3) for key in (f"theory/{correct}", f"theory/tables/{correct}", hacks)
+        ]  # fmt: skip
+    rise = {arm: mean_interval(at("verifiers", arm, correct, 6) - at("verifiers", arm, correct, 0)) for arm in arms}
+    assert all(rise[arm][1] > 0 for arm in ("perfect", "half", "control")) and rise["minus"][2] < 0
+    assert all(abs(rise[arm][0]) < 0.02 for arm in ("zero", "none"))
+    p, law = means["hack", correct], means["hack", f"theory/{correct}"]
+    assert p.idxmax() == law.idxmax() == 2 and round(p.max() - p[6], 2) == 0.41
+    seen = means["hack", "judge/accepted"]
+    assert seen.diff().dropna().min() > 0 and (round(seen[0], 2), round(seen[6], 2)) == (0.25, 0.83)
+    low, high = means["anchor_low", correct], means["anchor_high", correct]
+    assert (
+        round(low.max() - low[6], 3) == 0.078 and round(means["anchor_low", hacks, 6], 3) == 0.204
+    )  # criterion: .1, .25
+    assert high[6] > 0.9 and high.diff().min() > -0.02
+    agreed = laws("verifiers")
+    assert (int(agreed["holds"].sum()), len(agreed)) == (89, 108) and agreed["se"].max() <= 0.01
+    gaps = {
+        of: (means.xs(correct, level=1) - means.xs(f"theory/{of}{correct}", level=1))
+        .abs()
+        .groupby("arm")
+        .max()
+        .round(3)
+        for of in ("", "tables/")
+    }
+    assert gaps[""].drop(["hack", "anchor_low", "anchor_high"]).max() == 0.021
+    assert [gaps[of][arm] for of in ("", "tables/") for arm in ("hack", "anchor_low")] == [0.134, 0.082, 0.075, 0.05]
 
 
 SUMS = ("sums_20", "sums_64", "sums_93", "sums_99")
