@@ -106,7 +106,7 @@ def test_the_pages_say_which_command_made_them() -> None:
     everything = sorted((ROOT / "results").rglob("table.md"))
     verdicts = [page for page in everything if (page.parent / "verdict.json").is_file() or "earlier" in page.parts]
     pages = [page for page in everything if page not in verdicts]  # of verdicts see test_reproduce.py
-    assert len(pages) == 10
+    assert len(pages) == 11
     for page in pages:
         assert (page.parent / "experiment.yaml").is_file()
         if page.parent.name == "demo":
@@ -184,6 +184,24 @@ def test_what_is_said_of_verifiers() -> None:
     }
     assert gaps[""].drop(["hack", "anchor_low", "anchor_high"]).max() == 0.021
     assert [gaps[of][arm] for of in ("", "tables/") for arm in ("hack", "anchor_low")] == [0.134, 0.082, 0.075, 0.05]
+
+
+def test_what_is_said_of_expert_iteration() -> None:
+    """Filtered answers of its own teach a network as much as correct sums that others wrote; unfiltered ones nothing."""
+    correct, coverage, name = "truth/task/p_correct", "truth/task/pass_at_256", "expert_iteration"
+    text = (ROOT / "results" / "README.md").read_text()
+    for arm in ("expert", "control", "none"):
+        cells = [
+            cell.strip() for cell in next(row for row in text.splitlines() if row.startswith(f"| `{arm}`: ")).split("|")
+        ]
+        assert cells[3:5] == [with_interval(*mean_interval(at(name, arm, correct, g))[:2]) for g in (1, 4)]
+        assert at(name, arm, correct, 0).tolist() == pytest.approx([0.644] * 3, abs=5e-4)
+        assert all(at(name, arm, coverage, g).min() > 0.9999 for g in range(5))
+    course = [at(name, "expert", correct, g).mean() for g in range(5)]
+    assert course[1] > 0.95 and 0 < at(name, "expert", f"theory/{correct}", 1).mean() - course[1] < 0.0065
+    assert abs(at(name, "none", correct, 4).mean() - course[0]) < 0.05
+    modes = [at(name, "expert", "truth/task/mode_right", g) for g in (0, 1)]
+    assert modes[0].mean() == pytest.approx(0.984, abs=5e-4) and modes[1].min() == 1
 
 
 SUMS = ("sums_20", "sums_64", "sums_93", "sums_99")
