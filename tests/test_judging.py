@@ -238,6 +238,17 @@ def test_shares_of_the_prompts_are_nested_or_independent_by_their_salt() -> None
     assert of(0.0, salt=3).sum() == 0 and of(1.0, salt=3).all()
 
 
+def test_a_share_of_the_answers_to_a_prompt_is_always_accepted() -> None:
+    """By prompt and answer: one answer has one verdict to a prompt, and others to other prompts."""
+    heads, answers = [group for group in range(200) for _ in range(20)], [str(i % 10) for i in range(4000)]
+    found = accepted(np.zeros(4000, np.int8), answers, heads, errors=[{"when": {"answer_share": 0.3}, "fpr": 1.0}])
+    by = np.asarray(found).reshape(200, 2, 10)
+    assert (by[:, 0] == by[:, 1]).all() and abs(by[:, 0].mean() - 0.3) < 4 * np.sqrt(0.21 / 2000)
+    assert 0 < by[:, 0, 3].mean() < 1 and by[:, 0].any(1).mean() > 0.9
+    salted = [{"when": {"answer_share": 0.3, "salt": 1}, "fpr": 1.0}]
+    assert (np.asarray(accepted(np.zeros(4000, np.int8), answers, heads, errors=salted)) != found).any()
+
+
 def test_errors_by_the_difficulty_of_a_problem() -> None:
     sums = [
         "1 9 + 0 1 = 9 . . .",

@@ -29,6 +29,7 @@ def _range(value: Any) -> bool:
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "class": (lambda value: value in CLASSES, "must be wrong, correct, hack or unreadable"),
     "prompt_share": (_share, "must lie in [0, 1]"),
+    "answer_share": (_share, "must lie in [0, 1]"),
     "salt": (_count, "must be a whole number, 0 or more"),
     "difficulty": (_range, "give [least, most] of the problem's difficulty"),
     "answer": (lambda value: isinstance(value, int | str), "must be an answer"),
@@ -77,8 +78,8 @@ class JudgingConfig:
     errors: list[dict[str, Any]] = field(default_factory=list)
     """Error patterns of `valid` and `answer`, the last one that fits counts: {when: {...}, tpr:, fpr:, from:, until:}.
     `when` may name `class` (wrong, correct, hack, unreadable), `prompt_share` (of all prompts, always the same ones: of one
-    `salt`, 0 by default, a smaller share lies within a larger one; another salt draws other prompts), `difficulty` ([least, most]
-    of the problem, as the task measures it), `answer`, `last_digit` and `length` ([least, most] characters of the answer); `from`
+    `salt`, 0 by default, a smaller share lies within a larger one; another salt draws other prompts), `answer_share` (of all
+    pairs of prompt and answer, likewise), `difficulty` ([least, most] of the problem, as the task measures it), `answer`, `last_digit` and `length` ([least, most] characters of the answer); `from`
     and `until` are generations."""
     second: int = 512
     """Sequences of a second, independent sample, on which the judges are measured as well; 0 for none."""
@@ -130,8 +131,13 @@ def _check_pattern(pattern: Any) -> None:
     for key, value in when.items():
         holds, remedy = VALUES[key]
         check(holds(value), f"judging.errors: {key}", value, remedy)
-    remedy = "only prompt_share has it; name both, or leave it out"
-    check("prompt_share" in when or "salt" not in when, "judging.errors: salt", when.get("salt"), remedy)
+    remedy = "only prompt_share and answer_share have it; name one, or leave it out"
+    check(
+        bool({"prompt_share", "answer_share"} & when.keys()) or "salt" not in when,
+        "judging.errors: salt",
+        when.get("salt"),
+        remedy,
+    )
     for key in ("tpr", "fpr"):
         check(_share(pattern.get(key, 0)), f"judging.errors: {key}", pattern.get(key), "must lie in [0, 1]")
     for key in ("from", "until"):

@@ -66,8 +66,19 @@ def matches(
         difficulty = reader.difficulty(episodes)
         fits &= (difficulty >= least) & (difficulty <= most)
     if "prompt_share" in when:  # by the prompt's own tokens, in every generation the same ones
-        salt = f"{when['salt']}/" if when.get("salt") else ""
-        heads = [row.tobytes().hex() for row in episodes.ids[:, : episodes.head].astype("<i8")]
-        hashed = np.array([derive(reader.config.seed, 0, f"judge/prompt/{salt}{head}") for head in heads], np.uint64)
-        fits &= hashed.astype(np.float64) < when["prompt_share"] * 2.0**64
+        fits &= _hashed(_prompts(episodes), "prompt", when, reader) < when["prompt_share"]
+    if "answer_share" in when:  # by prompt and answer, so that an answer that was accepted once always is
+        pairs = [f"{prompt}/{answer}" for prompt, answer in zip(_prompts(episodes), answers, strict=True)]
+        fits &= _hashed(pairs, "answer", when, reader) < when["answer_share"]
     return fits
+
+
+def _prompts(episodes: Episodes) -> list[str]:
+    return [row.tobytes().hex() for row in episodes.ids[:, : episodes.head].astype("<i8")]
+
+
+def _hashed(names: list[str], what: str, when: dict[str, Any], reader: Reader) -> np.ndarray:
+    """Number in [0, 1) of each name, a function of the chain's seed, the salt and the name, float64 (n,)."""
+    salt = f"{when['salt']}/" if when.get("salt") else ""
+    hashed = [derive(reader.config.seed, 0, f"judge/{what}/{salt}{name}") for name in names]
+    return np.array(hashed, np.uint64).astype(np.float64) * 2.0**-64
