@@ -79,8 +79,8 @@ class JudgingConfig:
     """Error patterns of `valid` and `answer`, the last one that fits counts: {when: {...}, tpr:, fpr:, from:, until:}.
     `when` may name `class` (wrong, correct, hack, unreadable), `prompt_share` (of all prompts, always the same ones: of one
     `salt`, 0 by default, a smaller share lies within a larger one; another salt draws other prompts), `answer_share` (of all
-    pairs of prompt and answer, likewise), `difficulty` ([least, most] of the problem, as the task measures it), `answer`, `last_digit` and `length` ([least, most] characters of the answer); `from`
-    and `until` are generations."""
+    pairs of prompt and answer, likewise), `difficulty` ([least, most] of the problem, as the task measures it), `answer`,
+    `last_digit` and `length` ([least, most] characters of the answer); `from` and `until` are generations."""
     second: int = 512
     """Sequences of a second, independent sample, on which the judges are measured as well; 0 for none."""
 

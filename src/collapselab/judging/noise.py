@@ -78,7 +78,7 @@ def _prompts(episodes: Episodes) -> list[str]:
 
 
 def _hashed(names: list[str], what: str, when: dict[str, Any], reader: Reader) -> np.ndarray:
-    """Number in [0, 1) of each name, a function of the chain's seed, the salt and the name, float64 (n,)."""
+    """Return a number in [0, 1) for each name, a function of the chain's seed, the salt and the name, float64 (n,)."""
     salt = f"{when['salt']}/" if when.get("salt") else ""
     hashed = [derive(reader.config.seed, 0, f"judge/{what}/{salt}{name}") for name in names]
     return np.array(hashed, np.uint64).astype(np.float64) * 2.0**-64
