@@ -15,7 +15,7 @@ from collapselab.config import RunConfig
 from collapselab.config.families import FAMILIES
 from collapselab.evaluation.real_text import BATCH_TOKENS, held_out, token_losses
 from collapselab.judging.curation import draws
-from collapselab.learning.learners import LEARNERS
+from collapselab.learning.learners import learner_of
 from collapselab.mixing import sets
 from collapselab.models import network
 from collapselab.runtime.console import Console
@@ -36,7 +36,7 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     block = config.training.block
     model = network.start_weights(config.model, previous=None, tokenizer=corpus.tokenizer, block=block, seed=0)
     console = Console(speaks=False)
-    learner = LEARNERS[FAMILIES[config.model.family].learner](config, processes, console)
+    learner = learner_of(config)(config, processes, console)
     model, trains = learner.pace(model, corpus.train.ids[: checked.sizes[0] * block])
     trained = [sets.shows(config, blocks, g) * block for g, blocks in enumerate(checked.sizes)]
     text = held_out(corpus, config.evaluation)[0]

@@ -20,7 +20,7 @@ from collapselab.evaluation.rows import sample_tokens
 from collapselab.evaluation.under_first import check_embeddings
 from collapselab.judging.curation import draws
 from collapselab.judging.judges import check_judges
-from collapselab.learning.learners import LEARNERS
+from collapselab.learning.learners import learner_of
 from collapselab.mixing import sets
 from collapselab.mixing.regimes import REGIMES
 from collapselab.mixing.sets import Past
@@ -295,7 +295,7 @@ def bytes_needed(config: RunConfig, vocab: int, budget: int, left: list[int], fr
     # The newest, the previous one while it is trained, the last end.
     models = count if config.retain == "all" else min(count, 3)
     text = budget * (2 if vocab <= 1 << 16 else 4)
-    learner = LEARNERS[FAMILIES[config.model.family].learner]
+    learner = learner_of(config)
     checkpoints = 2 * CHECKPOINT * weights if learner.keeps_checkpoints else 0
     reference = PAIR * min(vocab * vocab, left[0] * config.training.block) if fresh else 0
     judged = 0

@@ -8,8 +8,9 @@ import numpy as np
 
 from collapselab import seeds
 from collapselab.chain.preflight import Preflight
-from collapselab.config.families import FAMILIES
-from collapselab.learning.learners import LEARNERS
+from collapselab.judging.rollouts import Rollouts
+from collapselab.learning.learners import learner_of
+from collapselab.learning.policy import PolicyTrainer
 from collapselab.mixing.sets import TrainingSet
 from collapselab.models import network
 from collapselab.runtime.console import Console
@@ -29,8 +30,11 @@ class Session:
         config, corpus, chain = checked.config, checked.corpus, checked.chain
         self.config, self.corpus, self.chain, self.budget = config, corpus, chain, checked.budget
         self.processes, self.console, self.scores = processes, console, scores
-        self.trainer = LEARNERS[FAMILIES[config.model.family].learner](config, processes, console)
+        self.trainer = learner_of(config)(config, processes, console)
         self.sampler = Sampler(config, processes, console, chain.batch_file)
+        if isinstance(self.trainer, PolicyTrainer):
+            own = Sampler(config, processes, console)  # answers and samples have batches of other sizes
+            self.trainer.ask, self.trainer.first = lambda g: Rollouts(self, g, own), self.first
         self._newest = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)
         self._first = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)
         self._base: tuple[network.LanguageModel, str] | None = None  # start weights that do not change

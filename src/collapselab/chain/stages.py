@@ -106,7 +106,8 @@ def _set_reads(s: Session, g: int) -> dict[str, Ref | str]:
 
 def _model_reads(s: Session, g: int) -> dict[str, Ref | str]:
     before = {"previous": Ref(g - 1, "train")} if g and s.config.model.start == "previous" else {}
-    return {"mixture": Ref(g, "mixture"), **before}
+    rewarded = {"first": Ref(0, "train")} if g and s.config.learns_from_rewards else {}
+    return {"mixture": Ref(g, "mixture"), **before, **rewarded}
 
 
 FIRST: dict[str, Ref | str] = {"train_0": Ref(0, "train"), "metrics": str(METRICS_VERSION)}  # inputs of all scores

@@ -69,6 +69,7 @@ COUNTS = (
     ("model.pretrained", lambda value: value is None, "{family} counts; leave null"),
     ("model.start", lambda value: value != "previous", "counts begin at 0; {family} has base"),
     ("sampling.beams", lambda value: value == 1, "{family} has no beam search; leave 1"),
+    ("training.objective", lambda value: value == "likelihood", "{family} counts; leave likelihood"),
     ("training.loss_below", lambda value: value is None, "{family} counts; leave null"),
     ("evaluation.embeddings", lambda value: value is None, "a table of counts has no hidden states; leave null"),
 )  # fmt: skip

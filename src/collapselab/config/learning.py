@@ -109,6 +109,14 @@ class TrainingConfig:
     """Truncated cross-entropy (Shabgahi et al. 2025, who set .99): a target to which the model gives more than this
     probability, (0, 1], has no loss and no gradient. The sum is still divided by the number of all targets, as in their
     code, and all of them count in the ledger. null means the whole cross-entropy."""
+    objective: Literal["likelihood", "reinforce", "rloo", "grpo", "dpo"] = setting(
+        "likelihood", decides="later sets", fork=True, since="0.2"
+    )
+    """What generations 1 and up learn by (generation 0: by likelihood): the likelihood of their training set, or the rewards
+    of `judging.judges` for their own answers (`policy`). reinforce: against the mean of the batch; rloo: against the other
+    answers to a prompt; grpo: against all of them; dpo: the best against the worst."""
+    tune: bool = setting(False, decides="later sets", fork=True, since="0.2")
+    """Learn by likelihood first, then by rewards; otherwise the training set is a source of prompts only."""
     precision: Literal["auto", "bf16", "fp32", "bf16_pure"] = "auto"
     """Arithmetic: bf16 autocast over float32 weights, fp32, or bf16_pure (weights and optimiser in bf16 too, as in some
     papers). auto means bf16 on CUDA and fp32 on a CPU."""
@@ -146,6 +154,7 @@ class TrainingConfig:
         need(decay < 1, "lr" if self.lr > 1 else "weight_decay", remedy)
         below = self.loss_below is None or 0 < self.loss_below <= 1
         need(below, "loss_below", "must be above 0 and at most 1, or null (off)")
+        need(not self.tune or self.objective != "likelihood", "tune", "name an objective: reinforce, rloo, grpo or dpo")
         seconds, every, last = self.checkpoint_seconds, self.checkpoint_steps, self.loss_on_last
         need(seconds is None or 0 < seconds < math.inf, "checkpoint_seconds", "must be above 0, or null")
         need(every is None or every >= 1, "checkpoint_steps", "must be 1 or more, or null")

@@ -16,6 +16,7 @@ from collapselab.config.generations import MixingConfig, SamplingConfig
 from collapselab.config.judging import JudgingConfig
 from collapselab.config.learning import ModelConfig, TrainingConfig
 from collapselab.config.plugins import check_records
+from collapselab.config.policy import PolicyConfig
 from collapselab.config.scores import EvaluationConfig, TrackingConfig
 from collapselab.config.settings import setting
 from collapselab.config.values import check, needs
@@ -58,6 +59,8 @@ class RunConfig:
     """The language model."""
     training: TrainingConfig = setting(TrainingConfig, decides="model", fork=True)
     """Training of one generation."""
+    policy: PolicyConfig = setting(PolicyConfig, decides="later sets", fork=True, since="0.2")
+    """Learning from rewards, if `training.objective` says so."""
     mixing: MixingConfig = setting(MixingConfig, decides="later sets", fork=True)
     """Training sets of later generations."""
     sampling: SamplingConfig = setting(SamplingConfig, decides="samples", fork=True)
@@ -91,6 +94,8 @@ class RunConfig:
         check(
             given or not self.training.skip_first, "training.skip_first", True, "name a model.pretrained to begin with"
         )
+        if self.learns_from_rewards:
+            self._check_policy()
         context = self.evaluation.context or block
         stride = self.evaluation.stride or context
         check(stride <= context, "evaluation.stride", stride, f"must be at most evaluation.context={context}")
@@ -103,6 +108,26 @@ class RunConfig:
             lengths = {"training.block": block, "sampling.length": self.sequence_length, "evaluation.context": context}
             for key, value in lengths.items():
                 check(value <= limit, key, value, f"longer than model.context={limit}; raise model.context or lower it")
+
+    def _check_policy(self) -> None:
+        """Raise UserError if the settings of a policy do not fit together."""
+        kind, policy = self.training.objective, self.policy
+        remedy = "a policy needs a giver of rewards: name a judge, as in [answer]"
+        check(bool(self.judging.judges), "judging.judges", self.judging.judges, remedy)
+        remedy = f"training.objective={kind} learns from every score; leave threshold"
+        check(self.judging.keep == "threshold", "judging.keep", self.judging.keep, remedy)
+        plain = SamplingConfig()
+        for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams"):
+            value, usual = getattr(self.sampling, key), getattr(plain, key)
+            remedy = f"training.objective={kind} needs answers from the whole distribution; leave {usual}"
+            check(value == usual, f"sampling.{key}", value, remedy)
+        remedy = f"an all-real control has no answers of its own; set training.objective=likelihood, not {kind}"
+        check(self.sampling.source == "model", "sampling.source", self.sampling.source, remedy)
+        remedy = "reinforce compares the whole batch, not groups; leave false"
+        check(not policy.drop_flat or kind != "reinforce", "policy.drop_flat", policy.drop_flat, remedy)
+        check(kind != "dpo" or policy.kl > 0, "policy.kl", policy.kl, "it is the beta of dpo: must be above 0, as in 0.1")
+        remedy = "only dpo has rejected answers; leave now"
+        check(kind == "dpo" or policy.rejected == "now", "policy.rejected", policy.rejected, remedy)
 
     def _check_sequences(self, block: int) -> None:
         """Raise UserError if prompts or sampled sequences do not fit the training blocks."""
@@ -139,8 +164,14 @@ class RunConfig:
 
     @property
     def judged(self) -> bool:
-        """True if judges stand between samples and later sets; an all-real control has no samples to judge."""
-        return self.judging.on and self.sampling.source == "model"
+        """True if judges stand between samples and later sets; an all-real control has no samples to judge, and a policy's
+        judges give rewards instead."""
+        return self.judging.on and self.sampling.source == "model" and not self.learns_from_rewards
+
+    @property
+    def learns_from_rewards(self) -> bool:
+        """True if generations 1 and up are policies."""
+        return self.training.objective != "likelihood"
 
     @property
     def sequence_length(self) -> int:

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from collapselab.config import RunConfig
+from collapselab.config.families import FAMILIES
 from collapselab.learning.counter import CountLearner
+from collapselab.learning.policy import PolicyTrainer
 from collapselab.learning.trainer import Trainer
 from collapselab.mixing.sets import TrainingSet
 from collapselab.models.network import LanguageModel
@@ -38,3 +40,8 @@ class Learner(Protocol):
 
 LEARNERS: dict[str, type[Learner]] = {"trainer": Trainer, "counter": CountLearner}
 """Learners by `Family.learner`."""
+
+
+def learner_of(config: RunConfig) -> type[Learner]:
+    """Return the learner of a chain: that of its family, or of policies."""
+    return PolicyTrainer if config.learns_from_rewards else LEARNERS[FAMILIES[config.model.family].learner]

@@ -81,13 +81,11 @@ class Trainer:
         self.split = 1  # parts that a micro-batch is divided into when memory is short
         self.rehearsed = False
 
-    def _begin(self, start: LanguageModel) -> None:
+    def begin(self, start: LanguageModel) -> None:
         """Load the start weights, in place after the first time, and reset the optimiser."""
         if self.loss is not None:
             copy_weights(true_state(start), self.model)
-            for state in self.optimizer.state.values():
-                for value in state.values():
-                    value.zero_()
+            self.forget()
             return
         settings, device = self.settings, self.processes.device
         net = copy.deepcopy(start.net).to(device)
@@ -113,13 +111,23 @@ class Trainer:
         betas = settings.beta1, settings.beta2
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
         precision, below = self.processes.precision, settings.loss_below
-        self.module = Loss(self.model, first_target(settings), device.type, precision, below)
+        self.module = self.loss_module(self.model, first_target(settings), device.type, precision, below)
         if compiles:
             torch._dynamo.config.recompile_limit = RECOMPILES  # beyond its limit (8) torch would continue uncompiled
             self.module.compile(dynamic=False)
             share = -(-settings.batch_size // self.processes.world)  # the larger ones, if shares are uneven
             self.compiled_rows = -(-share // settings.accumulation)
         self.loss = self.processes.accelerator.prepare(self.module)
+
+    def forget(self) -> None:
+        """Reset the optimiser."""
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    def loss_module(self, *settings: Any) -> Loss:
+        """Return the loss of a model as a module; the arguments are those of `Loss`."""
+        return Loss(*settings)
 
     def train(
         self, start: LanguageModel, data: TrainingSet, generation: int, unfinished: Unfinished | None = None
@@ -136,7 +144,7 @@ class Trainer:
             UserError: the loss or the final weights are not finite.
             Stopped: a signal arrived; a checkpoint was written.
         """
-        self._begin(start)
+        self.begin(start)
         settings, processes, config = self.settings, self.processes, self.config
         net = self.model.net
         total = shows(config, len(data), generation)
@@ -160,14 +168,15 @@ class Trainer:
                     given += (ids.numel(), len(ids) * targets_per_block) if counts else (0, 0)
                 log.add(step, sums, norm)
                 bar.update(blocks * settings.block)
-                stop, due = interrupts.asked() > 0, unfinished is not None and self._due(unfinished, step + 1 - saved)
+                stop, due = interrupts.asked() > 0, unfinished is not None and self.due(unfinished, step + 1 - saved)
                 last = step + 1 == steps
                 # Several processes must agree, and do so only when they exchange their losses.
                 if last or len(log.recent) >= look_every or (processes.world == 1 and (stop or due)):
                     stop, due = log.look(stop, due and processes.is_main)
                     bar.note(f"loss={log.last:.3f}")
                     if (stop or due) and unfinished is not None and not last:
-                        self._keep(unfinished, step + 1, given, log.rows)
+                        shown = processes.sum(given).tolist()
+                        self.keep(unfinished, step + 1, {"step": step + 1, "given": shown, "log": log.rows, "split": self.split})
                         saved = step + 1
                     if stop and not last:
                         raise interrupts.Stopped(
@@ -202,7 +211,7 @@ class Trainer:
 
         Times steps of training on the first tokens of `text`; not for a trainer that is in use.
         """
-        self._begin(start)
+        self.begin(start)
         self.model.net.train()
         settings, steps = self.settings, 1 + PACED
         shape = settings.batch_size, settings.block
@@ -214,34 +223,42 @@ class Trainer:
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
-    def _due(self, unfinished: Unfinished, steps: int) -> bool:
+    def due(self, unfinished: Unfinished, steps: int) -> bool:
+        """Return True if a checkpoint is due, so many steps after the last one."""
         every = self.settings.checkpoint_steps
         return (every is not None and steps >= every) or unfinished.due(self.settings.checkpoint_seconds)
 
-    def _keep(self, unfinished: Unfinished, step: int, given: np.ndarray, rows: list[dict[str, float]]) -> None:
-        shown = self.processes.sum(given).tolist()
+    def keep(self, unfinished: Unfinished, step: int, progress: dict[str, Any], phase: dict[str, str] | None = None) -> None:
+        """Write a checkpoint after a step, and remove the oldest."""
         if self.processes.is_main:
-            progress = {"step": step, "given": shown, "log": rows, "split": self.split}
-            with unfinished.write(step, keep=CHECKPOINTS) as out:
+            with unfinished.write(step, phase, keep=CHECKPOINTS) as out:
                 checkpoints.save(out, self.model, self.optimizer, progress)
             self.console.record(f"{unfinished.folder}: checkpoint after step {step}")
+
+    def newest(self, unfinished: Unfinished | None, phase: dict[str, str] | None = None) -> int:
+        """Step of the newest valid checkpoint of a phase; 0 without one."""
+        if unfinished is None:
+            return 0
+        kept, messages = unfinished.parts(phase) if self.processes.is_main else ({}, [])
+        for message in messages:
+            self.console.say(message)
+        return self.processes.broadcast(max(kept, default=0))
+
+    def resume(self, unfinished: Unfinished, step: int) -> dict[str, Any]:
+        """Load the weights and the optimiser's state after a step; return the progress that was kept."""
+        progress = checkpoints.load(unfinished.folder / f"{step:010d}", self.model, self.optimizer)
+        self.split = progress["split"]
+        return progress
 
     def _resumed(
         self, unfinished: Unfinished | None, generation: int, steps: int
     ) -> tuple[int, np.ndarray, list[dict[str, float]]]:
         """First step, tokens (shown, in the loss) so far and rows of the log, from the newest valid checkpoint."""
-        scratch = 0, np.zeros(2, np.int64), list[dict[str, float]]()
-        if unfinished is None:
-            return scratch
-        steps_kept, messages = unfinished.parts() if self.processes.is_main else ({}, [])
-        for message in messages:
-            self.console.say(message)
-        newest = self.processes.broadcast(max(steps_kept, default=0))
-        if not newest:
-            return scratch
+        newest = self.newest(unfinished)
+        if unfinished is None or not newest:
+            return 0, np.zeros(2, np.int64), []
+        progress = self.resume(unfinished, newest)
         folder = unfinished.folder / f"{newest:010d}"
-        progress = checkpoints.load(folder, self.model, self.optimizer)
-        self.split = progress["split"]
         self.console.say(f"generation {generation}: training resumes after step {newest} of {steps}, from {folder}")
         given = np.array(progress["given"], np.int64) * int(self.processes.is_main)  # counted once
         return newest, given, progress["log"]

@@ -154,7 +154,8 @@ def mix(config: RunConfig, chain: Chain, generation: int, train: Tokens, text: s
 
 def shows(config: RunConfig, blocks: int, generation: int) -> int:
     """Blocks that the optimiser sees in one generation."""
-    if generation == 0 and config.training.skip_first:
+    prompts_only = config.learns_from_rewards and not config.training.tune  # learned from as text by generation 0 alone
+    if config.training.skip_first if generation == 0 else prompts_only:
         return 0
     return blocks * config.epochs if config.training.tokens is None else config.training.tokens // config.training.block
 

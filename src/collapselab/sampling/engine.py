@@ -263,6 +263,30 @@ class Engine:
                 x = x + (h if block.down_bias is None else h + block.down_bias).view_as(x)
 
 
+class Watch:
+    """Log-probability of every token that an engine draws, under the model's whole distribution.
+
+    Args:
+        head: tokens of the prompts.
+    """
+
+    def __init__(self, engine: Engine, head: int):
+        self.engine, self.place = engine, head
+        self.columns: list[Tensor] = []
+
+    def __call__(self, logits: Tensor) -> None:
+        """Look at a step's logits, (rows, padded), after its draw."""
+        true = logits[:, : self.engine.shape.vocab].float()
+        token = self.engine.tokens[:, self.place : self.place + 1]
+        self.columns.append((true.gather(1, token) - true.logsumexp(1, keepdim=True))[:, 0])
+        self.place += 1
+
+    def logp(self) -> np.ndarray:
+        """Return them in nats, float32 (rows, tokens)."""
+        found: np.ndarray = torch.stack(self.columns, 1).cpu().numpy()
+        return found
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x @ weight if bias is None else torch.addmm(bias, x, weight)
 

@@ -14,11 +14,11 @@ class Prompts:
 
     `real_prefix` takes the head of each of its blocks once, in random order, before it repeats any; `first_token` takes a token
     at a random position. Random numbers are drawn in order, and those of sequences before the last ones asked for are dropped:
-    who asks for later and later sequences draws each number once.
+    who asks for later and later sequences draws each number once. Each prompt has `repeats` sequences.
     """
 
-    def __init__(self, config: RunConfig, generation: int, stream: str = "sample"):
-        self.config, self.generation = config, generation
+    def __init__(self, config: RunConfig, generation: int, stream: str = "sample", repeats: int | None = None):
+        self.config, self.generation, self.repeats = config, generation, repeats or config.sampling.repeats
         self.what = "prompts" if stream == "sample" else f"prompts/{stream}"
         self._begin()
 
@@ -29,7 +29,7 @@ class Prompts:
     def rows(self, text: TrainingSet | None, first: int, count: int, separator: int) -> np.ndarray:
         """Return the prompts of sequences number `first` and up, int64 (count, P); P = 0 for `bos`, or 1 if sequences are
         documents."""
-        prompt, repeats = self.config.sampling.prompt, self.config.sampling.repeats
+        prompt, repeats = self.config.sampling.prompt, self.repeats
         if prompt == "bos" or text is None:
             return np.full((count, self.config.prompt_length), separator, np.int64)
         begin, end = first // repeats, -(-(first + count) // repeats)

@@ -24,7 +24,7 @@ from collapselab.runtime.console import Console
 from collapselab.runtime.interrupts import Stopped
 from collapselab.runtime.parallel import Processes, out_of_memory
 from collapselab.sampling.draw import stream_key, uniforms
-from collapselab.sampling.engine import Engine, engine_flaw
+from collapselab.sampling.engine import Engine, Watch, engine_flaw
 from collapselab.sampling.plain import cache_flaw, plain_writer
 from collapselab.sampling.prompts import Prompts
 from collapselab.sampling.room import rows_that_fit
@@ -96,13 +96,15 @@ class Sampler:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def writer(
-        self, model: LanguageModel, generation: int, read: int, new: int, batch: int, stream: str = "sample"
-    ) -> Write:
+        self, model: LanguageModel, generation: int, read: int, new: int, batch: int, stream: str = "sample",
+        seen: list[np.ndarray] | None = None,
+    ) -> Write:  # fmt: skip
         """Return the function that writes a batch: the engine's or that of counts if possible, else the plain sampler's. Log
         once if the fast engine cannot be used.
 
         Args:
-            read: tokens of each prompt. new: tokens that follow.
+            read: tokens of each prompt. new: tokens that follow. seen: gets the log-probabilities of each batch that the engine
+                writes, float32 (rows, new).
         """
         config, device = self.config.sampling, self.processes.device
         key = stream_key(self.config.seed, generation, stream)
@@ -114,7 +116,7 @@ class Sampler:
             )
         why = f"beam search ({config.beams} beams)" if config.beams > 1 else engine_flaw(model)
         if why is None:
-            return self._engine_writer(model, key, read + new, batch)
+            return self._engine_writer(model, key, read + new, batch, seen)
         if continues is None:
             self._log_once("engine", f"sampling: the fast engine does not support {why}; using the plain sampler")
         self.writes = "plain"
@@ -132,7 +134,9 @@ class Sampler:
             self.console.say(message)
             self.logged.add(key)
 
-    def _engine_writer(self, model: LanguageModel, key: int, length: int, batch: int) -> Write:
+    def _engine_writer(
+        self, model: LanguageModel, key: int, length: int, batch: int, seen: list[np.ndarray] | None
+    ) -> Write:
         device, dtype = self.processes.device, torch.bfloat16 if self.precision == "bf16" else torch.float32
         old = self.weights
         if old is None or old.length != length or not old.load(model):
@@ -148,7 +152,10 @@ class Sampler:
             except Empty:
                 engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
             try:
-                written: np.ndarray = engine.write(prompts, key, first).cpu().numpy()
+                watch = None if seen is None else Watch(engine, prompts.shape[1])
+                written: np.ndarray = engine.write(prompts, key, first, watch).cpu().numpy()
+                if seen is not None and watch is not None:
+                    seen.append(watch.logp())
             except (RuntimeError, CalledProcessError) as error:  # missing headers show only when the compiler runs
                 if not isinstance(error, CalledProcessError) and "C compiler" not in str(error):
                     raise
@@ -244,6 +251,28 @@ class Sampler:
         for part in self.processes.all_gather(written):
             written |= part
         return np.concatenate([written[index] for index in sorted(written)])[:count].astype(np.int64)
+
+    def answer(
+        self, model: LanguageModel, generation: int, prompts: np.ndarray, length: int, stream: str
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Continue prompts to a length, all in one batch and in this process (its share, if there are several): int64 (n, length),
+        and the log-probability of each written token in nats, float32 (n, new), if the engine wrote them.
+
+        A sequence's random numbers are those of its row in a stream of its own, so that `stream` names the step.
+        """
+        processes, head = self.processes, prompts.shape[1]
+        lots = np.array_split(np.arange(len(prompts)), processes.world)
+        mine = lots[processes.rank]
+        first, heads = int(mine[0]) if len(mine) else 0, prompts[mine if len(mine) else slice(0, 1)]
+        seen: list[np.ndarray] = []
+        write = self.writer(model, generation, head, length - head, len(heads), stream, seen)
+        written = write(heads, first)
+        both = written, seen[0] if seen else None
+        parts = [part for part, lot in zip(processes.all_gather(both), lots, strict=True) if len(lot)]
+        new = np.concatenate([part for part, _ in parts]).astype(np.int64)
+        drawn = [logp for _, logp in parts]
+        known = None if any(logp is None for logp in drawn) else np.concatenate(drawn)
+        return np.concatenate([prompts, new], 1), known
 
     def _halved(self, batch: int) -> int:
         """Halve and record a batch that did not fit into GPU memory. Raises UserError for a single sequence."""

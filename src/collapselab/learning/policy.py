@@ -1,0 +1,389 @@
+"""Policy steps: a model writes answers, judges reward them, and it learns from the rewards (objectives.py).
+
+A step is a function of the weights, the optimiser and its number: its answers are drawn from (seed, generation, step, number),
+so a checkpoint holds nothing of them, and a resumed run ends with equal bytes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from collapselab.config import PolicyConfig, UserError
+from collapselab.learning.log import LOG_ROWS
+from collapselab.learning.objectives import (
+    advantages,
+    dpo_loss,
+    entropy,
+    flat_groups,
+    in_loss,
+    kl_exact,
+    kl_k3,
+    policy_loss,
+    written_mask,
+)
+from collapselab.learning.trainer import Loss, Trainer
+from collapselab.mixing.sets import TrainingSet
+from collapselab.models.network import LanguageModel
+from collapselab.runtime import interrupts
+from collapselab.runtime.parallel import out_of_memory
+from collapselab.seeds import derive
+from collapselab.store.unfinished import Unfinished
+
+PHASE = {"phase": "policy"}
+"""Input that tells a checkpoint of policy steps from one of training by likelihood."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers that were written in a step, with their rewards.
+
+    Args:
+        ids: int64 (n, T), prompt and answer. head: tokens of the prompt. end: int64 (n,), one past the last written token.
+        group: int64 (n,), equal for the same prompt. reward: float64 (n,), of the judges; nan where they abstain.
+        logp: float32 (n, T - head), of each token as its writer drew it, nats; None if the writer does not say.
+        gold: bool (n,), correct by the exact checker; None without one. scores: of each judge, by name.
+    """
+
+    ids: np.ndarray
+    head: int
+    end: np.ndarray
+    group: np.ndarray
+    reward: np.ndarray
+    logp: np.ndarray | None = None
+    gold: np.ndarray | None = None
+    scores: dict[str, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Ask = Callable[[LanguageModel, int, str], Answers]
+"""(model, step, writer: now or first) -> the answers of a step."""
+
+
+class Rows(NamedTuple):
+    """A part of a step's answers as tensors: B rows of T tokens, N of them after the prompt."""
+
+    head: int
+    written_BN: Tensor
+    """bool; all False in a part that only takes part."""
+    advantage_B: Tensor
+    old_BN: Tensor | None
+    """Log-probabilities that the ratio is taken from; None: the present ones."""
+    writer_BN: Tensor | None
+    """Log-probabilities as the writer drew the tokens."""
+    reference_BNV: Tensor
+    """Logits of the reference."""
+    tokens: int
+    """Written tokens of the step, on all processes."""
+    pairs: int
+    """Pairs of the step, on all processes (dpo: the first half of the rows was chosen, the second rejected)."""
+
+
+FIGURES = ("loss", "ratio", "clipped", "kl", "entropy", "margin", "ranked", "writer_ratio")
+"""What `PolicyLoss` returns of a part, as its share of the mean over the step; then the largest difference from the writer."""
+
+
+class PolicyLoss(Loss):
+    """The loss of a batch of blocks or, given `rows`, of a part of a step's answers."""
+
+    policy: PolicyConfig
+    objective: str
+
+    def forward(self, ids_BT: Tensor, rows: Rows | None = None) -> Tensor:
+        """Return `Loss.forward` or, given `rows`, float32 (FIGURES + 1,)."""
+        if rows is None:
+            return super().forward(ids_BT)
+        logits_BNV = self.logits(self.model, ids_BT, rows.head)
+        ids_BN, written_BN = ids_BT[:, rows.head :], rows.written_BN
+        logp_BN = taken(logits_BNV, ids_BN)
+        if self.policy.estimator == "exact":
+            kl_BN = kl_exact(logits_BNV, rows.reference_BNV)
+        else:
+            kl_BN = kl_k3(logp_BN, taken(rows.reference_BNV, ids_BN))
+        seen_BN = logp_BN.detach()
+        old_BN = seen_BN if rows.old_BN is None else rows.old_BN
+        pairwise = self.objective == "dpo"
+        advantage_B = torch.zeros_like(rows.advantage_B) if pairwise else rows.advantage_B
+        loss, figures = policy_loss(
+            logp_BN, old_BN, advantage_B, written_BN, clip=self.policy.clip, kl_BT=kl_BN.detach() if pairwise else kl_BN,
+            beta=0.0 if pairwise else self.policy.kl, tokens=rows.tokens,
+        )  # fmt: skip
+        zero = torch.zeros_like(loss.detach())
+        preferred = {"margin": zero, "ranked": zero}
+        if pairwise and rows.pairs:
+            loss, preferred = self._preferences(logp_BN, rows, ids_BN)
+        figures |= preferred | {"loss": loss, "entropy": entropy(logits_BNV.detach(), written_BN, rows.tokens)}
+        off_BN = zero if rows.writer_BN is None else (seen_BN - rows.writer_BN).masked_fill(~written_BN, 0.0)
+        figures["writer_ratio"] = (off_BN.exp() * written_BN).sum() / max(1, rows.tokens)
+        return torch.stack([*(figures[name] for name in FIGURES), off_BN.abs().max()])
+
+    def _preferences(self, logp_BN: Tensor, rows: Rows, ids_BN: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and figures of pairs, as this part's share of the step's mean."""
+        half, reference_BN = len(logp_BN) // 2, taken(rows.reference_BNV, ids_BN)
+        mine_B, theirs_B = ((logp * rows.written_BN).sum(1) for logp in (logp_BN, reference_BN))
+        loss, figures = dpo_loss(mine_B[:half], mine_B[half:], theirs_B[:half], theirs_B[half:], self.policy.kl)
+        share = half / rows.pairs * float(rows.written_BN.any())
+        return loss * share, {name: value * share for name, value in figures.items()}
+
+    def logits(self, model: LanguageModel, ids_BT: Tensor, head: int) -> Tensor:
+        """Return a model's logits that predict the tokens after a prompt, float32 (B, T - head, V)."""
+        with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
+            features = model.features(ids_BT)[:, head - 1 : -1]
+            return model.head(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
+
+
+def taken(logits_BNV: Tensor, ids_BN: Tensor) -> Tensor:
+    """Return the log-probability of each token that stands there, (B, N)."""
+    return logits_BNV.log_softmax(-1).gather(2, ids_BN[..., None])[..., 0]
+
+
+def pairs(answers: Answers, others: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best answer to each prompt and the worst of `others` to the same prompt, rows of each, int64 (pairs,): only
+    where the rewards differ, and of equal ones the first."""
+    best, worst = np.where(np.isnan(answers.reward), -np.inf, answers.reward), others.reward
+    worst = np.where(np.isnan(worst), np.inf, worst)
+    found: list[tuple[int, int]] = []
+    for group in np.unique(answers.group):
+        mine, theirs = np.flatnonzero(answers.group == group), np.flatnonzero(others.group == group)
+        chosen, rejected = mine[best[mine].argmax()], theirs[worst[theirs].argmin()]
+        if np.isfinite(best[chosen]) and np.isfinite(worst[rejected]) and best[chosen] > worst[rejected]:
+            found.append((int(chosen), int(rejected)))
+    rows = np.array(found, np.int64).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
+
+
+class PolicyTrainer(Trainer):
+    """Trainer whose generations 1 and up learn from rewards, after training by likelihood if `training.tune`."""
+
+    ask: Callable[[int], Ask]
+    """Writer and judge of a generation's answers, set by who owns them."""
+    first: Callable[[], LanguageModel]
+    """Generation 0's model, set by the same."""
+
+    def loss_module(self, *settings: Any) -> Loss:
+        """Return a `PolicyLoss`."""
+        module = PolicyLoss(*settings)
+        module.policy, module.objective = self.config.policy, self.config.training.objective
+        return module
+
+    def train(
+        self, start: LanguageModel, data: TrainingSet, generation: int, unfinished: Unfinished | None = None
+    ) -> dict[str, Any]:
+        """Learn a generation's model, see `Trainer.train`: the log has a row for each policy step, and `ended` tells which floor
+        was reached.
+
+        Raises:
+            UserError: a loss or the final weights are not finite.
+            Stopped: a signal arrived; a checkpoint was written.
+        """
+        if not generation:
+            return super().train(start, data, generation, unfinished)
+        facts: dict[str, Any] = {"steps": 0, "shown": 0, "in_loss": 0}
+        kept = self.newest(unfinished, PHASE)
+        if self.settings.tune and not kept:
+            tuned = super().train(start, data, generation, unfinished)
+            facts |= {key: tuned[key] for key in facts} | {"tuned": tuned["log"][-1]}
+            self.forget()
+        else:
+            self.begin(start)
+        log: list[dict[str, float]] = []
+        if unfinished is not None and kept:
+            progress = self.resume(unfinished, kept)
+            facts, log = progress["facts"], progress["log"]
+            self.console.say(
+                f"generation {generation}: policy steps resume after step {len(log)} of {self.config.policy.steps}, from "
+                f"{unfinished.folder / f'{kept:010d}'}"
+            )
+        self._steps(start, generation, unfinished, facts, log)
+        self._check_weights(self.config.policy.steps)
+        self.model.net.eval()
+        every = max(1, len(log) // LOG_ROWS)
+        rows = [row for row in log if row["step"] % every == 0 or row is log[-1]]
+        why = self._floor(log)
+        facts |= {"policy_steps": len(log), "written": int(sum(row["tokens"] for row in log))}
+        return facts | {"last_loss": log[-1]["loss"], "log": rows} | ({"ended": why} if why else {})
+
+    def _steps(
+        self, start: LanguageModel, generation: int, unfinished: Unfinished | None, facts: dict[str, Any],
+        log: list[dict[str, float]],
+    ) -> None:  # fmt: skip
+        """Take the policy steps that `log` lacks, and add a row for each."""
+        policy, processes = self.config.policy, self.processes
+        reference = self.first() if policy.reference == "first" else start
+        home = reference.net.device
+        reference.net.to(processes.device).eval()
+        ask, saved = self.ask(generation), len(log)
+        self.model.net.train()
+        with self.console.bar(f"gen {generation} policy", policy.steps) as bar, interrupts.finishing():
+            bar.update(len(log))
+            while len(log) < policy.steps and not self._floor(log):
+                step = len(log)
+                log.append({"step": step} | self._policy_step(ask, step, reference, generation))
+                _check_row(log[-1], policy)
+                bar.update(1)
+                bar.note(f"reward={log[-1].get('reward', float('nan')):.3f}")
+                stop = max(processes.all_gather(interrupts.asked()))
+                due = processes.broadcast(unfinished is not None and self.due(unfinished, len(log) - saved))
+                if (stop or due) and unfinished is not None and len(log) < policy.steps:
+                    progress = {"step": len(log), "facts": facts, "log": log, "split": self.split}
+                    self.keep(unfinished, facts["steps"] + len(log), progress, PHASE)
+                    saved = len(log)
+                if stop and len(log) < policy.steps:
+                    raise interrupts.Stopped(
+                        stop, f"generation {generation}, policy, after step {len(log)} of {policy.steps}"
+                    )
+        reference.net.to(home)
+
+    def _floor(self, log: list[dict[str, float]]) -> str:
+        """Return which floor the last steps are below, or ""."""
+        policy, recent = self.config.policy, log[-self.config.policy.window :]
+        if len(recent) < policy.window:
+            return ""
+        spread, flat = (statistics.fmean(row.get(key, 0.0) for row in recent) for key in ("entropy", "flat"))
+        if spread < policy.least_entropy:
+            return f"entropy {spread:.3g} nats is below policy.least_entropy={policy.least_entropy:g}"
+        if flat > policy.most_flat:
+            return f"{flat:.0%} of the groups are flat, more than policy.most_flat={policy.most_flat:g}"
+        return ""
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+
+    def _policy_step(self, ask: Ask, step: int, reference: LanguageModel, generation: int) -> dict[str, float]:
+        """Write answers, learn from their rewards; return the row of the log."""
+        policy, kind = self.config.policy, self.settings.objective
+        for group in self.optimizer.param_groups:
+            group["lr"] = policy.lr
+        answers = ask(self.model, step, "now")
+        batch, advantage, counts = answers, np.zeros(len(answers)), np.ones(len(answers), bool)
+        drawn, compared = len(answers), answers
+        if kind == "dpo":
+            if policy.rejected == "first":
+                compared = ask(reference, step, "first")
+                drawn += len(compared)
+            batch = joined(answers, compared, *pairs(answers, compared))
+            advantage, counts = np.zeros(len(batch)), np.ones(len(batch), bool)
+        else:
+            advantage = advantages(answers.reward, answers.group, kind, scaled=policy.scaled and kind == "grpo")
+            counts = in_loss(answers.reward, answers.group, kind, drop_flat=policy.drop_flat)
+        row = summary(answers, drawn * (answers.ids.shape[1] - answers.head))
+        if not len(batch):
+            return row | dict.fromkeys(("loss", "kl", "entropy", "ratio", "clipped", "margin"), 0.0)
+        return row | self._learn(batch, advantage, counts, reference, step, generation)
+
+    def _learn(
+        self, batch: Answers, advantage: np.ndarray, counts: np.ndarray, reference: LanguageModel, step: int, generation: int
+    ) -> dict[str, float]:
+        """Take `policy.inner` optimiser steps on a batch; return its figures."""
+        policy, module = self.config.policy, self.module
+        assert isinstance(module, PolicyLoss)
+        parts = self._parts(batch, advantage, counts, reference, module)
+        if policy.inner > 1:
+            with torch.no_grad():
+                parts = [(ids, r._replace(old_BN=taken(module.logits(self.model, ids, r.head), ids[:, r.head :]))) for ids, r in parts]
+        seen: list[np.ndarray] = []
+        for inner in range(policy.inner):
+            if self.config.model.dropout:
+                torch.manual_seed(derive(self.config.seed, generation, "policy/dropout", step * policy.inner + inner) % 2**63)
+            seen.append(self._optimised(parts))
+        names = [*FIGURES, "writer_gap", "grad_norm"]
+        row = dict(zip(names, seen[0].tolist(), strict=True))
+        for name in ("ratio", "clipped"):
+            row[name] = float(np.mean([each[names.index(name)] for each in seen]))
+        if batch.logp is None:
+            del row["writer_ratio"], row["writer_gap"]
+        if self.settings.objective != "dpo":
+            del row["margin"], row["ranked"]
+        return row
+
+    def _optimised(self, parts: list[tuple[Tensor, Rows]]) -> np.ndarray:
+        """Take an optimiser step; return FIGURES, the largest difference from the writer and the norm of the gradients, of all
+        processes."""
+        processes, total = self.processes, torch.zeros(len(FIGURES) + 1)
+        for index, (ids, rows) in enumerate(parts):
+            with processes.accelerator.no_sync(self.loss) if index + 1 < len(parts) else nullcontext():
+                try:
+                    figures = self.loss(ids, rows)
+                    (figures[0] * processes.world).backward()  # gradients are averaged over processes
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise UserError(
+                        f"training.accumulation={self.settings.accumulation}: a step's answers do not fit into GPU memory; raise it"
+                    ) from None
+            seen = figures.detach().cpu()
+            total = torch.cat([total[:-1] + seen[:-1], torch.maximum(total[-1:], seen[-1:])])
+        norm = torch.zeros(())
+        if self.settings.clip:
+            norm = nn.utils.clip_grad_norm_(self.model.net.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        every = np.stack(processes.all_gather(total.numpy()))
+        return np.concatenate([every[:, :-1].sum(0), every[:, -1:].max(0), [float(norm)]])
+
+    def _parts(
+        self, batch: Answers, advantage: np.ndarray, counts: np.ndarray, reference: LanguageModel, module: PolicyLoss
+    ) -> list[tuple[Tensor, Rows]]:
+        """This process's micro-batches on the device. Of pairs, both rows are in one part."""
+        processes, device, head = self.processes, self.processes.device, batch.head
+        pairwise = self.settings.objective == "dpo"
+        length, whole = batch.ids.shape[1] - head, torch.from_numpy(batch.end - head)
+        written = written_mask(torch.zeros_like(whole), whole, length) & torch.from_numpy(counts)[:, None]
+        units = len(batch) // 2 if pairwise else len(batch)
+        mine = np.arange(units)[processes.rank :: processes.world]
+        some = [part for part in np.array_split(mine, self.settings.accumulation) if len(part)] or [np.zeros(0, np.int64)]
+        out = []
+        for part in some:
+            rows = np.r_[part, part + units] if pairwise else part
+            idle = not len(rows)  # a process without a share still takes part
+            rows = np.arange(2 if pairwise else 1) if idle else rows
+            ids = torch.from_numpy(batch.ids[rows]).to(device)
+            with torch.no_grad():
+                logits = module.logits(reference, ids, head)
+            drawn = None if batch.logp is None else torch.from_numpy(batch.logp[rows]).to(device)
+            of_part = written[rows] & (not idle)
+            weights = torch.from_numpy(advantage[rows].astype(np.float32)).to(device)
+            tokens = int(written.sum())
+            out.append((ids, Rows(head, of_part.to(device), weights, None, drawn, logits, tokens, units)))
+        return out
+
+
+def joined(answers: Answers, others: Answers, chosen: np.ndarray, rejected: np.ndarray) -> Answers:
+    """Return the rows that were chosen, then those that were rejected, as one batch."""
+    both = [
+        None if mine is None or theirs is None else np.concatenate([mine[chosen], theirs[rejected]])
+        for mine, theirs in ((getattr(answers, key), getattr(others, key)) for key in ("ids", "end", "group", "reward", "logp"))
+    ]
+    ids, end, group, reward, logp = both
+    assert ids is not None and end is not None and group is not None and reward is not None
+    return Answers(ids, answers.head, end, group, reward, logp)
+
+
+def summary(answers: Answers, tokens: int) -> dict[str, float]:
+    """Figures of a step's rewards: mean of the judges and of the exact checker, flat groups, abstentions, tokens written."""
+    judged = ~np.isnan(answers.reward)
+    row = {"abstained": float(1 - judged.mean()), "tokens": tokens}
+    if judged.any():
+        row |= {"reward": float(answers.reward[judged].mean()), "flat": flat_groups(answers.reward, answers.group)}
+    if answers.gold is not None:
+        row["gold"] = float(answers.gold.mean())
+    for name, scores in (answers.scores or {}).items():
+        row[f"reward/{name}"] = float(np.nanmean(scores))
+    return row
+
+
+def _check_row(row: dict[str, float], policy: PolicyConfig) -> None:
+    """Raise UserError if a loss is not finite."""
+    if not np.isfinite(row["loss"]):
+        raise UserError(
+            f"policy.lr={policy.lr}: the loss became {row['loss']} at policy step {int(row['step'])}; try a lower lr, training.clip=1, "
+            "or training.precision=fp32"
+        )
