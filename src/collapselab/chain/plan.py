@@ -12,7 +12,6 @@ import torch
 from collapselab.chain.opening import chain_path, check_start, open_corpus
 from collapselab.chain.preflight import Preflight, preflight
 from collapselab.config import RunConfig
-from collapselab.config.families import FAMILIES
 from collapselab.evaluation.real_text import BATCH_TOKENS, held_out, token_losses
 from collapselab.judging.curation import draws
 from collapselab.learning.learners import learner_of

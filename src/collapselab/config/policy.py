@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from collapselab.config.settings import setting
 from collapselab.config.values import needs
 
 

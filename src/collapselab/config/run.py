@@ -125,7 +125,9 @@ class RunConfig:
         check(self.sampling.source == "model", "sampling.source", self.sampling.source, remedy)
         remedy = "reinforce compares the whole batch, not groups; leave false"
         check(not policy.drop_flat or kind != "reinforce", "policy.drop_flat", policy.drop_flat, remedy)
-        check(kind != "dpo" or policy.kl > 0, "policy.kl", policy.kl, "it is the beta of dpo: must be above 0, as in 0.1")
+        check(
+            kind != "dpo" or policy.kl > 0, "policy.kl", policy.kl, "it is the beta of dpo: must be above 0, as in 0.1"
+        )
         remedy = "only dpo has rejected answers; leave now"
         check(kind == "dpo" or policy.rejected == "now", "policy.rejected", policy.rejected, remedy)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from collapselab.config import JudgingConfig, RunConfig, SamplingConfig
+from collapselab.config import JudgingConfig, PolicyConfig, RunConfig, SamplingConfig
 from collapselab.config.identity import SAMPLING_RULE
 from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.answers import MOST_ANSWERS
@@ -49,8 +49,9 @@ from collapselab.theory.survivors import realised
 from collapselab.theory.tails import survival
 
 # Keys that a fork may change and that the laws take as equal in every generation; real shares are read as they were mixed.
-LAWS_READ = (*SAMPLING_RULE, "training.tokens", "training.loss_on_last", "training.loss_below")
+LAWS_READ = (*SAMPLING_RULE, "training.objective", "training.tokens", "training.loss_on_last", "training.loss_below")
 LAWS_READ_OF_MIXING = ("mixing.regime", "mixing.real", "sampling.source")
+OF_REWARDS = "its generations learn from rewards (training.objective)"
 HEAD = TOWN_PLACE + 2  # tokens before the slot: the separator, and the words up to the town
 PROMPTED = 0.1  # largest share of a sequence that may be a prompt for the tail law to be given
 SURVIVOR_COST = 1e8  # limit on contexts x documents^2 x generations (squared for a pool): a few seconds
@@ -85,7 +86,9 @@ def as_first(config: RunConfig, generation: int) -> RunConfig:
         return config
     mixing = dataclasses.replace(config.mixing, regime="replace", real="fresh", replaced=None, added=None)
     sampling = dataclasses.replace(config.sampling, source="model")
-    return dataclasses.replace(config, mixing=mixing, sampling=sampling, judging=JudgingConfig())
+    training = dataclasses.replace(config.training, objective="likelihood", tune=False)
+    of_later = {"judging": JudgingConfig(), "policy": PolicyConfig()}
+    return dataclasses.replace(config, mixing=mixing, sampling=sampling, training=training, **of_later)
 
 
 def law_of(config: RunConfig) -> tuple[str, bool]:
@@ -103,6 +106,8 @@ def why_no_law(config: RunConfig) -> str:
     law = REGIMES[mixing.regime].law
     if training.skip_first:
         return "generation 0 is a given model, not one of its training set (training.skip_first)"
+    if config.learns_from_rewards:
+        return OF_REWARDS
     if config.judged:
         return "a judge chooses what is learned from (judging.judges)"
     if law.none and not is_control(config):
@@ -223,6 +228,8 @@ def why_no_answer_law(config: RunConfig) -> str:
     settings, language = config.judging, language_of(config.corpus)
     if not isinstance(language, Addition | Modular) or config.mixing.unit != "documents":
         return "answers have a law for corpus.source=addition and modular in whole documents alone"
+    if config.learns_from_rewards:
+        return OF_REWARDS
     if language.numbers > MOST_ANSWERS:
         return f"a problem of corpus.source={config.corpus.source} has more than {MOST_ANSWERS:,} answers"
     if config.mixing.regime != "replace" or config.sampling.shapes or config.sampling.beams > 1:

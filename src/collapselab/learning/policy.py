@@ -70,18 +70,20 @@ Ask = Callable[[LanguageModel, int, str], Answers]
 
 
 class Rows(NamedTuple):
-    """A part of a step's answers as tensors: B rows of T tokens, N of them after the prompt."""
+    """A part of a step's answers as tensors: B rows of T tokens, N of them after the prompt, of a vocabulary of V."""
 
     head: int
-    written_BN: Tensor
-    """bool; all False in a part that only takes part."""
-    advantage_B: Tensor
-    old_BN: Tensor | None
-    """Log-probabilities that the ratio is taken from; None: the present ones."""
-    writer_BN: Tensor | None
-    """Log-probabilities as the writer drew the tokens."""
-    reference_BNV: Tensor
-    """Logits of the reference."""
+    """Tokens of the prompt."""
+    written: Tensor
+    """bool (B, N); all False in a part that only takes part."""
+    advantage: Tensor
+    """(B,)."""
+    old: Tensor | None
+    """Log-probabilities (B, N) that the ratio is taken from; None: the present ones."""
+    drawn: Tensor | None
+    """Log-probabilities (B, N) as the writer drew the tokens, if it says."""
+    reference: Tensor
+    """Logits (B, N, V) of the reference."""
     tokens: int
     """Written tokens of the step, on all processes."""
     pairs: int
@@ -103,16 +105,16 @@ class PolicyLoss(Loss):
         if rows is None:
             return super().forward(ids_BT)
         logits_BNV = self.logits(self.model, ids_BT, rows.head)
-        ids_BN, written_BN = ids_BT[:, rows.head :], rows.written_BN
+        ids_BN, written_BN = ids_BT[:, rows.head :], rows.written
         logp_BN = taken(logits_BNV, ids_BN)
         if self.policy.estimator == "exact":
-            kl_BN = kl_exact(logits_BNV, rows.reference_BNV)
+            kl_BN = kl_exact(logits_BNV, rows.reference)
         else:
-            kl_BN = kl_k3(logp_BN, taken(rows.reference_BNV, ids_BN))
+            kl_BN = kl_k3(logp_BN, taken(rows.reference, ids_BN))
         seen_BN = logp_BN.detach()
-        old_BN = seen_BN if rows.old_BN is None else rows.old_BN
+        old_BN = seen_BN if rows.old is None else rows.old
         pairwise = self.objective == "dpo"
-        advantage_B = torch.zeros_like(rows.advantage_B) if pairwise else rows.advantage_B
+        advantage_B = torch.zeros_like(rows.advantage) if pairwise else rows.advantage
         loss, figures = policy_loss(
             logp_BN, old_BN, advantage_B, written_BN, clip=self.policy.clip, kl_BT=kl_BN.detach() if pairwise else kl_BN,
             beta=0.0 if pairwise else self.policy.kl, tokens=rows.tokens,
@@ -122,23 +124,24 @@ class PolicyLoss(Loss):
         if pairwise and rows.pairs:
             loss, preferred = self._preferences(logp_BN, rows, ids_BN)
         figures |= preferred | {"loss": loss, "entropy": entropy(logits_BNV.detach(), written_BN, rows.tokens)}
-        off_BN = zero if rows.writer_BN is None else (seen_BN - rows.writer_BN).masked_fill(~written_BN, 0.0)
+        off_BN = zero if rows.drawn is None else (seen_BN - rows.drawn).masked_fill(~written_BN, 0.0)
         figures["writer_ratio"] = (off_BN.exp() * written_BN).sum() / max(1, rows.tokens)
         return torch.stack([*(figures[name] for name in FIGURES), off_BN.abs().max()])
 
     def _preferences(self, logp_BN: Tensor, rows: Rows, ids_BN: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and figures of pairs, as this part's share of the step's mean."""
-        half, reference_BN = len(logp_BN) // 2, taken(rows.reference_BNV, ids_BN)
-        mine_B, theirs_B = ((logp * rows.written_BN).sum(1) for logp in (logp_BN, reference_BN))
+        half, reference_BN = len(logp_BN) // 2, taken(rows.reference, ids_BN)
+        mine_B, theirs_B = ((logp * rows.written).sum(1) for logp in (logp_BN, reference_BN))
         loss, figures = dpo_loss(mine_B[:half], mine_B[half:], theirs_B[:half], theirs_B[half:], self.policy.kl)
-        share = half / rows.pairs * float(rows.written_BN.any())
+        share = half / rows.pairs * float(rows.written.any())
         return loss * share, {name: value * share for name, value in figures.items()}
 
     def logits(self, model: LanguageModel, ids_BT: Tensor, head: int) -> Tensor:
         """Return a model's logits that predict the tokens after a prompt, float32 (B, T - head, V)."""
         with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
             features = model.features(ids_BT)[:, head - 1 : -1]
-            return model.head(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
+            flat = model.head(features.flatten(0, 1)).float()
+        return flat.view(*features.shape[:2], -1)
 
 
 def taken(logits_BNV: Tensor, ids_BN: Tensor) -> Tensor:
@@ -263,24 +266,30 @@ class PolicyTrainer(Trainer):
         for group in self.optimizer.param_groups:
             group["lr"] = policy.lr
         answers = ask(self.model, step, "now")
-        batch, advantage, counts = answers, np.zeros(len(answers)), np.ones(len(answers), bool)
-        drawn, compared = len(answers), answers
+        batch, compared = answers, answers
         if kind == "dpo":
             if policy.rejected == "first":
                 compared = ask(reference, step, "first")
-                drawn += len(compared)
             batch = joined(answers, compared, *pairs(answers, compared))
             advantage, counts = np.zeros(len(batch)), np.ones(len(batch), bool)
         else:
+            assert kind != "likelihood"
             advantage = advantages(answers.reward, answers.group, kind, scaled=policy.scaled and kind == "grpo")
             counts = in_loss(answers.reward, answers.group, kind, drop_flat=policy.drop_flat)
+        drawn = len(answers) + (len(compared) if compared is not answers else 0)
         row = summary(answers, drawn * (answers.ids.shape[1] - answers.head))
         if not len(batch):
             return row | dict.fromkeys(("loss", "kl", "entropy", "ratio", "clipped", "margin"), 0.0)
         return row | self._learn(batch, advantage, counts, reference, step, generation)
 
     def _learn(
-        self, batch: Answers, advantage: np.ndarray, counts: np.ndarray, reference: LanguageModel, step: int, generation: int
+        self,
+        batch: Answers,
+        advantage: np.ndarray,
+        counts: np.ndarray,
+        reference: LanguageModel,
+        step: int,
+        generation: int,
     ) -> dict[str, float]:
         """Take `policy.inner` optimiser steps on a batch; return its figures."""
         policy, module = self.config.policy, self.module
@@ -288,11 +297,14 @@ class PolicyTrainer(Trainer):
         parts = self._parts(batch, advantage, counts, reference, module)
         if policy.inner > 1:
             with torch.no_grad():
-                parts = [(ids, r._replace(old_BN=taken(module.logits(self.model, ids, r.head), ids[:, r.head :]))) for ids, r in parts]
+                olds = [taken(module.logits(self.model, ids, rows.head), ids[:, rows.head :]) for ids, rows in parts]
+            parts = [(ids, rows._replace(old=old)) for (ids, rows), old in zip(parts, olds, strict=True)]
         seen: list[np.ndarray] = []
         for inner in range(policy.inner):
             if self.config.model.dropout:
-                torch.manual_seed(derive(self.config.seed, generation, "policy/dropout", step * policy.inner + inner) % 2**63)
+                torch.manual_seed(
+                    derive(self.config.seed, generation, "policy/dropout", step * policy.inner + inner) % 2**63
+                )
             seen.append(self._optimised(parts))
         names = [*FIGURES, "writer_gap", "grad_norm"]
         row = dict(zip(names, seen[0].tolist(), strict=True))
@@ -332,14 +344,16 @@ class PolicyTrainer(Trainer):
     def _parts(
         self, batch: Answers, advantage: np.ndarray, counts: np.ndarray, reference: LanguageModel, module: PolicyLoss
     ) -> list[tuple[Tensor, Rows]]:
-        """This process's micro-batches on the device. Of pairs, both rows are in one part."""
+        """Return this process's micro-batches on the device. Of pairs, both rows are in one part."""
         processes, device, head = self.processes, self.processes.device, batch.head
         pairwise = self.settings.objective == "dpo"
         length, whole = batch.ids.shape[1] - head, torch.from_numpy(batch.end - head)
         written = written_mask(torch.zeros_like(whole), whole, length) & torch.from_numpy(counts)[:, None]
         units = len(batch) // 2 if pairwise else len(batch)
         mine = np.arange(units)[processes.rank :: processes.world]
-        some = [part for part in np.array_split(mine, self.settings.accumulation) if len(part)] or [np.zeros(0, np.int64)]
+        some = [part for part in np.array_split(mine, self.settings.accumulation) if len(part)] or [
+            np.zeros(0, np.int64)
+        ]
         out = []
         for part in some:
             rows = np.r_[part, part + units] if pairwise else part
@@ -360,7 +374,9 @@ def joined(answers: Answers, others: Answers, chosen: np.ndarray, rejected: np.n
     """Return the rows that were chosen, then those that were rejected, as one batch."""
     both = [
         None if mine is None or theirs is None else np.concatenate([mine[chosen], theirs[rejected]])
-        for mine, theirs in ((getattr(answers, key), getattr(others, key)) for key in ("ids", "end", "group", "reward", "logp"))
+        for mine, theirs in (
+            (getattr(answers, key), getattr(others, key)) for key in ("ids", "end", "group", "reward", "logp")
+        )
     ]
     ids, end, group, reward, logp = both
     assert ids is not None and end is not None and group is not None and reward is not None
@@ -384,6 +400,6 @@ def _check_row(row: dict[str, float], policy: PolicyConfig) -> None:
     """Raise UserError if a loss is not finite."""
     if not np.isfinite(row["loss"]):
         raise UserError(
-            f"policy.lr={policy.lr}: the loss became {row['loss']} at policy step {int(row['step'])}; try a lower lr, training.clip=1, "
-            "or training.precision=fp32"
+            f"policy.lr={policy.lr}: the loss became {row['loss']} at policy step {int(row['step'])}; try a lower lr, "
+            "training.clip=1, or training.precision=fp32"
         )

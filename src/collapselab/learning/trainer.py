@@ -176,7 +176,11 @@ class Trainer:
                     bar.note(f"loss={log.last:.3f}")
                     if (stop or due) and unfinished is not None and not last:
                         shown = processes.sum(given).tolist()
-                        self.keep(unfinished, step + 1, {"step": step + 1, "given": shown, "log": log.rows, "split": self.split})
+                        self.keep(
+                            unfinished,
+                            step + 1,
+                            {"step": step + 1, "given": shown, "log": log.rows, "split": self.split},
+                        )
                         saved = step + 1
                     if stop and not last:
                         raise interrupts.Stopped(
@@ -228,7 +232,9 @@ class Trainer:
         every = self.settings.checkpoint_steps
         return (every is not None and steps >= every) or unfinished.due(self.settings.checkpoint_seconds)
 
-    def keep(self, unfinished: Unfinished, step: int, progress: dict[str, Any], phase: dict[str, str] | None = None) -> None:
+    def keep(
+        self, unfinished: Unfinished, step: int, progress: dict[str, Any], phase: dict[str, str] | None = None
+    ) -> None:
         """Write a checkpoint after a step, and remove the oldest."""
         if self.processes.is_main:
             with unfinished.write(step, phase, keep=CHECKPOINTS) as out:

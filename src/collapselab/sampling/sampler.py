@@ -270,9 +270,8 @@ class Sampler:
         both = written, seen[0] if seen else None
         parts = [part for part, lot in zip(processes.all_gather(both), lots, strict=True) if len(lot)]
         new = np.concatenate([part for part, _ in parts]).astype(np.int64)
-        drawn = [logp for _, logp in parts]
-        known = None if any(logp is None for logp in drawn) else np.concatenate(drawn)
-        return np.concatenate([prompts, new], 1), known
+        drawn = [logp for _, logp in parts if logp is not None]
+        return np.concatenate([prompts, new], 1), np.concatenate(drawn) if len(drawn) == len(parts) else None
 
     def _halved(self, batch: int) -> int:
         """Halve and record a batch that did not fit into GPU memory. Raises UserError for a single sequence."""
