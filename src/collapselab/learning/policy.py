@@ -371,16 +371,15 @@ class PolicyTrainer(Trainer):
 
 
 def joined(answers: Answers, others: Answers, chosen: np.ndarray, rejected: np.ndarray) -> Answers:
-    """Return the rows that were chosen, then those that were rejected, as one batch."""
-    both = [
-        None if mine is None or theirs is None else np.concatenate([mine[chosen], theirs[rejected]])
-        for mine, theirs in (
-            (getattr(answers, key), getattr(others, key)) for key in ("ids", "end", "group", "reward", "logp")
-        )
-    ]
-    ids, end, group, reward, logp = both
-    assert ids is not None and end is not None and group is not None and reward is not None
-    return Answers(ids, answers.head, end, group, reward, logp)
+    """Return the rows that were chosen, then those that were rejected, as one batch; without their writers' log-probabilities if
+    these are two."""
+    ids, end, group, reward = (
+        np.concatenate([getattr(answers, key)[chosen], getattr(others, key)[rejected]])
+        for key in ("ids", "end", "group", "reward")
+    )
+    logp = answers.logp if answers is others else None
+    drawn = None if logp is None else np.concatenate([logp[chosen], logp[rejected]])
+    return Answers(ids, answers.head, end, group, reward, drawn)
 
 
 def summary(answers: Answers, tokens: int) -> dict[str, float]:
