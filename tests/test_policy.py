@@ -146,7 +146,7 @@ def test_floors_end_a_chain_and_name_its_best_generation(lab: Lab, tmp_path: Pat
     assert len(read_metrics(chain)) == 2
     facts = json.loads((chain / "gen_001" / "train" / "collapselab.json").read_text())
     assert facts["policy_steps"] == 2 and facts["ended"].endswith("is below policy.least_entropy=9")
-    assert "generation 1: ended after policy step 2" in err and "best generation" in err
+    assert "generation 1: ended after policy step 2: entropy" in err and "best generation" in err
     code, _, again = lab(*TASK, f"--runs-dir={tmp_path}", *asked)
     assert code == 0 and len(read_metrics(chain)) == 2, again
 

@@ -68,6 +68,10 @@ def run(
                 tracker.log(rows)
                 console.say(summary_line(rows[generation], config.sampling.source == "real"))
             prune(session, generation)
+            if why := session.ended(generation):
+                if processes.is_main:
+                    console.say(f"generation {generation}: ended {why}; {best_line(chain.rows())}")
+                break
         if processes.is_main:
             rows = chain.rows()
             chain.write_metrics(rows)
@@ -85,3 +89,16 @@ def summary_line(row: dict[str, Any], is_control: bool = False) -> str:
     values = "  ".join(f"{name} {metrics[key]:.4g}" for name, key in (HEADLINE | SCORES).items() if key in metrics)
     share = f"real share {row['real_share']:.3f}{control}"
     return f"generation {row['generation']}: {share}  {values}  ({sum(row['time'].values()):.1f} s)"
+
+
+BEST = (("truth/task/p_correct", max), ("truth/task/correct", max), ("truth/validity", max), ("real/perplexity", min))
+"""Metrics that tell which generation is the best, the first that all have; correct answers by the exact checker, not by a judge."""
+
+
+def best_line(rows: list[dict[str, Any]]) -> str:
+    """Name the best generation of a chain that a floor ended."""
+    for key, choose in BEST:
+        if all(key in row["metrics"] for row in rows):
+            best = choose(rows, key=lambda row: row["metrics"][key])
+            return f"best generation {best['generation']} ({key} {best['metrics'][key]:.4g})"
+    return "no score of any generation is comparable"

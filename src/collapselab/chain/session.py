@@ -16,6 +16,8 @@ from collapselab.models import network
 from collapselab.runtime.console import Console
 from collapselab.runtime.parallel import Processes
 from collapselab.sampling.sampler import Sampler
+from collapselab.store.checks import reading, text
+from collapselab.store.folders import read_json
 
 
 class Session:
@@ -69,6 +71,13 @@ class Session:
     def model(self, generation: int) -> network.LanguageModel:
         """Return the published model of a generation."""
         return self._newest.read(self.chain.stage(generation, "train"), self.chain.digest_of(generation, "train"))
+
+    def ended(self, generation: int) -> str:
+        """Return why a floor of the policy ended the chain in a generation; "" if none did."""
+        facts = self.chain.stage(generation, "train") / "collapselab.json"
+        record = read_json(facts) if self.config.learns_from_rewards else {}
+        with reading(facts):
+            return text(record.get("ended", ""))
 
     def first(self) -> network.LanguageModel:
         """Return the published model of generation 0, held next to that of a later one."""

@@ -213,7 +213,8 @@ class PolicyTrainer(Trainer):
         rows = [row for row in log if row["step"] % every == 0 or row is log[-1]]
         why = self._floor(log)
         facts |= {"policy_steps": len(log), "written": int(sum(row["tokens"] for row in log))}
-        return facts | {"last_loss": log[-1]["loss"], "log": rows} | ({"ended": why} if why else {})
+        ended = {"ended": f"after policy step {len(log)}: {why}"} if why else {}
+        return facts | {"last_loss": log[-1]["loss"], "log": rows} | ended
 
     def _steps(
         self, start: LanguageModel, generation: int, unfinished: Unfinished | None, facts: dict[str, Any],
