@@ -406,7 +406,7 @@ def test_flags_give_the_lists_that_they_replaced() -> None:
     might = {*FORKS_MIGHT_CHANGE, "plugins"}
     assert set(of_then(FORK_MAY_CHANGE)) == might and len(of_then(FORK_MAY_CHANGE)) == len(might)
     assert [*FORKS_MIGHT_CHANGE, "plugins"] == of_then(opening.LISTED)  # in this order in identity.json
-    assert list(expected.LAWS_READ) == LAWS_DID_READ
+    assert of_then(expected.LAWS_READ) == LAWS_DID_READ
     assert set(of_then(deciding("nothing"))) == WAS_ELSEWHERE
     for now, before in ((protocols.NO_REASON, WAS_NO_REASON), (controls.IGNORED, WAS_IGNORED)):
         assert {key for key in now if key not in FLAGS or FLAGS[key]["since"] is None} == before

@@ -15,14 +15,21 @@ from safetensors.torch import load_file
 
 from collapselab.config import PolicyConfig
 from collapselab.learning import policy
-from collapselab.learning.policy import Answers, PolicyTrainer, joined, pairs, summary
+from collapselab.learning.answers import Answers, joined, pairs, summary
+from collapselab.learning.policy import PolicyTrainer
 from collapselab.store.layout import Chain, read_metrics
 
 TASK = (
     *("run", "--progress=false", "--name=p", "--generations=1", "--corpus.source=modular", "--corpus.documents=1000"),
     *("--corpus.modular.operands=4", "--corpus.modular.modulus=8", "--mixing.unit=documents", "--training.block=7"),
     *("--mixing.tokens=3500", "--mixing.schedule=constant", "--mixing.start=0", "--sampling.prompt=real_prefix"),
-    *("--sampling.prompt-tokens=5", "--model.layers=1", "--model.width=16", "--model.heads=2", "--model.start=previous"),
+    *(
+        "--sampling.prompt-tokens=5",
+        "--model.layers=1",
+        "--model.width=16",
+        "--model.heads=2",
+        "--model.start=previous",
+    ),
     *("--training.lr=0.01", "--training.weight-decay=0", "--evaluation.prefix=bos", "--evaluation.tokens=700"),
     *("--evaluation.self-bleu-samples=0", "--evaluation.overlap=false", "--evaluation.reference-tokens=0"),
     *("--judging.judges=[answer]", "--policy.steps=4", "--policy.prompts=6", "--policy.samples=5"),
@@ -63,7 +70,9 @@ def test_every_objective_takes_its_steps_and_says_what_it_saw(name: str, lab: La
             assert row["writer_gap"] < 1e-5 and row["writer_ratio"] == pytest.approx(1, abs=1e-5)
     assert (rows[0]["kl"] < 1e-6) == (name != "tuned"), "generation 0 is the reference, and the start but for tuning"
     assert rows[-1]["kl"] > 0
-    assert any(not torch.equal(a, b) for a, b in zip(weights(chain, 0).values(), weights(chain, 1).values(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(weights(chain, 0).values(), weights(chain, 1).values(), strict=True)
+    )
     assert any(abs(row["ratio"] - 1) > 1e-4 for row in rows) == ("inner" in name)
     assert any(row["clipped"] > 0 for row in rows) == ("inner" in name)
     assert ("margin" in rows[0]) == name.startswith("dpo")
@@ -117,7 +126,12 @@ def test_a_policy_step_that_is_cut_off_ends_with_the_same_bytes(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle of a step: the next start goes on from the last checkpoint, also after tuning."""
-    asked = ("--training.objective=grpo", "--training.tune=true", "--training.checkpoint-steps=2", "--model.dropout=0.1")
+    asked = (
+        "--training.objective=grpo",
+        "--training.tune=true",
+        "--training.checkpoint-steps=2",
+        "--model.dropout=0.1",
+    )
     whole, _ = learned(lab, tmp_path / "whole", *asked)
     step, taken = PolicyTrainer._optimised, list[int]()
 
@@ -139,7 +153,13 @@ def test_a_policy_step_that_is_cut_off_ends_with_the_same_bytes(
 
 
 def test_floors_end_a_chain_and_name_its_best_generation(lab: Lab, tmp_path: Path) -> None:
-    asked = ("--training.objective=grpo", "--generations=3", "--policy.steps=6", "--policy.window=2", "--policy.least-entropy=9")
+    asked = (
+        "--training.objective=grpo",
+        "--generations=3",
+        "--policy.steps=6",
+        "--policy.window=2",
+        "--policy.least-entropy=9",
+    )
     code, _, err = lab(*TASK, f"--runs-dir={tmp_path}", *asked)
     assert code == 0, err
     chain = tmp_path / "p" / "arm=main" / "seed=1"
@@ -169,7 +189,9 @@ def test_floors_by_hand() -> None:
 def answers(reward: list[float], group: list[int], gold: list[bool] | None = None) -> Answers:
     n = len(reward)
     ids, logp = np.arange(3 * n).reshape(n, 3), np.arange(n, dtype=np.float32)[:, None].repeat(2, 1)
-    return Answers(ids, 1, np.full(n, 3), np.array(group), np.array(reward), logp, None if gold is None else np.array(gold))
+    return Answers(
+        ids, 1, np.full(n, 3), np.array(group), np.array(reward), logp, None if gold is None else np.array(gold)
+    )
 
 
 def test_pairs_are_the_best_and_the_worst_of_a_prompt() -> None:

@@ -109,9 +109,9 @@ class TrainingConfig:
     """Truncated cross-entropy (Shabgahi et al. 2025, who set .99): a target to which the model gives more than this
     probability, (0, 1], has no loss and no gradient. The sum is still divided by the number of all targets, as in their
     code, and all of them count in the ledger. null means the whole cross-entropy."""
-    objective: Literal["likelihood", "reinforce", "rloo", "grpo", "dpo"] = setting(
-        "likelihood", decides="later sets", fork=True, since="0.2"
-    )
+    objective: Literal[
+        "likelihood", "reinforce", "rloo", "grpo", "dpo"
+    ] = setting("likelihood", decides="later sets", fork=True, since="0.2")  # fmt: skip
     """What generations 1 and up learn by (generation 0: by likelihood): the likelihood of their training set, or the rewards
     of `judging.judges` for their own answers (`policy`). reinforce: against the mean of the batch; rloo: against the other
     answers to a prompt; grpo: against all of them; dpo: the best against the worst."""

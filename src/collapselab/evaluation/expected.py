@@ -87,8 +87,10 @@ def as_first(config: RunConfig, generation: int) -> RunConfig:
     mixing = dataclasses.replace(config.mixing, regime="replace", real="fresh", replaced=None, added=None)
     sampling = dataclasses.replace(config.sampling, source="model")
     training = dataclasses.replace(config.training, objective="likelihood", tune=False)
-    of_later = {"judging": JudgingConfig(), "policy": PolicyConfig()}
-    return dataclasses.replace(config, mixing=mixing, sampling=sampling, training=training, **of_later)
+    judging, policy = JudgingConfig(), PolicyConfig()
+    return dataclasses.replace(
+        config, mixing=mixing, sampling=sampling, training=training, judging=judging, policy=policy
+    )
 
 
 def law_of(config: RunConfig) -> tuple[str, bool]:

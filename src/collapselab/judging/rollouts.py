@@ -8,8 +8,9 @@ import numpy as np
 
 from collapselab.judging.episodes import Episodes, Reader
 from collapselab.judging.judges import committee, scores_of
-from collapselab.learning.policy import Answers
+from collapselab.learning.answers import Answers
 from collapselab.models.network import LanguageModel
+from collapselab.sampling.answer import answer
 from collapselab.sampling.prompts import Prompts
 from collapselab.sampling.sampler import Sampler
 from collapselab.tasks.tasks import CORRECT
@@ -38,7 +39,7 @@ class Rollouts:
         if not stored:  # `bos` in packed text: the separator is read, and not stored
             heads = np.full((count, 1), separator, np.int64)
         length = config.sequence_length + heads.shape[1] - stored
-        ids, logp = self.sampler.answer(model, self.generation, heads, length, stream)
+        ids, logp = answer(self.sampler, model, self.generation, heads, length, stream)
         reader = Reader(self.session, self.generation, stream)
         group = np.arange(count) // config.policy.samples
         seen = Episodes(ids[:, heads.shape[1] - stored :], stored, np.arange(count), group)

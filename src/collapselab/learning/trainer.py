@@ -175,12 +175,7 @@ class Trainer:
                     stop, due = log.look(stop, due and processes.is_main)
                     bar.note(f"loss={log.last:.3f}")
                     if (stop or due) and unfinished is not None and not last:
-                        shown = processes.sum(given).tolist()
-                        self.keep(
-                            unfinished,
-                            step + 1,
-                            {"step": step + 1, "given": shown, "log": log.rows, "split": self.split},
-                        )
+                        self._keep(unfinished, step + 1, given, log.rows)
                         saved = step + 1
                     if stop and not last:
                         raise interrupts.Stopped(
@@ -240,6 +235,10 @@ class Trainer:
             with unfinished.write(step, phase, keep=CHECKPOINTS) as out:
                 checkpoints.save(out, self.model, self.optimizer, progress)
             self.console.record(f"{unfinished.folder}: checkpoint after step {step}")
+
+    def _keep(self, unfinished: Unfinished, step: int, given: np.ndarray, rows: list[dict[str, float]]) -> None:
+        shown = self.processes.sum(given).tolist()
+        self.keep(unfinished, step, {"step": step, "given": shown, "log": rows, "split": self.split})
 
     def newest(self, unfinished: Unfinished | None, phase: dict[str, str] | None = None) -> int:
         """Step of the newest valid checkpoint of a phase; 0 without one."""

@@ -252,27 +252,6 @@ class Sampler:
             written |= part
         return np.concatenate([written[index] for index in sorted(written)])[:count].astype(np.int64)
 
-    def answer(
-        self, model: LanguageModel, generation: int, prompts: np.ndarray, length: int, stream: str
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Continue prompts to a length, all in one batch and in this process (its share, if there are several): int64 (n, length),
-        and the log-probability of each written token in nats, float32 (n, new), if the engine wrote them.
-
-        A sequence's random numbers are those of its row in a stream of its own, so that `stream` names the step.
-        """
-        processes, head = self.processes, prompts.shape[1]
-        lots = np.array_split(np.arange(len(prompts)), processes.world)
-        mine = lots[processes.rank]
-        first, heads = int(mine[0]) if len(mine) else 0, prompts[mine if len(mine) else slice(0, 1)]
-        seen: list[np.ndarray] = []
-        write = self.writer(model, generation, head, length - head, len(heads), stream, seen)
-        written = write(heads, first)
-        both = written, seen[0] if seen else None
-        parts = [part for part, lot in zip(processes.all_gather(both), lots, strict=True) if len(lot)]
-        new = np.concatenate([part for part, _ in parts]).astype(np.int64)
-        drawn = [logp for _, logp in parts if logp is not None]
-        return np.concatenate([prompts, new], 1), np.concatenate(drawn) if len(drawn) == len(parts) else None
-
     def _halved(self, batch: int) -> int:
         """Halve and record a batch that did not fit into GPU memory. Raises UserError for a single sequence."""
         if batch == 1:
