@@ -451,6 +451,7 @@ def test_every_key_says_what_it_decides() -> None:
         "corpus.logic",
         "corpus.modular",
         "judging",
+        "policy",
         "sampling",
         "training",
     }

@@ -183,6 +183,43 @@ def test_floors_by_hand() -> None:
     assert why([(0.0, 1.0), (0.0, 1.0)]) == "", "both floors are off by default"
 
 
+def test_a_dry_run_says_what_a_policy_writes(lab: Lab, tmp_path: Path) -> None:
+    asked = ("--training.objective=dpo", "--policy.kl=0.1", "--policy.rejected=first", "--generations=2", "--dry-run")
+    code, out, err = lab(*TASK, f"--runs-dir={tmp_path}", *asked)
+    assert code == 0, err
+    (line,) = (one for one in out.splitlines() if one.startswith("policy"))
+    assert line.split(maxsplit=1)[1] == (
+        "dpo: 4 steps of 6 prompts x 5 answers in each generation after 0, 480 tokens written; rewards by answer"
+    )
+    assert "trains on 0 to 3,500 tokens" in out and "judging " not in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--judging.judges=[]",), "judging.judges=[]: a policy needs a giver of rewards: name a judge, as in [answer]"),
+        (("--judging.keep=top_share",), "judging.keep='top_share': training.objective=grpo learns from every score"),
+        (("--sampling.temperature=0.7",), "sampling.temperature=0.7: training.objective=grpo needs answers from the whole "),
+        (("--sampling.top-k=5",), "sampling.top_k=5: training.objective=grpo needs answers from the whole distribution; leave 0"),
+        (("--sampling.source=real",), "sampling.source='real': an all-real control has no answers of its own"),
+        (("--training.objective=reinforce", "--policy.drop-flat=true"), "policy.drop_flat=True: reinforce compares the whole"),
+        (("--training.objective=dpo",), "policy.kl=0.0: it is the beta of dpo: must be above 0, as in 0.1"),
+        (("--policy.rejected=first",), "policy.rejected='first': only dpo has rejected answers; leave now"),
+        (("--policy.samples=1",), "policy.samples=1: must be 2 or more"),
+        (("--policy.clip=1",), "policy.clip=1.0: must lie in [0, 1)"),
+        (("--policy.most-flat=0",), "policy.most_flat=0.0: must lie in (0, 1]"),
+        (("--training.objective=likelihood", "--training.tune=true"), "training.tune=True: name an objective: reinforce, rloo"),
+        (("--model.family=bigram", "--model.start=base"), "training.objective='grpo': the bigram family counts; leave likelihood"),
+    ],
+)  # fmt: skip
+def test_settings_of_a_policy_that_do_not_fit_are_one_line(
+    lab: Lab, tmp_path: Path, asked: tuple[str, ...], said: str
+) -> None:
+    code, _, err = lab(*TASK, f"--runs-dir={tmp_path}", "--training.objective=grpo", *asked)
+    assert code == 2 and err.startswith(f"collapselab: error: {said}") and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 # --- pairs and figures ------------------------------------------------------------------------------------------------
 
 

@@ -55,6 +55,10 @@ def plan(config: RunConfig, fork: tuple[Path, int] | None = None) -> dict[str, A
     each = [shown / rates["train"] + written / rates["sample"] + forward / rates["eval"] for shown in trained]
     seconds, left = sum(each[checked.finished :]), len(each[checked.finished :])
     more = [tokens / rates["sample"] for tokens in _judged_tokens(checked)]
+    if config.learns_from_rewards:  # generation 0 has no policy steps
+        read, written = _policy_tokens(config)
+        steps = read * config.policy.inner / rates["train"] + read / rates["eval"] + written / rates["sample"]
+        seconds += max(0, left - (checked.finished == 0)) * steps
     return {
         "checked": checked,
         "device": f"{processes.device.type}, {processes.world} process(es), {processes.precision}",
@@ -77,6 +81,25 @@ def _judged_tokens(checked: Preflight) -> tuple[int, int]:
     second = settings.second if settings.judges else 0
     least, most = (length * (drawn - count + second) for drawn in draws(settings, count))
     return least, most
+
+
+def _policy_tokens(config: RunConfig) -> tuple[int, int]:
+    """Tokens that the policy steps of a generation read, prompts included, and those that they write."""
+    policy, new = config.policy, config.sequence_length - config.prompt_length
+    writers = 2 if policy.rejected == "first" else 1
+    return policy.steps * policy.answers * config.sequence_length, writers * policy.steps * policy.answers * new
+
+
+def _policy(config: RunConfig) -> list[str]:
+    """Line on the policy steps of a chain."""
+    if not config.learns_from_rewards:
+        return []
+    policy, (_, written) = config.policy, _policy_tokens(config)
+    return [
+        f"policy      {config.training.objective}: {policy.steps:,} steps of {policy.prompts:,} prompts x "
+        f"{policy.samples} answers in each generation after 0, {written:,} tokens written; rewards by "
+        f"{', '.join(config.judging.judges)}"
+    ]
 
 
 def _judging(checked: Preflight) -> list[str]:
@@ -147,7 +170,7 @@ def lines(estimate: dict[str, Any]) -> list[str]:
     ]
     control = "; an all-real control: the rest is fresh real text too" if config.sampling.source == "real" else ""
     rates, trained = estimate["rates"], estimate["trained_tokens"]
-    alone = " beside the judges' own" if config.judged else ""
+    alone = " beside the judges' own" if config.judged or config.learns_from_rewards else ""
     durations = dict.fromkeys(_duration(estimate[key]) for key in ("seconds", "seconds_most"))
     span = f"{trained[0]:,}" if len(set(trained)) == 1 else f"{min(trained):,} to {max(trained):,}"
     out = [
@@ -158,6 +181,7 @@ def lines(estimate: dict[str, Any]) -> list[str]:
         f"regime      {config.mixing.regime}; real share by generation: {' '.join(shares)}{control}",
         f"generation  trains on {span} tokens, writes {checked.budget:,}, "
         f"scores {estimate['scored_tokens']:,} real and {checked.sample_tokens:,} written ones",
+        *_policy(config),
         *_judging(checked),
         f"time        about {' to '.join(durations)}{alone}: training {rates['train']:,.0f}, sampling {rates['sample']:,.0f}, "
         f"evaluation {rates['eval']:,.0f} tokens/s measured here",
