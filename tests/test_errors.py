@@ -122,6 +122,10 @@ class Kitchen:
         self.lab = lambda verb, *arguments: plain(verb, *options, *arguments)
         return self.judged("mine", **changes)
 
+    def policy(self, **changes: Any) -> Result:
+        options = [f"--{key.replace('__', '.')}={value}" for key, value in changes.items()]
+        return self.lab("run", f"--config={ROOT}/configs/policy.yaml", f"--runs-dir={self.runs}", *options)
+
     def judged(self, *judges: str, **changes: Any) -> tuple[int, str, str]:
         """A run of one generation that is judged."""
         return self.run(**{"judging__judges": [*judges], "generations": 0, "judging__second": 0} | changes)
@@ -575,6 +579,10 @@ PROVOKED: dict[str, Callable[[Kitchen], tuple[int, str, str]]] = {
         k.judged("random"),
         k.judged("random", name="fork", fork=k.runs / "tried", at=0, sampling__source="real"),
     )[1],
+    "a policy without a judge": lambda k: k.policy(judging__judges="[]"),
+    "a policy that does not write from its whole distribution": lambda k: k.policy(sampling__min_p=0.1),
+    "preferences without a beta": lambda k: k.policy(training__objective="dpo"),
+    "a control that is a policy": lambda k: k.policy(sampling__source="real"),
     # run directory
     "a path that is not a run": lambda k: k.lab("report", str(k.here)),
     "a run compared with itself": lambda k: k.lab("report", _made(k), _made(k)),

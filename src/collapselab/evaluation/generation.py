@@ -105,10 +105,13 @@ def evaluate(
 def _laws(
     config: RunConfig, chain: Chain, generation: int, corpus: Corpus, counts: Reference, sums: dict[str, Any]
 ) -> dict[str, float]:
-    """Return what theory expects of a generation, and what a truncated cross-entropy left out of its loss."""
+    """Return what theory expects of a generation, and figures of its training: what a truncated cross-entropy left out of the loss,
+    and the last steps of a policy."""
     values = expected_slot(config, chain, generation, corpus, sums) | expected_answers(config, chain, generation)
     if config.training.loss_below is not None:
         values |= masked_shares(chain.stage(generation, "train") / "log.jsonl")
+    if config.learns_from_rewards and generation:
+        values |= policy_figures(chain.stage(generation, "train") / "log.jsonl", config.policy.window)
     return values | expected_tails(config, chain, generation, counts, sums)
 
 
@@ -289,6 +292,23 @@ def masked_shares(log: Path) -> dict[str, float]:
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         keys = [key for key in ("masked_targets", "masked_loss") if rows and all(key in row for row in rows)]
         return {f"training/{key}": float(np.mean([number(row[key]) for row in rows])) for key in keys}
+
+
+OF_STEPS = (
+    "reward", "gold", "abstained", "flat", "entropy", "kl", "ratio", "clipped", "margin", "ranked", "writer_ratio", "writer_gap",
+)  # fmt: skip
+"""Figures of a policy step that are kept as `policy/...` (learning/policy.py)."""
+
+
+def policy_figures(log: Path, window: int) -> dict[str, float]:
+    """`policy/...`: means over the last `window` rows of a generation's log, of those that have the figure. Empty if a fork
+    inherited the generation from a parent without a policy."""
+    with reading(log):
+        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()][-window:]
+        found = {key: [number(row[key]) for row in rows if key in row] for key in OF_STEPS}
+        return {
+            f"policy/{key}": float(np.mean(values)) for key, values in found.items() if values and "flat" in rows[-1]
+        }
 
 
 def _sample_scores(text: Text, reference: Reference, vocab: int) -> tuple[dict[str, Any], dict[str, float]]:
