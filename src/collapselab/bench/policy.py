@@ -16,7 +16,15 @@ import torch
 from collapselab.bench.run import Case, Row, chosen, measured
 from collapselab.bench.sampler import QUIET, Size
 from collapselab.chain.opening import open_corpus
-from collapselab.config import CorpusConfig, JudgingConfig, MixingConfig, PolicyConfig, RunConfig, TrainingConfig, UserError
+from collapselab.config import (
+    CorpusConfig,
+    JudgingConfig,
+    MixingConfig,
+    PolicyConfig,
+    RunConfig,
+    TrainingConfig,
+    UserError,
+)
 from collapselab.config.corpus import AdditionConfig
 from collapselab.corpus.prepared import Corpus
 from collapselab.learning.answers import Answers
@@ -54,10 +62,11 @@ class Task:
 
 
 def policy(device: torch.device, repeats: int, only: int | None, ours_alone: bool) -> Iterator[Case]:
-    """Measure roll-outs, whole steps and forward and backward alone: 32 prompts x 8 answers of 4 tokens, 402 thousand parameters."""
+    """Measure roll-outs, whole steps, and forward and backward alone, with 402 thousand parameters."""
     settings = PolicyConfig(steps=TIMED, prompts=32, samples=8)
     config = RunConfig(
-        device=device.type, corpus=CorpusConfig(source="addition", documents=2000, addition=AdditionConfig(digits=2)),
+        device="cuda" if device.type == "cuda" else "cpu", 
+        corpus=CorpusConfig(source="addition", documents=2000, addition=AdditionConfig(digits=2)),
         model=Size("", 2, 128, 4, 15).config(13), training=TrainingConfig(block=13, objective="grpo", weight_decay=0.0),
         mixing=MixingConfig(unit="documents", tokens=13000), policy=settings, judging=JudgingConfig(judges=["answer"]),
     )  # fmt: skip
@@ -83,7 +92,9 @@ def policy(device: torch.device, repeats: int, only: int | None, ours_alone: boo
 
     answers = task.ask(trainer.model, 0)
     module: Any = trainer.module
-    ((ids, rows),) = trainer._parts(answers, answers.reward - answers.reward.mean(), np.ones(per_step, bool), reference, module)
+    ((ids, rows),) = trainer._parts(
+        answers, answers.reward - answers.reward.mean(), np.ones(per_step, bool), reference, module
+    )
 
     def floor() -> None:
         for _ in range(TIMED):
@@ -97,10 +108,14 @@ def policy(device: torch.device, repeats: int, only: int | None, ours_alone: boo
         found = theirs.get(title)
         note = f"TRL {theirs['trl']}, transformers {theirs['transformers']}" if found else ""
         beside = [Row("TRL's GRPOTrainer", per_step * len(found) / sum(found), found, note=note)] if found else []
-        parity: dict[str, Any] = {"largest difference of writer's and trainer's log-probabilities": _gap(trainer, task, reference)}
+        parity: dict[str, Any] = {
+            "largest difference of writer's and trainer's log-probabilities": _gap(trainer, task, reference)
+        }
         if beside and beside[0].rate and ours.rate:
             parity = {"speed-up": round(ours.rate / beside[0].rate, 2)} | parity
-        yield Case(f"Policy, {title}: 32 prompts x 8 answers of {NEW} tokens", [*beside, ours], "answers/s", parity=parity)
+        yield Case(
+            f"Policy, {title}: 32 prompts x 8 answers of {NEW} tokens", [*beside, ours], "answers/s", parity=parity
+        )
 
 
 def _gap(trainer: PolicyTrainer, task: Task, reference: network.LanguageModel) -> float:
@@ -123,5 +138,5 @@ def _theirs(model: network.LanguageModel, corpus: Corpus, task: Task, repeats: i
         done = subprocess.run([python, str(SCRIPT), json.dumps(asked)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"bench policy: TRL failed ({(done.stderr.strip().splitlines() or ['no message'])[-1][:150]})")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found | {"roll-outs": found["rollouts"], "whole steps": found["steps"]}

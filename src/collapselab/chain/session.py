@@ -34,9 +34,11 @@ class Session:
         self.processes, self.console, self.scores = processes, console, scores
         self.trainer = learner_of(config)(config, processes, console)
         self.sampler = Sampler(config, processes, console, chain.batch_file)
+        self.answers = Sampler(
+            config, processes, console
+        )  # of policies and judges; samples have batches of another size
         if isinstance(self.trainer, PolicyTrainer):
-            own = Sampler(config, processes, console)  # answers and samples have batches of other sizes
-            self.trainer.ask, self.trainer.first = lambda g: Rollouts(self, g, own), self.first
+            self.trainer.ask, self.trainer.first = lambda g: Rollouts(self, g), self.first
         self._newest = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)
         self._first = network.ModelCache(config.model.pad_vocabulary, corpus.tokenizer)
         self._base: tuple[network.LanguageModel, str] | None = None  # start weights that do not change

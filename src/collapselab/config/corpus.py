@@ -9,7 +9,15 @@ from typing import Any, Literal
 from collapselab.config.settings import setting
 from collapselab.config.values import check, check_no_secret
 
-LANGUAGES = ("planted", "facts", "logic", "addition", "modular")  # sources whose distribution is known exactly
+LANGUAGES = (
+    "planted",
+    "facts",
+    "logic",
+    "addition",
+    "modular",
+    "nim",
+    "tic_tac_toe",
+)  # sources whose distribution is known exactly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +149,39 @@ class GymConfig:
         _check_ranges(self, "gym", seed=SEEDS, problem=(16, 65536), answer=(4, 65536))
 
 
+@dataclass(frozen=True, kw_only=True)
+class NimConfig:
+    """Positions of Nim with a move each, for `corpus.source=nim`."""
+
+    seed: int = 0
+    """Seed of the documents, 0 or more."""
+    heaps: int = 3
+    """Heaps, 1 to 4."""
+    most: int = 7
+    """Most objects in a heap, 1 to 9."""
+    correct: float = 0.0
+    """Share of moves that are optimal on purpose, [0, 1]; the others are any legal one."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "nim", seed=SEEDS, heaps=(1, 4), most=(1, 9), correct=(0, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TicTacToeConfig:
+    """Positions of tic-tac-toe with a move each, for `corpus.source=tic_tac_toe`."""
+
+    seed: int = 0
+    """Seed of the documents, 0 or more."""
+    correct: float = 0.0
+    """Share of moves that are optimal on purpose, [0, 1]; the others are any legal one."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "tic_tac_toe", seed=SEEDS, correct=(0, 1))
+
+
 SEEDS = (0, 2**63 - 1)
+OF_SOURCES = ("hub", *LANGUAGES, "gym")
+"""Sections of settings that a source of this name has."""
 
 
 def _check_ranges(section: object, name: str, **ranges: tuple[int, int]) -> None:
@@ -161,8 +201,8 @@ class CorpusConfig:
     source: str = "sotu"
     """`sotu` (embedded default: State of the Union speeches), `path:GLOB` (txt, jsonl, parquet; each also .xz or .gz),
     `hub:NAME` (a Hugging Face data set), the name of a folder below `data_dir`, a language of exactly known
-    distribution: `planted`, `facts`, `logic`, `addition` or `modular` (docs/languages.md), or `gym:NAME` (problems of a
-    data set of the package reasoning-gym)."""
+    distribution: `planted`, `facts`, `logic`, `addition`, `modular`, `nim` or `tic_tac_toe` (docs/languages.md), or
+    `gym:NAME` (problems of a data set of the package reasoning-gym)."""
     documents: int | None = None
     """Known languages and `gym:NAME` only: documents of the training split; null means 20000. The other splits are
     independent draws of `valid_share` and `test_share` times as many."""
@@ -203,13 +243,17 @@ class CorpusConfig:
     """Modular arithmetic (`corpus.source=modular` only)."""
     gym: GymConfig = setting(GymConfig, decides="set", since="0.2")
     """A data set of reasoning-gym (`corpus.source=gym:NAME` only)."""
+    nim: NimConfig = setting(NimConfig, decides="set", since="0.2")
+    """Positions of Nim (`corpus.source=nim` only)."""
+    tic_tac_toe: TicTacToeConfig = setting(TicTacToeConfig, decides="set", since="0.2")
+    """Positions of tic-tac-toe (`corpus.source=tic_tac_toe` only)."""
 
     def __post_init__(self) -> None:
         for key in ("source", "tokenizer"):
             check_no_secret(f"corpus.{key}", getattr(self, key))
         check(bool(self.source.strip()), "corpus.source", self.source, "name a source: sotu, path:GLOB or hub:NAME")
-        for section in (self.hub, self.planted, self.facts, self.logic, self.addition, self.modular, self.gym):
-            source = type(section).__name__.removesuffix("Config").lower()
+        for source in OF_SOURCES:
+            section = getattr(self, source)
             others = [] if self.source.partition(":")[0] == source else vars(section)
             for key in others:
                 value, standard = getattr(section, key), getattr(type(section)(), key)

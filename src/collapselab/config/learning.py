@@ -104,7 +104,8 @@ class TrainingConfig:
     loss_on_last: int | None = None
     """Take the loss on the last n tokens of each block only (for prompted protocols); null means on all."""
     skip_first: bool = setting(False, decides="set", since="0.2")
-    """Leave generation 0 untrained: it is `model.pretrained` as it is, and real text enters in later generations alone."""
+    """Leave generation 0 untrained: it is `model.pretrained` as it is, or new weights, and real text enters in later generations
+    alone."""
     loss_below: float | None = None
     """Truncated cross-entropy (Shabgahi et al. 2025, who set .99): a target to which the model gives more than this
     probability, (0, 1], has no loss and no gradient. The sum is still divided by the number of all targets, as in their

@@ -90,10 +90,8 @@ class RunConfig:
         enough = self.mixing.schedule != "list" or len(self.mixing.values) >= self.generations
         need(enough, "values", f"give one share for each of the {self.generations} generations")
         self._check_sequences(block)
-        given = self.model.pretrained is not None and self.model.start != "scratch"
-        check(
-            given or not self.training.skip_first, "training.skip_first", True, "name a model.pretrained to begin with"
-        )
+        remedy = "generation 0 would teach nothing to later ones; set model.start=base or previous"
+        check(self.model.start != "scratch" or not self.training.skip_first, "training.skip_first", True, remedy)
         if self.learns_from_rewards:
             self._check_policy()
         context = self.evaluation.context or block

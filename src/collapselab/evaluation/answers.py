@@ -11,6 +11,7 @@ from collapselab.corpus.prepared import Corpus
 from collapselab.evaluation.asking import next_words
 from collapselab.languages.addition import Addition
 from collapselab.languages.answers import CLASSES
+from collapselab.languages.games import WIN, Game
 from collapselab.languages.modular import Modular
 from collapselab.models.network import LanguageModel
 from collapselab.runtime.parallel import Processes
@@ -63,6 +64,33 @@ def answer_scores(
     if votes is not None:
         sums["task/won"] = _by_class(vote_winners(law, votes), right, hack).tolist()
     return sums, {f"task/{key}": value for key, value in values.items()}
+
+
+def move_scores(model: LanguageModel, corpus: Corpus, game: Game, processes: Processes) -> Scores:
+    """Scores of the exact law of the moves in all positions of a game.
+
+    Returns (sums, values): `task/moves`, a list (positions) of the probability of an optimal move; `task/p_correct`, its mean over
+    the positions, and `task/p_correct_won` over those that can be won; `task/p_illegal`, mean probability of a move that is none or
+    is not legal; `task/mode_right_won`, share of the positions that can be won whose most probable move is optimal.
+    """
+    moves = game.endings
+    law = answer_law(
+        model,
+        corpus,
+        [game.problem(one) for one in game.positions],
+        [game.move_written(move) for move in moves],
+        processes,
+    )
+    place = {move: column for column, move in enumerate(moves)}
+    best, legal = np.zeros(law.shape, bool), np.zeros(law.shape, bool)
+    for row, position in enumerate(game.positions):
+        best[row, [place[move] for move in game.optimal(position)]] = True
+        legal[row, [place[move] for move in game.moves(position)]] = True
+    p, won = (law * best).sum(1), np.array([game.values[position] == WIN for position in game.positions])
+    modes = best[np.arange(len(law)), law.argmax(1)]
+    values = {"p_correct": p.mean(), "p_correct_won": p[won].mean(), "p_illegal": 1 - (law * legal).sum(1).mean()}
+    values["mode_right_won"] = modes[won].mean()
+    return {"task/moves": p.tolist()}, {f"task/{key}": float(value) for key, value in values.items()}
 
 
 def problems_of(language: Addition | Modular, split: str) -> list[tuple[int, int]]:

@@ -12,12 +12,13 @@ import numpy as np
 
 from collapselab.config import RunConfig
 from collapselab.corpus.prepared import Corpus
-from collapselab.evaluation.answers import answer_scores
+from collapselab.evaluation.answers import answer_scores, move_scores
 from collapselab.evaluation.asking import next_words, one_token_per_word, p_right, verifier_of, word_tokens
 from collapselab.evaluation.planted_documents import set_counts
 from collapselab.evaluation.real_text import window_losses
 from collapselab.languages import Language, language_of
 from collapselab.languages.facts import Facts
+from collapselab.languages.games import Game
 from collapselab.languages.laws import BANDS
 from collapselab.languages.logic import Logic
 from collapselab.languages.modular import Modular
@@ -85,6 +86,8 @@ def score_truth(
                 parts = _slot(model, corpus, config, chain, generation, language, processes)
             elif isinstance(language, Facts):
                 parts = _recall(model, corpus, config, chain, language, processes)
+            elif isinstance(language, Game):
+                parts = move_scores(model, corpus, language, processes)
             else:
                 votes = _group_size(config, language, written) if generation == 0 else None
                 parts = answer_scores(model, corpus, language, config.evaluation.split, votes, processes)
@@ -197,7 +200,7 @@ def _divergence(
     documents = list(islice(language.documents(len(lengths), settings.split), len(lengths)))
     names: tuple[str, ...] = ()  # expressions have no frequent and rare values, nor do problems that are all alike
     bands = np.zeros(len(documents), np.int64)
-    if not isinstance(language, Logic | Modular):
+    if not isinstance(language, Logic | Modular | Game):
         names, bands = BANDS, language.bands(documents)
     sums = divergence_sums(language.log_probabilities(documents), log_model, bands, names)
     return {"kl": sums}, divergence_values(sums, names)

@@ -13,6 +13,7 @@ from collapselab.evaluation.asking import p_right, verifier_of
 from collapselab.evaluation.real_text import check_finite, window_losses
 from collapselab.languages import Language, language_of
 from collapselab.models import network
+from collapselab.sampling.answer import answer
 from collapselab.tasks.tasks import UNREADABLE, Task, task_of
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class Reader:
         """Sequences of earlier rounds."""
         self.opening: Episodes | None = None
         """The generation's samples, which a detector is trained on."""
+        self.writer: LanguageModel | None = None
+        """The model that wrote, if it is not published yet."""
 
     @cached_property
     def language(self) -> Language | None:
@@ -137,7 +140,7 @@ class Reader:
     def model(self, which: str) -> LanguageModel:
         """Return the model that `judging.model` names."""
         if which == "newest":
-            return self.session.model(self.generation)  # type: ignore[no-any-return]
+            return self.writer or self.session.model(self.generation)
         return self.session.first() if which == "first" else self.named
 
     def losses(self, rows: np.ndarray, head: int, which: str, title: str, observer: Any = None) -> np.ndarray:
@@ -157,6 +160,14 @@ class Reader:
         separator = np.full((len(episodes), 1), self.corpus.tokenizer.separator)
         rows = episodes.ids if episodes.head else np.concatenate([separator, episodes.ids], 1)
         return np.asarray(self.losses(rows, max(1, episodes.head), which, "judge").mean(1))
+
+    def replies(self, problems: list[str], stream: str) -> list[str]:
+        """Answers of the model in `judging.model` to problems of equal length, each with its problem, as texts."""
+        tokenizer, model = self.corpus.tokenizer, self.model(self.config.judging.model)
+        heads = np.array([[tokenizer.separator, *ids] for ids, _ in tokenizer.encode(problems)], np.int64)
+        length = self.config.sequence_length
+        rows, _ = answer(self.session.answers, model, self.generation, heads, length, f"{self.stream}/{stream}")
+        return list(tokenizer.decode(rows[:, 1:].tolist()))
 
     def p_right(self, episodes: Episodes, which: str) -> np.ndarray:
         """P(right) of a model that is asked about each answer, float64 (n,), nan without a readable answer."""

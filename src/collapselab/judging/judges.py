@@ -19,7 +19,9 @@ from collapselab.evaluation.asking import one_token_per_word, verifier_of
 from collapselab.judging.detector import detector
 from collapselab.judging.episodes import Episodes, Reader, asked_model, named_model
 from collapselab.judging.noise import noisy, numbered_uniforms
+from collapselab.judging.play import play
 from collapselab.languages import language_of
+from collapselab.languages.games import Game
 from collapselab.models.pretrained import content_digest
 from collapselab.tasks.tasks import task_of
 
@@ -101,7 +103,7 @@ def duplicate(episodes: Episodes, reader: Reader) -> np.ndarray:
 
 JUDGES: Records[Judge] = Records("judge", {
     "random": randomly, "likelihood": likelihood, "surprise": surprise, "p_true": p_true, "valid": valid, "answer": answer,
-    "majority": majority, "detector": detector, "duplicate": duplicate,
+    "majority": majority, "detector": detector, "duplicate": duplicate, "play": play,
 })  # fmt: skip
 
 
@@ -123,6 +125,8 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
         raise UserError(f"judging.judges: valid needs a known language and mixing.unit=documents, not {source!r}")
     if "answer" in judges and not (documents and task_of(config.corpus) is not None):
         raise UserError(f"judging.judges: answer needs a task and mixing.unit=documents, not {source!r}")
+    if "play" in judges and not (documents and isinstance(language_of(config.corpus), Game)):
+        raise UserError(f"judging.judges: play needs a game and mixing.unit=documents, not {source!r}")
     if "p_true" in judges:
         asks = verifier_of(language := language_of(config.corpus))
         if not (documents and asks and language and one_token_per_word(corpus, language)):
@@ -151,7 +155,7 @@ def check_judges(config: RunConfig, corpus: Corpus) -> None:
 def reads_model(config: RunConfig) -> bool:
     """Return True if `judging.model` may be asked: by `likelihood`, `p_true` or a plugin's judge, or by token editing."""
     settings, plugins = config.judging, JUDGES.keys() - JUDGES.own
-    return settings.keep == "edit" or bool({*settings.judges} & {"likelihood", "p_true", *plugins})
+    return settings.keep == "edit" or bool({*settings.judges} & {"likelihood", "p_true", "play", *plugins})
 
 
 def model_digest(config: RunConfig) -> str | None:

@@ -12,7 +12,6 @@ from collapselab.learning.answers import Answers
 from collapselab.models.network import LanguageModel
 from collapselab.sampling.answer import answer
 from collapselab.sampling.prompts import Prompts
-from collapselab.sampling.sampler import Sampler
 from collapselab.tasks.tasks import CORRECT
 
 
@@ -21,11 +20,11 @@ class Rollouts:
     weights.
 
     Args:
-        session: of the chain (chain/session.py). sampler: of these answers alone.
+        session: of the chain (chain/session.py).
     """
 
-    def __init__(self, session: Any, generation: int, sampler: Sampler):
-        self.session, self.generation, self.sampler = session, generation, sampler
+    def __init__(self, session: Any, generation: int):
+        self.session, self.generation = session, generation
         self.config = session.config
         self.text = session.training_set(generation if self.config.sampling.prompt_from == "previous" else 0)
         self.prompts = Prompts(self.config, generation, "answer", self.config.policy.samples)
@@ -39,8 +38,9 @@ class Rollouts:
         if not stored:  # `bos` in packed text: the separator is read, and not stored
             heads = np.full((count, 1), separator, np.int64)
         length = config.sequence_length + heads.shape[1] - stored
-        ids, logp = answer(self.sampler, model, self.generation, heads, length, stream)
+        ids, logp = answer(self.session.answers, model, self.generation, heads, length, stream)
         reader = Reader(self.session, self.generation, stream)
+        reader.writer = model
         group = np.arange(count) // config.policy.samples
         seen = Episodes(ids[:, heads.shape[1] - stored :], stored, np.arange(count), group)
         scores = {name: scores_of(name, seen, reader) for name in config.judging.judges}

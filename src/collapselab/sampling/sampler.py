@@ -149,6 +149,8 @@ class Sampler:
         def write(prompts: np.ndarray, first: int) -> np.ndarray:
             try:
                 engine = self.idle.get_nowait()
+                if engine.rows != batch:
+                    raise Empty
             except Empty:
                 engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
             try:

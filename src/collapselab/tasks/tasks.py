@@ -17,6 +17,7 @@ from collapselab.config.plugins import Records
 from collapselab.languages.addition import Addition
 from collapselab.languages.answers import CLASSES, CORRECT, HACK, UNREADABLE, WRONG, Solved
 from collapselab.languages.facts import ATTRIBUTES, SENTENCE_WORDS, Facts
+from collapselab.languages.games import FILL, Game, Nim, TicTacToe
 from collapselab.languages.gym import MARKER, gym_of, parse, problems
 from collapselab.languages.logic import END, OPERATORS, Logic
 from collapselab.languages.modular import Modular
@@ -160,6 +161,27 @@ def _logic(config: CorpusConfig) -> Task:
     return Task(lambda documents: list(map(reading, documents)), head, (0.0, 1.0, 0.0), name)
 
 
+def _game(language: Game) -> Task:
+    """Problem: a position. An answer is a move, correct if it keeps what the position is worth, wrong also if it is not legal."""
+
+    def reading(document: str) -> Reading:
+        position, move = language.read(document)
+        if position is None:
+            return Reading()
+        worth = int(2 * language.values[position])
+        if move is None:
+            return Reading(difficulty=worth)
+        kind = CORRECT if move in language.optimal(position) else WRONG
+        return Reading(language.move_written(move).removesuffix(f" {FILL}"), kind, worth)
+
+    def read(documents: Sequence[str]) -> list[Reading]:
+        return list(map(reading, documents))
+
+    good = language.share_optimal
+    name = "what the position is worth to who moves: 0 lost, 1 drawn, 2 won"
+    return Task(read, language.prompt_words, (1 - good, good, 0.0), name)
+
+
 def _gym(config: CorpusConfig) -> Task:
     """Problem: all up to the marker, in a problem of the corpus. An answer ends at an empty line; the data set's own checker
     judges it."""
@@ -179,6 +201,8 @@ def _gym(config: CorpusConfig) -> Task:
 
 
 TASKS: Records[Callable[[CorpusConfig], Task]] = Records(
-    "task", {"addition": _addition, "modular": _modular, "facts": _facts, "logic": _logic, "gym": _gym}
-)
+    "task", {"addition": _addition, "modular": _modular, "facts": _facts, "logic": _logic, "gym": _gym,
+     "nim": lambda config: _game(Nim(**vars(config.nim))),
+     "tic_tac_toe": lambda config: _game(TicTacToe(**vars(config.tic_tac_toe)))},
+)  # fmt: skip
 """Function from the settings of a corpus to its task, by `corpus.source`; `gym` for `gym:NAME`."""
