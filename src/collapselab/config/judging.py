@@ -48,7 +48,8 @@ class JudgingConfig:
     token under `model`), `surprise` (its negative under the model that wrote), `p_true` (P(right) under `model` when asked about
     an answer, for text with `corpus.addition.verification` or `corpus.facts.verification`), `valid` (exact checker of a known
     language), `answer` (exact checker of a task), `majority` (agreement with the answers to the same prompt), `detector`
-    (probability of being real text), `duplicate` (no near-duplicate of a sequence drawn before), or a plugin's."""
+    (probability of being real text), `duplicate` (no near-duplicate of a sequence drawn before), `play` (what a move's game
+    ends with, played on by `model`), or a plugin's."""
     committee: Literal["mean", "majority", "all"] | None = None
     """Rule of several judges: the mean of their scores, the share of them that give at least `threshold`, or the least
     score. Null for a single judge."""
@@ -69,7 +70,7 @@ class JudgingConfig:
     seconds: float = setting(600.0, decides="nothing", since="0.2")
     """Longest time of a judge for the sequences of one round, in seconds; beyond, the run stops."""
     model: str = "first"
-    """Model of `likelihood`, `p_true` and `edit`: generation 0's (first), the pretrained model (base), the one that wrote
+    """Model of `likelihood`, `p_true`, `play` and `edit`: generation 0's (first), the pretrained model (base), the one that wrote
     (newest), or a folder of a model with the same tokenizer."""
     tpr: float = 1.0
     """Share of correct sequences that `valid` and `answer` accept, [0, 1]; below 1 at random by sequence."""
