@@ -450,6 +450,8 @@ def test_every_key_says_what_it_decides() -> None:
         "corpus.gym",
         "corpus.logic",
         "corpus.modular",
+        "corpus.nim",
+        "corpus.tic_tac_toe",
         "judging",
         "policy",
         "sampling",
