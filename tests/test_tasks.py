@@ -44,7 +44,7 @@ def drawn(source: str, count: int, **keys: Any) -> list[str]:
 
 
 def test_a_source_of_text_is_a_task_or_none() -> None:
-    assert set(TASKS) - {"gym"} == {"addition", "modular", "facts", "logic"} < set(LANGUAGES)
+    assert set(TASKS) - {"gym"} == {"addition", "modular", "facts", "logic", "nim", "tic_tac_toe"} < set(LANGUAGES)
     assert task_of(CorpusConfig()) is None and task_of(CorpusConfig(source="planted")) is None
     assert CLASSES == ("wrong", "correct", "hack") and [CLASSES[k] for k in (WRONG, CORRECT, HACK)] == list(CLASSES)
 
