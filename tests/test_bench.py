@@ -70,7 +70,7 @@ def test_what_does_not_fit_into_memory_is_a_row_too(capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["everything"], "must be sampling, training, metrics or generation"),
+        (["everything"], "must be sampling, training, metrics, generation or policy"),
         (["metrics", "--repeats", "3"], "--repeats=3: must be 5 or more"),
         (["metrics", "--repeats", "0", "--ours"], "--repeats=0: must be 1 or more"),
         (["metrics", "--ours", "--out", "there"], "--out: keeps figures with their comparisons only"),

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from collapselab.bench import obvious
+from collapselab.bench.policy import policy
 from collapselab.bench.run import Busy, Case, Peak, Row, chosen, limits, measured
 from collapselab.bench.sampler import GPT2, QUIET, SMALL, Size, sampling
 from collapselab.chain import run as chain
@@ -267,4 +268,5 @@ BENCHES: dict[str, Callable[[torch.device, int, int | None, bool], Iterator[Case
     "training": trainer,
     "metrics": metrics,
     "generation": generation,
+    "policy": policy,
 }

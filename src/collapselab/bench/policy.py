@@ -22,6 +22,7 @@ from collapselab.config import (
     MixingConfig,
     PolicyConfig,
     RunConfig,
+    SamplingConfig,
     TrainingConfig,
     UserError,
 )
@@ -68,7 +69,8 @@ def policy(device: torch.device, repeats: int, only: int | None, ours_alone: boo
         device="cuda" if device.type == "cuda" else "cpu", 
         corpus=CorpusConfig(source="addition", documents=2000, addition=AdditionConfig(digits=2)),
         model=Size("", 2, 128, 4, 15).config(13), training=TrainingConfig(block=13, objective="grpo", weight_decay=0.0),
-        mixing=MixingConfig(unit="documents", tokens=13000), policy=settings, judging=JudgingConfig(judges=["answer"]),
+        mixing=MixingConfig(unit="documents", tokens=13000), sampling=SamplingConfig(prompt="real_prefix", prompt_tokens=7),
+        policy=settings, judging=JudgingConfig(judges=["answer"]),
     )  # fmt: skip
     processes = Processes(config.device)
     corpus = open_corpus(config, processes)

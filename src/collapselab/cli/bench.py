@@ -1,4 +1,4 @@
-"""Measure this machine: sampling, training, metrics, or a whole generation."""
+"""Measure this machine: sampling, training, metrics, a whole generation, or steps of a policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collapselab.config import UserError
 
 def main(arguments: list[str]) -> int:
     options = make_options("bench")
-    options.add_positional("what", "sampling, training, metrics or generation")
+    options.add_positional("what", "sampling, training, metrics, generation or policy")
     options.add("device", str, "auto", "where to compute: auto, cpu or cuda")
     options.add("only", int | None, None, "number of the one case to measure, from 1; null measures all")
     options.add("repeats", int, 5, "number of measurements, whose median counts: 5 or more, with --ours also fewer")
@@ -21,8 +21,8 @@ def main(arguments: list[str]) -> int:
         "out", str | None, None, "folder to keep the figures in: a JSON document and a page, by machine and day"
     )
     parsed = options.parse(options.gather(arguments))
-    if parsed.what not in ("sampling", "training", "metrics", "generation"):
-        raise UserError(f"bench {parsed.what!r}: must be sampling, training, metrics or generation")
+    if parsed.what not in ("sampling", "training", "metrics", "generation", "policy"):
+        raise UserError(f"bench {parsed.what!r}: must be sampling, training, metrics, generation or policy")
     if parsed.device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={parsed.device!r}: must be auto, cpu or cuda")
     if parsed.only is not None and parsed.only < 1:
