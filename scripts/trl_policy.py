@@ -1,7 +1,7 @@
 """Time GRPO steps of TRL's trainer: run by `collapselab bench policy` with the Python of TRL's own environment (scripts/trl.sh).
 
-Takes one JSON argument (model, prompts, answers, samples, new, steps, threads, lr) and prints one JSON line: versions, seconds of each
-roll-out and of each whole step, the first step left out, and the mean reward.
+Takes one JSON argument (model, prompts, answers, samples, new, steps, threads, lr) and prints one JSON line: versions, seconds
+of each roll-out and of each whole step, the first step left out, and the mean reward.
 """
 
 from __future__ import annotations
