@@ -220,6 +220,35 @@ def test_settings_of_a_policy_that_do_not_fit_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_prompt_that_is_read_once_gives_the_same_answers_and_gradients(family: str) -> None:
+    """Of the engine and of the trainer, beside whole sequences one by one."""
+    from collapselab.config import ModelConfig, SamplingConfig
+    from collapselab.models import network
+    from collapselab.sampling.engine import Engine
+    from collapselab.sampling.weights import Weights
+
+    model = network.new(ModelConfig(family=family, layers=2, width=32, heads=4), vocab=20, separator=0, block=9, seed=3)
+    prompts = np.random.default_rng(1).integers(1, 20, (4, 5)).repeat(3, 0)
+    engine = Engine(Weights(model, 9, torch.device("cpu"), torch.float32), 12, SamplingConfig(), kernels=False)
+    seen: dict[int, list[torch.Tensor]] = {1: [], 3: []}
+    texts = [
+        engine.write(prompts, 5, 0, lambda logits, r=repeats: seen[r].append(logits[:, :20].clone()), repeats).clone()
+        for repeats in (1, 3)
+    ]
+    assert torch.equal(*texts)
+    torch.testing.assert_close(torch.stack(seen[3]), torch.stack(seen[1]), rtol=0, atol=1e-5)
+    ids, grads = torch.cat([torch.from_numpy(prompts), texts[0]], 1), []
+    for repeats in (1, 3):
+        model.net.zero_grad()
+        logits = model.head(model.answer_features(ids, 5, repeats))
+        torch.testing.assert_close(logits, model.logits(ids)[:, 4:-1], rtol=0, atol=1e-5)
+        (logits.log_softmax(-1).gather(2, ids[:, 5:, None])[..., 0].sum(1) * torch.arange(12)).sum().backward()
+        grads.append([p.grad.clone() for p in model.net.parameters() if p.grad is not None])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
 # --- pairs and figures ------------------------------------------------------------------------------------------------
 
 

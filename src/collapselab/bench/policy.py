@@ -53,7 +53,7 @@ class Task:
         """Write and reward the answers of a step: 1 for the correct one, 0 for any other."""
         count, first = self.policy.prompts, step * self.policy.prompts % len(self.heads)
         heads, right = (a[first : first + count].repeat(self.policy.samples, 0) for a in (self.heads, self.right))
-        ids, logp = answer(self.sampler, model, 1, heads, 7 + NEW, f"answer/{step}")
+        ids, logp = answer(self.sampler, model, 1, heads, 7 + NEW, f"answer/{step}", self.policy.samples)
         correct = (ids[:, 7:] == right).all(1)
         group = np.arange(len(ids)) // self.policy.samples
         return Answers(ids, 7, np.full(len(ids), 7 + NEW), group, correct.astype(float), logp, correct)

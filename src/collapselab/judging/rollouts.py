@@ -38,7 +38,7 @@ class Rollouts:
         if not stored:  # `bos` in packed text: the separator is read, and not stored
             heads = np.full((count, 1), separator, np.int64)
         length = config.sequence_length + heads.shape[1] - stored
-        ids, logp = answer(self.session.answers, model, self.generation, heads, length, stream)
+        ids, logp = answer(self.session.answers, model, self.generation, heads, length, stream, config.policy.samples)
         reader = Reader(self.session, self.generation, stream)
         reader.writer = model
         group = np.arange(count) // config.policy.samples

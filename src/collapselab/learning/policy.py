@@ -45,6 +45,8 @@ class Rows(NamedTuple):
 
     head: int
     """Tokens of the prompt."""
+    repeats: int
+    """Consecutive rows with the same prompt, which is read once."""
     written: Tensor
     """bool (B, N); all False in a part that only takes part."""
     advantage: Tensor
@@ -75,7 +77,7 @@ class PolicyLoss(Loss):
         """Return `Loss.forward` or, given `rows`, float32 (FIGURES + 1,)."""
         if rows is None:
             return super().forward(ids_BT)
-        logits_BNV = self.logits(self.model, ids_BT, rows.head)
+        logits_BNV = self.logits(self.model, ids_BT, rows.head, rows.repeats)
         ids_BN, written_BN = ids_BT[:, rows.head :], rows.written
         logp_BN = taken(logits_BNV, ids_BN)
         if self.policy.estimator == "exact":
@@ -107,10 +109,10 @@ class PolicyLoss(Loss):
         share = half / rows.pairs * float(rows.written.any())
         return loss * share, {name: value * share for name, value in figures.items()}
 
-    def logits(self, model: LanguageModel, ids_BT: Tensor, head: int) -> Tensor:
+    def logits(self, model: LanguageModel, ids_BT: Tensor, head: int, repeats: int) -> Tensor:
         """Return a model's logits that predict the tokens after a prompt, float32 (B, T - head, V)."""
         with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
-            features = model.features(ids_BT)[:, head - 1 : -1]
+            features = model.answer_features(ids_BT, head, repeats)
             flat = model.head(features.flatten(0, 1)).float()
         return flat.view(*features.shape[:2], -1)
 
@@ -254,7 +256,10 @@ class PolicyTrainer(Trainer):
         parts = self._parts(batch, advantage, counts, reference, module)
         if policy.inner > 1:
             with torch.no_grad():
-                olds = [taken(module.logits(self.model, ids, rows.head), ids[:, rows.head :]) for ids, rows in parts]
+                olds = [
+                    taken(module.logits(self.model, ids, rows.head, rows.repeats), ids[:, rows.head :])
+                    for ids, rows in parts
+                ]
             parts = [(ids, rows._replace(old=old)) for (ids, rows), old in zip(parts, olds, strict=True)]
         seen: list[np.ndarray] = []
         for inner in range(policy.inner):
@@ -301,29 +306,30 @@ class PolicyTrainer(Trainer):
     def _parts(
         self, batch: Answers, advantage: np.ndarray, counts: np.ndarray, reference: LanguageModel, module: PolicyLoss
     ) -> list[tuple[Tensor, Rows]]:
-        """Return this process's micro-batches on the device. Of pairs, both rows are in one part."""
+        """Return this process's micro-batches on the device, of whole groups. Of pairs, both rows are in one part."""
         processes, device, head = self.processes, self.processes.device, batch.head
         pairwise = self.settings.objective == "dpo"
         length, whole = batch.ids.shape[1] - head, torch.from_numpy(batch.end - head)
         written = written_mask(torch.zeros_like(whole), whole, length) & torch.from_numpy(counts)[:, None]
-        units = len(batch) // 2 if pairwise else len(batch)
-        mine = np.arange(units)[processes.rank :: processes.world]
-        some = [part for part in np.array_split(mine, self.settings.accumulation) if len(part)] or [
-            np.zeros(0, np.int64)
-        ]
+        half, group = len(batch) // 2, self.config.policy.samples
+        units = np.arange(half)[:, None] + [0, half] if pairwise else np.arange(len(batch)).reshape(-1, group)
+        # A compiled step has one shape, and checkpoints of activations keep no cache.
+        shares = not pairwise and not self.compiled_rows and not self.settings.gradient_checkpointing
+        repeats = group if shares else 1
+        mine = units[processes.rank :: processes.world]
+        some = [part for part in np.array_split(mine, self.settings.accumulation) if len(part)] or [mine]
         out = []
         for part in some:
-            rows = np.r_[part, part + units] if pairwise else part
-            idle = not len(rows)  # a process without a share still takes part
-            rows = np.arange(2 if pairwise else 1) if idle else rows
+            idle = not len(part)  # a process without a share still takes part
+            rows = (units[:1] if idle else part).T.ravel() if pairwise else (units[:1] if idle else part).ravel()
             ids = torch.from_numpy(batch.ids[rows]).to(device)
             with torch.no_grad():
-                logits = module.logits(reference, ids, head)
+                logits = module.logits(reference, ids, head, repeats)
             drawn = None if batch.logp is None else torch.from_numpy(batch.logp[rows]).to(device)
-            of_part = written[rows] & (not idle)
             weights = torch.from_numpy(advantage[rows].astype(np.float32)).to(device)
+            of_part = (written[rows] & (not idle)).to(device)
             tokens = int(written.sum())
-            out.append((ids, Rows(head, of_part.to(device), weights, None, drawn, logits, tokens, units)))
+            out.append((ids, Rows(head, repeats, of_part, weights, None, drawn, logits, tokens, half)))
         return out
 
 

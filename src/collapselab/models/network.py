@@ -76,6 +76,20 @@ class LanguageModel:
         out: Tensor = self.net.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return out
 
+    def answer_features(self, ids_BT: Tensor, head: int, repeats: int = 1) -> Tensor:
+        """Return `features` at the places that predict what follows a prompt, (B, T - head, ...).
+
+        Args:
+            head: tokens of the prompt. repeats: consecutive rows with the same prompt, which is read once for all of them where
+                the family allows it.
+        """
+        if repeats == 1 or head == 1 or not self.causal:
+            return self.features(ids_BT)[:, head - 1 : -1]
+        cache = self.net.base_model(input_ids=ids_BT[::repeats, : head - 1], use_cache=True).past_key_values
+        cache.batch_repeat_interleave(repeats)
+        out: Tensor = self.net.base_model(input_ids=ids_BT[:, head - 1 : -1], past_key_values=cache).last_hidden_state
+        return out
+
     def head(self, features: Tensor) -> Tensor:
         """Return logits over the true vocabulary, (..., vocab), for rows of `features`."""
         if not self.causal:

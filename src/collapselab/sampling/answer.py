@@ -12,20 +12,27 @@ MOST_ROWS = 1024
 
 
 def answer(
-    sampler: Sampler, model: LanguageModel, generation: int, prompts: np.ndarray, length: int, stream: str
+    sampler: Sampler,
+    model: LanguageModel,
+    generation: int,
+    prompts: np.ndarray,
+    length: int,
+    stream: str,
+    repeats: int = 1,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Continue prompts to a length, in this process (its share, if there are several): int64 (n, length),
     and the log-probability of each written token in nats, float32 (n, new), if the engine wrote them.
 
-    A sequence's random numbers are those of its row in a stream of its own, so that `stream` names the step.
+    A sequence's random numbers are those of its row in a stream of its own, so that `stream` names the step. Of every `repeats`
+    consecutive prompts, which are equal, the engine reads one.
     """
     processes, head = sampler.processes, prompts.shape[1]
-    lots = np.array_split(np.arange(len(prompts)), processes.world)
+    lots = [lot.ravel() for lot in np.array_split(np.arange(len(prompts)).reshape(-1, repeats), processes.world)]
     mine = lots[processes.rank]
-    first, heads = int(mine[0]) if len(mine) else 0, prompts[mine if len(mine) else slice(0, 1)]
+    first, heads = int(mine[0]) if len(mine) else 0, prompts[mine if len(mine) else slice(0, repeats)]
     seen: list[np.ndarray] = []
-    rows = min(len(heads), MOST_ROWS)
-    write = sampler.writer(model, generation, head, length - head, rows, stream, seen)
+    rows = min(len(heads), max(1, MOST_ROWS // repeats) * repeats)
+    write = sampler.writer(model, generation, head, length - head, rows, stream, seen, repeats)
     written = []
     for begin in range(0, len(heads), rows):
         some = heads[begin : begin + rows]

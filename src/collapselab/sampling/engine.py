@@ -105,7 +105,12 @@ class Engine:
 
     @torch.inference_mode()
     def write(
-        self, prompts_BP: np.ndarray, key: int, first: int, watch: Callable[[Tensor], None] | None = None
+        self,
+        prompts_BP: np.ndarray,
+        key: int,
+        first: int,
+        watch: Callable[[Tensor], None] | None = None,
+        repeats: int = 1,
     ) -> Tensor:
         """Continue each prompt to the full length.
 
@@ -114,6 +119,7 @@ class Engine:
             key: Philox key of the generation.
             first: number of the first sequence; row i uses the stream of sequence first + i.
             watch: called with the logits of each step, (rows, padded vocabulary), which the next step overwrites.
+            repeats: consecutive rows with the same prompt, which is read once for all of them; divides `rows`.
 
         Returns:
             int64 (rows, length - P) on the engine's device; the next call overwrites it.
@@ -127,7 +133,7 @@ class Engine:
         signed = key - (1 << 64) if key >= 1 << 63 else key
         self.stream.copy_(torch.tensor([signed, first]))
         if head > 1:
-            self.prefill(prompts[:, :-1])
+            self.prefill(prompts[::repeats, :-1], repeats)
         if not self.kernels:
             u = uniforms(key, range(first, first + self.rows), range(head, length))
             self.u_NB = torch.from_numpy(np.ascontiguousarray(u.T))
@@ -229,14 +235,15 @@ class Engine:
         self.tokens[:, self.t + 1] = draw(kept, self.u_NB[self.t + 1 - self.head])
         self.t += 1
 
-    def prefill(self, prompts_BP: Tensor) -> None:
-        """Fill the cache entries of prompts in one pass; the last prompt token is left for the first step."""
+    def prefill(self, prompts_BP: Tensor, repeats: int = 1) -> None:
+        """Fill the cache entries of prompts in one pass, each for `repeats` rows; the last token is left for the first step."""
         w, shape = self.weights.packed, self.shape
         count = prompts_BP.shape[1]
         each = max(1, PREFILL_TOKENS // count)
-        for begin in range(0, self.rows, each):
-            rows = slice(begin, min(begin + each, self.rows))
-            x = F.embedding(prompts_BP[rows], w.embed)
+        for begin in range(0, len(prompts_BP), each):
+            some = prompts_BP[begin : begin + each]
+            rows = slice(begin * repeats, (begin + len(some)) * repeats)
+            x = F.embedding(some, w.embed)
             if w.places is not None:
                 x = x + w.places[:count]
             for number, block in enumerate(w.blocks):
@@ -247,11 +254,12 @@ class Engine:
                     turns = w.turns[:count, None]
                     q, k = _turned(q, turns), _turned(k, turns)
                 q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+                keys, values = (k, v) if repeats == 1 else (one.repeat_interleave(repeats, 0) for one in (k, v))
                 if self.kernels:
-                    self.keys[number, rows, :, :count] = k
+                    self.keys[number, rows, :, :count] = keys
                 else:
-                    self.keys[number, rows, ..., :count] = k.transpose(-1, -2)
-                self.values[number, rows, :, :count] = v
+                    self.keys[number, rows, ..., :count] = keys.transpose(-1, -2)
+                self.values[number, rows, :, :count] = values
                 if number + 1 == shape.layers:
                     break  # nothing reads the last layer's output for a prompt
                 a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shape.heads != shape.kv_heads)

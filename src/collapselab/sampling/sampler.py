@@ -97,14 +97,14 @@ class Sampler:
 
     def writer(
         self, model: LanguageModel, generation: int, read: int, new: int, batch: int, stream: str = "sample",
-        seen: list[np.ndarray] | None = None,
+        seen: list[np.ndarray] | None = None, repeats: int = 1,
     ) -> Write:  # fmt: skip
         """Return the function that writes a batch: the engine's or that of counts if possible, else the plain sampler's. Log
         once if the fast engine cannot be used.
 
         Args:
             read: tokens of each prompt. new: tokens that follow. seen: gets the log-probabilities of each batch that the engine
-                writes, float32 (rows, new).
+                writes, float32 (rows, new). repeats: consecutive prompts that are equal, which the engine reads once.
         """
         config, device = self.config.sampling, self.processes.device
         key = stream_key(self.config.seed, generation, stream)
@@ -116,7 +116,7 @@ class Sampler:
             )
         why = f"beam search ({config.beams} beams)" if config.beams > 1 else engine_flaw(model)
         if why is None:
-            return self._engine_writer(model, key, read + new, batch, seen)
+            return self._engine_writer(model, key, read + new, batch, seen, repeats)
         if continues is None:
             self._log_once("engine", f"sampling: the fast engine does not support {why}; using the plain sampler")
         self.writes = "plain"
@@ -135,7 +135,7 @@ class Sampler:
             self.logged.add(key)
 
     def _engine_writer(
-        self, model: LanguageModel, key: int, length: int, batch: int, seen: list[np.ndarray] | None
+        self, model: LanguageModel, key: int, length: int, batch: int, seen: list[np.ndarray] | None, repeats: int
     ) -> Write:
         device, dtype = self.processes.device, torch.bfloat16 if self.precision == "bf16" else torch.float32
         old = self.weights
@@ -155,7 +155,7 @@ class Sampler:
                 engine = Engine(weights, batch, self.config.sampling, kernels=device.type == "cuda")
             try:
                 watch = None if seen is None else Watch(engine, prompts.shape[1])
-                written: np.ndarray = engine.write(prompts, key, first, watch).cpu().numpy()
+                written: np.ndarray = engine.write(prompts, key, first, watch, repeats).cpu().numpy()
                 if seen is not None and watch is not None:
                     seen.append(watch.logp())
             except (RuntimeError, CalledProcessError) as error:  # missing headers show only when the compiler runs
