@@ -132,16 +132,20 @@ class Engine:
         self.t, self.head = head - 1, head
         signed = key - (1 << 64) if key >= 1 << 63 else key
         self.stream.copy_(torch.tensor([signed, first]))
-        if head > 1:
+        once = repeats > 1 and not self.kernels  # the last token of a prompt is read with the others
+        if head > 1 and not once:
             self.prefill(prompts[::repeats, :-1], repeats)
         if not self.kernels:
             u = uniforms(key, range(first, first + self.rows), range(head, length))
             self.u_NB = torch.from_numpy(np.ascontiguousarray(u.T))
         elif self.graph is None and self.weights.device.type == "cuda":
             self.capture()
-        for _ in range(length - head):
+        for place in range(head, length):
             if self.graph is not None:
                 self.graph.replay()
+            elif once and place == head:
+                self.logits = self.prefill(prompts[::repeats], repeats)
+                self._draw(self.logits)
             else:
                 self.logits = self.step()
             if watch is not None:
@@ -235,9 +239,10 @@ class Engine:
         self.tokens[:, self.t + 1] = draw(kept, self.u_NB[self.t + 1 - self.head])
         self.t += 1
 
-    def prefill(self, prompts_BP: Tensor, repeats: int = 1) -> None:
-        """Fill the cache entries of prompts in one pass, each for `repeats` rows; the last token is left for the first step."""
-        w, shape = self.weights.packed, self.shape
+    def prefill(self, prompts_BP: Tensor, repeats: int = 1) -> Tensor:
+        """Fill the cache entries of the beginnings of prompts in one pass, each for `repeats` rows; return the logits that follow
+        them, (rows, padded), if they repeat, else nothing of use."""
+        w, shape, logits = self.weights.packed, self.shape, []
         count = prompts_BP.shape[1]
         each = max(1, PREFILL_TOKENS // count)
         for begin in range(0, len(prompts_BP), each):
@@ -261,7 +266,9 @@ class Engine:
                     self.keys[number, rows, ..., :count] = keys.transpose(-1, -2)
                 self.values[number, rows, :, :count] = values
                 if number + 1 == shape.layers:
-                    break  # nothing reads the last layer's output for a prompt
+                    if repeats > 1 and not self.kernels:
+                        logits.append(self._after(x[:, -1].contiguous(), q[:, :, -1:], k, v))
+                    break  # nothing reads the last layer's output for the other tokens
                 a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shape.heads != shape.kv_heads)
                 a = a.transpose(1, 2).flatten(2).flatten(0, 1)
                 h = self._add_norm(
@@ -269,6 +276,15 @@ class Engine:
                 )
                 h = _act(_linear(h, block.up, block.up_bias), gated=w.places is None) @ block.down
                 x = x + (h if block.down_bias is None else h + block.down_bias).view_as(x)
+        return torch.cat(logits).repeat_interleave(repeats, 0) if logits else self.logits
+
+    def _after(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the logits after a token from its entry into the last layer, its query, and the keys and values up to it."""
+        w, shape, block = self.weights.packed, self.shape, self.weights.packed.blocks[-1]
+        a = F.scaled_dot_product_attention(q, k, v, enable_gqa=shape.heads != shape.kv_heads).flatten(1)
+        h = self._add_norm(x, a @ block.out, block.out_bias, block.norm_2, block.norm_2_bias)
+        h = _act(_linear(h, block.up, block.up_bias), gated=w.places is None) @ block.down
+        return _product(self._add_norm(x, h, block.down_bias, w.norm, w.norm_bias), w.head.t())
 
 
 class Watch:
