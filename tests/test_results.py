@@ -106,7 +106,7 @@ def test_the_pages_say_which_command_made_them() -> None:
     everything = sorted((ROOT / "results").rglob("table.md"))
     verdicts = [page for page in everything if (page.parent / "verdict.json").is_file() or "earlier" in page.parts]
     pages = [page for page in everything if page not in verdicts]  # of verdicts see test_reproduce.py
-    assert len(pages) == 11
+    assert len(pages) == 12
     for page in pages:
         assert (page.parent / "experiment.yaml").is_file()
         if page.parent.name == "demo":
@@ -203,6 +203,37 @@ def test_what_is_said_of_expert_iteration() -> None:
     assert abs(at(name, "none", correct, 4).mean() - course[0]) < 0.05
     modes = [at(name, "expert", "truth/task/mode_right", g) for g in (0, 1)]
     assert modes[0].mean() == pytest.approx(0.984, abs=5e-4) and modes[1].min() == 1
+
+
+def test_what_is_said_of_the_gap() -> None:
+    """Above 0 on sums, within noise of 0 on facts, gone after one round of learning from what the network accepts itself."""
+    gap, first = "task/gap", {arm: at("gap", arm, "task/gap", 0) for arm in metrics("gap")["arm"].unique()}
+    assert set(first) == {"sums", "sums_raw", "sums_kept", "control", "facts", "facts_raw"}
+    assert all(len(values) == 5 for values in first.values()) and set(metrics("gap")["seed"]) == {21, 22, 23, 24, 25}
+    text = (ROOT / "results" / "README.md").read_text()
+    rows = text[text.index("| arm of gap |") :].split("\n\n")[0].splitlines()[2:]
+    for arm, row in zip(("sums", "sums_raw", "sums_kept", "control", "facts", "facts_raw"), rows, strict=True):
+        cells = [cell.strip() for cell in row.split("|")[2:7]]
+        assert cells[0] == with_interval(*mean_interval(first[arm])[:2])
+        for cell, g in zip(cells[1:3], (1, 2), strict=True):
+            assert abs(float(cell.split()[0]) - at("gap", arm, gap, g).mean()) < 6e-5
+        ends = [at("gap", arm, "task/pass_at_1", g).mean() for g in (0, 2)]
+        assert [float(cell) for cell in cells[3].split(",")] == pytest.approx(ends, abs=6e-4)
+        if arm != "control":
+            ends = [at("gap", arm, "judge/j", g).mean() for g in (0, 2)]
+            assert [float(cell) for cell in cells[4].split(",")] == pytest.approx(ends, abs=6e-4)
+    for arm in ("sums", "sums_raw", "sums_kept", "control"):
+        assert mean_interval(first[arm])[1] > 0
+    for arm in ("facts", "facts_raw"):
+        assert mean_interval(first[arm])[1] < 0 < mean_interval(first[arm])[2] and abs(first[arm].mean()) < 0.005
+    _, low, high = mean_interval(at("gap", "sums", gap, 2) - first["sums"])
+    assert (round(low, 4), round(high, 4)) == (-0.0305, -0.0112)
+    rise = at("gap", "sums", "task/pass_at_1", 1) - at("gap", "sums", "task/pass_at_1", 0)
+    assert 0 < rise.mean() < first["sums"].mean() + 3 * rise.std(ddof=1) / np.sqrt(5)
+    assert min(at("gap", "sums", f"judge/{rate}", 2).min() for rate in ("tpr", "fpr")) > 0.95
+    kept = [at("gap", "sums_kept", "judge/j", g).mean() for g in (0, 2)]
+    assert 0.45 < kept[1] / kept[0] < 0.5 and abs(at("gap", "sums_kept", gap, 2).mean()) < 0.001
+    assert mean_interval(at("gap", "control", gap, 2))[1] > 0
 
 
 SUMS = ("sums_20", "sums_64", "sums_93", "sums_99")
