@@ -11,6 +11,7 @@ base() { # name, configuration, changes
 }
 base modular modular --sampling.tokens 64512
 base modular_low modular --sampling.tokens 64512 --training.epochs null --training.tokens 1254400
+base sums addition --sampling.tokens 26000
 base sums_20 addition --sampling.tokens 26000 --training.tokens 345280
 base sums_64 addition --sampling.tokens 26000 --training.epochs 2
 base sums_93 addition --sampling.tokens 26000 --training.epochs 3 --corpus.addition.correct 0.97 --corpus.addition.hack 0.01

@@ -158,10 +158,17 @@ def test_a_chain_may_begin_with_a_given_model_as_it_is(lab: Lab, tmp_path: Path)
     assert Chain(chain).finished() == [0, 1]
 
 
-@pytest.mark.parametrize("more", [(), ("--model.pretrained=data/base", "--model.start=scratch")])
-def test_a_chain_without_a_given_model_cannot_begin_with_one(lab: Lab, tmp_path: Path, more: tuple[str, ...]) -> None:
-    code, _, err = lab(*SMALL, *MODULAR, *more, "--training.skip-first=true", f"--runs-dir={tmp_path}", "--name=none")
-    assert code == 2 and "training.skip_first=True: name a model.pretrained to begin with" in err, err
+def test_an_untrained_generation_0_must_be_where_later_ones_begin(lab: Lab, tmp_path: Path) -> None:
+    asked = (*SMALL, *MODULAR, "--training.skip-first=true", f"--runs-dir={tmp_path}", "--name=none")
+    code, _, err = lab(*asked, "--model.start=scratch")
+    assert code == 2 and "training.skip_first=True: generation 0 would teach nothing to later ones" in err, err
+    code, _, err = lab(*asked, "--model.start=previous")
+    assert code == 0, err
+    facts = json.loads((tmp_path / "none/arm=main/seed=1/gen_000/train/collapselab.json").read_text())
+    assert (
+        facts["steps"] == 0
+        and read_metrics(tmp_path / "none/arm=main/seed=1")[0]["metrics"]["truth/task/p_correct"] < 0.2
+    )
 
 
 def test_problems_of_a_small_language_are_all_of_them() -> None:

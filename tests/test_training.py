@@ -393,7 +393,7 @@ def test_the_compiled_step_has_causal_attention_without_a_mask(tmp_path, family:
 
     config, data = prepared(tmp_path, training__compile=True, model__family=family)
     trainer = Trainer(config, one_process(), quiet())
-    trainer._begin(model(config))
+    trainer.begin(model(config))
     torch._dynamo.reset()
     trainer.module.compile(backend=look, dynamic=False)
     facts = trainer.train(model(config), data, 0)
@@ -414,7 +414,7 @@ def test_a_sliding_window_keeps_its_mask(tmp_path) -> None:
         )
     )  # fmt: skip
     trainer = Trainer(config, one_process(), quiet())
-    trainer._begin(modeling.LanguageModel(net, 61))
+    trainer.begin(modeling.LanguageModel(net, 61))
     assert trainer.model.net.config._attn_implementation == net.config._attn_implementation == "sdpa"
     ids = torch.from_numpy(data[np.arange(2)])
     with torch.no_grad():
@@ -425,7 +425,7 @@ def test_a_sliding_window_keeps_its_mask(tmp_path) -> None:
 def test_the_compiled_size_is_the_usual_one(batch: int, accumulation: int, rows: int) -> None:
     config = small_config(training__batch_size=batch, training__accumulation=accumulation, training__compile=True)
     trainer = Trainer(config, one_process(), quiet())
-    trainer._begin(model(config))
+    trainer.begin(model(config))
     assert trainer.compiled_rows == rows
 
 
@@ -471,7 +471,7 @@ def test_where_nothing_can_be_compiled(tmp_path, capsys, asked) -> None:
             with pytest.raises(UserError, match=r"training\.compile=True: torch cannot compile here"):
                 trainer.train(model(config), data, 0)
         else:
-            trainer._begin(model(config))
+            trainer.begin(model(config))
             trainer.module.compile(dynamic=False)  # as it is on a GPU
             trainer.compiled_rows = config.training.batch_size
             facts = trainer.train(model(config), data, 0)
@@ -598,7 +598,7 @@ class Compiled:
 
 
 def compiled_by(trainer: Trainer, config, backend: Compiled) -> Trainer:
-    trainer._begin(model(config))
+    trainer.begin(model(config))
     torch._dynamo.reset()
     trainer.module.compile(backend=backend, dynamic=False)
     return trainer

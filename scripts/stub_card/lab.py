@@ -98,9 +98,9 @@ def losses(original: Any, model: Any, ids: torch.Tensor, *arguments: Any) -> tup
 
 @replaces("collapselab.sampling.engine:Engine.write")
 def engine_write(
-    original: Any, engine: Any, prompts: np.ndarray, key: int, first: int, watch: Any = None
+    original: Any, engine: Any, prompts: np.ndarray, key: int, first: int, watch: Any = None, repeats: int = 1
 ) -> torch.Tensor:
-    written: torch.Tensor = original(engine, prompts, key, first, watch)
+    written: torch.Tensor = original(engine, prompts, key, first, watch, repeats)
     if written.is_cuda:
         drawn = np.random.default_rng([key, first]).integers(engine.shape.vocab, size=tuple(written.shape))
         written = torch.from_numpy(drawn).to(written.device)
