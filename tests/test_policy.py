@@ -182,6 +182,8 @@ def test_floors_by_hand() -> None:
     assert why([(0.9, 0.0), (0.4, 0.0)], least_entropy=0.5) == ""
     assert why([(0.9, 1.0), (0.9, 0.9)], most_flat=0.9).startswith("95% of the groups are flat")
     assert why([(0.0, 1.0), (0.0, 1.0)]) == "", "both floors are off by default"
+    fake = SimpleNamespace(config=SimpleNamespace(policy=PolicyConfig(window=2, least_entropy=0.5)))
+    assert PolicyTrainer._floor(fake, [{"loss": 0.0}, {"loss": 0.0}]) == "", "steps without a pair have no entropy"  # type: ignore[arg-type]
 
 
 def test_a_dry_run_says_what_a_policy_writes(lab: Lab, tmp_path: Path) -> None:

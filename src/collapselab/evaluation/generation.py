@@ -307,7 +307,7 @@ def policy_figures(log: Path, window: int) -> dict[str, float]:
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()][-window:]
         found = {key: [number(row[key]) for row in rows if key in row] for key in OF_STEPS}
         return {
-            f"policy/{key}": float(np.mean(values)) for key, values in found.items() if values and "flat" in rows[-1]
+            f"policy/{key}": float(np.mean(values)) for key, values in found.items() if values and "tokens" in rows[-1]
         }
 
 

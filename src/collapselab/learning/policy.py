@@ -210,7 +210,8 @@ class PolicyTrainer(Trainer):
         policy, recent = self.config.policy, log[-self.config.policy.window :]
         if len(recent) < policy.window:
             return ""
-        spread, flat = (statistics.fmean(row.get(key, 0.0) for row in recent) for key in ("entropy", "flat"))
+        seen = ([row[key] for row in recent if key in row] for key in ("entropy", "flat"))
+        spread, flat = (statistics.fmean(values) if values else float("nan") for values in seen)
         if spread < policy.least_entropy:
             return f"entropy {spread:.3g} nats is below policy.least_entropy={policy.least_entropy:g}"
         if flat > policy.most_flat:
@@ -224,6 +225,7 @@ class PolicyTrainer(Trainer):
         policy, kind = self.config.policy, self.settings.objective
         for group in self.optimizer.param_groups:
             group["lr"] = policy.lr
+        self.model.net.eval()  # answers are written without dropout
         answers = ask(self.model, step, "now")
         batch, compared = answers, answers
         if kind == "dpo":
@@ -236,9 +238,11 @@ class PolicyTrainer(Trainer):
             advantage = advantages(answers.reward, answers.group, kind, scaled=policy.scaled and kind == "grpo")
             counts = in_loss(answers.reward, answers.group, kind, drop_flat=policy.drop_flat)
         drawn = len(answers) + (len(compared) if compared is not answers else 0)
+        reference.net.to(self.processes.device)  # a judge may have asked it, and put it away
+        self.model.net.train()
         row = summary(answers, drawn * (answers.ids.shape[1] - answers.head))
         if not len(batch):
-            return row | dict.fromkeys(("loss", "kl", "entropy", "ratio", "clipped", "margin"), 0.0)
+            return row | {"loss": 0.0}  # no pair, and so no other figure
         return row | self._learn(batch, advantage, counts, reference, step, generation)
 
     def _learn(
